@@ -1,0 +1,53 @@
+# Everything here makes its own set-up: Python >= 3.10 with pip and venv is all it needs.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export OMP_NUM_THREADS ?= 1
+ROOMS := firmware_bridge edge training quantize upstream benchmarks cli
+
+.PHONY: help setup demo test check format typing default-model clean
+
+help: ## show what can be made
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# What a board gets, and the collector: no torch.
+$(VENV)/.runtime: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[upstream]'
+	@touch $@
+
+# What a developer needs. torch first and pinned, so that nothing pulls another build of it.
+$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@ $(VENV)/.runtime
+
+setup: $(VENV)/.dev ## a development environment in .venv
+
+demo: $(VENV)/.runtime ## about a minute of the main job: sensors, edge, collector
+	$(BIN)/kinedge demo
+
+typing: ## links that let analysers see the rooms as one package
+	@mkdir -p .typing && ln -sfn ../core .typing/kinedge.tmp && rm -rf .typing/kinedge .typing/kinedge.tmp
+	@mkdir -p .typing/kinedge
+	@for f in core/*; do ln -sfn ../../$$f .typing/kinedge/$$(basename $$f); done
+	@for d in $(ROOMS); do ln -sfn ../../$$d .typing/kinedge/$$d; done
+
+check: $(VENV)/.dev typing ## style, types and the order of the rooms
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	PYTHONPATH=.typing $(BIN)/lint-imports
+
+test: check ## everything: check, then all tests
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+format: $(VENV)/.dev ## put the code into its one form
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove what was built here
+	rm -rf .typing .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info

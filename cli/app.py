@@ -1,0 +1,65 @@
+"""The ``kinedge`` command line: one file per command, registered here."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+from rich.console import Console
+
+from kinedge import __version__
+from kinedge.errors import KinedgeError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="kinedge",
+    help="Cautious, explained anomaly detection on wearable IMU streams, at the edge.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(__version__)
+        raise typer.Exit()
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Show the version."),
+) -> None:
+    """Cautious, explained anomaly detection on wearable IMU streams, at the edge."""
+
+
+def _register() -> None:
+    """Import the command files; each adds itself to ``app``."""
+    from kinedge.cli import inspect
+
+    _ = inspect
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line and return its exit status: 0 done, 1 an error of ours, 2 wrong usage."""
+    _register()
+    try:
+        result = app(args=argv, standalone_mode=False)
+    except KinedgeError as e:
+        Console(stderr=True).print(f"[red]error:[/red] {e}", soft_wrap=True, highlight=False)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except Exception as e:
+        # typer's own usage errors carry their exit code and know how to show themselves
+        show = getattr(e, "show", None)
+        if show is None:
+            raise
+        show()
+        return int(getattr(e, "exit_code", 2))
+    return int(result) if isinstance(result, int) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,306 @@
+"""The model bundle: one ``.kinedge`` file that holds all a board needs to score, and nothing it could run.
+
+A zip, read without unpacking: ``manifest.json`` (what the model expects and promises), ``model.fp32.onnx``,
+``calibration.npz`` (plain arrays) and ``card.md``. Every part is named in the manifest with its SHA-256; a
+part that is not named, too large, packed too tightly, or altered is refused. There is no pickle anywhere.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from kinedge.canonical import canonical_json, sha256_hex
+from kinedge.config import Config, explain_validation_error
+from kinedge.errors import BundleError, SignalError
+from kinedge.signals import SensorSpec
+
+__all__ = [
+    "BUNDLE_SCHEMA",
+    "Bundle",
+    "Manifest",
+    "Part",
+    "SensorEntry",
+    "TensorEntry",
+    "arrays_from_npz",
+    "arrays_to_npz",
+    "read_bundle",
+    "write_bundle",
+]
+
+BUNDLE_SCHEMA: Final = 1
+MANIFEST_NAME: Final = "manifest.json"
+CALIBRATION_NAME: Final = "calibration.npz"
+CARD_NAME: Final = "card.md"
+
+_MAX_PARTS: Final = 16
+_MAX_MANIFEST_BYTES: Final = 1 << 20
+_MAX_PART_BYTES: Final = 64 << 20
+_MAX_ARRAY_BYTES: Final = 64 << 20
+_PART_NAME = r"^[a-z0-9][a-z0-9_.-]{0,63}$"
+_ZIP_EPOCH: Final = (1980, 1, 1, 0, 0, 0)  # the same content gives the same file
+
+
+class SensorEntry(Config):
+    """A sensor the model expects, with its channels in column order (SI units)."""
+
+    name: str
+    channels: tuple[str, ...]
+
+    def spec(self) -> SensorSpec:
+        """Return it as the type the signal path uses."""
+        return SensorSpec(self.name, self.channels)
+
+
+class TensorEntry(Config):
+    """A tensor of the exported graph; ``-1`` is the batch of streams or the number of samples."""
+
+    name: str = Field(max_length=64)
+    shape: tuple[int, ...] = Field(max_length=4)
+    dtype: Literal["float32"] = "float32"
+
+
+class Part(Config):
+    """A member of the zip."""
+
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    n_bytes: int = Field(ge=0, le=_MAX_PART_BYTES)
+
+
+class Manifest(Config):
+    """What the model expects, how it is used, and what was measured of it."""
+
+    schema_version: Literal[1] = BUNDLE_SCHEMA
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")
+    created_utc: str = Field(max_length=40)
+    kinedge_version: str = Field(max_length=64)
+    intended_use: str = Field(min_length=1, max_length=4000)
+
+    sensors: tuple[SensorEntry, ...] = Field(min_length=1, max_length=32)
+    rate_hz: float = Field(ge=1, le=1000, description="of the common grid all sensors are brought to")
+    horizons: tuple[int, ...] = Field(min_length=1, max_length=4, description="samples ahead")
+    receptive_field: int = Field(ge=1, le=100_000, description="samples that one prediction looks back")
+    hop: int = Field(ge=1, le=10_000, description="samples per verdict")
+    block: int = Field(ge=1, le=10_000, description="samples a verdict looks back; a multiple of hop")
+    center: tuple[float, ...]
+    scale: tuple[float, ...]
+    clip: float = Field(gt=0, description="of normalised input, in scales")
+    student_t_nu: tuple[tuple[float, ...], ...] = Field(description="per horizon, per channel")
+
+    inputs: tuple[TensorEntry, ...]
+    outputs: tuple[TensorEntry, ...]
+    state_size: int = Field(ge=1, le=1_000_000, description="floats of state per stream")
+    precisions: dict[str, str] = Field(description="precision -> part")
+    parts: dict[str, Part]
+
+    n_parameters: int = Field(ge=0)
+    training: dict[str, str | int | float] = Field(default_factory=dict, description="data, digest, seed, command")
+    quality: dict[str, str | int | float] = Field(default_factory=dict, description="measured, on held-out data")
+
+    @field_validator("parts")
+    @classmethod
+    def _part_names(cls, parts: dict[str, Part]) -> dict[str, Part]:
+        for name in parts:
+            if not re.fullmatch(_PART_NAME, name) or name == MANIFEST_NAME:
+                raise ValueError(f"part name {name!r} is not allowed")
+        return parts
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Manifest:
+        try:
+            specs = self.sensor_specs
+        except SignalError as e:
+            raise ValueError(str(e)) from e
+        if len({s.name for s in specs}) != len(specs):
+            raise ValueError("a sensor stands twice")
+        n = self.n_channels
+        if len(self.center) != n or len(self.scale) != n:
+            raise ValueError(f"center and scale must have {n} values, one per channel")
+        if min(self.scale) <= 0:
+            raise ValueError("every scale must be positive")
+        if any(h < 1 or h > 1000 for h in self.horizons) or list(self.horizons) != sorted(set(self.horizons)):
+            raise ValueError("horizons must be increasing, 1 to 1000 samples")
+        if len(self.student_t_nu) != len(self.horizons) or any(len(row) != n for row in self.student_t_nu):
+            raise ValueError("student_t_nu must have one row per horizon and one value per channel")
+        if min(min(row) for row in self.student_t_nu) <= 2:
+            raise ValueError("student_t_nu must be above 2 (finite variance)")
+        if self.block % self.hop:
+            raise ValueError("block must be a multiple of hop")
+        if "fp32" not in self.precisions:
+            raise ValueError("precisions must name an fp32 part")
+        for name in (*self.precisions.values(), CALIBRATION_NAME):
+            if name not in self.parts:
+                raise ValueError(f"part {name!r} is used but not listed")
+        return self
+
+    @property
+    def sensor_specs(self) -> tuple[SensorSpec, ...]:
+        """The sensors as the signal path knows them."""
+        return tuple(s.spec() for s in self.sensors)
+
+    @property
+    def n_channels(self) -> int:
+        """Channels of all sensors together."""
+        return sum(len(s.channels) for s in self.sensors)
+
+
+@dataclass(frozen=True, eq=False)
+class Bundle:
+    """A bundle in memory, every part checked against the manifest.
+
+    ``digest`` is the SHA-256 of the manifest, which carries the digest of every part: it names the whole.
+    """
+
+    manifest: Manifest
+    parts: Mapping[str, bytes]
+    digest: str
+
+    def model_bytes(self, precision: str = "fp32") -> bytes:
+        """Return the ONNX graph of one precision.
+
+        Raises
+        ------
+        BundleError
+            The bundle has no such precision.
+        """
+        name = self.manifest.precisions.get(precision)
+        if name is None:
+            have = ", ".join(sorted(self.manifest.precisions))
+            raise BundleError(f"bundle {self.manifest.name} has no {precision!r} model; it has {have}")
+        return self.parts[name]
+
+    def calibration_arrays(self) -> dict[str, NDArray[np.generic]]:
+        """Return the arrays of ``calibration.npz``."""
+        return arrays_from_npz(self.parts[CALIBRATION_NAME], where=f"{self.manifest.name}/{CALIBRATION_NAME}")
+
+
+def arrays_to_npz(arrays: Mapping[str, NDArray[np.generic]]) -> bytes:
+    """Pack plain arrays as npz bytes that depend on their content alone."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in sorted(arrays):
+            member = io.BytesIO()
+            np.lib.format.write_array(member, np.ascontiguousarray(arrays[name]), allow_pickle=False)
+            archive.writestr(zipfile.ZipInfo(f"{name}.npy", _ZIP_EPOCH), member.getvalue(), zipfile.ZIP_DEFLATED)
+    return out.getvalue()
+
+
+def arrays_from_npz(data: bytes, *, where: str) -> dict[str, NDArray[np.generic]]:
+    """Read npz bytes; objects (pickle) and oversized arrays are refused.
+
+    Raises
+    ------
+    BundleError
+        The bytes are no npz of plain arrays, or too large.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            infos = archive.infolist()
+            if len(infos) > 256 or sum(i.file_size for i in infos) > _MAX_ARRAY_BYTES:
+                raise BundleError(f"{where}: arrays larger than {_MAX_ARRAY_BYTES} bytes")
+            arrays = {}
+            for info in infos:
+                raw = archive.read(info)
+                array = np.lib.format.read_array(io.BytesIO(raw), allow_pickle=False)
+                if not np.isfinite(array).all():
+                    raise BundleError(f"{where}: NaN or infinity in {info.filename}")
+                arrays[info.filename.removesuffix(".npy")] = array
+            return arrays
+    except BundleError:
+        raise
+    except Exception as e:
+        raise BundleError(f"{where}: not readable as plain arrays ({type(e).__name__}: {e})") from e
+
+
+def write_bundle(path: Path, manifest_fields: Mapping[str, object], parts: Mapping[str, bytes]) -> Bundle:
+    """Write a bundle; ``parts`` of the manifest is filled in here.
+
+    The file is written beside its place and renamed, so that a crash leaves the old one or the new one.
+
+    Raises
+    ------
+    BundleError
+        The manifest does not fit.
+    """
+    entries = {name: {"sha256": sha256_hex(data), "n_bytes": len(data)} for name, data in parts.items()}
+    try:
+        manifest = Manifest.model_validate({**manifest_fields, "parts": entries})
+    except ValidationError as e:
+        raise BundleError(explain_validation_error(e, Manifest, "manifest")) from e
+    body = canonical_json(manifest.model_dump(mode="json"))
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in [(MANIFEST_NAME, body), *sorted(parts.items())]:
+            archive.writestr(zipfile.ZipInfo(name, _ZIP_EPOCH), data, zipfile.ZIP_DEFLATED)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(path.name + ".part")
+    beside.write_bytes(out.getvalue())
+    beside.replace(path)
+    return Bundle(manifest=manifest, parts=dict(parts), digest=sha256_hex(body))
+
+
+def read_bundle(source: Path | bytes) -> Bundle:
+    """Read a bundle and check every part against its digest.
+
+    Raises
+    ------
+    BundleError
+        The file is missing, no bundle, damaged, oversized, of another schema version, or altered.
+    """
+    where = "bundle" if isinstance(source, bytes) else str(source)
+    try:
+        data = source if isinstance(source, bytes) else source.read_bytes()
+    except OSError as e:
+        raise BundleError(f"{where}: cannot be read ({e.strerror})") from e
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            return _read_members(archive, where)
+    except BundleError:
+        raise
+    except Exception as e:
+        raise BundleError(f"{where}: no readable bundle ({type(e).__name__}: {e})") from e
+
+
+def _read_members(archive: zipfile.ZipFile, where: str) -> Bundle:
+    infos = archive.infolist()
+    names = [i.filename for i in infos]
+    if len(names) > _MAX_PARTS or len(set(names)) != len(names):
+        raise BundleError(f"{where}: {len(names)} members; a bundle has at most {_MAX_PARTS}, each once")
+    if MANIFEST_NAME not in names:
+        raise BundleError(f"{where}: no {MANIFEST_NAME}; this is no kinedge bundle")
+    body = _read_member(archive, MANIFEST_NAME, _MAX_MANIFEST_BYTES, where)
+    try:
+        manifest = Manifest.model_validate_json(body)
+    except ValidationError as e:
+        raise BundleError(explain_validation_error(e, Manifest, f"{where}/{MANIFEST_NAME}")) from e
+    extra = sorted(set(names) - set(manifest.parts) - {MANIFEST_NAME})
+    if extra:
+        raise BundleError(f"{where}: {', '.join(extra)} not listed in the manifest")
+    parts = {}
+    for name, part in manifest.parts.items():
+        content = _read_member(archive, name, part.n_bytes, where)
+        if len(content) != part.n_bytes or sha256_hex(content) != part.sha256:
+            raise BundleError(f"{where}: {name} does not have the digest the manifest names; it was altered or damaged")
+        parts[name] = content
+    return Bundle(manifest=manifest, parts=parts, digest=sha256_hex(body))
+
+
+def _read_member(archive: zipfile.ZipFile, name: str, limit: int, where: str) -> bytes:
+    """Read at most ``limit`` bytes, whatever the zip's directory claims."""
+    try:
+        with archive.open(name) as member:
+            data = member.read(limit + 1)
+    except KeyError as e:
+        raise BundleError(f"{where}: {name} is listed but missing") from e
+    if len(data) > limit:
+        raise BundleError(f"{where}: {name} is larger than the {limit} bytes allowed")
+    return data

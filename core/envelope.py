@@ -1,0 +1,159 @@
+"""The episode as it leaves the board: a versioned JSON envelope with a content-addressed id.
+
+The id is a SHA-256 over what makes an episode itself (site, gateway, subject, sensors, start, model, raw
+slice), so it is the same after a crash, a re-send or a restore. Both sides of the wire share this module.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, Literal
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from kinedge.canonical import canonical_json, sha256_hex
+from kinedge.config import Config, explain_validation_error
+from kinedge.errors import OutboxError
+
+__all__ = [
+    "ENVELOPE_SCHEMA",
+    "MAX_ENVELOPE_BYTES",
+    "Contribution",
+    "Envelope",
+    "RawSlice",
+    "TrailPoint",
+    "episode_id",
+    "parse_envelope",
+]
+
+ENVELOPE_SCHEMA: Final = "kinedge.episode/1"
+MAX_ENVELOPE_BYTES: Final = 1 << 20
+
+_HEX64 = r"^[0-9a-f]{64}$"
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}$"
+
+
+class Contribution(Config):
+    """The share of the surprise that starts at one sensor or channel."""
+
+    sensor: str = Field(max_length=31)
+    channel: str | None = Field(default=None, max_length=31, description="None: the sensor as a whole")
+    share: float = Field(ge=0, le=1)
+
+
+class TrailPoint(Config):
+    """One verdict on the way: what was said, how sure, and why."""
+
+    wall_time_utc_ns: int = Field(ge=0, lt=2**63)
+    decision: Literal["normal", "anomalous", "unsure"]
+    score: float
+    p_value: float = Field(ge=0, le=1)
+    belief_normal: float = Field(ge=0, le=1)
+    belief_anomalous: float = Field(ge=0, le=1)
+    reasons: tuple[str, ...] = ()
+
+
+class RawSlice(Config):
+    """The samples around the episode, stored and sent apart from the envelope."""
+
+    sha256: str = Field(pattern=_HEX64, description="over the blob's bytes")
+    media_type: str = Field(max_length=64)
+    n_bytes: int = Field(ge=1, lt=2**40)
+    rate_hz: float = Field(gt=0)
+    n_samples: int = Field(ge=1)
+    channels: tuple[str, ...]
+    start_utc_ns: int = Field(ge=0, lt=2**63)
+
+
+class Envelope(Config):
+    """One episode: a stretch of time in which a person moved differently from their own baseline."""
+
+    schema_: Literal["kinedge.episode/1"] = Field(default=ENVELOPE_SCHEMA, alias="schema")
+    id: str = Field(pattern=_HEX64)
+    site: str = Field(pattern=_NAME)
+    gateway: str = Field(pattern=_NAME)
+    subject: str = Field(pattern=_NAME, description="a pseudonym; never a name")
+    sequence: int = Field(ge=1, lt=2**53, description="per gateway and subject, without gaps")
+    sensors: tuple[str, ...] = Field(min_length=1)
+    start_utc_ns: int = Field(ge=0, lt=2**63)
+    end_utc_ns: int = Field(ge=0, lt=2**63)
+    ended: Literal["recovered", "sensor_lost", "stopped", "restarted", "length_limit"]
+    peak_score: float
+    min_p_value: float = Field(ge=0, le=1)
+    unsure_share: float = Field(ge=0, le=1)
+    sentence: str = Field(max_length=1000)
+    contributions: tuple[Contribution, ...] = ()
+    trail: tuple[TrailPoint, ...] = ()
+    raw: RawSlice | None = None
+    model_digest: str = Field(pattern=_HEX64)
+    config_digest: str = Field(pattern=_HEX64)
+    kinedge_version: str = Field(max_length=64)
+
+    model_config = Config.model_config | {"populate_by_name": True}
+
+    @field_validator("sensors")
+    @classmethod
+    def _sorted(cls, sensors: tuple[str, ...]) -> tuple[str, ...]:
+        if list(sensors) != sorted(set(sensors)):
+            raise ValueError("sensors must be sorted and distinct")
+        return sensors
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Envelope:
+        if self.end_utc_ns < self.start_utc_ns:
+            raise ValueError("end_utc_ns lies before start_utc_ns")
+        expected = episode_id(
+            site=self.site,
+            gateway=self.gateway,
+            subject=self.subject,
+            sensors=self.sensors,
+            start_utc_ns=self.start_utc_ns,
+            model_digest=self.model_digest,
+            raw_sha256=self.raw.sha256 if self.raw else None,
+        )
+        if self.id != expected:
+            raise ValueError("id does not follow from the content")
+        return self
+
+    def to_bytes(self) -> bytes:
+        """Canonical JSON: what is stored, sent and digested."""
+        return canonical_json(self.model_dump(mode="json", by_alias=True))
+
+
+def episode_id(
+    *,
+    site: str,
+    gateway: str,
+    subject: str,
+    sensors: tuple[str, ...],
+    start_utc_ns: int,
+    model_digest: str,
+    raw_sha256: str | None,
+) -> str:
+    """Return the content-addressed id of an episode (64 hex digits)."""
+    identity: dict[str, Any] = {
+        "schema": ENVELOPE_SCHEMA,
+        "site": site,
+        "gateway": gateway,
+        "subject": subject,
+        "sensors": sorted(sensors),
+        "start_utc_ns": start_utc_ns,
+        "model_digest": model_digest,
+        "raw_sha256": raw_sha256,
+    }
+    return sha256_hex(canonical_json(identity))
+
+
+def parse_envelope(data: bytes) -> Envelope:
+    """Read an envelope from JSON bytes.
+
+    Raises
+    ------
+    OutboxError
+        The bytes are too many, no JSON, of another schema version, or inconsistent.
+    """
+    if len(data) > MAX_ENVELOPE_BYTES:
+        raise OutboxError(f"envelope of {len(data)} bytes; the limit is {MAX_ENVELOPE_BYTES}")
+    try:
+        return Envelope.model_validate_json(data)
+    except ValidationError as e:
+        raise OutboxError(explain_validation_error(e, Envelope, "envelope")) from e

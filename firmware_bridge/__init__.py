@@ -1,0 +1,1 @@
+"""Bytes to samples: sans-IO decoders, links, clock mapping, the reference wire protocol, emulated devices."""

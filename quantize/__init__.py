@@ -1,0 +1,1 @@
+"""Models to what a board runs: export, parity proofs, the bundle."""

@@ -1,0 +1,1 @@
+"""The receiving side: collector service and episode database."""
