@@ -13,12 +13,12 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
-import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from kinedge.arrays import ZIP_EPOCH, arrays_from_npz
 from kinedge.canonical import canonical_json, sha256_hex
 from kinedge.config import Config, explain_validation_error
 from kinedge.errors import BundleError, SignalError
@@ -31,8 +31,6 @@ __all__ = [
     "Part",
     "SensorEntry",
     "TensorEntry",
-    "arrays_from_npz",
-    "arrays_to_npz",
     "read_bundle",
     "write_bundle",
 ]
@@ -45,9 +43,7 @@ CARD_NAME: Final = "card.md"
 _MAX_PARTS: Final = 16
 _MAX_MANIFEST_BYTES: Final = 1 << 20
 _MAX_PART_BYTES: Final = 64 << 20
-_MAX_ARRAY_BYTES: Final = 64 << 20
 _PART_NAME = r"^[a-z0-9][a-z0-9_.-]{0,63}$"
-_ZIP_EPOCH: Final = (1980, 1, 1, 0, 0, 0)  # the same content gives the same file
 
 
 class SensorEntry(Config):
@@ -178,47 +174,9 @@ class Bundle:
             raise BundleError(f"bundle {self.manifest.name} has no {precision!r} model; it has {have}")
         return self.parts[name]
 
-    def calibration_arrays(self) -> dict[str, NDArray[np.generic]]:
+    def calibration_arrays(self) -> dict[str, NDArray[Any]]:
         """Return the arrays of ``calibration.npz``."""
         return arrays_from_npz(self.parts[CALIBRATION_NAME], where=f"{self.manifest.name}/{CALIBRATION_NAME}")
-
-
-def arrays_to_npz(arrays: Mapping[str, NDArray[np.generic]]) -> bytes:
-    """Pack plain arrays as npz bytes that depend on their content alone."""
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name in sorted(arrays):
-            member = io.BytesIO()
-            np.lib.format.write_array(member, np.ascontiguousarray(arrays[name]), allow_pickle=False)
-            archive.writestr(zipfile.ZipInfo(f"{name}.npy", _ZIP_EPOCH), member.getvalue(), zipfile.ZIP_DEFLATED)
-    return out.getvalue()
-
-
-def arrays_from_npz(data: bytes, *, where: str) -> dict[str, NDArray[np.generic]]:
-    """Read npz bytes; objects (pickle) and oversized arrays are refused.
-
-    Raises
-    ------
-    BundleError
-        The bytes are no npz of plain arrays, or too large.
-    """
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            infos = archive.infolist()
-            if len(infos) > 256 or sum(i.file_size for i in infos) > _MAX_ARRAY_BYTES:
-                raise BundleError(f"{where}: arrays larger than {_MAX_ARRAY_BYTES} bytes")
-            arrays = {}
-            for info in infos:
-                raw = archive.read(info)
-                array = np.lib.format.read_array(io.BytesIO(raw), allow_pickle=False)
-                if not np.isfinite(array).all():
-                    raise BundleError(f"{where}: NaN or infinity in {info.filename}")
-                arrays[info.filename.removesuffix(".npy")] = array
-            return arrays
-    except BundleError:
-        raise
-    except Exception as e:
-        raise BundleError(f"{where}: not readable as plain arrays ({type(e).__name__}: {e})") from e
 
 
 def write_bundle(path: Path, manifest_fields: Mapping[str, object], parts: Mapping[str, bytes]) -> Bundle:
@@ -240,7 +198,7 @@ def write_bundle(path: Path, manifest_fields: Mapping[str, object], parts: Mappi
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in [(MANIFEST_NAME, body), *sorted(parts.items())]:
-            archive.writestr(zipfile.ZipInfo(name, _ZIP_EPOCH), data, zipfile.ZIP_DEFLATED)
+            archive.writestr(zipfile.ZipInfo(name, ZIP_EPOCH), data, zipfile.ZIP_DEFLATED)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(path.name + ".part")
     beside.write_bytes(out.getvalue())

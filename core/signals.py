@@ -108,6 +108,8 @@ class ImuChunk:
         False where the value must not be used.
     saturated : (n, n_channels) bool
         True where the sensor was at the end of its range.
+    interval_ns
+        Nominal distance between two samples; a wider step is a gap.
     lost
         Samples known to be missing before or between those here.
     boot_id
@@ -121,6 +123,7 @@ class ImuChunk:
     values: NDArray[np.float32]
     valid: NDArray[np.bool_]
     saturated: NDArray[np.bool_]
+    interval_ns: int
     lost: int = 0
     boot_id: int = 0
     host_time_ns: int | None = None
@@ -134,6 +137,8 @@ class ImuChunk:
             )
         if self.device_time_ns.shape != shape[:1]:
             raise SignalError(f"{self.sensor}: {shape[0]} samples but {self.device_time_ns.shape} time stamps")
+        if self.interval_ns <= 0:
+            raise SignalError(f"{self.sensor}: the sample interval must be positive, got {self.interval_ns} ns")
 
     def __len__(self) -> int:
         return int(self.values.shape[0])

@@ -1,0 +1,57 @@
+"""Plain arrays as bytes: npz that depends on its content alone, read without pickle and within a budget."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Mapping
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kinedge.errors import BundleError
+
+__all__ = ["ZIP_EPOCH", "arrays_from_npz", "arrays_to_npz"]
+
+ZIP_EPOCH: Final = (1980, 1, 1, 0, 0, 0)  # no clock in the file: the same content gives the same bytes
+_MAX_ARRAY_BYTES: Final = 64 << 20
+_MAX_ARRAYS: Final = 256
+
+
+def arrays_to_npz(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    """Pack plain arrays as npz bytes that depend on their content alone."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in sorted(arrays):
+            member = io.BytesIO()
+            np.lib.format.write_array(member, np.ascontiguousarray(arrays[name]), allow_pickle=False)
+            archive.writestr(zipfile.ZipInfo(f"{name}.npy", ZIP_EPOCH), member.getvalue(), zipfile.ZIP_DEFLATED)
+    return out.getvalue()
+
+
+def arrays_from_npz(data: bytes, *, where: str) -> dict[str, NDArray[Any]]:
+    """Read npz bytes; objects (pickle) and oversized arrays are refused.
+
+    Raises
+    ------
+    BundleError
+        The bytes are no npz of plain arrays, or too large.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            infos = archive.infolist()
+            if len(infos) > _MAX_ARRAYS or sum(i.file_size for i in infos) > _MAX_ARRAY_BYTES:
+                raise BundleError(f"{where}: arrays larger than {_MAX_ARRAY_BYTES} bytes")
+            arrays = {}
+            for info in infos:
+                raw = archive.read(info)
+                array = np.lib.format.read_array(io.BytesIO(raw), allow_pickle=False)
+                if not np.isfinite(array).all():
+                    raise BundleError(f"{where}: NaN or infinity in {info.filename}")
+                arrays[info.filename.removesuffix(".npy")] = array
+            return arrays
+    except BundleError:
+        raise
+    except Exception as e:
+        raise BundleError(f"{where}: not readable as plain arrays ({type(e).__name__}: {e})") from e
