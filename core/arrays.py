@@ -43,7 +43,7 @@ def arrays_from_npz(data: bytes, *, where: str) -> dict[str, NDArray[Any]]:
             infos = archive.infolist()
             if len(infos) > _MAX_ARRAYS or sum(i.file_size for i in infos) > _MAX_ARRAY_BYTES:
                 raise BundleError(f"{where}: arrays larger than {_MAX_ARRAY_BYTES} bytes")
-            arrays = {}
+            arrays: dict[str, NDArray[Any]] = {}
             for info in infos:
                 raw = archive.read(info)
                 array = np.lib.format.read_array(io.BytesIO(raw), allow_pickle=False)

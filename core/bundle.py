@@ -31,6 +31,7 @@ __all__ = [
     "Part",
     "SensorEntry",
     "TensorEntry",
+    "pack_bundle",
     "read_bundle",
     "write_bundle",
 ]
@@ -179,10 +180,8 @@ class Bundle:
         return arrays_from_npz(self.parts[CALIBRATION_NAME], where=f"{self.manifest.name}/{CALIBRATION_NAME}")
 
 
-def write_bundle(path: Path, manifest_fields: Mapping[str, object], parts: Mapping[str, bytes]) -> Bundle:
-    """Write a bundle; ``parts`` of the manifest is filled in here.
-
-    The file is written beside its place and renamed, so that a crash leaves the old one or the new one.
+def pack_bundle(manifest_fields: Mapping[str, object], parts: Mapping[str, bytes]) -> bytes:
+    """Return the bytes of a bundle; ``parts`` of the manifest is filled in here.
 
     Raises
     ------
@@ -199,11 +198,24 @@ def write_bundle(path: Path, manifest_fields: Mapping[str, object], parts: Mappi
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in [(MANIFEST_NAME, body), *sorted(parts.items())]:
             archive.writestr(zipfile.ZipInfo(name, ZIP_EPOCH), data, zipfile.ZIP_DEFLATED)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    return out.getvalue()
+
+
+def write_bundle(path: Path, data: bytes) -> None:
+    """Write the bytes of a bundle beside their place and rename: a crash leaves the old file or the new one.
+
+    Raises
+    ------
+    BundleError
+        The place cannot be written.
+    """
     beside = path.with_name(path.name + ".part")
-    beside.write_bytes(out.getvalue())
-    beside.replace(path)
-    return Bundle(manifest=manifest, parts=dict(parts), digest=sha256_hex(body))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_bytes(data)
+        beside.replace(path)
+    except OSError as e:
+        raise BundleError(f"{path}: cannot be written ({e.strerror})") from e
 
 
 def read_bundle(source: Path | bytes) -> Bundle:

@@ -76,7 +76,7 @@ class Envelope(Config):
     sensors: tuple[str, ...] = Field(min_length=1)
     start_utc_ns: int = Field(ge=0, lt=2**63)
     end_utc_ns: int = Field(ge=0, lt=2**63)
-    ended: Literal["recovered", "sensor_lost", "stopped", "restarted", "length_limit"]
+    ended: Literal["as_usual", "unclear", "sensor_lost", "stopped", "restarted", "length_limit"]
     peak_score: float
     min_p_value: float = Field(ge=0, le=1)
     unsure_share: float = Field(ge=0, le=1)

@@ -1,0 +1,169 @@
+"""The streaming engine: samples of all streams in, standardised surprise out, in one vectorised step.
+
+A forecaster predicts every channel some horizons ahead; ``z = (x - mu) / sigma`` is how far the world was
+from that. The engine keeps predictions until the sample they speak of arrives. Its state is a value: it
+can be saved, restored and compared, and restoring refuses what does not fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kinedge.bundle import Manifest
+from kinedge.edge.backends import Backend
+from kinedge.errors import SignalError
+
+__all__ = ["Engine", "EngineState", "Surprise"]
+
+F32 = NDArray[np.float32]
+
+_Z_LIMIT: Final = 100.0  # beyond that, more says nothing more, and one sample must not drown a block
+
+
+@dataclass(frozen=True, eq=False)
+class EngineState:
+    """All that the engine remembers of ``n_streams`` streams.
+
+    Parameters
+    ----------
+    model : (n_streams, state_size) float32
+        The forecaster's own state.
+    mu, log_sigma : (n_streams, max_horizon, n_horizons, n_channels) float32
+        Predictions for samples that have not come; row ``-1`` is the youngest.
+    n_seen : (n_streams,) int64
+        Samples since the start, for the warm-up.
+    """
+
+    model: F32
+    mu: F32
+    log_sigma: F32
+    n_seen: NDArray[np.int64]
+
+    def to_arrays(self) -> dict[str, NDArray[np.generic]]:
+        """Return the parts by name, to be stored."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+
+@dataclass(frozen=True, eq=False)
+class Surprise:
+    """How far each sample was from its predictions.
+
+    Parameters
+    ----------
+    z : (n_streams, n_samples, n_horizons, n_channels) float32
+        0 where ``valid`` is False.
+    valid : the same shape, bool
+        False where the sample is missing or the forecaster had not seen enough.
+    """
+
+    z: F32
+    valid: NDArray[np.bool_]
+
+
+class Engine:
+    """Scores streams with one model.
+
+    Parameters
+    ----------
+    manifest
+        Of the bundle the backend was loaded from.
+    backend
+        Runs the graph.
+    """
+
+    def __init__(self, manifest: Manifest, backend: Backend) -> None:
+        self.manifest = manifest
+        self.backend = backend
+        self._center = np.array(manifest.center, np.float32)
+        self._inverse_scale = (1.0 / np.array(manifest.scale)).astype(np.float32)
+        self._clip = np.float32(manifest.clip)
+        self._horizons = manifest.horizons
+        self._max_horizon = max(manifest.horizons)
+
+    def initial_state(self, n_streams: int) -> EngineState:
+        """Return the state of streams that have seen nothing."""
+        shape = (n_streams, self._max_horizon, len(self._horizons), self.manifest.n_channels)
+        return EngineState(
+            model=np.zeros((n_streams, self.manifest.state_size), np.float32),
+            mu=np.zeros(shape, np.float32),
+            log_sigma=np.zeros(shape, np.float32),
+            n_seen=np.zeros(n_streams, np.int64),
+        )
+
+    def state_from_arrays(self, arrays: Mapping[str, NDArray[np.generic]], *, n_streams: int) -> EngineState:
+        """Restore a saved state.
+
+        Raises
+        ------
+        SignalError
+            A part is missing, unused, or of another shape or type: the state is of another model.
+        """
+        expected = self.initial_state(n_streams).to_arrays()
+        if set(arrays) != set(expected):
+            odd = sorted(set(arrays) ^ set(expected))
+            raise SignalError(f"engine state: parts missing or unused: {', '.join(odd)}; it is of another model")
+        for name, like in expected.items():
+            if arrays[name].shape != like.shape or arrays[name].dtype != like.dtype:
+                raise SignalError(
+                    f"engine state: {name} is {arrays[name].dtype} {arrays[name].shape}, "
+                    f"expected {like.dtype} {like.shape}; it is of another model or number of streams"
+                )
+        return replace(self.initial_state(n_streams), **{k: v.copy() for k, v in arrays.items()})
+
+    def step(self, values: F32, valid: NDArray[np.bool_], state: EngineState) -> tuple[Surprise, EngineState]:
+        """Score the next samples of all streams.
+
+        Parameters
+        ----------
+        values : (n_streams, n_samples, n_channels) float32
+            SI units on the model's grid.
+        valid : the same shape, bool
+        state
+            From the step before; not changed.
+
+        Raises
+        ------
+        SignalError
+            The shapes do not fit the model.
+        BackendError
+            The backend failed.
+        """
+        n_streams, n_samples, n_channels = values.shape
+        if n_channels != self.manifest.n_channels or valid.shape != values.shape or len(state.n_seen) != n_streams:
+            raise SignalError(
+                f"engine: values {values.shape}, valid {valid.shape} and a state of {len(state.n_seen)} streams "
+                f"do not fit a model of {self.manifest.n_channels} channels"
+            )
+        x = (values - self._center) * self._inverse_scale
+        np.clip(x, -self._clip, self._clip, out=x)
+        x[~valid] = 0
+        mask = valid.astype(np.float32)
+        mu, log_sigma, model_state = self.backend.step(x, mask, state.model)
+        shape = (n_streams, n_samples, len(self._horizons), n_channels)
+        all_mu = np.concatenate([state.mu, mu.reshape(shape)], axis=1)
+        all_log_sigma = np.concatenate([state.log_sigma, log_sigma.reshape(shape)], axis=1)
+
+        z = np.empty(shape, np.float32)
+        ok = np.empty(shape, bool)
+        age = state.n_seen[:, None] + np.arange(n_samples)
+        for i, horizon in enumerate(self._horizons):
+            # the prediction for sample t was made at t - horizon: it lies max_horizon - horizon rows in
+            start = self._max_horizon - horizon
+            z[:, :, i] = x - all_mu[:, start : start + n_samples, i]
+            z[:, :, i] *= np.exp(-all_log_sigma[:, start : start + n_samples, i])
+            ok[:, :, i] = valid & (age >= self.manifest.receptive_field + horizon)[:, :, None]
+        np.clip(z, -_Z_LIMIT, _Z_LIMIT, out=z)
+        ok &= np.isfinite(z)
+        z[~ok] = 0
+        after = EngineState(
+            model=model_state,
+            mu=all_mu[:, n_samples:],
+            log_sigma=all_log_sigma[:, n_samples:],
+            n_seen=state.n_seen + n_samples,
+        )
+        return Surprise(z=z, valid=ok), after

@@ -1,0 +1,298 @@
+"""Verdicts to episodes: opened when anomalous verdicts repeat, closed when they stay away, never held in memory alone.
+
+An episode is handed out as a draft as soon as it opens and again while it lasts, so that whoever keeps it can
+write it down at once; nothing that was decided is lost with the process.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from kinedge.arrays import arrays_to_npz
+from kinedge.canonical import sha256_hex
+from kinedge.config import Config
+from kinedge.edge.caution import Decision
+from kinedge.edge.verdict import Verdict
+from kinedge.envelope import Contribution, RawSlice, TrailPoint
+from kinedge.signals import Quantity, quantity_of
+from kinedge.units import STANDARD_GRAVITY_M_S2
+
+__all__ = ["RAW_MEDIA_TYPE", "EpisodeBuilder", "EpisodeConfig", "EpisodeDraft", "pack_raw"]
+
+F32 = NDArray[np.float32]
+
+RAW_MEDIA_TYPE: Final = "application/vnd.kinedge.raw+npz"
+_STEP_OF: Final = {  # of the stored int16, by quantity: 16 g, 2000 deg/s and 4900 uT full scale
+    Quantity.ACC: 16 * STANDARD_GRAVITY_M_S2 / 32767,
+    Quantity.GYR: float(np.deg2rad(2000)) / 32767,
+    Quantity.MAG: 4900 / 32767,
+}
+_MAX_TRAIL: Final = 600
+
+Ended = Literal["as_usual", "unclear", "sensor_lost", "stopped", "restarted", "length_limit"]
+
+
+class EpisodeConfig(Config):
+    """When an episode opens and closes, in verdicts (one per hop)."""
+
+    open_hits: int = Field(default=2, ge=1, le=100, description="anomalous verdicts needed")
+    open_window: int = Field(default=3, ge=1, le=100, description="among this many latest verdicts")
+    quiet: int = Field(default=5, ge=1, le=1000, description="verdicts without an anomalous one that close it")
+    pre_roll_s: float = Field(default=5.0, ge=0, le=60, description="raw data kept from before it began")
+    max_s: float = Field(default=120.0, ge=5, le=600, description="a longer one is closed and continued as the next")
+    draft_every: int = Field(default=5, ge=1, le=100, description="verdicts between two drafts on disk")
+
+
+@dataclass(frozen=True, eq=False)
+class EpisodeDraft:
+    """An episode as far as it is known.
+
+    Parameters
+    ----------
+    key
+        The same for all drafts of one episode.
+    fields
+        Of ``kinedge.envelope.Envelope``, without id, sequence, site and gateway.
+    raw
+        The samples around it, packed by ``pack_raw``.
+    closed
+        True for the last one.
+    """
+
+    key: str
+    fields: dict[str, Any]
+    raw: bytes
+    closed: bool
+
+
+@dataclass
+class _Open:
+    started_ns: int
+    key: str
+    trail: list[TrailPoint]
+    peak: float = -1e9
+    min_p: float = 1.0
+    end_ns: int = 0
+    n_verdicts: int = 0
+    n_unsure: int = 0
+    n_shares: int = 0
+    sensor_share: dict[str, float] = field(default_factory=dict)
+    channel_share: dict[str, float] = field(default_factory=dict)
+
+
+def pack_raw(
+    values: F32, valid: NDArray[np.bool_], channels: tuple[str, ...], *, start_utc_ns: int, rate_hz: float
+) -> bytes:
+    """Pack samples as int16 counts with their scale, as npz bytes any numpy can read.
+
+    Parameters
+    ----------
+    values, valid : (n, n_channels)
+        SI units.
+    channels
+        Full names, ``wrist_left.acc_x``.
+    """
+    step = np.array([_STEP_OF[quantity_of(c.partition(".")[2])] for c in channels])
+    counts = np.clip(np.round(values / step), -32767, 32767)
+    counts = np.where(valid, counts, -32768).astype(np.int16)  # -32768: missing
+    return arrays_to_npz(
+        {
+            "counts": counts,
+            "scale_si": step,
+            "channels": np.array(channels),
+            "start_utc_ns": np.array(start_utc_ns, np.int64),
+            "rate_hz": np.array(rate_hz),
+        }
+    )
+
+
+class EpisodeBuilder:
+    """Follows the verdicts about one person.
+
+    Parameters
+    ----------
+    subject
+        A pseudonym.
+    channels
+        Full names in column order.
+    rate_hz, hop, block
+        Of the model.
+    provenance
+        ``model_digest``, ``config_digest`` and ``kinedge_version`` of every envelope.
+    config
+        When episodes open and close.
+    """
+
+    def __init__(
+        self,
+        subject: str,
+        *,
+        channels: tuple[str, ...],
+        rate_hz: float,
+        hop: int,
+        block: int,
+        provenance: dict[str, str],
+        config: EpisodeConfig | None = None,
+    ) -> None:
+        self.subject = subject
+        self.config = config or EpisodeConfig()
+        self._channels = channels
+        self._sensors = tuple(sorted({c.partition(".")[0] for c in channels}))
+        self._rate_hz = rate_hz
+        self._hop_ns = round(hop / rate_hz * 1e9)
+        self._block_ns = round(block / rate_hz * 1e9)
+        self._provenance = provenance
+        self._recent: deque[tuple[Verdict, TrailPoint, int]] = deque(maxlen=self.config.open_window)
+        hop_s = hop / rate_hz
+        self._n_pre_roll = round((self.config.pre_roll_s + (self.config.open_window + block / hop) * hop_s) / hop_s)
+        self._raw: deque[tuple[int, F32, NDArray[np.bool_]]] = deque()
+        self._open: _Open | None = None
+        self._quiet: list[Verdict] = []
+
+    @property
+    def is_open(self) -> bool:
+        """True while an episode lasts."""
+        return self._open is not None
+
+    def step(self, verdict: Verdict, values: F32, valid: NDArray[np.bool_], *, end_utc_ns: int) -> list[EpisodeDraft]:
+        """Take one verdict with its hop of samples; return drafts to be written down.
+
+        Parameters
+        ----------
+        verdict
+            About the block that ends now.
+        values, valid : (hop, n_channels)
+            The newest hop.
+        end_utc_ns
+            Wall time of the end of the hop.
+        """
+        self._raw.append((end_utc_ns - self._hop_ns, values, valid))
+        point = _trail_point(verdict, end_utc_ns)
+        self._recent.append((verdict, point, end_utc_ns))
+        if self._open is None:
+            while len(self._raw) > self._n_pre_roll:
+                self._raw.popleft()
+            hits = [r for r in self._recent if r[0].decision is Decision.ANOMALOUS]
+            if len(hits) < self.config.open_hits or verdict.decision is not Decision.ANOMALOUS:
+                return []
+            start_ns = hits[0][2] - self._block_ns
+            self._open = _Open(start_ns, f"{self.subject}:{start_ns}", [])
+            self._quiet = []
+            for v, p, t in self._recent:
+                _note(self._open, v, p, t)
+            return [self._draft(self._open, None)]
+        _note(self._open, verdict, point, end_utc_ns)
+        self._quiet = [] if verdict.decision is Decision.ANOMALOUS else [*self._quiet, verdict]
+        if len(self._quiet) >= self.config.quiet:
+            return [self._close(self._open, _how_it_ended(self._quiet))]
+        if (end_utc_ns - self._open.started_ns) / 1e9 >= self.config.max_s:
+            return [self._close(self._open, "length_limit")]
+        return [self._draft(self._open, None)] if self._open.n_verdicts % self.config.draft_every == 0 else []
+
+    def stop(self) -> list[EpisodeDraft]:
+        """Close what is open, because the session ends."""
+        return [self._close(self._open, "stopped")] if self._open is not None else []
+
+    def _close(self, o: _Open, ended: Ended) -> EpisodeDraft:
+        draft = self._draft(o, ended)
+        self._open = None
+        self._quiet = []
+        self._recent.clear()
+        while len(self._raw) > self._n_pre_roll:
+            self._raw.popleft()
+        return draft
+
+    def _draft(self, o: _Open, ended: Ended | None) -> EpisodeDraft:
+        raw_start_ns = self._raw[0][0]
+        values = np.concatenate([r[1] for r in self._raw])
+        valid = np.concatenate([r[2] for r in self._raw])
+        raw = pack_raw(values, valid, self._channels, start_utc_ns=raw_start_ns, rate_hz=self._rate_hz)
+        fields = {
+            "subject": self.subject,
+            "sensors": self._sensors,
+            "start_utc_ns": o.started_ns,
+            "end_utc_ns": max(o.end_ns, o.started_ns),
+            "ended": ended or "restarted",  # what it is if this draft is the last that is ever written
+            "peak_score": round(o.peak, 6),
+            "min_p_value": round(o.min_p, 9),
+            "unsure_share": round(o.n_unsure / max(o.n_verdicts, 1), 6),
+            "contributions": [c.model_dump(mode="json") for c in _contributions(o)],
+            "sentence": _sentence(o),
+            "trail": [p.model_dump(mode="json") for p in o.trail],
+            "raw": RawSlice(
+                sha256=sha256_hex(raw),
+                media_type=RAW_MEDIA_TYPE,
+                n_bytes=len(raw),
+                rate_hz=self._rate_hz,
+                n_samples=len(values),
+                channels=self._channels,
+                start_utc_ns=raw_start_ns,
+            ).model_dump(mode="json"),
+            **self._provenance,
+        }
+        return EpisodeDraft(key=o.key, fields=fields, raw=raw, closed=ended is not None)
+
+
+def _note(o: _Open, verdict: Verdict, point: TrailPoint, end_utc_ns: int) -> None:
+    if len(o.trail) < _MAX_TRAIL:
+        o.trail.append(point)
+    o.n_verdicts += 1
+    o.n_unsure += verdict.decision is Decision.UNSURE
+    if verdict.decision is not Decision.ANOMALOUS:
+        return
+    o.end_ns = end_utc_ns
+    o.peak = max(o.peak, verdict.score)
+    o.min_p = min(o.min_p, verdict.p_value)
+    o.n_shares += 1
+    for name, share in verdict.sensor_share.items():
+        o.sensor_share[name] = o.sensor_share.get(name, 0.0) + share
+    for name, share in verdict.channel_share.items():
+        o.channel_share[name] = o.channel_share.get(name, 0.0) + share
+
+
+def _trail_point(verdict: Verdict, end_utc_ns: int) -> TrailPoint:
+    return TrailPoint(
+        wall_time_utc_ns=end_utc_ns,
+        decision=verdict.decision.word,
+        score=round(verdict.score, 6),
+        p_value=round(verdict.p_value, 9),
+        belief_normal=round(verdict.belief_normal, 6),
+        belief_anomalous=round(verdict.belief_anomalous, 6),
+        reasons=tuple(r.text for r in verdict.reasons),
+    )
+
+
+def _how_it_ended(quiet: list[Verdict]) -> Ended:
+    if any(v.decision is Decision.NORMAL for v in quiet):
+        return "as_usual"
+    lost = sum(bool(v.reasons) and v.reasons[0].code == "no_data" for v in quiet)
+    return "sensor_lost" if lost * 2 > len(quiet) else "unclear"
+
+
+def _contributions(o: _Open) -> list[Contribution]:
+    n = max(o.n_shares, 1)
+    sensors = sorted(o.sensor_share.items(), key=lambda kv: -kv[1])
+    channels = sorted(o.channel_share.items(), key=lambda kv: -kv[1])[:8]
+    found = [Contribution(sensor=s, share=min(1.0, round(v / n, 6))) for s, v in sensors]
+    for name, v in channels:
+        sensor, _, channel = name.partition(".")
+        found.append(Contribution(sensor=sensor, channel=channel, share=min(1.0, round(v / n, 6))))
+    return found
+
+
+def _sentence(o: _Open) -> str:
+    seconds = max(o.end_ns - o.started_ns, 0) / 1e9
+    sensor, share = max(o.sensor_share.items(), key=lambda kv: kv[1])
+    channel = max((c for c in o.channel_share if c.startswith(sensor + ".")), key=lambda c: o.channel_share[c])
+    quantity = {"acc": "acceleration", "gyr": "turning", "mag": "heading"}[channel.partition(".")[2][:3]]
+    place = sensor.replace("_", " ")
+    return (
+        f"For {seconds:.0f} s the movement differed from what is usual; the surprise starts at the {place} "
+        f"({share / max(o.n_shares, 1):.0%} of it), mostly its {quantity} ({channel.partition('.')[2]})."
+    )

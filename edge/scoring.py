@@ -1,0 +1,136 @@
+"""One step of scoring: hops of all streams in, verdicts out. Pure: ``step(input, state) -> (output, state)``.
+
+The same code scores a live stream, a replay, a benchmark and a calibration set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kinedge.bundle import Bundle
+from kinedge.edge.backends import Backend, load_backend
+from kinedge.edge.calibration import Calibration
+from kinedge.edge.caution import CautionConfig
+from kinedge.edge.engine import Engine, EngineState, Surprise
+from kinedge.edge.scores import BlockScorer, BlockScores, ScorerState
+from kinedge.edge.verdict import VerdictBatch, judge
+from kinedge.units import period_ns
+
+__all__ = ["Scorer", "ScoringState", "put_rows", "take_rows"]
+
+F32 = NDArray[np.float32]
+StateT = TypeVar("StateT", EngineState, ScorerState)
+
+
+@dataclass(frozen=True, eq=False)
+class ScoringState:
+    """State of all streams: the forecaster's and the blocks'."""
+
+    engine: EngineState
+    blocks: ScorerState
+
+
+def take_rows(state: StateT, rows: NDArray[np.intp]) -> StateT:
+    """Return the state of some streams."""
+    parts: Mapping[str, Any] = {f.name: getattr(state, f.name)[rows] for f in fields(state)}
+    return replace(state, **parts)
+
+
+def put_rows(state: StateT, rows: NDArray[np.intp], part: StateT) -> StateT:
+    """Return the state with some streams replaced."""
+    merged: dict[str, Any] = {}
+    for f in fields(state):
+        whole = getattr(state, f.name).copy()
+        whole[rows] = getattr(part, f.name)
+        merged[f.name] = whole
+    return replace(state, **merged)
+
+
+class Scorer:
+    """Everything of a bundle that scoring needs, loaded once.
+
+    Parameters
+    ----------
+    bundle
+        As read and checked.
+    backend
+        ONNX Runtime on the CPU when None.
+    calibration
+        The bundle's own when None.
+    caution
+        When an answer is given, and when not.
+
+    Raises
+    ------
+    BackendError
+        The graph does not load.
+    BundleError
+        The calibration does not fit the model.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        backend: Backend | None = None,
+        calibration: Calibration | None = None,
+        caution: CautionConfig | None = None,
+    ) -> None:
+        self.bundle = bundle
+        self.manifest = bundle.manifest
+        if calibration is None:
+            calibration = Calibration.from_arrays(bundle.calibration_arrays(), self.manifest)
+        self.calibration = calibration
+        self.caution = caution or CautionConfig()
+        self.engine = Engine(self.manifest, backend or load_backend(bundle))
+        self.blocks = BlockScorer(self.manifest, calibration.precision)
+        self.groups = self.blocks.groups
+        self.sensors = tuple(s.name for s in self.manifest.sensor_specs)
+        self.channels = tuple(name for s in self.manifest.sensor_specs for name in s.full_names)
+        self.period_ns = period_ns(self.manifest.rate_hz)
+
+    def initial_state(self, n_streams: int) -> ScoringState:
+        """Return the state of streams that have seen nothing."""
+        return ScoringState(self.engine.initial_state(n_streams), self.blocks.initial_state(n_streams))
+
+    def score(
+        self, values: F32, valid: NDArray[np.bool_], saturated: NDArray[np.bool_], state: ScoringState
+    ) -> tuple[BlockScores, Surprise, ScoringState]:
+        """Score one hop of all streams, without judging it (calibration needs no more).
+
+        Parameters
+        ----------
+        values, valid, saturated : (n_streams, hop, n_channels)
+            SI units on the model's grid.
+        """
+        surprise, engine_state = self.engine.step(values, valid, state.engine)
+        scores, block_state = self.blocks.step(surprise, values, valid, saturated, state.blocks)
+        return scores, surprise, ScoringState(engine_state, block_state)
+
+    def step(
+        self,
+        values: F32,
+        valid: NDArray[np.bool_],
+        saturated: NDArray[np.bool_],
+        state: ScoringState,
+        *,
+        end_tick: int,
+    ) -> tuple[VerdictBatch, ScoringState]:
+        """Score and judge one hop of all streams; ``end_tick`` is the first tick behind it."""
+        scores, _, after = self.score(values, valid, saturated, state)
+        batch = judge(
+            scores,
+            self.calibration,
+            self.caution,
+            end_tick=end_tick,
+            host_time_ns=end_tick * self.period_ns,
+            groups=self.groups,
+            sensors=self.sensors,
+            channels=self.channels,
+        )
+        return batch, after

@@ -1,0 +1,118 @@
+"""The verdict: what was decided about a block, how sure, why not surer, and where the surprise starts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kinedge.edge.attribution import attribute
+from kinedge.edge.calibration import Calibration, Unusualness
+from kinedge.edge.caution import Belief, CautionConfig, Decision, Reason, believe, reasons_of
+from kinedge.edge.scores import BlockScores
+
+__all__ = ["Verdict", "VerdictBatch", "judge"]
+
+F64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One answer about one person, for the block that ends at ``end_tick``.
+
+    ``score`` is 0 at the cohort's median and 1 at its 99 % quantile; ``p_value`` is the share of the cohort's
+    normal blocks that are at least as unusual. Belief in normal and in anomalous do not add up to 1: the rest
+    is "cannot tell". ``channel_share`` and ``sensor_share`` say where the surprise starts.
+    """
+
+    end_tick: int
+    host_time_ns: int
+    decision: Decision
+    score: float
+    p_value: float
+    belief_normal: float
+    belief_anomalous: float
+    reasons: tuple[Reason, ...]
+    sensor_score: dict[str, float]
+    sensor_reliability: dict[str, float]
+    sensor_missing: dict[str, float]
+    sensor_share: dict[str, float]
+    channel_share: dict[str, float]
+
+    @property
+    def top_sensor(self) -> str:
+        """Where most of the surprise starts."""
+        return max(self.sensor_share, key=lambda s: self.sensor_share[s])
+
+    @property
+    def top_channel(self) -> str:
+        """Full name of the channel where most of the surprise starts."""
+        return max(self.channel_share, key=lambda c: self.channel_share[c])
+
+
+@dataclass(frozen=True, eq=False)
+class VerdictBatch:
+    """Verdicts of all streams of one step, as arrays; ``verdict`` makes one for a person to read."""
+
+    end_tick: int
+    host_time_ns: int
+    scores: BlockScores
+    unusual: Unusualness
+    belief: Belief
+    channel_share: F64
+    sensor_share: F64
+    sensors: tuple[str, ...]
+    channels: tuple[str, ...]
+    config: CautionConfig
+
+    def verdict(self, stream: int) -> Verdict:
+        """Return the verdict of one stream."""
+
+        def by_sensor(values: NDArray[np.floating]) -> dict[str, float]:
+            return {s: float(v) for s, v in zip(self.sensors, values[stream], strict=True)}
+
+        return Verdict(
+            end_tick=self.end_tick,
+            host_time_ns=self.host_time_ns,
+            decision=Decision(int(self.belief.decision[stream])),
+            score=float(self.unusual.score[stream]),
+            p_value=float(self.unusual.p_value[stream]),
+            belief_normal=float(self.belief.normal[stream]),
+            belief_anomalous=float(self.belief.anomalous[stream]),
+            reasons=reasons_of(stream, self.scores, self.unusual, self.belief, self.sensors, self.config),
+            sensor_score=by_sensor(self.unusual.sensor),
+            sensor_reliability=by_sensor(self.belief.reliability),
+            sensor_missing=by_sensor(self.scores.missing),
+            sensor_share=by_sensor(self.sensor_share),
+            channel_share={c: float(v) for c, v in zip(self.channels, self.channel_share[stream], strict=True)},
+        )
+
+
+def judge(
+    scores: BlockScores,
+    calibration: Calibration,
+    config: CautionConfig,
+    *,
+    end_tick: int,
+    host_time_ns: int,
+    groups: Sequence[slice],
+    sensors: tuple[str, ...],
+    channels: tuple[str, ...],
+) -> VerdictBatch:
+    """Decide about all streams of one step."""
+    unusual = calibration.assess(scores, groups)
+    channel_share, sensor_share = attribute(scores, calibration, groups)
+    return VerdictBatch(
+        end_tick=end_tick,
+        host_time_ns=host_time_ns,
+        scores=scores,
+        unusual=unusual,
+        belief=believe(scores, unusual, calibration, config),
+        channel_share=channel_share,
+        sensor_share=sensor_share,
+        sensors=sensors,
+        channels=channels,
+        config=config,
+    )
