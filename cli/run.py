@@ -1,0 +1,112 @@
+"""``kinedge run``: the edge service of a gateway."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.live import Live
+
+from kinedge.cli.app import app
+from kinedge.edge.pipeline import Scored
+from kinedge.edge.verdict import Verdict
+
+__all__ = ["run", "serve_until", "verdict_as_json"]
+
+
+@app.command()
+def run(
+    config: Annotated[Path, typer.Argument(help="The gateway's TOML file.")],
+    as_json: Annotated[bool, typer.Option("--json", help="One verdict per line, as JSON.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but warnings.")] = False,
+) -> None:
+    """Read sensors, score them as they arrive, keep episodes and send them upstream, until stopped.
+
+    Example gateway.toml:
+
+        site = "clinic-a"
+        gateway = "gw-01"
+
+        [[people]]
+        subject = "p-001"
+        serial = [{ port = "/dev/ttyACM0" }, { port = "/dev/ttyACM1" }]
+
+        [uplink]
+        url = "http://127.0.0.1:8765"
+    """
+    from kinedge.cli.live import LiveView
+    from kinedge.edge.config import load_gateway_config
+    from kinedge.edge.service import EdgeService
+
+    settings = load_gateway_config(config)
+    console = Console()
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    view = LiveView("kinedge")
+    live_wanted = console.is_terminal and not as_json and not quiet
+
+    def on_scored(scored: Scored, verdict: Verdict) -> None:
+        if as_json:
+            sys.stdout.write(json.dumps(verdict_as_json(scored.subject, verdict)) + "\n")
+            sys.stdout.flush()
+        elif live_wanted:
+            view.take(scored, verdict)
+
+    service = EdgeService(settings, on_scored=on_scored)
+    if not live_wanted:
+        asyncio.run(serve_until(service))
+        return
+    logging.getLogger("kinedge").propagate = False  # the view shows what is worth knowing
+    with Live(console=console, refresh_per_second=4, screen=True) as live:
+        asyncio.run(serve_until(service, on_tick=lambda: live.update(view.render(service))))
+
+
+async def serve_until(
+    service: Any, *, on_tick: Callable[[], None] | None = None, until: Callable[[], bool] | None = None
+) -> None:
+    """Run a service until SIGINT, SIGTERM or ``until`` says so, drawing every quarter of a second.
+
+    Raises
+    ------
+    KinedgeError
+        The service ended for a reason that waiting does not mend.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    serving = asyncio.create_task(service.run(stop))
+    try:
+        while not serving.done():
+            await asyncio.wait([serving], timeout=0.25)
+            if on_tick is not None and not serving.done():
+                on_tick()
+            if until is not None and until():
+                stop.set()
+        serving.result()
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+
+
+def verdict_as_json(subject: str, verdict: Verdict) -> dict[str, Any]:
+    """Return what ``--json`` prints of a verdict."""
+    return {
+        "subject": subject,
+        "host_time_ns": verdict.host_time_ns,
+        "decision": verdict.decision.word,
+        "score": round(verdict.score, 4),
+        "p_value": round(verdict.p_value, 6),
+        "belief_normal": round(verdict.belief_normal, 4),
+        "belief_anomalous": round(verdict.belief_anomalous, 4),
+        "reasons": [{"code": r.code, "text": r.text, "sensor": r.sensor} for r in verdict.reasons],
+        "sensor_share": {k: round(v, 4) for k, v in verdict.sensor_share.items()},
+        "top_channel": verdict.top_channel,
+    }

@@ -1,0 +1,112 @@
+"""Configuration of a gateway: who wears what, on which port, which model, and where episodes go."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Final
+
+from pydantic import Field, field_validator, model_validator
+
+from kinedge.canonical import canonical_json, sha256_hex
+from kinedge.config import Config, load_toml
+from kinedge.edge.caution import CautionConfig
+from kinedge.edge.episodes import EpisodeConfig
+from kinedge.errors import ConfigError
+
+__all__ = ["DEFAULT_BUNDLE", "GatewayConfig", "PersonConfig", "SerialConfig", "UplinkConfig", "load_gateway_config"]
+
+DEFAULT_BUNDLE: Final = Path(__file__).parent / "models" / "wrists-sim.kinedge"
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}$")]
+
+
+class SerialConfig(Config):
+    """A serial port with a sensor behind it."""
+
+    port: str = Field(min_length=1, description="such as /dev/ttyACM0")
+    baud: int = Field(default=115_200, ge=1200, le=12_000_000)
+
+
+class PersonConfig(Config):
+    """One person, known by a pseudonym, and the ports their sensors speak on."""
+
+    subject: Name
+    serial: tuple[SerialConfig, ...] = Field(min_length=1, max_length=16)
+
+
+class UplinkConfig(Config):
+    """The collector episodes are sent to."""
+
+    url: str = Field(pattern=r"^https?://[^\s]+$")
+    token_file: Path | None = Field(default=None, description="a file that holds the bearer token")
+
+    def token(self) -> str | None:
+        """Read the token.
+
+        Raises
+        ------
+        ConfigError
+            The file cannot be read, or is empty.
+        """
+        if self.token_file is None:
+            return None
+        try:
+            token = self.token_file.read_text(encoding="utf-8").strip()
+        except OSError as e:
+            raise ConfigError(f"uplink.token_file {self.token_file}: cannot be read ({e.strerror})") from e
+        if not token:
+            raise ConfigError(f"uplink.token_file {self.token_file}: it is empty; put the collector's token there")
+        return token
+
+
+class GatewayConfig(Config):
+    """What ``kinedge run`` reads."""
+
+    site: Name
+    gateway: Name
+    bundle: Path = Field(default=DEFAULT_BUNDLE, description="a .kinedge file; the shipped wrist model when left out")
+    store: Path = Field(default=Path("kinedge-edge.db"), description="SQLite file for episodes and the outbox")
+    people: tuple[PersonConfig, ...] = Field(min_length=1, max_length=256)
+    uplink: UplinkConfig | None = Field(default=None, description="none: episodes wait in the store")
+    caution: CautionConfig = CautionConfig()
+    episodes: EpisodeConfig = EpisodeConfig()
+    max_delay_s: float = Field(default=0.25, ge=0.02, le=5, description="how long a sample waits for a slow sensor")
+
+    @field_validator("people")
+    @classmethod
+    def _distinct(cls, people: tuple[PersonConfig, ...]) -> tuple[PersonConfig, ...]:
+        subjects = [p.subject for p in people]
+        ports = [s.port for p in people for s in p.serial]
+        for what, names in (("subject", subjects), ("port", ports)):
+            twice = sorted({n for n in names if names.count(n) > 1})
+            if twice:
+                raise ValueError(f"{what} {', '.join(twice)} stands twice")
+        return people
+
+    @model_validator(mode="after")
+    def _windows(self) -> GatewayConfig:
+        if self.episodes.open_hits > self.episodes.open_window:
+            raise ValueError("episodes.open_hits cannot be more than episodes.open_window")
+        return self
+
+    def digest(self) -> str:
+        """Name the settings that decide what is said: caution, episodes, delay. Ports and paths do not count."""
+        decisive = self.model_dump(mode="json", include={"site", "gateway", "caution", "episodes", "max_delay_s"})
+        return sha256_hex(canonical_json(decisive))
+
+
+def load_gateway_config(path: Path) -> GatewayConfig:
+    """Read a gateway's TOML file; relative paths in it are relative to it.
+
+    Raises
+    ------
+    ConfigError
+        It is missing, no TOML, or has unknown keys or impossible values.
+    """
+    config = load_toml(path, GatewayConfig)
+    here = Path(os.path.abspath(path)).parent
+    changes: dict[str, object] = {"bundle": here / config.bundle, "store": here / config.store}
+    if config.uplink is not None and config.uplink.token_file is not None:
+        changes["uplink"] = config.uplink.model_copy(update={"token_file": here / config.uplink.token_file})
+    return config.model_copy(update=changes)
