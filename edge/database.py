@@ -1,0 +1,240 @@
+"""The SQLite file under the episode store: opened with care, migrated, locked and audited.
+
+WAL with ``synchronous=FULL``: a transaction that returned survives a kill and a power cut. One process
+writes (a ``flock`` beside the file says who); readers open it read-only. A damaged file is moved aside,
+never deleted. What happens to an episode is written into a hash chain in the same transaction.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import IO, Any, Final
+
+from kinedge.edge import audit
+from kinedge.edge.schema import APPLICATION_ID, MIGRATIONS
+from kinedge.errors import StoreError
+
+__all__ = ["Database", "DiskFullError"]
+
+_BUSY_TIMEOUT_MS: Final = 10_000
+
+
+class DiskFullError(StoreError):
+    """There is no room left for a transaction; nothing of it was written."""
+
+
+class Database:
+    """The file, its one connection and its lock. Any thread may call; calls are serialised.
+
+    Parameters
+    ----------
+    path
+        Made if absent, with its folders, readable by its owner alone.
+    read_only
+        Look at a store that another process writes: takes no lock, repairs and changes nothing.
+    wall_clock_ns
+        UTC in ns, for the time stamps of rows. No decision hangs on it but ageing by days.
+
+    Raises
+    ------
+    StoreError
+        The path cannot be used, another process writes there, or the file is another program's or a
+        newer kinedge's. A damaged file raises only when ``read_only``; else a fresh one takes over.
+    """
+
+    def __init__(self, path: Path, *, read_only: bool = False, wall_clock_ns: Callable[[], int] = time.time_ns) -> None:
+        self.path = path
+        self.wall_clock_ns = wall_clock_ns
+        self._mutex = threading.RLock()
+        self._lock_file: IO[str] | None = None
+        try:
+            if not read_only:
+                self._lock_file = _lock(path)
+            self._connection = self._open(read_only=read_only)
+        except StoreError:
+            self._unlock()
+            raise
+
+    def close(self) -> None:
+        """Close the file and let another process have it."""
+        with self._mutex:
+            self._connection.close()
+            self._unlock()
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """Lend the connection for SELECTs."""
+        with self._mutex, self._explained():
+            yield self._connection
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """Lend the connection inside a transaction: on disk when the block ends, undone when it raises."""
+        with self._mutex, self._explained():
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:  # a full disk may have ended it already
+                    self._connection.execute("ROLLBACK")
+                raise
+
+    def reuse_log(self) -> None:
+        """Move the write-ahead log into the file, so that its space serves the next transaction."""
+        with self._mutex, self._explained():
+            self._connection.execute("PRAGMA wal_checkpoint(RESTART)")
+
+    def record(self, connection: sqlite3.Connection, event: str, detail: dict[str, Any]) -> None:
+        """Append a row to the audit chain, within the caller's transaction."""
+        audit.append(connection, event, detail, utc_ns=self.wall_clock_ns())
+
+    def _open(self, *, read_only: bool) -> sqlite3.Connection:
+        with self._explained():
+            if read_only:
+                connection = sqlite3.connect(
+                    f"{self.path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, check_same_thread=False
+                )
+                self._check_owner(connection)
+                if connection.execute("PRAGMA user_version").fetchone() == (0,):
+                    raise StoreError(f"{self.path}: empty; no kinedge has written here yet")
+                return connection
+            damage = _damage(self.path)
+            moved = _move_aside(self.path, self.wall_clock_ns()) if damage else None
+            connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
+            for pragma in (
+                "journal_mode=WAL",
+                "synchronous=FULL",
+                "foreign_keys=ON",
+                f"busy_timeout={_BUSY_TIMEOUT_MS}",
+            ):
+                connection.execute(f"PRAGMA {pragma}")
+            self._check_owner(connection)
+            self._migrate(connection)
+            if moved:
+                # The numbers go on where they stopped, so that the collector sees what was lost as a gap.
+                sequences = _salvage_sequences(moved)
+                connection.execute("BEGIN IMMEDIATE")
+                connection.executemany("INSERT INTO sequences VALUES (?, ?, ?)", sequences)
+                detail = {"why": damage, "moved_to": moved.name, "sequences_kept": len(sequences)}
+                self.record(connection, "damaged_file_moved_aside", detail)
+                connection.execute("COMMIT")
+            return connection
+
+    def _check_owner(self, connection: sqlite3.Connection) -> None:
+        (application,) = connection.execute("PRAGMA application_id").fetchone()
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        (n_tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if n_tables and application != APPLICATION_ID:
+            raise StoreError(f"{self.path}: a database of another program; give the episode store a path of its own")
+        if version > len(MIGRATIONS):
+            raise StoreError(
+                f"{self.path}: format {version}, this kinedge reads up to {len(MIGRATIONS)}; update kinedge"
+            )
+
+    @staticmethod
+    def _migrate(connection: sqlite3.Connection) -> None:
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        for number, statements in enumerate(MIGRATIONS[version:], start=version + 1):
+            connection.execute("BEGIN IMMEDIATE")
+            for statement in statements:
+                connection.execute(statement)
+            connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
+            connection.execute(f"PRAGMA user_version={number}")
+            connection.execute("COMMIT")
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turn errors of SQLite and of the disk into one StoreError that says what to do."""
+        try:
+            yield
+        except sqlite3.Error as e:
+            text = str(e)
+            if "disk is full" in text:
+                raise DiskFullError(f"{self.path}: the disk is full; free some space or lower the raw budget") from e
+            if _is_damage(e):
+                raise StoreError(f"{self.path}: damaged ({text}); restart kinedge, it moves the file aside") from e
+            if "unable to open" in text or "readonly" in text:
+                raise StoreError(
+                    f"{self.path}: cannot be opened ({text}); check that it is there, that it is a file, "
+                    f"and that this user may use its folder"
+                ) from e
+            raise StoreError(f"{self.path}: {text}; check the disk, then restart kinedge") from e
+
+    def _unlock(self) -> None:
+        if self._lock_file is not None:
+            self._lock_file.close()
+            self._lock_file = None
+
+
+def _lock(path: Path) -> IO[str]:
+    """Take the store for this process; the kernel gives it back when the process dies, however it dies."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = Path(f"{path}.lock").open("a+", encoding="ascii")  # noqa: SIM115 (held for the life of the store)
+    except OSError as e:
+        raise StoreError(f"{path}: cannot be written ({e.strerror}); choose a folder that this user may write") from e
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        file.seek(0)
+        file.truncate()
+        file.write(str(os.getpid()))
+        file.flush()
+        path.touch(mode=0o600)
+    except BlockingIOError as e:
+        file.seek(0)
+        holder = file.read(20).strip() or "unknown"
+        file.close()
+        raise StoreError(f"{path}: in use by process {holder}; stop it or choose another path") from e
+    except OSError as e:
+        file.close()
+        raise StoreError(f"{path}: cannot be written ({e.strerror}); free some space or choose another path") from e
+    return file
+
+
+def _is_damage(error: sqlite3.Error) -> bool:
+    return "malformed" in str(error) or "not a database" in str(error)
+
+
+def _damage(path: Path) -> str | None:
+    """Say what is wrong with the pages of a file; None when nothing is."""
+    try:
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            connection.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
+            (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    except sqlite3.DatabaseError as e:
+        if _is_damage(e):
+            return str(e)
+        raise
+    return None if verdict == "ok" else str(verdict)
+
+
+def _move_aside(path: Path, utc_ns: int) -> Path:
+    stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(utc_ns // 10**9)) + f"{utc_ns % 10**9:09d}Z"
+    target = Path(f"{path}.corrupt-{stamp}")
+    try:
+        for suffix in ("-wal", "-shm"):
+            if Path(f"{path}{suffix}").exists():
+                os.replace(f"{path}{suffix}", f"{target}{suffix}")
+        os.replace(path, target)
+        path.touch(mode=0o600)
+    except OSError as e:
+        raise StoreError(f"{path}: damaged, and it cannot be moved aside ({e.strerror}); move it by hand") from e
+    return target
+
+
+def _salvage_sequences(damaged: Path) -> list[tuple[str, str, int]]:
+    """Read what can be read of the sequence numbers in a damaged file."""
+    try:
+        with closing(sqlite3.connect(f"{damaged.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+            rows = connection.execute("SELECT gateway, subject, last FROM sequences").fetchall()
+    except sqlite3.Error:
+        return []
+    return [row for row in rows if isinstance(row[0], str) and isinstance(row[1], str) and isinstance(row[2], int)]

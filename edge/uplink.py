@@ -1,0 +1,283 @@
+"""The way upstream: outbox rows to HTTP PUTs, at least once, until the collector has committed each.
+
+`Uplink.step` does one round and says how long to wait before the next; `Uplink.run` is the loop around it.
+SQLite waits for the disk, so its calls run in threads; the event loop never does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import ipaddress
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Final
+
+import httpx
+
+from kinedge.edge.answers import Fate, Outcome, judge
+from kinedge.edge.outbox import OutboxRow
+from kinedge.edge.store import EpisodeStore
+from kinedge.errors import ConfigError, StoreError
+
+__all__ = ["StepResult", "Uplink", "UplinkCounters", "UplinkLimits"]
+
+_MAX_ANSWER_BYTES: Final = 1 << 16
+
+
+@dataclass(frozen=True)
+class UplinkLimits:
+    """How patient and how greedy the uplink is."""
+
+    batch: int = 16
+    request_timeout_s: float = 30.0
+    poll_s: float = 1.0
+    first_backoff_s: float = 1.0
+    max_backoff_s: float = 300.0
+    max_retry_after_s: float = 3600.0
+
+
+@dataclass(frozen=True)
+class UplinkCounters:
+    """What happened since the start."""
+
+    sent: int = 0
+    duplicates: int = 0
+    retries: int = 0
+    quarantined: int = 0
+    last_success_utc_ns: int | None = None
+    last_error: str | None = None
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one step did, and how long to wait before the next (0: there may be more to do now)."""
+
+    sent: int
+    duplicates: int
+    retries: int
+    quarantined: int
+    wait_s: float
+
+
+class Uplink:
+    """Send what is in a store's outbox to a collector.
+
+    Parameters
+    ----------
+    store
+        Open for writing.
+    base_url
+        Of the collector, such as ``https://collector.example``.
+    client
+        One of your own, for instance with a client certificate; it is not closed here.
+    token
+        Bearer token. Off this machine it is sent over https alone.
+    limits
+        Time-outs, back-off, batch.
+    monotonic_ns, wall_clock_ns, rng
+        Clocks and the source of jitter.
+
+    Raises
+    ------
+    ConfigError
+        ``base_url`` is none, or would carry the token in the clear.
+    """
+
+    def __init__(
+        self,
+        store: EpisodeStore,
+        base_url: str,
+        *,
+        client: httpx.AsyncClient | None = None,
+        token: str | None = None,
+        limits: UplinkLimits | None = None,
+        monotonic_ns: Callable[[], int] = time.monotonic_ns,
+        wall_clock_ns: Callable[[], int] = time.time_ns,
+        rng: random.Random | None = None,
+    ) -> None:
+        url = _checked_url(base_url)
+        local = _is_loopback(url.host)
+        if token is not None and url.scheme == "http" and not local:
+            raise ConfigError(f"{base_url}: this would send the token in the clear; use https")
+        self.limits = limits or UplinkLimits()
+        self.counters = UplinkCounters()
+        self._store = store
+        self._outbox = store.outbox
+        self._base = str(url).rstrip("/")
+        self._headers = {"Accept-Encoding": "identity"}
+        if token is not None:
+            self._headers["Authorization"] = f"Bearer {token}"
+        self._owns_client = client is None
+        # A proxy of the environment is for the way out, not for this machine.
+        self._client = client or httpx.AsyncClient(timeout=self.limits.request_timeout_s, trust_env=not local)
+        self._monotonic_ns = monotonic_ns
+        self._wall_clock_ns = wall_clock_ns
+        self._rng = rng or random.Random()
+        self._link_failures = 0
+        self._resume_at_ns = 0
+
+    async def __aenter__(self) -> Uplink:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        if self._owns_client:
+            await self._client.aclose()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Step until ``stop`` is set. Neither a dead network nor a full disk ends it."""
+        while not stop.is_set():
+            try:
+                wait_s = (await self.step()).wait_s
+            except StoreError as e:
+                self.counters = replace(self.counters, last_error=str(e))
+                wait_s = self.limits.max_backoff_s
+            if wait_s > 0:
+                try:
+                    await asyncio.wait_for(stop.wait(), wait_s)
+                except asyncio.TimeoutError:
+                    continue
+
+    async def step(self) -> StepResult:
+        """Claim what is due and send it: a batch of episodes, or else one raw blob.
+
+        Raises
+        ------
+        StoreError
+            The store cannot be read or written. Nothing is lost: what was claimed becomes due again.
+        """
+        before = self.counters
+        pause_s = (self._resume_at_ns - self._monotonic_ns()) / 1e9
+        if pause_s > 0:
+            return self._result(before, pause_s)
+        rows = await asyncio.to_thread(
+            self._outbox.claim, self._monotonic_ns(), kinds=("episode",), limit=self.limits.batch
+        ) or await asyncio.to_thread(self._outbox.claim, self._monotonic_ns(), kinds=("raw",), limit=1)
+        if not rows:
+            return self._result(before, self.limits.poll_s)
+        await self._send_all(rows)
+        pause_s = (self._resume_at_ns - self._monotonic_ns()) / 1e9
+        return self._result(before, max(0.0, pause_s))
+
+    async def _send_all(self, rows: list[OutboxRow]) -> None:
+        """Send in order; after a failure let go of what must not overtake the failed row."""
+        waiting = list(rows)
+        try:
+            while waiting:
+                row = waiting[0]
+                outcome = await self._send(row)
+                waiting.remove(row)
+                await self._settle(row, outcome)
+                if outcome.fate is Fate.LINK_FAILED:
+                    return
+                if outcome.fate is Fate.ROW_FAILED:
+                    held = [r for r in waiting if (r.gateway, r.subject) == (row.gateway, row.subject)]
+                    waiting = [r for r in waiting if r not in held]
+                    await asyncio.to_thread(self._outbox.release, held)
+        finally:
+            if waiting:
+                await asyncio.to_thread(self._outbox.release, waiting)
+
+    async def _send(self, row: OutboxRow) -> Outcome:
+        """Try one PUT and judge the answer."""
+        body = await asyncio.to_thread(self._outbox.body, row)
+        if body is None:
+            return Outcome(Fate.REFUSED, "the raw budget took it before it was sent")
+        url = f"{self._base}/v1/episodes/{row.episode_id}" + ("/raw" if row.kind == "raw" else "")
+        digest = base64.b64encode(hashlib.sha256(body).digest()).decode()
+        headers = self._headers | {
+            "Content-Type": "application/json" if row.kind == "episode" else "application/octet-stream",
+            "Content-Digest": f"sha-256=:{digest}:",
+        }
+        try:
+            status, answer_headers, answer = await asyncio.wait_for(
+                self._put(url, body, headers), self.limits.request_timeout_s
+            )
+        except asyncio.TimeoutError:
+            return Outcome(Fate.LINK_FAILED, f"no answer within {self.limits.request_timeout_s:g} s")
+        except (httpx.HTTPError, OSError) as e:
+            return Outcome(Fate.LINK_FAILED, f"{type(e).__name__}: {e}")
+        return judge(row.episode_id, row.kind, status, answer_headers, answer)
+
+    async def _put(self, url: str, body: bytes, headers: dict[str, str]) -> tuple[int, httpx.Headers, bytes]:
+        answer = b""
+        async with self._client.stream("PUT", url, content=body, headers=headers) as response:
+            async for chunk in response.aiter_raw():
+                answer += chunk
+                if len(answer) > _MAX_ANSWER_BYTES:
+                    break
+        return response.status_code, response.headers, answer[:_MAX_ANSWER_BYTES]
+
+    async def _settle(self, row: OutboxRow, outcome: Outcome) -> None:
+        """Write the outcome down, in the outbox and in the counters."""
+        counters = self.counters
+        if outcome.fate in (Fate.SENT, Fate.DUPLICATE):
+            await asyncio.to_thread(self._outbox.ack, row)
+            self._link_failures = 0
+            self.counters = replace(
+                counters,
+                sent=counters.sent + (outcome.fate is Fate.SENT),
+                duplicates=counters.duplicates + (outcome.fate is Fate.DUPLICATE),
+                last_success_utc_ns=self._wall_clock_ns(),
+            )
+            return
+        reason = f"{row.kind} {row.episode_id[:12]}: {outcome.reason}"
+        if outcome.fate is Fate.REFUSED:
+            await asyncio.to_thread(self._outbox.quarantine, row, outcome.reason)
+            self._link_failures = 0
+            self.counters = replace(counters, quarantined=counters.quarantined + 1, last_error=reason)
+            return
+        if outcome.fate is Fate.UNKNOWN_EPISODE:
+            await asyncio.to_thread(self._outbox.resend_episode, row, reason=outcome.reason)
+        delay_s = self._delay(row, outcome)
+        now = self._monotonic_ns()
+        if outcome.fate is Fate.LINK_FAILED:
+            self._link_failures += 1
+            self._resume_at_ns = now + int(delay_s * 1e9)
+        await asyncio.to_thread(self._outbox.retry, row, now_monotonic_ns=now, delay_s=delay_s, error=outcome.reason)
+        self.counters = replace(counters, retries=counters.retries + 1, last_error=reason)
+
+    def _delay(self, row: OutboxRow, outcome: Outcome) -> float:
+        """Exponential back-off with full jitter; what the collector asks for comes first."""
+        limits = self.limits
+        if outcome.retry_after_s is not None:
+            return min(outcome.retry_after_s, limits.max_retry_after_s) + self._rng.uniform(0, limits.first_backoff_s)
+        failures = self._link_failures if outcome.fate is Fate.LINK_FAILED else row.attempts - 1
+        return self._rng.uniform(0, min(limits.max_backoff_s, limits.first_backoff_s * 2.0 ** min(failures, 60)))
+
+    def _result(self, before: UplinkCounters, wait_s: float) -> StepResult:
+        now = self.counters
+        return StepResult(
+            now.sent - before.sent,
+            now.duplicates - before.duplicates,
+            now.retries - before.retries,
+            now.quarantined - before.quarantined,
+            wait_s,
+        )
+
+
+def _checked_url(base_url: str) -> httpx.URL:
+    try:
+        url = httpx.URL(base_url)
+    except (httpx.InvalidURL, TypeError) as e:
+        raise ConfigError(f"{base_url!r} is no URL ({e}); write it like https://collector.example") from e
+    if url.scheme not in ("http", "https") or not url.host or url.query or url.fragment:
+        raise ConfigError(f"{base_url!r} is no collector's address; write it like https://collector.example")
+    return url
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,93 @@
+"""The collector as a process: a socket, uvicorn around the app, and a word when it is ready."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import uvicorn
+
+from kinedge.errors import ConfigError, LinkError
+from kinedge.upstream.api import create_app
+from kinedge.upstream.settings import CollectorSettings, is_loopback
+
+__all__ = ["Collector"]
+
+
+class Collector:
+    """One collector on one address; the port is taken when the object is made.
+
+    Parameters
+    ----------
+    settings
+        Database, token and limits.
+    host, port
+        Where to listen; port 0 picks a free one.
+    tls_certificate, tls_key
+        PEM files, both or neither.
+
+    Raises
+    ------
+    ConfigError
+        Other machines could reach it without a token, or only one of the TLS files is given.
+    LinkError
+        The address is in use or not of this machine.
+    StoreError
+        The database cannot be used.
+    """
+
+    def __init__(
+        self,
+        settings: CollectorSettings,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 8765,
+        tls_certificate: Path | None = None,
+        tls_key: Path | None = None,
+    ) -> None:
+        if settings.token is None and not is_loopback(host):
+            raise ConfigError(f"{host} can be reached by other machines: give a token file, or listen on 127.0.0.1")
+        if (tls_certificate is None) != (tls_key is None):
+            raise ConfigError("TLS needs both a certificate and a key")
+        app = create_app(settings)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            self._socket = socket.create_server((host, port), family=family, backlog=256)
+        except (OSError, OverflowError) as e:
+            raise LinkError(f"cannot listen on {host} port {port} ({e}); choose another, or 0 for any") from e
+        name = f"[{host}]" if ":" in host else host
+        scheme = "http" if tls_certificate is None else "https"
+        self.url = f"{scheme}://{name}:{self._socket.getsockname()[1]}"
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            lifespan="off",
+            timeout_graceful_shutdown=5,
+            ssl_certfile=tls_certificate,
+            ssl_keyfile=tls_key,
+        )
+        self._server = _Announcing(config)
+
+    def run(self, *, on_ready: Callable[[], None] | None = None) -> None:
+        """Serve until a signal or `stop`; ``on_ready`` is called once, when requests are answered."""
+        self._server.on_ready = on_ready
+        try:
+            self._server.run(sockets=[self._socket])
+        finally:
+            self._socket.close()
+
+    def stop(self) -> None:
+        """Finish the requests at hand and end `run`, from any thread."""
+        self._server.should_exit = True
+
+
+class _Announcing(uvicorn.Server):
+    on_ready: Callable[[], None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started and self.on_ready is not None:
+            self.on_ready()
