@@ -229,7 +229,13 @@ def parse_label(label: str) -> tuple[str, tuple[str, ...]] | None:
 
 
 def perturb(
-    config: SimulationConfig, name: str, start_s: float, end_s: float, *, sensor: str | None = None, strength: float = 1.0
+    config: SimulationConfig,
+    name: str,
+    start_s: float,
+    end_s: float,
+    *,
+    sensor: str | None = None,
+    strength: float = 1.0,
 ) -> SimulationConfig:
     """Add a kinematic anomaly to a simulation.
 

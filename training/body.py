@@ -138,9 +138,7 @@ def _weights(t: Array, bouts: tuple[Region, ...]) -> dict[str, Array]:
     return weights
 
 
-def _arm_movements(
-    rng: np.random.Generator, clock: Array, subject: Subject, *, duration_s: float
-) -> dict[str, Array]:
+def _arm_movements(rng: np.random.Generator, clock: Array, subject: Subject, *, duration_s: float) -> dict[str, Array]:
     """Return (n, 4) per side: shoulder flexion, elbow flexion, turn inward, pronation of reaches and their returns."""
     n_moves = int(np.ceil(duration_s / (0.6 * subject.reach_s))) + 1
     durations = subject.reach_s * rng.uniform(0.7, 1.5, n_moves)

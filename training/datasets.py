@@ -56,7 +56,9 @@ class _Npz:
         except (ValueError, OSError, EOFError, zipfile.BadZipFile) as e:
             raise SignalError(f"{self.path}: {name!r} cannot be read ({e}); copy the file again") from e
         if n_columns is not None and (value.ndim != 2 or value.shape[1] != n_columns or value.dtype.kind not in "iuf"):
-            raise SignalError(f"{self.path}: {name!r} must be numbers (n, {n_columns}), got {value.dtype} {value.shape}")
+            raise SignalError(
+                f"{self.path}: {name!r} must be numbers (n, {n_columns}), got {value.dtype} {value.shape}"
+            )
         return value
 
     def json(self, name: str) -> dict[str, Any]:

@@ -49,7 +49,9 @@ class Perturbation:
         if effect is None:
             raise ConfigError(f"unknown kinematic anomaly {self.name!r}; known are {', '.join(sorted(EFFECTS))}")
         if not 0 <= self.start_s < self.end_s:
-            raise ConfigError(f"{self.name}: [start_s, end_s) must be 0 <= start < end, got {self.start_s}, {self.end_s}")
+            raise ConfigError(
+                f"{self.name}: [start_s, end_s) must be 0 <= start < end, got {self.start_s}, {self.end_s}"
+            )
         if not 0 < self.strength <= 10:
             raise ConfigError(f"{self.name}: strength must lie above 0 and up to 10, got {self.strength}")
         if self.sensor not in effect.sensors:

@@ -108,7 +108,11 @@ class SimulationConfig:
         if self.subject_seed < 0 or self.session_seed < 0:
             raise ConfigError(f"seeds must not be negative, got {self.subject_seed} and {self.session_seed}")
         shares = list(self.activity_mix.values())
-        if not set(self.activity_mix) <= set(ACTIVITIES) or not all(s >= 0 for s in shares) or not 0 < sum(shares) < 1e9:
+        if (
+            not set(self.activity_mix) <= set(ACTIVITIES)
+            or not all(s >= 0 for s in shares)
+            or not 0 < sum(shares) < 1e9
+        ):
             raise ConfigError(f"activity_mix must give shares to some of {', '.join(ACTIVITIES)}: {self.activity_mix}")
 
     @property
