@@ -21,13 +21,9 @@ from kinedge.edge import audit
 from kinedge.edge.schema import APPLICATION_ID, MIGRATIONS
 from kinedge.errors import StoreError
 
-__all__ = ["Database", "DiskFullError"]
+__all__ = ["Database"]
 
 _BUSY_TIMEOUT_MS: Final = 10_000
-
-
-class DiskFullError(StoreError):
-    """There is no room left for a transaction; nothing of it was written."""
 
 
 class Database:
@@ -86,11 +82,6 @@ class Database:
                 if self._connection.in_transaction:  # a full disk may have ended it already
                     self._connection.execute("ROLLBACK")
                 raise
-
-    def reuse_log(self) -> None:
-        """Move the write-ahead log into the file, so that its space serves the next transaction."""
-        with self._mutex, self._explained():
-            self._connection.execute("PRAGMA wal_checkpoint(RESTART)")
 
     def record(self, connection: sqlite3.Connection, event: str, detail: dict[str, Any]) -> None:
         """Append a row to the audit chain, within the caller's transaction."""
@@ -158,7 +149,7 @@ class Database:
         except sqlite3.Error as e:
             text = str(e)
             if "disk is full" in text:
-                raise DiskFullError(f"{self.path}: the disk is full; free some space or lower the raw budget") from e
+                raise StoreError(f"{self.path}: the disk is full; nothing was written; free some space") from e
             if _is_damage(e):
                 raise StoreError(f"{self.path}: damaged ({text}); restart kinedge, it moves the file aside") from e
             if "unable to open" in text or "readonly" in text:

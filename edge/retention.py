@@ -6,13 +6,14 @@ episode itself is never removed.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from dataclasses import dataclass
 from typing import Final
 
 from kinedge.edge.database import Database
 
-__all__ = ["Pruned", "drop_raw", "make_room", "prune"]
+__all__ = ["Pruned", "drop_raw", "fit_raw", "prune"]
 
 _TOTAL: Final = "SELECT COALESCE(sum(n_bytes), 0) FROM raw_blobs"
 _OLDEST: Final = """
@@ -51,15 +52,20 @@ def prune(database: Database, *, older_than_s: float, raw_budget_bytes: int | No
     return Pruned(n_rows, len(sizes), sum(sizes))
 
 
-def make_room(database: Database, n_bytes: int) -> bool:
-    """On a full disk let the oldest blobs go until ``n_bytes`` fit; say whether there were any."""
-    database.reuse_log()
-    with database.writing() as connection:
-        (total,) = connection.execute(_TOTAL).fetchone()
-        # Twice the need: a page of SQLite is never quite full.
-        dropped = drop_raw(database, connection, keep_bytes=max(0, total - 2 * n_bytes))
-    database.reuse_log()
-    return bool(dropped)
+def fit_raw(
+    database: Database, connection: sqlite3.Connection, n_new_bytes: int, *, budget_bytes: int, disk_reserve_bytes: int
+) -> None:
+    """Let old blobs make way for one that was just inserted.
+
+    A full disk is too late: SQLite cannot even delete then, since its log must grow first. So when less than
+    the reserve is free, a new blob takes the place of the oldest, and the file stops growing.
+    """
+    (total,) = connection.execute(_TOTAL).fetchone()
+    disk = os.statvfs(database.path)
+    if disk.f_bavail * disk.f_frsize < disk_reserve_bytes:
+        budget_bytes = min(budget_bytes, total - n_new_bytes)
+    if total > budget_bytes:
+        drop_raw(database, connection, keep_bytes=budget_bytes)
 
 
 def drop_raw(database: Database, connection: sqlite3.Connection, *, keep_bytes: int) -> list[int]:

@@ -20,7 +20,7 @@ from kinedge.canonical import canonical_json, sha256_hex
 from kinedge.config import explain_validation_error
 from kinedge.edge import audit, retention
 from kinedge.edge.audit import AuditHead
-from kinedge.edge.database import Database, DiskFullError
+from kinedge.edge.database import Database
 from kinedge.edge.outbox import Outbox, OutboxState
 from kinedge.edge.retention import Pruned
 from kinedge.envelope import MAX_ENVELOPE_BYTES, Envelope, RawSlice, episode_id, parse_envelope
@@ -28,7 +28,8 @@ from kinedge.errors import OutboxError, StoreError
 
 __all__ = ["Draft", "EpisodeStore", "StoreCounts", "StoredEpisode"]
 
-_DEFAULT_RAW_BUDGET_BYTES: Final = 1 << 30
+_RAW_BUDGET_BYTES: Final = 1 << 30
+_DISK_RESERVE_BYTES: Final = 16 << 20
 _MAX_KEY_CHARS: Final = 200
 _ZERO_ID: Final = "0" * 64
 
@@ -89,7 +90,9 @@ class EpisodeStore:
         Look into a store that another process writes.
     raw_budget_bytes
         What raw blobs may take. When a new one does not fit, the oldest go: first those that the collector
-        has, then unsent ones, each of these with an audit row. An episode itself is never removed.
+        has, then unsent ones, each with an audit row. An episode itself is never removed.
+    disk_reserve_bytes
+        When less is free on the disk, each new raw blob takes the place of old ones.
     wall_clock_ns
         UTC in ns.
 
@@ -104,11 +107,13 @@ class EpisodeStore:
         path: Path,
         *,
         read_only: bool = False,
-        raw_budget_bytes: int = _DEFAULT_RAW_BUDGET_BYTES,
+        raw_budget_bytes: int = _RAW_BUDGET_BYTES,
+        disk_reserve_bytes: int = _DISK_RESERVE_BYTES,
         wall_clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._database = Database(Path(path), read_only=read_only, wall_clock_ns=wall_clock_ns)
         self._raw_budget_bytes = raw_budget_bytes
+        self._disk_reserve_bytes = disk_reserve_bytes
         self.outbox = Outbox(self._database)
         if not read_only:
             self.outbox.recover()
@@ -195,14 +200,6 @@ class EpisodeStore:
         if isinstance(fields, Envelope):
             fields = fields.model_dump(mode="json", by_alias=True)
         unnumbered = _checked(fields, raw)
-        try:
-            return self._commit(unnumbered, raw, draft_key)
-        except DiskFullError:
-            if raw is None or not retention.make_room(self._database, len(raw)):
-                raise
-            return self._commit(unnumbered, raw, draft_key)
-
-    def _commit(self, unnumbered: Envelope, raw: bytes | None, draft_key: str | None) -> Envelope:
         now = self._database.wall_clock_ns()
         gateway, subject = unnumbered.gateway, unnumbered.subject
         with self._database.writing() as connection:
@@ -226,7 +223,13 @@ class EpisodeStore:
                     "INSERT INTO raw_blobs (episode_id, n_bytes, data) VALUES (?, ?, ?)", (envelope.id, len(raw), raw)
                 )
                 connection.execute(_ENQUEUE, (envelope.id, "raw", gateway, subject, now))
-                retention.drop_raw(self._database, connection, keep_bytes=self._raw_budget_bytes)
+                retention.fit_raw(
+                    self._database,
+                    connection,
+                    len(raw),
+                    budget_bytes=self._raw_budget_bytes,
+                    disk_reserve_bytes=self._disk_reserve_bytes,
+                )
             detail = {"episode": envelope.id, "subject": subject, "sequence": sequence, "draft": draft_key}
             self._database.record(connection, "committed", detail)
         return envelope
