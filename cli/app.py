@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import typer
 from rich.console import Console
 
 from kinedge import __version__
-from kinedge.errors import KinedgeError
+from kinedge.errors import ConfigError, KinedgeError
 
-__all__ = ["app", "main"]
+__all__ = ["app", "main", "need_extra"]
 
 app = typer.Typer(
     name="kinedge",
@@ -34,11 +36,28 @@ def _root(
     """Cautious, explained anomaly detection on wearable IMU streams, at the edge."""
 
 
+@contextmanager
+def need_extra(extra: str) -> Iterator[None]:
+    """Turn a missing optional library into one sentence that says what to install.
+
+    Raises
+    ------
+    ConfigError
+        An import inside the block found a library missing.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as e:
+        if (e.name or "").startswith("kinedge"):
+            raise
+        raise ConfigError(f"{e.name} is not installed; this command needs: pip install 'kinedge[{extra}]'") from e
+
+
 def _register() -> None:
     """Import the command files; each adds itself to ``app``."""
-    from kinedge.cli import inspect
+    from kinedge.cli import emulate, inspect, run, train
 
-    _ = inspect
+    _ = emulate, inspect, run, train
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,0 +1,288 @@
+"""The edge service: links, decoders, pipeline, episodes, store and uplink, each its own supervised task.
+
+All I/O of the edge is here and in the links and the uplink; what stands between is pure. One event loop reads,
+scores and writes: a step of a few hundred microseconds a second needs no other thread, but the disk does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from kinedge import __version__
+from kinedge.bundle import read_bundle
+from kinedge.edge.config import GatewayConfig, PersonConfig, SerialConfig
+from kinedge.edge.episodes import EpisodeBuilder, EpisodeDraft
+from kinedge.edge.hostclock import HostClock
+from kinedge.edge.pipeline import Pipeline, Scored
+from kinedge.edge.scoring import Scorer
+from kinedge.edge.store import EpisodeStore
+from kinedge.edge.uplink import Uplink
+from kinedge.edge.verdict import Verdict
+from kinedge.errors import SignalError, StoreError
+from kinedge.firmware_bridge.decoder import HelloReceived, StatusReceived, TimeSyncReceived, WireDecoder
+from kinedge.firmware_bridge.framing import encode_frame
+from kinedge.firmware_bridge.links_serial import LinkClosed, LinkData, LinkOpened, SerialLink
+from kinedge.firmware_bridge.packets import ALL_STREAMS, HelloRequest, TimeSync
+from kinedge.signals import ImuChunk
+
+__all__ = ["EdgeService", "SensorHealth"]
+
+logger = logging.getLogger(__name__)
+
+_TICK_S: Final = 0.05
+_TIME_SYNC_EVERY_S: Final = 10.0
+_STORE_RETRY_S: Final = 2.0
+
+
+@dataclass
+class SensorHealth:
+    """What is known of one sensor, for the screen and the log."""
+
+    subject: str
+    sensor: str
+    port: str
+    connected: bool = True
+    serial: str = ""
+    battery_percent: int | None = None
+    temperature_c: float | None = None
+    samples: int = 0
+    lost: int = 0
+    clock_uncertainty_ms: float | None = None
+    note: str = ""
+
+
+@dataclass
+class _Keeper:
+    """Drafts on their way to the disk, in order."""
+
+    queue: asyncio.Queue[EpisodeDraft | None] = field(default_factory=asyncio.Queue)
+
+
+class EdgeService:
+    """Runs one gateway until told to stop.
+
+    Parameters
+    ----------
+    config
+        Checked.
+    host_clock
+        Runs faster for a replay.
+    on_scored
+        Called with every verdict, in the event loop; must return at once.
+
+    Raises
+    ------
+    BundleError, BackendError, ConfigError, StoreError
+        The model does not load, the configuration does not fit it, or the store cannot be opened.
+    """
+
+    def __init__(
+        self,
+        config: GatewayConfig,
+        *,
+        host_clock: HostClock | None = None,
+        on_scored: Callable[[Scored, Verdict], None] | None = None,
+    ) -> None:
+        self.config = config
+        self.clock = host_clock or HostClock()
+        self.scorer = Scorer(read_bundle(config.bundle), caution=config.caution)
+        manifest = self.scorer.manifest
+        self.pipeline = Pipeline(self.scorer, [p.subject for p in config.people], max_delay_s=config.max_delay_s)
+        provenance = {
+            "model_digest": self.scorer.bundle.digest,
+            "config_digest": config.digest(),
+            "kinedge_version": __version__,
+        }
+        self._builders = {
+            p.subject: EpisodeBuilder(
+                p.subject,
+                channels=self.scorer.channels,
+                rate_hz=manifest.rate_hz,
+                hop=manifest.hop,
+                block=manifest.block,
+                provenance=provenance,
+                config=config.episodes,
+            )
+            for p in config.people
+        }
+        self.store = EpisodeStore(config.store)
+        self.uplink = None
+        if config.uplink is not None:
+            self.uplink = Uplink(self.store, config.uplink.url, token=config.uplink.token())
+        self.health: dict[tuple[str, str], SensorHealth] = {}
+        self.notes: deque[str] = deque(maxlen=100)
+        self._on_scored = on_scored
+        self._keeper = _Keeper()
+        self._owner: dict[tuple[str, str], str] = {}
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve until ``stop`` is set, then close what is open and keep it.
+
+        Raises
+        ------
+        KinedgeError
+            A task ended for a reason that waiting does not mend.
+        """
+        await self._finish_drafts_of_before()
+        keeper = asyncio.create_task(self._keep(), name="keeper")
+        stopping = asyncio.create_task(stop.wait(), name="stop")
+        workers = [asyncio.create_task(self._score(), name="scorer")]
+        for person in self.config.people:
+            workers += [asyncio.create_task(self._serve(person, s), name=f"link {s.port}") for s in person.serial]
+        if self.uplink is not None:
+            workers.append(asyncio.create_task(self.uplink.run(stop), name="uplink"))
+        try:
+            done, _ = await asyncio.wait([*workers, keeper, stopping], return_when=asyncio.FIRST_COMPLETED)
+            for task in done - {stopping}:
+                task.result()  # raises what ended it
+        finally:
+            stop.set()
+            stopping.cancel()
+            for task in workers:
+                task.cancel()
+            await asyncio.gather(*workers, stopping, return_exceptions=True)
+            for builder in self._builders.values():
+                for draft in builder.stop():
+                    self._keeper.queue.put_nowait(draft)
+            self._keeper.queue.put_nowait(None)
+            with contextlib.suppress(asyncio.CancelledError):
+                await keeper
+            self.store.close()
+
+    def drain(self) -> None:
+        """Score what is buffered without waiting for more: the recording that was replayed has ended."""
+        for scored in self.pipeline.advance(flush=True):
+            self._take(scored)
+
+    async def _finish_drafts_of_before(self) -> None:
+        """Episodes that were open when the process ended become episodes now: nothing that was decided is lost."""
+        for draft in await asyncio.to_thread(self.store.open_drafts):
+            fields = {**draft.content, "site": self.config.site, "gateway": self.config.gateway, "ended": "restarted"}
+            await asyncio.to_thread(self.store.commit, fields, draft.raw, draft_key=draft.key)
+            self._note(f"an episode of {fields['subject']} was open at the restart; it was kept")
+
+    async def _serve(self, person: PersonConfig, port: SerialConfig) -> None:
+        decoder = WireDecoder()
+        channels: dict[str, tuple[str, ...]] = {}
+        link = SerialLink(port.port, baud=port.baud, host_clock=self.clock.now_ns)
+        asking: asyncio.Task[None] | None = None
+        try:
+            async for event in link.events():
+                if isinstance(event, LinkOpened):
+                    decoder.link_reopened()
+                    self._set_connected(port.port, True)
+                    if asking is not None:
+                        asking.cancel()
+                    asking = asyncio.create_task(self._ask(link))
+                elif isinstance(event, LinkClosed):
+                    self._set_connected(port.port, False)
+                    self._note(f"{port.port}: {event.reason}")
+                elif isinstance(event, LinkData):
+                    decoder.receive_data(event.data, host_time_ns=event.host_time_ns)
+                    self._decode(person.subject, port.port, decoder, channels)
+        finally:
+            if asking is not None:
+                asking.cancel()
+            await link.close()
+
+    async def _ask(self, link: SerialLink) -> None:
+        """Ask a device who it is, and from time to time what its clock says."""
+        link.write(encode_frame(HelloRequest().to_bytes()))
+        sequence = 0
+        while True:
+            request = TimeSync(ALL_STREAMS, is_response=False, sequence=sequence, t1_us=self.clock.now_ns() // 1000)
+            link.write(encode_frame(request.to_bytes()))
+            sequence = (sequence + 1) % 65536
+            await asyncio.sleep(_TIME_SYNC_EVERY_S)
+
+    def _decode(self, subject: str, port: str, decoder: WireDecoder, channels: dict[str, tuple[str, ...]]) -> None:
+        while (event := decoder.next_event()) is not None:
+            if isinstance(event, ImuChunk):
+                self._push(subject, port, event, channels.get(event.sensor, ()))
+            elif isinstance(event, HelloReceived):
+                hello = event.hello
+                channels[hello.sensor] = hello.spec.channels
+                self._meet(subject, port, hello.sensor, hello.serial)
+            elif isinstance(event, StatusReceived):
+                for health in self.health.values():
+                    if health.port == port:
+                        health.battery_percent = event.status.battery_percent
+                        health.temperature_c = event.status.temperature_c
+            elif isinstance(event, TimeSyncReceived):
+                pass
+
+    def _meet(self, subject: str, port: str, sensor: str, serial: str) -> None:
+        owner = self._owner.setdefault((subject, sensor), port)
+        if owner != port:
+            self._note(f"{port}: says it is {sensor} of {subject}, but {owner} is; it is not used")
+            return
+        known = self.health.get((subject, sensor))
+        if known is None:
+            self.health[(subject, sensor)] = SensorHealth(subject, sensor, port, serial=serial)
+            if sensor not in self.scorer.sensors:
+                wanted = ", ".join(self.scorer.sensors)
+                self._note(f"{port}: {sensor} is not used by the model, which expects {wanted}")
+        else:
+            known.serial, known.connected = serial, True
+
+    def _push(self, subject: str, port: str, chunk: ImuChunk, channels: tuple[str, ...]) -> None:
+        if self._owner.get((subject, chunk.sensor)) != port:
+            return
+        health = self.health[(subject, chunk.sensor)]
+        health.samples += len(chunk)
+        health.lost += chunk.lost
+        try:
+            self.pipeline.push(subject, chunk, channels=channels)
+        except SignalError as e:
+            if health.note != str(e):
+                health.note = str(e)
+                self._note(str(e))
+            return
+        clock = self.pipeline.clock(subject, chunk.sensor)
+        if clock is not None:
+            health.clock_uncertainty_ms = clock.uncertainty_ns / 1e6
+
+    def _set_connected(self, port: str, connected: bool) -> None:
+        for health in self.health.values():
+            if health.port == port:
+                health.connected = connected
+
+    async def _score(self) -> None:
+        while True:
+            await asyncio.sleep(_TICK_S / self.clock.speed)
+            for scored in self.pipeline.advance(now_ns=self.clock.now_ns()):
+                self._take(scored)
+
+    def _take(self, scored: Scored) -> None:
+        verdict = scored.batch.verdict(scored.stream)
+        builder = self._builders[scored.subject]
+        end_utc_ns = self.clock.utc_ns(verdict.host_time_ns)
+        for draft in builder.step(verdict, scored.values, scored.valid, end_utc_ns=end_utc_ns):
+            self._keeper.queue.put_nowait(draft)
+        if self._on_scored is not None:
+            self._on_scored(scored, verdict)
+
+    async def _keep(self) -> None:
+        """Write drafts in order; a disk that refuses is asked again, since an episode must not be lost to it."""
+        while (draft := await self._keeper.queue.get()) is not None:
+            fields = {**draft.fields, "site": self.config.site, "gateway": self.config.gateway}
+            while True:
+                try:
+                    if draft.closed:
+                        await asyncio.to_thread(self.store.commit, fields, draft.raw, draft_key=draft.key)
+                    else:
+                        await asyncio.to_thread(self.store.save_draft, draft.key, fields, draft.raw)
+                    break
+                except StoreError as e:
+                    self._note(f"the store refused an episode and is asked again: {e}")
+                    await asyncio.sleep(_STORE_RETRY_S)
+
+    def _note(self, text: str) -> None:
+        logger.warning(text)
+        self.notes.append(text)
