@@ -142,9 +142,9 @@ def _bias(layer: torch.nn.Linear) -> NDArray[np.float32]:
 
 def _serialise(g: _Graph, model: Forecaster) -> bytes:
     cfg = model.config
-    samples = ["B", "T", cfg.n_channels]
-    predicted = ["B", "T", cfg.n_outputs]
-    state = ["B", cfg.state_size]
+    samples: list[str | int] = ["B", "T", cfg.n_channels]
+    predicted: list[str | int] = ["B", "T", cfg.n_outputs]
+    state: list[str | int] = ["B", cfg.state_size]
 
     def tensors(names: Sequence[str], shapes: Sequence[list[str | int]]) -> list[onnx.ValueInfoProto]:
         pairs = zip(names, shapes, strict=True)
@@ -161,7 +161,8 @@ def _serialise(g: _Graph, model: Forecaster) -> bytes:
         graph, producer_name="kinedge", opset_imports=[helper.make_opsetid("", OPSET)], ir_version=_IR_VERSION
     )
     onnx.checker.check_model(proto, full_check=True)
-    return proto.SerializeToString(deterministic=True)
+    data: bytes = proto.SerializeToString(deterministic=True)
+    return data
 
 
 def parity(
@@ -246,5 +247,5 @@ def _relative(expected: NDArray[np.float32], got: NDArray[np.float32]) -> float:
 def _random_chunks(n: int, rng: np.random.Generator) -> list[int]:
     lengths: list[int] = []
     while (left := n - sum(lengths)) > 0:
-        lengths.append(int(min(left, rng.integers(1, 65))))
+        lengths.append(min(left, int(rng.integers(1, 65))))
     return lengths

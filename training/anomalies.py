@@ -84,7 +84,8 @@ class _Stretch:
     def spread(self) -> Array:
         """(n_channels,) how much each channel of this recording moves, with a floor for one that does not."""
         floor = np.array([_FLOOR[quantity_of(channel)] for channel in self.channels])
-        return np.maximum(_over(np.std, self.whole, self.whole_valid), floor)
+        spread: Array = np.maximum(_over(np.std, self.whole, self.whole_valid), floor)
+        return spread
 
     def level(self) -> Array:
         """(n_channels,) median during the stretch."""
@@ -96,7 +97,7 @@ _FLOOR: Final = {Quantity.ACC: 0.2, Quantity.GYR: 0.1, Quantity.MAG: 1.0}
 
 def _over(statistic: Callable[[Array], np.floating], x: Array, valid: NDArray[np.bool_]) -> Array:
     columns = [x[valid[:, c], c] for c in range(x.shape[1])]
-    return np.array([float(statistic(column)) if len(column) else 0.0 for column in columns])
+    return np.array([float(statistic(column)) if len(column) else 0.0 for column in columns], dtype=np.float64)
 
 
 def _gain(s: _Stretch) -> None:
@@ -142,9 +143,8 @@ def _turn(s: _Stretch, rotation: Array) -> None:
     for quantity in Quantity:
         columns = s.of(quantity)
         if len(columns) == 3:
-            whole = s.valid[:, columns].all(axis=1)
-            s.x[np.ix_(whole, columns)] = s.x[np.ix_(whole, columns)] @ rotation.T
-            s.valid[np.ix_(~whole, columns)] = False  # a turned axis mixes all three
+            s.x[:, columns] = s.x[:, columns] @ rotation.T
+            s.valid[:, columns] &= s.valid[:, columns].all(axis=1, keepdims=True)  # a turned axis mixes all three
 
 
 def _flat_line(s: _Stretch) -> None:
@@ -181,20 +181,20 @@ def _dropout(s: _Stretch) -> None:
 _ANY: Final = (Quantity.ACC, Quantity.GYR, Quantity.MAG)
 _MOTION: Final = (Quantity.ACC, Quantity.GYR)
 _SIGNAL: Final[Mapping[str, tuple[Callable[[_Stretch], None], Anomaly]]] = {
-    name: (change, Anomaly(name, kind, "signal", quantities, text))
-    for name, change, kind, quantities, text in (
-        ("tremor", _tremor, "movement", _MOTION, "5 Hz oscillation added to acceleration and rotation"),
-        ("amplitude_drop", _amplitude_drop, "movement", _ANY, "moves 75 % less around its level"),
-        ("gain_change", _gain, "sensor fault", _ANY, "reads 50 % too much"),
-        ("bias_step", _bias_step, "sensor fault", _ANY, "every axis off by one standard deviation"),
-        ("noise_burst", _noise_burst, "sensor fault", _ANY, "noise as large as the movement"),
-        ("sensor_rotated", _rotated, "sensor fault", _ANY, "slipped on the limb by 60 degrees"),
-        ("axis_swap", _axis_swap, "sensor fault", _ANY, "mounted with x and y exchanged"),
-        ("flat_line", _flat_line, "sensor fault", _ANY, "repeats one value"),
-        ("spikes", _spikes, "sensor fault", _ANY, "two single-sample spikes per second"),
-        ("time_lag", _time_lag, "sensor fault", _ANY, "0.3 s behind the other sensors"),
-        ("saturation", _saturation, "sensor fault", _ANY, "clipped at one standard deviation"),
-        ("dropout", _dropout, "sensor fault", _ANY, "no samples arrive"),
+    a.name: (change, a)
+    for change, a in (
+        (_tremor, Anomaly("tremor", "movement", "signal", _MOTION, "5 Hz oscillation of acceleration and rotation")),
+        (_amplitude_drop, Anomaly("amplitude_drop", "movement", "signal", _ANY, "moves 75 % less around its level")),
+        (_gain, Anomaly("gain_change", "sensor fault", "signal", _ANY, "reads 50 % too much")),
+        (_bias_step, Anomaly("bias_step", "sensor fault", "signal", _ANY, "every axis off by a standard deviation")),
+        (_noise_burst, Anomaly("noise_burst", "sensor fault", "signal", _ANY, "noise as large as the movement")),
+        (_rotated, Anomaly("sensor_rotated", "sensor fault", "signal", _ANY, "slipped on the limb by 60 degrees")),
+        (_axis_swap, Anomaly("axis_swap", "sensor fault", "signal", _ANY, "mounted with x and y exchanged")),
+        (_flat_line, Anomaly("flat_line", "sensor fault", "signal", _ANY, "repeats one value")),
+        (_spikes, Anomaly("spikes", "sensor fault", "signal", _ANY, "two single-sample spikes per second")),
+        (_time_lag, Anomaly("time_lag", "sensor fault", "signal", _ANY, "0.3 s behind the other sensors")),
+        (_saturation, Anomaly("saturation", "sensor fault", "signal", _ANY, "clipped at one standard deviation")),
+        (_dropout, Anomaly("dropout", "sensor fault", "signal", _ANY, "no samples arrive")),
     )
 }
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -130,7 +131,7 @@ def _weights(t: Array, bouts: tuple[Region, ...]) -> dict[str, Array]:
     weights = {activity: np.zeros(len(t)) for activity in ACTIVITIES}
     for bout in bouts:
         weights[bout.label][bout.start : bout.end] = 1.0
-    for before, bout in zip(bouts, bouts[1:], strict=False):
+    for before, bout in pairwise(bouts):
         blend = slice(bout.start, min(bout.end, int(np.searchsorted(t, t[bout.start] + BLEND_S))))
         rise = min_jerk((t[blend] - t[bout.start]) / BLEND_S)
         weights[before.label][blend] += 1 - rise
@@ -170,13 +171,16 @@ def _turns(rng: np.random.Generator, clock: Array, gait: Array, *, duration_s: f
     angles = rng.choice([-1, 1], len(starts)) * np.deg2rad(rng.choice([45, 90, 180], len(starts), p=[0.3, 0.4, 0.3]))
     walking = np.interp(starts, clock, gait) > 0.5
     durations = 1.0 + np.abs(angles) / 2.0
-    return _moves(clock, starts, durations, np.cumsum(angles * walking), initial=0.0)
+    headings: Array = np.cumsum(angles * walking)
+    return _moves(clock, starts, durations, headings, initial=0.0)
 
 
 def _knee(phase: Array, subject: Subject) -> Array:
     """Knee flexion over the gait cycle (0 is heel strike): a small bump in stance, a large one in swing."""
     stance = np.deg2rad(13.0) * np.exp(8.0 * (np.cos(phase - 2 * np.pi * 0.14) - 1))
-    return np.deg2rad(5.0) + stance + subject.knee * np.exp(2.6 * (np.cos(phase - 2 * np.pi * 0.73) - 1))
+    swing = subject.knee * np.exp(2.6 * (np.cos(phase - 2 * np.pi * 0.73) - 1))
+    flexion: Array = np.deg2rad(5.0) + stance + swing
+    return flexion
 
 
 def _limb(flexion: Array, turn: Array, length_m: float) -> Array:
@@ -202,7 +206,8 @@ def _ring(t: Array, times: Array, peaks: Array, rate_hz: float) -> Array:
     age = index / rate_hz - times[:, None]
     value = peaks[:, None] * np.exp(-age / _IMPACT_DECAY_S) * np.cos(2 * np.pi * _IMPACT_HZ * age)
     inside = (index >= 0) & (index < len(t))
-    return np.bincount(index[inside], weights=value[inside], minlength=len(t))
+    ringing: Array = np.bincount(index[inside], weights=value[inside], minlength=len(t)).astype(np.float64)
+    return ringing
 
 
 @dataclass(frozen=True)

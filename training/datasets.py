@@ -4,7 +4,7 @@
 |---|---|---|---|
 | ``fog_stanford`` | Parkinson, walks with freezing of gait; O'Day 2022 | 6 IMUs, in some walks 11 | ``freeze`` |
 | ``gait_healthy`` | healthy walks; Voisard 2023 | lower back, both feet | ``walk``, ``turn`` |
-| ``daphnet`` | Parkinson, freezing of gait; Bachlin 2010 | ankle, thigh, trunk (accelerometers) | ``freeze``, ``outside`` |
+| ``daphnet`` | Parkinson, freezing of gait; Bachlin 2010 | ankle, thigh, trunk: acc only | ``freeze``, ``outside`` |
 
 Members of the npz are read one at a time. What is missing in a source stays missing: lost packets, blocks in which a
 sensor did not record and values that are not finite become invalid samples.
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from kinedge.errors import SignalError
 from kinedge.recording import Recording, Region
-from kinedge.signals import IMU6, SensorSpec
+from kinedge.signals import SensorSpec
 from kinedge.units import STANDARD_GRAVITY_M_S2
 
 __all__ = ["DATASETS", "load_daphnet", "load_dataset", "load_fog_stanford", "load_gait_healthy", "regions_of"]

@@ -57,12 +57,12 @@ class FitConfig(Config):
     clip: float = Field(default=20.0, gt=0, le=1000)
 
     ridge: float = Field(default=1e-4, ge=0, le=1e3)
-    window: int = Field(default=512, ge=16, le=65_536)
-    batch: int = Field(default=32, ge=1, le=4096)
-    steps_per_epoch: int | None = Field(default=None, ge=1)
-    max_epochs: int = Field(default=30, ge=0, le=10_000)
+    window: int = Field(default=256, ge=16, le=65_536)
+    batch: int = Field(default=16, ge=1, le=4096)
+    steps_per_epoch: int | None = Field(default=100, ge=1)
+    max_epochs: int = Field(default=40, ge=0, le=10_000)
     patience: int = Field(default=6, ge=1)
-    learning_rate: float = Field(default=3e-3, gt=0, le=1)
+    learning_rate: float = Field(default=1.2e-2, gt=0, le=1)
     weight_decay: float = Field(default=1e-2, ge=0, le=1)
 
     sensor_dropout: float = Field(default=0.1, ge=0, lt=1)
@@ -85,9 +85,7 @@ class FitConfig(Config):
 
     def forecaster(self, n_channels: int) -> ForecasterConfig:
         """Return the shape of the network for this many channels."""
-        return ForecasterConfig(
-            n_channels, self.horizons, self.var_order, self.width, self.dilations, self.kernel
-        )
+        return ForecasterConfig(n_channels, self.horizons, self.var_order, self.width, self.dilations, self.kernel)
 
     @property
     def augmentation(self) -> Augmentation:
@@ -193,15 +191,14 @@ def fit(
         The device is not there, or the checkpoint is damaged or of another run.
     """
     started = time.monotonic()
-    if common_layout([*train, *val]) and not (train and val):
+    if not (train and val):
         raise SignalError("training and validation need at least one recording each")
+    common_layout([*train, *val])
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device is cuda, but torch finds no such device here; use cpu")
     shape = config.forecaster(sum(s.n_channels for s in train[0].sensors))
     needed = shape.receptive_field + shape.horizons[-1] + 1
-    pieces, val_pieces = (
-        Pieces.of(r, exclude_labels=config.exclude_labels, min_length=needed) for r in (train, val)
-    )
+    pieces, val_pieces = (Pieces.of(r, exclude_labels=config.exclude_labels, min_length=needed) for r in (train, val))
     normalisation = Normalisation.fit(pieces, clip=config.clip)
     with _torch_settings(config):
         run = _Run(config, shape, pieces, val_pieces, normalisation, digests=(_digest(train), _digest(val)))
@@ -300,17 +297,11 @@ class _Run:
             horizons=shape.horizons, var_order=shape.var_order, ridge=self.config.ridge, seed=self.config.seed,
         )  # fmt: skip
         _install(linear, self.model)
-        self.likelihood = self._likelihood_of(linear)
-        nll = self.validate()
-        self.history = [EpochRecord(0, float("nan"), nll, time.monotonic() - begun)]
+        self.likelihood.load_state_dict(StudentT(linear.nu).state_dict())
+        self.history = [EpochRecord(0, self._nll(self.pieces), self._nll(self.val_pieces), time.monotonic() - begun)]
         self._keep_best()
         if progress is not None:
             progress(self.history[0])
-
-    def _likelihood_of(self, linear: LinearFit) -> StudentT:
-        with torch.no_grad():
-            self.likelihood.raw.copy_(StudentT(linear.nu).raw)
-        return self.likelihood
 
     def may_go_on(self) -> bool:
         """Whether another epoch is allowed and may still help."""
@@ -336,7 +327,7 @@ class _Run:
             self.optimiser.step()
             total += float(loss.detach()) * weight
             count += weight
-        record = EpochRecord(number, total / max(count, 1.0), self.validate(), time.monotonic() - begun)
+        record = EpochRecord(number, total / max(count, 1.0), self._nll(self.val_pieces), time.monotonic() - begun)
         self.history.append(record)
         if record.val_nll <= min(r.val_nll for r in self.history):
             self._keep_best()
@@ -362,9 +353,8 @@ class _Run:
         mu, log_sigma, _ = self.model(truth[:, :n_input] * mask, mask, self.model.initial_state(config.batch))
         return _masked_nll(self.likelihood, truth, there, mu, log_sigma, shape, first=shape.receptive_field)
 
-    def validate(self) -> float:
-        """Return the mean negative log-likelihood on the validation pieces."""
-        return evaluate_nll(self.model, self.likelihood, self.val_pieces, self.normalisation)
+    def _nll(self, pieces: Pieces) -> float:
+        return evaluate_nll(self.model, self.likelihood, pieces, self.normalisation)
 
     def _keep_best(self) -> None:
         parts = {"model": self.model, "likelihood": self.likelihood}

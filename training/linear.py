@@ -97,7 +97,9 @@ def fit_linear(
         coefficients[:, columns] = np.linalg.solve(gram[g] + np.diag(penalty), moment[:, columns])
 
     sample = rows[:: max(1, len(rows) // 20_000)]
-    residual = np.concatenate([x[sample + h] for h in horizons], axis=1) - _features(x, sample, var_order) @ coefficients
+    residual = (
+        np.concatenate([x[sample + h] for h in horizons], axis=1) - _features(x, sample, var_order) @ coefficients
+    )
     present = np.concatenate([mask[sample + h] > 0 for h in horizons], axis=1)
     sigma, nu = fit_student_t(residual, present)
     shape = (len(horizons), n_channels)

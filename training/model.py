@@ -179,7 +179,7 @@ class Forecaster(nn.Module):
         cfg = self.config
         n_streams, n = x.shape[0], x.shape[1]
         x = x * mask
-        var_past, *conv_pasts = state.split(list(cfg.state_sizes), dim=1)
+        var_past, *conv_pasts = torch.split(state, list(cfg.state_sizes), dim=1)
         seen = torch.cat([var_past.reshape(n_streams, -1, cfg.n_channels), x], dim=1)
         location = self.var(taps(seen, n=n, kernel=cfg.var_order, dilation=1))
         new_state = [seen[:, -(cfg.var_order - 1) :].flatten(1)]

@@ -242,10 +242,11 @@ def _received(config: SimulationConfig, sensor: str) -> NDArray[np.bool_]:
     n_packets = math.ceil(n / radio.packet_samples)
     # A mean good run below one packet is impossible: bursts grow instead, so that the loss rate holds.
     bad = max(radio.burst_packets, radio.loss_rate / (1 - radio.loss_rate))
-    good = bad * (1 - radio.loss_rate) / radio.loss_rate
+    good = min(bad * (1 - radio.loss_rate) / radio.loss_rate, 1e9)
     n_runs = math.ceil(2 * n_packets / (good + bad)) + 16
     while True:
         runs = np.stack([rng.geometric(1 / good, n_runs), rng.geometric(1 / bad, n_runs)], axis=1).ravel()
+        runs = np.minimum(runs, n_packets)  # a run may be drawn as long as the age of the universe
         if runs.sum() >= n_packets:
             break
         n_runs *= 2

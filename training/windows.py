@@ -126,8 +126,15 @@ class Pieces:
                 f"no piece of {min_length} samples is left of {len(recordings)} recordings after excluding "
                 f"{', '.join(exclude_labels) or 'nothing'}; give longer recordings or a smaller receptive field"
             )
-        ends = np.cumsum(lengths)
-        return cls(sensors, rate_hz, np.concatenate(values), np.concatenate(valid), ends - lengths, ends)
+        ends = np.cumsum(lengths, dtype=np.int64)
+        return cls(
+            sensors,
+            rate_hz,
+            np.concatenate(values),
+            np.concatenate(valid),
+            ends - np.array(lengths, dtype=np.int64),
+            ends,
+        )
 
     def crops(
         self, rng: np.random.Generator, *, n_crops: int, length: int
@@ -187,9 +194,7 @@ class Augmentation:
                     valid[:, :, columns] &= valid[:, :, columns].all(axis=2, keepdims=True)
             start += sensor.n_channels
 
-    def drop(
-        self, rng: np.random.Generator, mask: F32, sensors: Sequence[SensorSpec], *, rate_hz: float
-    ) -> None:
+    def drop(self, rng: np.random.Generator, mask: F32, sensors: Sequence[SensorSpec], *, rate_hz: float) -> None:
         """Hide sensors and bursts from the input mask (B, T, C), in place; one sensor of a crop always stays."""
         n_crops, length = mask.shape[:2]
         gone = rng.random((n_crops, len(sensors))) < self.sensor_dropout
