@@ -36,6 +36,7 @@ _HEADER: Final = SAMPLES_HEADER.size
 _COUNT_AT: Final = _HEADER - 2
 _MAX_PACKETS_PER_CHUNK: Final = 1024
 _PAYLOAD_OVERHEAD: Final = 64
+_MAX_LAYOUTS: Final = 8
 _FLAG_OF: Final = {Quantity.ACC: SampleFlags.ACC_CLIPPED, Quantity.GYR: SampleFlags.GYR_CLIPPED}
 
 
@@ -149,6 +150,8 @@ class _Stream:
     def layout(self, n: int) -> _Layout:
         layout = self._layouts.get(n)
         if layout is None:
+            if len(self._layouts) >= _MAX_LAYOUTS:
+                self._layouts.clear()
             layout = self._layouts[n] = _Layout(self.hello, n)
         return layout
 

@@ -34,7 +34,7 @@ class _Suspect:
     first_sequence: int
     next_sequence: int
     next_ns: int
-    packets: int = 1
+    packets: int
 
 
 class Timeline:
@@ -140,7 +140,7 @@ class Timeline:
             or sequence != suspect.next_sequence
             or not 0 <= start_ns - suspect.next_ns + interval_ns <= 2 * interval_ns
         ):
-            suspect = self._suspect = _Suspect(sequence, 0, 0, 0)
+            suspect = self._suspect = _Suspect(sequence, sequence, start_ns, packets=0)
         suspect.packets += 1
         suspect.next_sequence, suspect.next_ns = (sequence + n) % _WRAP, start_ns + n * interval_ns
         return (sequence - suspect.first_sequence) % _WRAP if suspect.packets >= _CONFIRMATIONS else 0

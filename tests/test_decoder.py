@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import tracemalloc
 
@@ -221,7 +222,7 @@ def test_any_chunking_of_the_bytes_gives_the_same_samples(cuts: list[int], drain
     expected = chunks_of(whole)
     found: list[ImuChunk] = []
     edges = [0, *sorted(set(cuts)), len(LINE)]
-    for start, end in zip(edges[:-1], edges[1:], strict=True):
+    for start, end in itertools.pairwise(edges):
         cut.receive_data(LINE[start:end])
         if drain:
             found += chunks_of(cut)
