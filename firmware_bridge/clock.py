@@ -57,6 +57,10 @@ class Clock(Protocol):
         """Take in when what was measured at a device time arrived."""
         ...
 
+    def update_two_way(self, t1_ns: int, t2_ns: int, t3_ns: int, t4_ns: int) -> None:
+        """Take in a TIME_SYNC exchange: host sent, device received, device sent, host received."""
+        ...
+
     def to_host_ns(self, device_time_ns: NDArray[np.int64]) -> NDArray[np.int64]:
         """Map device times (n,) to host times (n,)."""
         ...
@@ -85,6 +89,10 @@ class FixedClock:
 
     def update(self, device_time_ns: int, host_time_ns: int) -> None:
         """Count the arrival; it changes nothing."""
+        self.n_updates += 1
+
+    def update_two_way(self, t1_ns: int, t2_ns: int, t3_ns: int, t4_ns: int) -> None:
+        """Count the exchange; it changes nothing."""
         self.n_updates += 1
 
     def to_host_ns(self, device_time_ns: NDArray[np.int64]) -> NDArray[np.int64]:
