@@ -33,6 +33,7 @@ _MAX_SKEW: Final = 200e-6
 _MAX_SLEW: Final = 500e-6
 _MAX_SLEW_WARM_UP: Final = 0.05
 _RECENT_BINS: Final = 15
+_MAX_SYNC_DISTANCE_NS: Final = 10 * NS_PER_S
 
 
 class Clock(Protocol):
@@ -223,13 +224,19 @@ class ClockMap:
     def update_two_way(self, t1_ns: int, t2_ns: int, t3_ns: int, t4_ns: int) -> None:
         """Take in a TIME_SYNC exchange: sent at host ``t1``, received at device ``t2``, sent ``t3``, received ``t4``.
 
-        What arrives after ``t1`` bounds the offset from below as arrivals bound it from above; the map then takes the
-        middle. An exchange that contradicts itself (``t4 < t1`` or ``t3 < t2``) is ignored.
+        That the device received it after ``t1`` bounds the offset from below, as arrivals bound it from above; the map
+        then takes the middle. Ignored are an exchange before the first arrival, one that contradicts itself
+        (``t4 < t1`` or ``t3 < t2``), and one whose device times are not within 10 s of the last arrival: it is
+        of another device, or of another boot.
         """
-        if t4_ns < t1_ns or t3_ns < t2_ns:
+        received, sent = t2_ns - self._device_origin, t3_ns - self._device_origin
+        if not self.n_updates or t4_ns < t1_ns or sent < received:
             return
-        self.update(t3_ns, t4_ns)
-        if self._earliest.add(t2_ns - self._device_origin, t1_ns - t2_ns - self._offset_origin):
+        if received < self._now - _MAX_SYNC_DISTANCE_NS or sent > self._now + _MAX_SYNC_DISTANCE_NS:
+            return
+        above = self._latest.add(sent, t4_ns - t3_ns - self._offset_origin)
+        below = self._earliest.add(received, t1_ns - t2_ns - self._offset_origin)
+        if above or below:
             self._fit()
 
     def to_host_ns(self, device_time_ns: NDArray[np.int64]) -> NDArray[np.int64]:

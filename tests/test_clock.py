@@ -14,6 +14,7 @@ from kinedge.errors import SignalError
 from kinedge.firmware_bridge.clock import Clock, ClockMap, FixedClock
 
 I64 = NDArray[np.int64]
+S = 1_000_000_000
 
 
 @dataclass(frozen=True)
@@ -98,11 +99,26 @@ def test_two_way_exchanges_take_the_unseen_delay_off() -> None:
     assert abs(error) <= two_way.uncertainty_ns < one_way.uncertainty_ns
 
 
-def test_exchange_that_contradicts_itself_is_ignored() -> None:
-    clock = ClockMap()
-    clock.update_two_way(10, 5, 6, 9)
-    clock.update_two_way(10, 6, 5, 20)
-    assert clock.n_updates == 0
+@pytest.mark.parametrize(
+    "exchange",
+    [
+        (100, 5 * S, 5 * S + 1, 99),  # answered before it was asked
+        (100, 5 * S + 1, 5 * S, 200),
+        (6 * S, 3600 * S, 3600 * S + 1, 6 * S + 1),  # of another device
+        (6 * S, 2**64 * 1000 - 2, 2**64 * 1000 - 1, 6 * S + 1),
+    ],
+)
+def test_exchange_that_cannot_be_of_this_device_is_ignored(exchange: tuple[int, int, int, int]) -> None:
+    clock, untouched = ClockMap(), ClockMap()
+    clock.update_two_way(*exchange)
+    for c in (clock, untouched):
+        c.update(5 * S, 6 * S)
+    clock.update_two_way(*exchange)
+    for c in (clock, untouched):
+        c.update(6 * S, 7 * S + 1000)
+    at = np.array([6 * S])
+    assert clock.to_host_ns(at).tolist() == untouched.to_host_ns(at).tolist()
+    assert clock.uncertainty_ns == untouched.uncertainty_ns
 
 
 def test_reset_forgets_the_clock_of_before() -> None:
