@@ -14,8 +14,9 @@ from kinedge.config import load_toml
 from kinedge.errors import ConfigError, SignalError
 from kinedge.recording import Recording, Region
 from kinedge.signals import SensorSpec
-from kinedge.training.fit import EpochRecord, FitConfig, FitResult, StudentT, evaluate_nll, fit
+from kinedge.training.fit import EpochRecord, FitConfig, FitResult, evaluate_nll, fit
 from kinedge.training.linear import fit_linear, fit_student_t
+from kinedge.training.model import StudentT
 from kinedge.training.simulate import RadioModel, SimulationConfig, simulate
 from kinedge.training.windows import Augmentation, Normalisation, Pieces
 

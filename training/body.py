@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinedge.recording import Region
-from kinedge.training.perturb import SIDES, Drive, min_jerk
+from kinedge.training.courses import acceleration, limb, min_jerk, moves, ring, wander
+from kinedge.training.perturb import SIDES, Drive
 from kinedge.training.rotations import about, multiply
 
 __all__ = ["ACTIVITIES", "BLEND_S", "Motion", "Subject", "move", "stream"]
@@ -29,8 +30,6 @@ BLEND_S: Final = 1.0  # from one activity to the next
 _SIGN: Final = {"left": 1.0, "right": -1.0}
 # Peak of the heel strike at the sensor, share of that at the ankle (same leg); higher up the body damps it.
 _IMPACT_SHARE: Final = {"ankle": 1.0, "lower_back": 0.2, "wrist": 0.06}
-_IMPACT_HZ: Final = 14.0
-_IMPACT_DECAY_S: Final = 0.03
 
 
 def stream(tag: str, *seeds: int) -> np.random.Generator:
@@ -105,27 +104,6 @@ class Subject:
         )
 
 
-def _wander(rng: np.random.Generator, t: Array, *, every_s: float, sd: float) -> Array:
-    """Return a smooth random course: minimum-jerk between normal values drawn every ``every_s``.
-
-    Every course has its own child generator: a body clock that runs slower draws fewer values, and nobody notices.
-    """
-    at = t / every_s
-    left = at.astype(np.int64)
-    knots = rng.spawn(1)[0].normal(0.0, sd, int(left[-1]) + 2)
-    course: Array = knots[left] + (knots[left + 1] - knots[left]) * min_jerk(at - left)
-    return course
-
-
-def _moves(t: Array, starts: Array, durations: Array, values: Array, *, initial: float) -> Array:
-    """Return a course that goes to ``values[i]`` by minimum jerk from ``starts[i]`` on, and holds it."""
-    i = np.searchsorted(starts, t, side="right") - 1
-    goals = np.concatenate([[initial], values])
-    s = (t - starts[i]) / durations[i]
-    course: Array = np.where(i < 0, initial, goals[i] + (goals[i + 1] - goals[i]) * min_jerk(s))
-    return course
-
-
 def _weights(t: Array, bouts: tuple[Region, ...]) -> dict[str, Array]:
     """Share of each activity at each sample: sums to one, blends over :data:`BLEND_S` from the start of a bout."""
     weights = {activity: np.zeros(len(t)) for activity in ACTIVITIES}
@@ -160,7 +138,7 @@ def _arm_movements(rng: np.random.Generator, clock: Array, subject: Subject, *, 
         last = np.maximum.accumulate(np.where(takes_part, np.arange(n_moves), -1))
         goals = np.where(last[:, None] >= 0, goals[np.maximum(last, 0)], home)
         courses[side] = np.stack(
-            [_moves(clock, starts, durations, goals[:, j], initial=float(home[j])) for j in range(4)], axis=1
+            [moves(clock, starts, durations, goals[:, j], initial=float(home[j])) for j in range(4)], axis=1
         )
     return courses
 
@@ -172,7 +150,7 @@ def _turns(rng: np.random.Generator, clock: Array, gait: Array, *, duration_s: f
     walking = np.interp(starts, clock, gait) > 0.5
     durations = 1.0 + np.abs(angles) / 2.0
     headings: Array = np.cumsum(angles * walking)
-    return _moves(clock, starts, durations, headings, initial=0.0)
+    return moves(clock, starts, durations, headings, initial=0.0)
 
 
 def _knee(phase: Array, subject: Subject) -> Array:
@@ -181,33 +159,6 @@ def _knee(phase: Array, subject: Subject) -> Array:
     swing = subject.knee * np.exp(2.6 * (np.cos(phase - 2 * np.pi * 0.73) - 1))
     flexion: Array = np.deg2rad(5.0) + stance + swing
     return flexion
-
-
-def _limb(flexion: Array, turn: Array, length_m: float) -> Array:
-    """Return the vector (n, 3) along a limb, from its upper to its lower end."""
-    along = np.sin(flexion)
-    return length_m * np.stack([along * np.cos(turn), along * np.sin(turn), -np.cos(flexion)], axis=1)
-
-
-def _acceleration(position: Array, rate_hz: float) -> Array:
-    """Return the second central difference of positions (n, 3); the ends repeat their neighbours."""
-    acc = np.zeros_like(position)
-    if len(position) > 2:
-        acc[1:-1] = np.diff(position, 2, axis=0) * rate_hz**2
-        acc[0], acc[-1] = acc[1], acc[-2]
-    return acc
-
-
-def _ring(t: Array, times: Array, peaks: Array, rate_hz: float) -> Array:
-    """Return damped oscillations (n,) that start at ``times``, between samples too."""
-    n_tail = int(np.ceil(6 * _IMPACT_DECAY_S * rate_hz)) + 1
-    first = np.ceil(times * rate_hz).astype(np.int64)
-    index = first[:, None] + np.arange(n_tail)
-    age = index / rate_hz - times[:, None]
-    value = peaks[:, None] * np.exp(-age / _IMPACT_DECAY_S) * np.cos(2 * np.pi * _IMPACT_HZ * age)
-    inside = (index >= 0) & (index < len(t))
-    ringing: Array = np.bincount(index[inside], weights=value[inside], minlength=len(t)).astype(np.float64)
-    return ringing
 
 
 @dataclass(frozen=True)
@@ -219,7 +170,7 @@ class _Gait:
 
 
 def _gait(rng: np.random.Generator, drive: Drive, subject: Subject, clock: Array, gait: Array, rate_hz: float) -> _Gait:
-    stride_hz = subject.stride_hz * (1 + rng.normal(0, 0.02) + _wander(rng, clock, every_s=2.5, sd=0.02))
+    stride_hz = subject.stride_hz * (1 + rng.normal(0, 0.02) + wander(rng, clock, every_s=2.5, sd=0.02))
     both = np.cumsum(2 * np.pi * stride_hz * drive.pace * drive.cadence) / rate_hz + rng.uniform(0, 2 * np.pi)
     shift = {"left": 0.0, "right": np.pi + subject.unevenness}
     phase = {side: both + shift[side] - drive.late[side] for side in SIDES}
@@ -270,13 +221,13 @@ def move(
     rng = stream("posture", *seeds)
     starts = np.array([b.start / rate_hz for b in bouts])
     sits = np.array([b.label != "gait" and rng.random() < 0.6 for b in bouts], dtype=np.float64)
-    sitting = _moves(t, starts, np.full(len(starts), BLEND_S), sits, initial=float(sits[0]))
+    sitting = moves(t, starts, np.full(len(starts), BLEND_S), sits, initial=float(sits[0]))
     zero = np.zeros(n)
 
     # The pelvis: waves of walking, a little sway, breathing.
     left, right = gait.phase["left"], gait.phase["right"]
     breath = np.deg2rad(0.5) * np.sin(2 * np.pi * 0.25 * clock)
-    lean = np.deg2rad(3 + 5 * sitting) + breath + _wander(rng, clock, every_s=3.0, sd=np.deg2rad(0.8)) + drive.pitch
+    lean = np.deg2rad(3 + 5 * sitting) + breath + wander(rng, clock, every_s=3.0, sd=np.deg2rad(0.8)) + drive.pitch
     strength = walk * (drive.leg["left"] + drive.leg["right"]) / 2
     pelvis = {
         "yaw": np.deg2rad(4.0) * strength * np.sin(left),
@@ -318,7 +269,7 @@ def move(
             [cos * position[:, 0] - sin * position[:, 1], sin * position[:, 0] + cos * position[:, 1], position[:, 2]],
             axis=1,
         )
-        acc = _acceleration(turned, rate_hz) + common
+        acc = acceleration(turned, rate_hz) + common
         jolt = _jolt(drive, gait, subject, sensor, side, rate_hz)
         acc += np.stack([-0.4 * jolt * cos, -0.4 * jolt * sin, jolt], axis=1)
         motions[sensor] = Motion(orientation, acc)
@@ -332,10 +283,10 @@ def _jolt(drive: Drive, gait: _Gait, subject: Subject, sensor: str, side: str, r
     for leg, (times, peaks) in gait.strikes.items():
         if sensor.startswith("ankle") and leg != side:
             continue  # the other foot's impact dies in the hips
-        total += _ring(drive.t, times, peaks * share * subject.impact_m_s2, rate_hz)
+        total += ring(drive.t, times, peaks * share * subject.impact_m_s2, rate_hz)
     if drive.impacts:
         times, peaks = (np.array(column) for column in zip(*drive.impacts, strict=True))
-        total += _ring(drive.t, times, peaks, rate_hz)
+        total += ring(drive.t, times, peaks, rate_hz)
     return total
 
 
@@ -353,13 +304,13 @@ def _arm(
     other = gait.phase["right" if side == "left" else "left"]
     amplitude = weight["gait"] * drive.swing[side]
     calm = weight["rest"] * drive.reach[side]
-    fidget = [_wander(rng, clock, every_s=e, sd=np.deg2rad(sd)) for e, sd in ((4.0, 2.0), (3.0, 4.0), (5.0, 5.0))]
+    fidget = [wander(rng, clock, every_s=e, sd=np.deg2rad(sd)) for e, sd in ((4.0, 2.0), (3.0, 4.0), (5.0, 5.0))]
     # Reaches scale around their home posture: an arm that is not used stays there.
     home = np.deg2rad([10.0, 75.0, 15.0, 60.0])
     reach = home + (reach - home) * drive.reach[side][:, None]
     arm = weight["arm"]
     down = 1 - sitting  # resting arms hang when standing and lie on the lap when sitting
-    variation = 1 + _wander(rng, clock, every_s=2.0, sd=0.06)
+    variation = 1 + wander(rng, clock, every_s=2.0, sd=0.06)
     shoulder = (
         amplitude * subject.swing[side] * variation * np.cos(other + 0.2)
         + weight["rest"] * np.deg2rad(4 + 8 * sitting)
@@ -378,12 +329,12 @@ def _arm(
     pronation = arm * reach[:, 3] + weight["rest"] * np.deg2rad(50) * sitting + calm * fidget[2] + np.deg2rad(20)
     shaking = drive.tremor[side]
     if shaking.any():
-        angle = 2 * np.pi * 5.0 * drive.t + _wander(rng, drive.t, every_s=0.7, sd=0.6)
+        angle = 2 * np.pi * 5.0 * drive.t + wander(rng, drive.t, every_s=0.7, sd=0.6)
         pronation = pronation + shaking * np.sin(angle)
         elbow = elbow + 0.5 * shaking * np.sin(angle + 0.9)
     forearm = shoulder + elbow
     segment = multiply(multiply(about("z", inward), about("y", -forearm)), about("z", _SIGN[side] * pronation))
-    position = _limb(shoulder, inward * 0.3, subject.upper_arm_m) + _limb(forearm, inward, subject.forearm_m)
+    position = limb(shoulder, inward * 0.3, subject.upper_arm_m) + limb(forearm, inward, subject.forearm_m)
     return segment, position
 
 
@@ -399,19 +350,19 @@ def _leg(
 ) -> tuple[Array, Array]:
     phase = gait.phase[side]
     amplitude = walk * drive.leg[side]
-    still = _wander(rng, clock, every_s=5.0, sd=np.deg2rad(0.6))
-    variation = 1 + _wander(rng, clock, every_s=2.0, sd=0.03)
+    still = wander(rng, clock, every_s=5.0, sd=np.deg2rad(0.6))
+    variation = 1 + wander(rng, clock, every_s=2.0, sd=0.03)
     thigh = amplitude * variation * (np.deg2rad(6.0) + subject.thigh * np.cos(phase + 0.3)) + still
     thigh = thigh + np.deg2rad(80.0) * sitting
     knee = amplitude * variation * _knee(phase, subject) + np.deg2rad(82.0) * sitting
     shank = thigh - knee
     if drive.shake.any():
         # Trembling in place wanders between 3 and 8 Hz, the freeze band (Moore 2008).
-        hz = np.clip(5.5 + _wander(rng, drive.t, every_s=1.0, sd=1.0), 3.0, 8.0)
+        hz = np.clip(5.5 + wander(rng, drive.t, every_s=1.0, sd=1.0), 3.0, 8.0)
         trembling = np.sin(np.cumsum(2 * np.pi * hz) * (drive.t[1] - drive.t[0] if len(drive.t) > 1 else 0.0))
         shank = shank + drive.shake * trembling
     toe_out = np.full(len(clock), _SIGN[side] * np.deg2rad(6.0))
     roll = _SIGN[side] * np.deg2rad(2.0) * amplitude * np.sin(phase)
     segment = multiply(multiply(about("z", toe_out), about("y", -shank)), about("x", roll))
-    position = _limb(thigh, toe_out, subject.thigh_m) + _limb(shank, toe_out, subject.shank_m)
+    position = limb(thigh, toe_out, subject.thigh_m) + limb(shank, toe_out, subject.shank_m)
     return segment, position

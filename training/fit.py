@@ -29,14 +29,13 @@ from kinedge.errors import ConfigError, SignalError
 from kinedge.recording import Recording
 from kinedge.signals import SensorSpec
 from kinedge.training.linear import LinearFit, fit_linear
-from kinedge.training.model import LOG_SIGMA_MAX, LOG_SIGMA_MIN, Forecaster, ForecasterConfig
+from kinedge.training.model import LOG_SIGMA_MAX, LOG_SIGMA_MIN, Forecaster, ForecasterConfig, StudentT
 from kinedge.training.windows import Augmentation, Normalisation, Pieces, common_layout
 
-__all__ = ["EpochRecord", "FitConfig", "FitResult", "StudentT", "evaluate_nll", "fit"]
+__all__ = ["EpochRecord", "FitConfig", "FitResult", "evaluate_nll", "fit"]
 
 _WARM_UP_STEPS: Final = 50
 _EVALUATION_CHUNK: Final = 8_192
-_NU_MIN: Final = 2.05  # finite variance, with room for rounding
 _CHECKPOINT_FORMAT: Final = 1
 
 
@@ -141,27 +140,6 @@ class FitResult:
     def normalisation(self) -> Normalisation:
         """Center, scale and clip as the function that training used."""
         return Normalisation(self.center, self.scale, self.clip)
-
-
-class StudentT(nn.Module):
-    """Negative log-likelihood under Student-t residuals; holds nu per horizon and channel, outside the network."""
-
-    def __init__(self, nu: NDArray[np.float32]) -> None:
-        super().__init__()
-        self.raw = nn.Parameter(torch.log(torch.from_numpy(np.maximum(nu - _NU_MIN, 1e-2)).flatten()))
-
-    @property
-    def nu(self) -> Tensor:
-        """Degrees of freedom (H * C,), above 2."""
-        return _NU_MIN + torch.exp(self.raw.clamp(-6.0, 5.0))
-
-    def forward(self, target: Tensor, mu: Tensor, log_sigma: Tensor) -> Tensor:
-        """Return the negative log-likelihood of every element (..., H * C)."""
-        nu = self.nu
-        constant = torch.lgamma(nu / 2) - torch.lgamma((nu + 1) / 2) + 0.5 * torch.log(math.pi * nu)
-        z = (target - mu) * torch.exp(-log_sigma)
-        loss: Tensor = constant + log_sigma + (nu + 1) / 2 * torch.log1p(z * z / nu)
-        return loss
 
 
 def fit(

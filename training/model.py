@@ -12,23 +12,27 @@ Choices
 * State is one float32 tensor ``(batch, S)``: for the VAR, then for each block, the past inputs of its taps,
   time-major. Zeros are "nothing seen yet". The new state is the last rows of old state + new input, which also
   holds for chunks shorter than the state.
-* The Student-t degrees of freedom are no part of the network: see ``kinedge.training.fit``.
+* The Student-t degrees of freedom stand apart (:class:`StudentT`): they are learned, but are no part of the graph.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from kinedge.errors import ConfigError
 
-__all__ = ["LOG_SIGMA_MAX", "LOG_SIGMA_MIN", "Forecaster", "ForecasterConfig", "taps"]
+__all__ = ["LOG_SIGMA_MAX", "LOG_SIGMA_MIN", "Forecaster", "ForecasterConfig", "StudentT", "taps"]
 
 LOG_SIGMA_MIN: Final = -7.0  # 1e-3 of a normalised unit: below it a quantised or flat channel would explode z
 LOG_SIGMA_MAX: Final = 5.0
+_NU_MIN: Final = 2.05  # finite variance, with room for rounding
 
 
 @dataclass(frozen=True)
@@ -192,3 +196,24 @@ class Forecaster(nn.Module):
 
         correction, log_sigma = self.head(torch.relu(h)).chunk(2, dim=-1)
         return location + correction, log_sigma.clamp(LOG_SIGMA_MIN, LOG_SIGMA_MAX), torch.cat(new_state, dim=1)
+
+
+class StudentT(nn.Module):
+    """Negative log-likelihood under Student-t residuals; holds nu per horizon and channel, outside the network."""
+
+    def __init__(self, nu: NDArray[np.float32]) -> None:
+        super().__init__()
+        self.raw = nn.Parameter(torch.log(torch.from_numpy(np.maximum(nu - _NU_MIN, 1e-2)).flatten()))
+
+    @property
+    def nu(self) -> Tensor:
+        """Degrees of freedom (H * C,), above 2."""
+        return _NU_MIN + torch.exp(self.raw.clamp(-6.0, 5.0))
+
+    def forward(self, target: Tensor, mu: Tensor, log_sigma: Tensor) -> Tensor:
+        """Return the negative log-likelihood of every element (..., H * C)."""
+        nu = self.nu
+        constant = torch.lgamma(nu / 2) - torch.lgamma((nu + 1) / 2) + 0.5 * torch.log(math.pi * nu)
+        z = (target - mu) * torch.exp(-log_sigma)
+        loss: Tensor = constant + log_sigma + (nu + 1) / 2 * torch.log1p(z * z / nu)
+        return loss

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinedge.errors import ConfigError
+from kinedge.training.courses import min_jerk
 
-__all__ = ["ALL", "EFFECTS", "SIDES", "Drive", "Effect", "Perturbation", "min_jerk"]
+__all__ = ["ALL", "EFFECTS", "SIDES", "Drive", "Effect", "Perturbation"]
 
 Array = NDArray[np.float64]
 SIDES: Final = ("left", "right")
@@ -122,13 +123,6 @@ class Effect:
     local: bool
     activity: str | None
     about: str
-
-
-def min_jerk(s: Array) -> Array:
-    """Return the minimum-jerk course from 0 to 1 for ``s`` from 0 to 1, and its ends outside (Flash & Hogan 1985)."""
-    s = np.clip(s, 0.0, 1.0)
-    course: Array = s**3 * (10 + s * (6 * s - 15))
-    return course
 
 
 def _removed(share: float, p: Perturbation) -> float:
