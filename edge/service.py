@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from kinedge import __version__
@@ -55,13 +56,6 @@ class SensorHealth:
     lost: int = 0
     clock_uncertainty_ms: float | None = None
     note: str = ""
-
-
-@dataclass
-class _Keeper:
-    """Drafts on their way to the disk, in order."""
-
-    queue: asyncio.Queue[EpisodeDraft | None] = field(default_factory=asyncio.Queue)
 
 
 class EdgeService:
@@ -118,7 +112,7 @@ class EdgeService:
         self.health: dict[tuple[str, str], SensorHealth] = {}
         self.notes: deque[str] = deque(maxlen=100)
         self._on_scored = on_scored
-        self._keeper = _Keeper()
+        self._drafts: asyncio.Queue[EpisodeDraft | None] = asyncio.Queue()  # to the disk, in order
         self._owner: dict[tuple[str, str], str] = {}
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -147,18 +141,39 @@ class EdgeService:
             for task in workers:
                 task.cancel()
             await asyncio.gather(*workers, stopping, return_exceptions=True)
+            if self.uplink is not None:
+                await self.uplink.aclose()
             for builder in self._builders.values():
                 for draft in builder.stop():
-                    self._keeper.queue.put_nowait(draft)
-            self._keeper.queue.put_nowait(None)
+                    self._drafts.put_nowait(draft)
+            self._drafts.put_nowait(None)
             with contextlib.suppress(asyncio.CancelledError):
                 await keeper
             self.store.close()
 
-    def drain(self) -> None:
-        """Score what is buffered without waiting for more: the recording that was replayed has ended."""
+    async def finish(self, *, timeout_s: float = 30.0) -> bool:
+        """Bring a replay to its end: score what is buffered, close episodes, wait until all is kept and synced.
+
+        Returns
+        -------
+        synced
+            False when messages still wait after ``timeout_s``; they stay in the store.
+        """
         for scored in self.pipeline.advance(flush=True):
             self._take(scored)
+        for builder in self._builders.values():
+            for draft in builder.stop():
+                self._drafts.put_nowait(draft)
+        end_ns = time.monotonic_ns() + round(timeout_s * 1e9)
+        await self._drafts.join()
+        while self.uplink is not None:
+            counts = await asyncio.to_thread(self.store.counts)
+            if not counts.ready + counts.locked:
+                return True
+            if time.monotonic_ns() > end_ns:
+                return False
+            await asyncio.sleep(0.1)
+        return True
 
     async def _finish_drafts_of_before(self) -> None:
         """Episodes that were open when the process ended become episodes now: nothing that was decided is lost."""
@@ -182,7 +197,7 @@ class EdgeService:
                     asking = asyncio.create_task(self._ask(link))
                 elif isinstance(event, LinkClosed):
                     self._set_connected(port.port, False)
-                    self._note(f"{port.port}: {event.reason}")
+                    self._note(event.reason)
                 elif isinstance(event, LinkData):
                     decoder.receive_data(event.data, host_time_ns=event.host_time_ns)
                     self._decode(person.subject, port.port, decoder, channels)
@@ -215,7 +230,7 @@ class EdgeService:
                         health.battery_percent = event.status.battery_percent
                         health.temperature_c = event.status.temperature_c
             elif isinstance(event, TimeSyncReceived):
-                pass
+                self._compare_clocks(subject, port, event)
 
     def _meet(self, subject: str, port: str, sensor: str, serial: str) -> None:
         owner = self._owner.setdefault((subject, sensor), port)
@@ -248,6 +263,16 @@ class EdgeService:
         if clock is not None:
             health.clock_uncertainty_ms = clock.uncertainty_ns / 1e6
 
+    def _compare_clocks(self, subject: str, port: str, event: TimeSyncReceived) -> None:
+        answer = event.time_sync
+        if not answer.is_response or event.host_time_ns is None:
+            return
+        times = (answer.t1_us * 1000, answer.t2_us * 1000, answer.t3_us * 1000, event.host_time_ns)
+        for health in self.health.values():
+            clock = self.pipeline.clock(subject, health.sensor) if health.port == port else None
+            if clock is not None:
+                clock.update_two_way(*times)
+
     def _set_connected(self, port: str, connected: bool) -> None:
         for health in self.health.values():
             if health.port == port:
@@ -264,24 +289,28 @@ class EdgeService:
         builder = self._builders[scored.subject]
         end_utc_ns = self.clock.utc_ns(verdict.host_time_ns)
         for draft in builder.step(verdict, scored.values, scored.valid, end_utc_ns=end_utc_ns):
-            self._keeper.queue.put_nowait(draft)
+            self._drafts.put_nowait(draft)
         if self._on_scored is not None:
             self._on_scored(scored, verdict)
 
     async def _keep(self) -> None:
         """Write drafts in order; a disk that refuses is asked again, since an episode must not be lost to it."""
-        while (draft := await self._keeper.queue.get()) is not None:
-            fields = {**draft.fields, "site": self.config.site, "gateway": self.config.gateway}
-            while True:
-                try:
-                    if draft.closed:
-                        await asyncio.to_thread(self.store.commit, fields, draft.raw, draft_key=draft.key)
-                    else:
-                        await asyncio.to_thread(self.store.save_draft, draft.key, fields, draft.raw)
-                    break
-                except StoreError as e:
-                    self._note(f"the store refused an episode and is asked again: {e}")
-                    await asyncio.sleep(_STORE_RETRY_S)
+        while (draft := await self._drafts.get()) is not None:
+            await self._keep_one(draft)
+            self._drafts.task_done()
+
+    async def _keep_one(self, draft: EpisodeDraft) -> None:
+        fields = {**draft.fields, "site": self.config.site, "gateway": self.config.gateway}
+        while True:
+            try:
+                if draft.closed:
+                    await asyncio.to_thread(self.store.commit, fields, draft.raw, draft_key=draft.key)
+                else:
+                    await asyncio.to_thread(self.store.save_draft, draft.key, fields, draft.raw)
+                return
+            except StoreError as e:
+                self._note(f"the store refused an episode and is asked again: {e}")
+                await asyncio.sleep(_STORE_RETRY_S)
 
     def _note(self, text: str) -> None:
         logger.warning(text)
