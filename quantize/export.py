@@ -3,13 +3,14 @@
     inputs    x (B, T, C), mask (B, T, C), state (B, S)
     outputs   mu (B, T, H * C), log_sigma (B, T, H * C), state_out (B, S)
 
-B and T are free. The graph is written node by node from the weights: 101 plain nodes (Mul, Split, Reshape, Concat,
-Slice, MatMul, Add, Relu, Clip; opset 17, IR 8) that TensorRT 8.6 and ONNX Runtime 1.23 parse. Tried on one x86 thread
-(12 channels, 16.9k parameters; microseconds for 1 stream x 1 sample / 16 x 10 / 256 x 1):
+B and T are free. The graph is written node by node from the weights: 99 plain nodes (Mul, Split, Reshape, Concat,
+Slice, MatMul, Add, Relu, Clip; opset 17, IR 8) that TensorRT 8.6 and ONNX Runtime 1.23 parse. Tried on one x86 thread of
+a shared machine (12 channels, 16.9k parameters; microseconds, best of 7, give or take 30 %; streams x samples):
 
-    this graph                                            110 / 283 / 1427
-    torch.onnx.export(dynamo=True): 141 nodes             149 / 326 / 1590
-    the same weights as Conv nodes, 55 nodes               99 / 378 / 3458
+                                                  1 x 1   16 x 10   256 x 1
+    this form                                       110       283      1427
+    torch.onnx.export(dynamo=True), 141 nodes       149       326      1590
+    convolution nodes, 56 nodes (another run)        99       378      3458
 
 A convolution node works stream by stream; a matrix product takes all streams at once. The state is cut and joined
 once, piece by piece: going through one (B, time, width) block saves eight nodes and copies everything twice.
