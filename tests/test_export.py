@@ -11,7 +11,7 @@ from kinedge.errors import BackendError, SignalError
 from kinedge.quantize.export import INPUTS, OUTPUTS, export_onnx, parity
 from kinedge.training.model import Forecaster, ForecasterConfig
 
-# What TensorRT 8.6 and ONNX Runtime 1.23 both take without a plug-in.
+# Documented by TensorRT 8.6 and ONNX Runtime 1.23 alike; a new operator needs a look at both lists.
 PLAIN = {"Add", "Clip", "Concat", "MatMul", "Mul", "Relu", "Reshape", "Slice", "Split"}
 
 
