@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from kinedge.cli.app import app
+from kinedge.cli.app import app, need_extra
 from kinedge.errors import ConfigError
 
 __all__ = ["collect"]
@@ -29,11 +29,13 @@ def collect(
 
     Example: kinedge collect --db collector.db
     """
-    try:
+    with need_extra("upstream"):
         from kinedge.upstream.server import Collector
         from kinedge.upstream.settings import CollectorSettings, read_token
-    except ImportError as e:
-        raise ConfigError(f"the collector needs {e.name}: pip install 'kinedge[upstream]'") from e
+    if ready_file is not None:
+        if not ready_file.absolute().parent.is_dir():
+            raise ConfigError(f"--ready-file {ready_file}: there is no such folder; make it first")
+        ready_file.unlink(missing_ok=True)  # one of a run before would promise too much
     url = db if "://" in db else f"sqlite:///{Path(db).absolute()}"
     settings = CollectorSettings(database_url=url, token=read_token(token_file) if token_file else None)
     collector = Collector(settings, host=host, port=port, tls_certificate=tls_certificate, tls_key=tls_key)

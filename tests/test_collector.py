@@ -7,7 +7,9 @@ import base64
 import hashlib
 import json
 import re
+import socket
 import sqlite3
+import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,14 +24,14 @@ from hypothesis import strategies as st
 from sample_episodes import sample_fields, sample_raw
 
 from kinedge.canonical import canonical_json, sha256_hex
-from kinedge.cli import episodes
+from kinedge.cli import collect, episodes
 from kinedge.cli.app import main
 from kinedge.edge.store import EpisodeStore
 from kinedge.envelope import Envelope, episode_id
 from kinedge.errors import ConfigError, LinkError, StoreError
 from kinedge.upstream.api import create_app
 from kinedge.upstream.server import Collector
-from kinedge.upstream.settings import CollectorSettings
+from kinedge.upstream.settings import CollectorSettings, read_token
 from kinedge.upstream.store import CollectorStore, Outcome
 
 JSON = {"Content-Type": "application/json"}
@@ -379,6 +381,7 @@ def test_a_collector_off_loopback_needs_a_token_and_a_taken_port_is_named(tmp_pa
     with pytest.raises(ConfigError, match="certificate and a key"):
         Collector(open_settings, port=0, tls_key=tmp_path / "key.pem")
     first = Collector(open_settings, port=0)
+    assert first._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY), "answers would wait for delayed ACKs"
     with pytest.raises(LinkError, match="choose another"):
         Collector(open_settings, port=int(first.url.rpartition(":")[2]))
     first._socket.close()
@@ -416,6 +419,18 @@ def test_episodes_lists_what_a_store_and_a_collector_hold(
     finally:
         collector.stop()
         thread.join(10)
+
+
+def test_collect_names_the_extra_that_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    monkeypatch.delitem(sys.modules, "kinedge.upstream.server")
+    with pytest.raises(ConfigError, match=r"uvicorn is not installed.*'kinedge\[upstream\]'"):
+        collect.collect(db=str(tmp_path / "c.db"), port=0)
+    with pytest.raises(ConfigError, match="no token"):
+        read_token(tmp_path / "absent")
+    (tmp_path / "token").write_text("short\n")
+    with pytest.raises(ConfigError, match="16 characters"):
+        read_token(tmp_path / "token")
 
 
 def test_the_database_is_set_to_survive_a_power_cut(store: CollectorStore, tmp_path: Path) -> None:

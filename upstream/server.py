@@ -54,6 +54,9 @@ class Collector:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
             self._socket = socket.create_server((host, port), family=family, backlog=256)
+            # Connections inherit it; asyncio does not set it on sockets made this way, and without it
+            # every answer waits 40 ms for the client's delayed ACK.
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         except (OSError, OverflowError) as e:
             raise LinkError(f"cannot listen on {host} port {port} ({e}); choose another, or 0 for any") from e
         name = f"[{host}]" if ":" in host else host
