@@ -1,8 +1,9 @@
 """Calibration: what is rare for this model on normal movement of people it was not trained on.
 
-Scores of each channel and sensor become ``u = (score - median) / (q99 - median)`` of the cohort's normal
-movement; a sensor's statistic is the largest ``u`` among it and its channels, a person's the largest among
-their sensors. The person's statistic is ranked among the cohort's blocks: the conformal p-value
+Vigorous movement is harder to predict, so each score is compared with its like: the median and the 99 % quantile of
+a channel's score are given at several movement intensities of its sensor, linear in between, and
+``u = (score - median) / (q99 - median)``. A sensor's statistic is the largest ``u`` of its channels, a person's the
+largest of their sensors. That is ranked among the cohort's blocks: the conformal p-value
 ``(1 + #{reference >= now}) / (n + 1)``, which is valid as far as the person's blocks are exchangeable with the
 cohort's. New people and new days stretch that; it is stated wherever the number is shown.
 
@@ -12,7 +13,7 @@ Source: Vovk, Gammerman, Shafer, "Algorithmic Learning in a Random World" (2005)
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Final
 
 import numpy as np
@@ -22,13 +23,14 @@ from kinedge.bundle import Manifest
 from kinedge.edge.scores import BlockScores, sensor_groups
 from kinedge.errors import BundleError, SignalError
 
-__all__ = ["Calibration", "SubjectScores", "Unusualness", "fit_calibration", "fit_likelihood_ratio"]
+__all__ = ["UNSCORED", "Calibration", "SubjectScores", "Unusualness", "fit_calibration", "fit_likelihood_ratio"]
 
 F64 = NDArray[np.float64]
 
-_MIN_SPREAD: Final = 0.1  # of a score (in nats): a cohort that never varies must not make everything rare
+_N_KNOTS: Final = 5
+_MIN_SPREAD: Final = 0.1  # of a score, in nats: a cohort that never varies must not make everything rare
 _MAX_REFERENCE: Final = 4096
-_UNSCORED: Final = -1e6  # a statistic nothing can be below: a missing sensor never looks unusual
+UNSCORED: Final = -1e6  # a statistic nothing can be below: a missing sensor never looks unusual
 _RIDGE: Final = 0.02
 
 
@@ -38,14 +40,17 @@ class Unusualness:
 
     Parameters
     ----------
+    excess : (n_streams, n_channels)
+        Nats above the cohort's median at this intensity, 0 where unscored.
     sensor : (n_streams, n_sensors)
-        Largest ``u`` of the sensor and its channels: 0 is the median, 1 the 99 % quantile.
+        Largest ``u`` of the sensor's channels: 0 is the median, 1 the 99 % quantile.
     score : (n_streams,)
         The largest of them.
     p_value : (n_streams,)
         Conformal, 1 where nothing could be scored.
     """
 
+    excess: F64
     sensor: F64
     score: F64
     p_value: F64
@@ -57,10 +62,10 @@ class Calibration:
 
     Parameters
     ----------
-    channel_center, channel_spread : (n_channels,)
-        Median, and 99 % quantile less median, of the channel scores.
-    sensor_center, sensor_spread : (n_sensors,)
-        The same of the sensor scores.
+    knots : (n_knots, n_sensors)
+        Increasing movement intensities.
+    center, spread : (n_knots, n_channels)
+        Median, and 99 % quantile less median, of the channel scores at the knots of their sensor.
     reference : (n,)
         Sorted statistics of normal blocks.
     likelihood : (n_sensors, 2)
@@ -68,17 +73,30 @@ class Calibration:
     precision : (n_channels, n_channels)
         Inverse covariance of the residuals, for attribution.
     additive : (1,)
-        1 if ``z^2`` attributed better than the counterfactual drop on validation data.
+        1 if the excess in nats attributed better than the counterfactual drop on validation data.
     """
 
-    channel_center: F64
-    channel_spread: F64
-    sensor_center: F64
-    sensor_spread: F64
+    knots: F64
+    center: F64
+    spread: F64
     reference: F64
     likelihood: F64
     precision: F64
     additive: F64
+
+    @classmethod
+    def blank(cls, manifest: Manifest) -> Calibration:
+        """Return a calibration that says nothing, for a model whose scores are still to be collected."""
+        c, s = manifest.n_channels, len(manifest.sensors)
+        return cls(
+            knots=np.array([[0.0], [1.0]]) * np.ones(s),
+            center=np.zeros((2, c)),
+            spread=np.ones((2, c)),
+            reference=np.zeros(1),
+            likelihood=np.zeros((s, 2)),
+            precision=np.eye(c),
+            additive=np.zeros(1),
+        )
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Return the arrays by name."""
@@ -94,48 +112,65 @@ class Calibration:
             An array is missing, unused, of a wrong shape, or cannot be a calibration.
         """
         c, s = manifest.n_channels, len(manifest.sensors)
+        if set(arrays) != {f.name for f in fields(cls)}:
+            odd = ", ".join(sorted(set(arrays) ^ {f.name for f in fields(cls)}))
+            raise BundleError(f"bundle {manifest.name}: calibration arrays missing or unused: {odd}")
+        k = arrays["knots"].shape[0] if arrays["knots"].ndim else 0
         shapes: dict[str, tuple[int | None, ...]] = {
-            "channel_center": (c,),
-            "channel_spread": (c,),
-            "sensor_center": (s,),
-            "sensor_spread": (s,),
+            "knots": (k, s),
+            "center": (k, c),
+            "spread": (k, c),
             "reference": (None,),
             "likelihood": (s, 2),
             "precision": (c, c),
             "additive": (1,),
         }
-        if set(arrays) != set(shapes):
-            odd = ", ".join(sorted(set(arrays) ^ set(shapes)))
-            raise BundleError(f"bundle {manifest.name}: calibration arrays missing or unused: {odd}")
         for name, shape in shapes.items():
             found = arrays[name].shape
             if len(found) != len(shape) or any(w not in (None, f) for w, f in zip(shape, found, strict=True)):
                 raise BundleError(f"bundle {manifest.name}: calibration array {name} is {found}, expected {shape}")
+            if not np.issubdtype(arrays[name].dtype, np.floating):
+                raise BundleError(
+                    f"bundle {manifest.name}: calibration array {name} is {arrays[name].dtype}, not float"
+                )
         self = cls(**{name: array.astype(np.float64) for name, array in arrays.items()})
+        if k < 2 or (np.diff(self.knots, axis=0) <= 0).any():
+            raise BundleError(f"bundle {manifest.name}: a calibration needs increasing knots, at least 2")
         if not len(self.reference) or (np.diff(self.reference) < 0).any():
             raise BundleError(f"bundle {manifest.name}: the calibration reference must be sorted and not empty")
-        if min(self.channel_spread.min(), self.sensor_spread.min(), np.diag(self.precision).min()) <= 0:
+        if min(self.spread.min(), np.diag(self.precision).min()) <= 0:
             raise BundleError(f"bundle {manifest.name}: calibration spreads and precisions must be positive")
         return self
 
+    def usual(self, intensity: F64, groups: Sequence[slice]) -> tuple[F64, F64]:
+        """Return center and spread (n, n_channels) at the intensities (n, n_sensors), linear between knots."""
+        # how far into each segment the intensity lies, 0 to 1: the sum over segments interpolates without a loop
+        into = np.clip((intensity[:, None, :] - self.knots[:-1]) / np.diff(self.knots, axis=0), 0.0, 1.0)
+        widths = [g.stop - g.start for g in groups]
+        per_channel = np.repeat(into, widths, axis=2)
+        center: F64 = self.center[0] + (per_channel * np.diff(self.center, axis=0)).sum(axis=1)
+        spread: F64 = self.spread[0] + (per_channel * np.diff(self.spread, axis=0)).sum(axis=1)
+        return center, spread
+
     def assess(self, scores: BlockScores, groups: Sequence[slice]) -> Unusualness:
         """Rank block scores of any number of streams."""
-        channel_u = np.where(scores.scored, (scores.channel - self.channel_center) / self.channel_spread, _UNSCORED)
-        sensor_u = np.where(scores.sensor_scored, (scores.sensor - self.sensor_center) / self.sensor_spread, _UNSCORED)
-        sensor = _largest_per_sensor(channel_u, sensor_u, groups)
+        center, spread = self.usual(scores.intensity, groups)
+        excess = np.where(scores.scored, scores.channel - center, 0.0)
+        channel_u = np.where(scores.scored, excess / spread, UNSCORED)
+        sensor = np.maximum.reduceat(channel_u, [g.start for g in groups], axis=1)
         score = sensor.max(axis=1)
         n = len(self.reference)
         at_least = n - np.searchsorted(self.reference, score, side="left")
-        return Unusualness(sensor=sensor, score=score, p_value=(1 + at_least) / (n + 1))
+        return Unusualness(excess=excess, sensor=sensor, score=score, p_value=(1 + at_least) / (n + 1))
 
 
 @dataclass(frozen=True, eq=False)
 class SubjectScores:
-    """Normal blocks of one subject: channel scores (n, n_channels), sensor scores (n, n_sensors)."""
+    """Normal blocks of one subject: scores (n, n_channels) and intensities (n, n_sensors)."""
 
     subject: str
     channel: F64
-    sensor: F64
+    intensity: F64
 
 
 def fit_calibration(
@@ -148,8 +183,8 @@ def fit_calibration(
 ) -> Calibration:
     """Fit a cohort calibration from blocks of normal movement of subjects the model was not trained on.
 
-    Every subject counts the same: centers and spreads are medians over subjects, and each brings equally many
-    blocks to the reference. The reference keeps the differences between subjects, since the next one will differ too.
+    Every subject counts the same: each brings equally many blocks to the reference, its most unusual ones among
+    them. The reference keeps the differences between subjects, since the next one will differ too.
 
     Parameters
     ----------
@@ -162,7 +197,7 @@ def fit_calibration(
     likelihood : (n_sensors, 2)
         From ``fit_likelihood_ratio``; a cautious default when None.
     additive
-        Use ``z^2`` for the attribution instead of the counterfactual drop.
+        Use the excess in nats for the attribution instead of the counterfactual drop.
 
     Raises
     ------
@@ -174,45 +209,38 @@ def fit_calibration(
         raise SignalError(f"calibration needs at least 20 blocks of normal movement, got {n_blocks}; record longer")
     if residuals.ndim != 2 or residuals.shape[1] != manifest.n_channels:
         raise SignalError(f"calibration residuals must be (n, {manifest.n_channels}), got {residuals.shape}")
-
-    def center_and_spread(parts: list[F64]) -> tuple[F64, F64]:
-        medians = np.array([np.median(p, axis=0) for p in parts])
-        q99 = np.array([np.quantile(p, 0.99, axis=0) for p in parts])
-        return np.median(medians, axis=0), np.maximum(np.median(q99 - medians, axis=0), _MIN_SPREAD)
-
-    channel_center, channel_spread = center_and_spread([s.channel for s in normal])
-    sensor_center, sensor_spread = center_and_spread([s.sensor for s in normal])
     groups = sensor_groups(manifest)
-    per_subject = []
-    for s in normal:
-        channel_u = (s.channel - channel_center) / channel_spread
-        sensor_u = (s.sensor - sensor_center) / sensor_spread
-        per_subject.append(_largest_per_sensor(channel_u, sensor_u, groups).max(axis=1))
-    share = max(1, min([_MAX_REFERENCE // len(per_subject), *(len(p) for p in per_subject)]))
-    reference = np.sort(np.concatenate([_thin(np.sort(p), share) for p in per_subject]))
-
+    channel = np.concatenate([s.channel for s in normal])
+    intensity = np.concatenate([s.intensity for s in normal])
+    n_knots = min(_N_KNOTS, n_blocks // 10)
+    knots = np.empty((n_knots, len(groups)))
+    center = np.empty((n_knots, manifest.n_channels))
+    spread = np.empty((n_knots, manifest.n_channels))
+    for i, group in enumerate(groups):
+        for k, rows in enumerate(np.array_split(np.argsort(intensity[:, i], kind="stable"), n_knots)):
+            knots[k, i] = np.median(intensity[rows, i])
+            center[k, group] = np.median(channel[rows, group], axis=0)
+            spread[k, group] = np.quantile(channel[rows, group], 0.99, axis=0) - center[k, group]
+    knots += 1e-6 * np.arange(n_knots)[:, None]  # equal medians must not divide by zero
     covariance = np.cov(residuals, rowvar=False).reshape(manifest.n_channels, manifest.n_channels)
-    precision = np.linalg.inv(
-        covariance + _RIDGE * np.eye(manifest.n_channels) * max(1.0, np.trace(covariance) / len(covariance))
-    )
+    ridge = _RIDGE * max(1.0, float(np.trace(covariance)) / manifest.n_channels)
     if likelihood is None:
-        likelihood = np.tile([-3.0, 3.0], (len(manifest.sensors), 1))
-    return Calibration(
-        channel_center=channel_center,
-        channel_spread=channel_spread,
-        sensor_center=sensor_center,
-        sensor_spread=sensor_spread,
-        reference=reference,
+        likelihood = np.tile([-3.0, 3.0], (len(groups), 1))
+    first = Calibration(
+        knots=knots,
+        center=center,
+        spread=np.maximum(spread, _MIN_SPREAD),
+        reference=np.zeros(1),
         likelihood=likelihood,
-        precision=precision,
+        precision=np.linalg.inv(covariance + ridge * np.eye(manifest.n_channels)).astype(np.float64),
         additive=np.array([float(additive)]),
     )
-
-
-def _largest_per_sensor(channel_u: F64, sensor_u: F64, groups: Sequence[slice]) -> F64:
-    """Return (n, n_sensors): the largest ``u`` of each sensor and its channels."""
-    largest: F64 = np.maximum(sensor_u, np.stack([channel_u[:, group].max(axis=1) for group in groups], axis=1))
-    return largest
+    statistics = []
+    for s in normal:
+        usual, width = first.usual(s.intensity, groups)
+        statistics.append(np.sort(((s.channel - usual) / width).max(axis=1)))
+    share = max(1, min([_MAX_REFERENCE // len(normal), *(len(s) for s in statistics)]))
+    return replace(first, reference=np.sort(np.concatenate([_thin(s, share) for s in statistics])))
 
 
 def _thin(ordered: F64, n: int) -> F64:

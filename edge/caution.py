@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from kinedge.config import Config
-from kinedge.edge.calibration import Calibration, Unusualness
+from kinedge.edge.calibration import UNSCORED, Calibration, Unusualness
 from kinedge.edge.scores import BlockScores
 
 __all__ = ["Belief", "CautionConfig", "Decision", "Reason", "believe", "reasons_of"]
@@ -110,7 +110,7 @@ class Belief:
 
 def believe(scores: BlockScores, unusual: Unusualness, calibration: Calibration, config: CautionConfig) -> Belief:
     """Weigh what a block says against how far its data can be trusted, for all streams at once."""
-    heard = scores.sensor_scored & scores.full[:, None]
+    heard = (unusual.sensor > UNSCORED) & scores.full[:, None]
     reliability = (1 - np.minimum(scores.missing, 1)) ** 1.5 * (1 - np.minimum(scores.saturated, 1))
     reliability = np.where(heard & ~scores.flat & (scores.missing < _NO_DATA), reliability, 0.0)
     b0, b1 = calibration.likelihood[:, 0], calibration.likelihood[:, 1]
@@ -144,7 +144,7 @@ def reasons_of(
             continue
         if scores.flat[stream, i]:
             found.append(Reason("flat", f"flat line on {sensor}", 9.0, sensor))
-        if not warming and not bool(scores.sensor_scored[stream, i]):
+        if not warming and unusual.sensor[stream, i] <= UNSCORED:
             warming = True
         if missing >= _WORTH_NAMING:
             text = f"{missing:.0%} of the data from {sensor} is missing"

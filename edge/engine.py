@@ -1,8 +1,9 @@
 """The streaming engine: samples of all streams in, standardised surprise out, in one vectorised step.
 
-A forecaster predicts every channel some horizons ahead; ``z = (x - mu) / sigma`` is how far the world was
-from that. The engine keeps predictions until the sample they speak of arrives. Its state is a value: it
-can be saved, restored and compared, and restoring refuses what does not fit.
+A forecaster predicts every channel some horizons ahead, as a Student-t: ``z = (x - mu) / sigma`` is how far the
+world was from that, and the negative log-likelihood how surprising it was. The engine keeps predictions until the
+sample they speak of arrives. Its state is a value: it can be saved, restored and compared, and restoring refuses
+what does not fit.
 """
 
 from __future__ import annotations
@@ -57,11 +58,15 @@ class Surprise:
     ----------
     z : (n_streams, n_samples, n_horizons, n_channels) float32
         0 where ``valid`` is False.
+    nats : the same shape, float32
+        Negative log-likelihood under the predicted Student-t, less its constant; 0 where ``valid`` is False.
+        Unlike ``z`` it does not shrink when the forecaster grows unsure of itself because of what it sees.
     valid : the same shape, bool
         False where the sample is missing or the forecaster had not seen enough.
     """
 
     z: F32
+    nats: F32
     valid: NDArray[np.bool_]
 
 
@@ -84,6 +89,9 @@ class Engine:
         self._clip = np.float32(manifest.clip)
         self._horizons = manifest.horizons
         self._max_horizon = max(manifest.horizons)
+        nu = np.array(manifest.student_t_nu, np.float32)
+        self._inverse_nu: F32 = np.float32(1) / nu
+        self._half_nu_1: F32 = (nu + np.float32(1)) / np.float32(2)
 
     def initial_state(self, n_streams: int) -> EngineState:
         """Return the state of streams that have seen nothing."""
@@ -149,21 +157,25 @@ class Engine:
         all_log_sigma = np.concatenate([state.log_sigma, log_sigma.reshape(shape)], axis=1)
 
         z = np.empty(shape, np.float32)
+        predicted_log_sigma = np.empty(shape, np.float32)
         ok = np.empty(shape, bool)
         age = state.n_seen[:, None] + np.arange(n_samples)
         for i, horizon in enumerate(self._horizons):
             # the prediction for sample t was made at t - horizon: it lies max_horizon - horizon rows in
             start = self._max_horizon - horizon
             z[:, :, i] = x - all_mu[:, start : start + n_samples, i]
-            z[:, :, i] *= np.exp(-all_log_sigma[:, start : start + n_samples, i])
+            predicted_log_sigma[:, :, i] = all_log_sigma[:, start : start + n_samples, i]
             ok[:, :, i] = valid & (age >= self.manifest.receptive_field + horizon)[:, :, None]
+        z *= np.exp(-predicted_log_sigma)
         np.clip(z, -_Z_LIMIT, _Z_LIMIT, out=z)
-        ok &= np.isfinite(z)
+        nats: F32 = predicted_log_sigma + self._half_nu_1 * np.log1p(z * z * self._inverse_nu)
+        ok &= np.isfinite(nats)
         z[~ok] = 0
+        nats[~ok] = 0
         after = EngineState(
             model=model_state,
             mu=all_mu[:, n_samples:],
             log_sigma=all_log_sigma[:, n_samples:],
             n_seen=state.n_seen + n_samples,
         )
-        return Surprise(z=z, valid=ok), after
+        return Surprise(z=z, nats=nats, valid=ok), after

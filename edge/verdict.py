@@ -103,7 +103,7 @@ def judge(
 ) -> VerdictBatch:
     """Decide about all streams of one step."""
     unusual = calibration.assess(scores, groups)
-    channel_share, sensor_share = attribute(scores, calibration, groups)
+    channel_share, sensor_share = attribute(scores, unusual, calibration, groups)
     return VerdictBatch(
         end_tick=end_tick,
         host_time_ns=host_time_ns,

@@ -219,18 +219,8 @@ def _fit(
 def _provisional(result: FitResult, config: BuildConfig, *, hop: int, block: int) -> Scorer:
     """Score before there is a calibration: only scores are read, no verdicts."""
     fields = _manifest_fields(result, config, (), hop=hop, block=block, command="")
-    n_channels, n_sensors = len(result.center), len(result.sensors)
-    blank = Calibration(
-        channel_center=np.zeros(n_channels),
-        channel_spread=np.ones(n_channels),
-        sensor_center=np.zeros(n_sensors),
-        sensor_spread=np.ones(n_sensors),
-        reference=np.zeros(1),
-        likelihood=np.zeros((n_sensors, 2)),
-        precision=np.eye(n_channels),
-        additive=np.zeros(1),
-    )
-    return Scorer(read_bundle(_pack(fields, result, blank)))
+    manifest = read_bundle(_pack(fields, result, None)).manifest
+    return Scorer(read_bundle(_pack(fields, result, Calibration.blank(manifest))))
 
 
 def _manifest_fields(
@@ -283,10 +273,10 @@ def _manifest_fields(
     }
 
 
-def _pack(fields: dict[str, Any], result: FitResult, calibration: Calibration) -> bytes:
+def _pack(fields: dict[str, Any], result: FitResult, calibration: Calibration | None) -> bytes:
     parts = {
         "model.fp32.onnx": export_onnx(result.model),
-        CALIBRATION_NAME: arrays_to_npz(calibration.to_arrays()),
+        CALIBRATION_NAME: arrays_to_npz(calibration.to_arrays() if calibration is not None else {}),
         CARD_NAME: model_card(fields).encode(),
     }
     return pack_bundle(fields, parts)

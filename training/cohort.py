@@ -65,13 +65,13 @@ def calibrate_cohort(
             for end, scores, surprise in score_recording(scorer, recording):
                 if not (good[end - 1] and scores.full[0] and scores.scored[0].all()):
                     continue
-                by_subject.setdefault(recording.subject, []).append((scores.channel[0], scores.sensor[0]))
+                by_subject.setdefault(recording.subject, []).append((scores.channel[0], scores.intensity[0]))
                 rows = surprise.valid[0, :, 0].all(axis=1)
                 residuals.append(surprise.z[0, rows, 0])
     if not by_subject:
         raise SignalError("no ordinary movement is left to calibrate on: check labels and missing data")
     normal = [
-        SubjectScores(subject, np.array([c for c, _ in rows]), np.array([s for _, s in rows]))
+        SubjectScores(subject, np.array([c for c, _ in rows]), np.array([i for _, i in rows]))
         for subject, rows in sorted(by_subject.items())
     ]
     manifest = scorers[0][1].manifest
@@ -117,14 +117,18 @@ def _fit_likelihood(
                         strength=strength,
                     )
                     for end, scores, _ in score_recording(judge, changed):
-                        if not (scores.full[0] and scores.sensor_scored[0].all()):
+                        if not (scores.full[0] and scores.scored[0].all()):
                             continue
-                        u = calibration.assess(scores, judge.groups).sensor[0, i]
+                        unusual = calibration.assess(scores, judge.groups)
+                        u = unusual.sensor[0, i]
                         if end <= before:
                             normal[i].append(float(u))
                         elif end >= before + scorer.manifest.block:
                             anomalous[i].append(float(u))
-                            for method, energy in (("drop", scores.drop[0]), ("additive", scores.power[0])):
+                            for method, energy in (
+                                ("drop", scores.drop[0]),
+                                ("additive", np.maximum(unusual.excess[0], 0)),
+                            ):
                                 share = [energy[g].sum() for g in judge.groups]
                                 hits[method] += int(np.argmax(share)) == i
     ratios = []

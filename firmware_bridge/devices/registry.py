@@ -1,0 +1,59 @@
+"""Which device families there are: ours, and those of any installed package that declares an entry point.
+
+A third party adds a family in its own ``pyproject.toml``::
+
+    [project.entry-points."kinedge.devices"]
+    acme = "acme_kinedge:AcmeDriver"
+"""
+
+from __future__ import annotations
+
+import importlib
+from functools import lru_cache
+from importlib.metadata import entry_points
+from typing import Any, Final
+
+from kinedge.errors import ConfigError
+from kinedge.firmware_bridge.device import Driver
+
+__all__ = ["driver", "drivers"]
+
+_OURS: Final[dict[str, str]] = {}
+
+
+@lru_cache(maxsize=1)
+def drivers() -> dict[str, Driver]:
+    """Return all families by name; one that fails to load is an error that names its package.
+
+    Raises
+    ------
+    ConfigError
+        A third-party entry point does not load, or takes a name that is taken.
+    """
+    found: dict[str, Driver] = {}
+    for name, where in _OURS.items():
+        module, _, attribute = where.partition(":")
+        found[name] = getattr(importlib.import_module(module), attribute)()
+    for point in entry_points(group="kinedge.devices"):
+        if point.name in found:
+            raise ConfigError(f"entry point {point.value}: the device family {point.name!r} exists already")
+        try:
+            made: Any = point.load()()
+        except Exception as e:
+            raise ConfigError(f"device family {point.name!r} ({point.value}) does not load: {e}") from e
+        found[point.name] = made
+    return found
+
+
+def driver(name: str) -> Driver:
+    """Return one family.
+
+    Raises
+    ------
+    ConfigError
+        There is none of this name.
+    """
+    known = drivers()
+    if name not in known:
+        raise ConfigError(f"no device family {name!r}; known are {', '.join(sorted(known))}")
+    return known[name]
