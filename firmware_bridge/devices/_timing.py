@@ -18,9 +18,10 @@ from kinedge.units import NS_PER_S
 
 __all__ = ["CountClock", "Samples", "StampClock", "StreamMerger", "Unwrapper"]
 
-MAX_GAP_NS: Final = 24 * 3600 * NS_PER_S
+_MAX_GAP_NS: Final = 24 * 3600 * NS_PER_S
 _GAP_FACTOR: Final = 1.5
 _MAX_BACK_NS: Final = 2 * NS_PER_S
+_MAX_AHEAD_NS: Final = 30 * NS_PER_S
 _CONFIRMATIONS: Final = 3
 _MAX_RATE_ERROR: Final = 0.1
 
@@ -65,9 +66,9 @@ class StampClock:
     the time between two stamps evenly would hide a lost packet. Samples stand that interval apart before the
     stamp of the last one, closer where they would overlap the packet before.
 
-    Packets not newer than the last, by up to 2 s, are repetitions. A stamp further back, or more than a day ahead,
-    is refused as implausible; when three in a row continue one another, the device restarted or its clock was set:
-    theirs is adopted, with a new ``boot_id``.
+    Packets not newer than the last, by up to 2 s, are repetitions. A stamp further back, or ahead by more than a day
+    or by 30 s more than the host clock advanced, is refused as implausible; when three in a row continue one another,
+    the device restarted or its clock was set: theirs is adopted, with a new ``boot_id``.
 
     Parameters
     ----------
@@ -89,6 +90,7 @@ class StampClock:
         self.implausible = 0
         self._interval = float(interval_ns)
         self._last_ns: int | None = None
+        self._last_host_ns: int | None = None
         self._refused = 0
         self._suspect: _Suspect | None = None
         self._origin_ns = 0
@@ -99,12 +101,29 @@ class StampClock:
         """Interval between samples as learned so far."""
         return self._interval
 
-    def place_first(self, stamp_ns: int, n: int) -> tuple[NDArray[np.int64], int] | None:
-        """Place ``n`` samples of which the first is stamped; else as ``place_last``."""
-        return self.place_last(stamp_ns + round((n - 1) * self._interval), n)
+    def elapsed_ns(self, host_time_ns: int | None) -> int:
+        """Host time since the last packet, for ``Unwrapper.unwrap``; 0 when it is not known."""
+        return 0 if host_time_ns is None or self._last_host_ns is None else host_time_ns - self._last_host_ns
 
-    def place_last(self, stamp_ns: int, n: int) -> tuple[NDArray[np.int64], int] | None:
+    def place_first(
+        self, stamp_ns: int, n: int, *, host_time_ns: int | None = None
+    ) -> tuple[NDArray[np.int64], int] | None:
+        """Place ``n`` samples of which the first is stamped; else as ``place_last``."""
+        return self.place_last(stamp_ns + round((n - 1) * self._interval), n, host_time_ns=host_time_ns)
+
+    def place_last(
+        self, stamp_ns: int, n: int, *, host_time_ns: int | None = None
+    ) -> tuple[NDArray[np.int64], int] | None:
         """Place ``n >= 1`` samples of which the last is stamped.
+
+        Parameters
+        ----------
+        stamp_ns
+            Without wraps, and small enough for int64.
+        n
+            Samples of the packet.
+        host_time_ns
+            When it arrived.
 
         Returns
         -------
@@ -118,11 +137,14 @@ class StampClock:
             self._restart(stamp_ns)
         else:
             step = stamp_ns - self._last_ns
-            if n <= step <= MAX_GAP_NS:  # at least a nanosecond per sample
+            most = _MAX_GAP_NS
+            if host_time_ns is not None and self._last_host_ns is not None:
+                most = min(most, host_time_ns - self._last_host_ns + _MAX_AHEAD_NS)
+            if n <= step <= most:  # at least a nanosecond per sample
                 if step > _GAP_FACTOR * n * self._interval:
                     lost = max(1, round(step / self._interval) - n)
                 self._refused, self._suspect = 0, None
-            elif -_MAX_BACK_NS < step <= n:
+            elif -_MAX_BACK_NS < step < n:
                 self.repeated += n
                 return None
             else:
@@ -134,7 +156,7 @@ class StampClock:
                 self._refused, self._suspect = 0, None
                 self.boot_id += 1
                 self._restart(stamp_ns)
-        before, self._last_ns = self._last_ns, stamp_ns
+        before, self._last_ns, self._last_host_ns = self._last_ns, stamp_ns, host_time_ns
         spacing = self._interval if before is None else min(self._interval, (stamp_ns - before) / n)
         self._learn(stamp_ns, n + lost)
         return stamp_ns - np.rint(spacing * np.arange(n - 1, -1, -1)).astype(np.int64), lost
@@ -166,22 +188,32 @@ class CountClock:
     The count runs at an interval that follows the fastest arrivals (the least delay of every second steers phase and
     rate, the latter within 5 % of nominal). A least delay that stays above 0.2 s for a second means that samples
     are missing: time jumps ahead, and they are reported as lost. Without host times the nominal rate is all there is.
+
+    Parameters
+    ----------
+    interval_ns
+        Nominal.
+    finds_loss
+        Whether a long delay is taken for loss; False where the packets are numbered, and ``missing`` is given.
     """
 
     _SLIP_NS: Final = NS_PER_S // 5
     _MAX_RATE_ERROR: Final = 0.05
 
-    def __init__(self, *, interval_ns: int) -> None:
+    def __init__(self, *, interval_ns: int, finds_loss: bool = True) -> None:
         self.nominal_ns = interval_ns
+        self._finds_loss = finds_loss
         self._rate_interval = float(interval_ns)
         self._interval = float(interval_ns)
         self._next: float | None = None
         self._least: float | None = None
         self._window_end = 0
 
-    def place(self, n: int, *, host_time_ns: int | None) -> tuple[NDArray[np.int64], int]:
-        """Return times (n,) int64 of ``n`` samples, and how many seem to be missing before them."""
-        lost = 0
+    def place(self, n: int, *, host_time_ns: int | None, missing: int = 0) -> tuple[NDArray[np.int64], int]:
+        """Return times (n,) int64 of ``n`` samples, and how many are missing before them (``missing`` and found)."""
+        lost = missing
+        if self._next is not None:
+            self._next += missing * self._interval
         if self._next is None:
             self._next = 0.0 if host_time_ns is None else float(host_time_ns) - (n - 1) * self._interval
             self._window_end = (host_time_ns or 0) + NS_PER_S
@@ -189,7 +221,7 @@ class CountClock:
             delay = host_time_ns - (self._next + (n - 1) * self._interval)
             self._least = delay if self._least is None else min(self._least, delay)
             if host_time_ns >= self._window_end:
-                lost = self._steer(self._least)
+                lost += self._steer(self._least)
                 self._window_end, self._least = host_time_ns + NS_PER_S, None
         times = np.rint(self._next + self._interval * np.arange(n)).astype(np.int64)
         self._next += n * self._interval
@@ -197,7 +229,7 @@ class CountClock:
 
     def _steer(self, least: float) -> int:
         lost = 0
-        if self._next is not None and least > self._SLIP_NS:
+        if self._finds_loss and self._next is not None and least > self._SLIP_NS:
             lost = round(least / self.nominal_ns)
             self._next += least
             least = 0.0
