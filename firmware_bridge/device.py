@@ -10,14 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias, runtime_checkable
 
 from kinedge.signals import ImuChunk, SensorSpec
 
 __all__ = [
     "SERIAL_CHANNEL",
     "Advertisement",
+    "AsksTime",
     "Battery",
+    "ClockExchange",
     "Command",
     "DeviceEvent",
     "DeviceInfo",
@@ -126,7 +128,28 @@ class Doubt:
     text: str
 
 
-DeviceEvent: TypeAlias = ImuChunk | DeviceInfo | Battery | Doubt
+@dataclass(frozen=True)
+class ClockExchange:
+    """A two-way exchange with the device's clock, NTP style: what ``Clock.update_two_way`` takes.
+
+    Parameters
+    ----------
+    sensor
+        Whose clock.
+    t1_ns, t4_ns
+        Monotonic host clock when the question left and when the answer came.
+    t2_ns, t3_ns
+        Device clock when the question came and when the answer left.
+    """
+
+    sensor: str
+    t1_ns: int
+    t2_ns: int
+    t3_ns: int
+    t4_ns: int
+
+
+DeviceEvent: TypeAlias = ImuChunk | DeviceInfo | Battery | Doubt | ClockExchange
 
 
 class Session(Protocol):
@@ -137,8 +160,15 @@ class Session(Protocol):
     session grow without bound. After a ``ProtocolError`` the session goes on with the next packet.
     """
 
-    subscriptions: Sequence[str]
-    counters: Mapping[str, int]
+    @property
+    def subscriptions(self) -> Sequence[str]:
+        """Channels to listen on (BLE), in order; those that the device does not have are left out."""
+        ...
+
+    @property
+    def counters(self) -> Mapping[str, int]:
+        """What was seen so far."""
+        ...
 
     def next_command(self) -> Command | None:
         """Return the next bytes to be written; None when there are none for now (an answer may bring more)."""
@@ -158,6 +188,15 @@ class Session(Protocol):
 
     def link_reopened(self) -> None:
         """The link was lost and is open again: half packets are forgotten, start commands are due again."""
+        ...
+
+
+@runtime_checkable
+class AsksTime(Protocol):
+    """A session whose device tells its clock when asked; the answer becomes a ``ClockExchange``."""
+
+    def time_request(self, host_time_ns: int) -> Command | None:
+        """Return the question, to be written at once; None when the device cannot answer now."""
         ...
 
 

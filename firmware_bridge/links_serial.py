@@ -16,12 +16,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final
 
 import serial
 
 from kinedge.errors import LinkError
+from kinedge.firmware_bridge.device import Command
+from kinedge.firmware_bridge.links import LinkClosed, LinkData, LinkEvent, LinkOpened
 
 __all__ = ["LinkClosed", "LinkData", "LinkEvent", "LinkOpened", "SerialLink"]
 
@@ -29,32 +30,8 @@ _READ_BYTES: Final = 1 << 16
 _EVENT_OVERHEAD: Final = 64
 _FIRST_PAUSE_S: Final = 0.1
 _LONGEST_PAUSE_S: Final = 2.0
-
-
-@dataclass(frozen=True)
-class LinkOpened:
-    """The port is open; what was half received before will not be completed."""
-
-    host_time_ns: int
-
-
-@dataclass(frozen=True)
-class LinkData:
-    """What one read returned, and the host clock just after it."""
-
-    data: bytes
-    host_time_ns: int
-
-
-@dataclass(frozen=True)
-class LinkClosed:
-    """The port was lost, or cannot be opened for now; opening is tried again until the link is closed."""
-
-    reason: str
-    host_time_ns: int
-
-
-LinkEvent: TypeAlias = LinkOpened | LinkData | LinkClosed
+_SEND_ATTEMPTS: Final = 50
+_SEND_PAUSE_S: Final = 0.02
 
 
 class SerialLink:
@@ -79,7 +56,11 @@ class SerialLink:
         As given.
     dropped_bytes
         Data dropped because nobody took it in time.
+    rssi_dbm
+        None: a wire has none.
     """
+
+    rssi_dbm: int | None = None
 
     def __init__(
         self,
@@ -158,6 +139,24 @@ class SerialLink:
                 return os.write(self._port.fileno(), data) == len(data)
             except OSError:
                 return False  # full, or gone: the reader will notice the latter
+
+    async def send(self, command: Command) -> None:
+        """Write a command of a session, again while the line is full.
+
+        Raises
+        ------
+        LinkError
+            The port is not open, or took nothing for a second.
+        """
+        for _ in range(_SEND_ATTEMPTS):
+            if self.write(command.data):
+                return
+            await asyncio.sleep(_SEND_PAUSE_S)
+        raise LinkError(f"{self.path}: the device takes no commands; check the cable and the baud rate")
+
+    def renew(self, reason: str) -> bool:
+        """Return False: the port stays open, as opening it again would reset many boards."""
+        return False
 
     async def close(self) -> None:
         """Close the port, end the thread and ``events``; may be called twice."""
