@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from kinedge import __version__
 from kinedge.errors import ConfigError, KinedgeError
@@ -66,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         result = app(args=argv, standalone_mode=False)
     except KinedgeError as e:
-        Console(stderr=True).print(f"[red]error:[/red] {e}", soft_wrap=True, highlight=False)
+        Console(stderr=True).print(f"[red]error:[/red] {escape(str(e))}", soft_wrap=True, highlight=False)
         return 1
     except KeyboardInterrupt:
         return 130

@@ -8,13 +8,16 @@ import signal
 import threading
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from kinedge.cli.app import app
 from kinedge.errors import ConfigError
+
+if TYPE_CHECKING:
+    from kinedge.training.scenario import DemoEvent
 
 __all__ = ["emulate"]
 
@@ -27,7 +30,11 @@ def emulate(
     loss: Annotated[float, typer.Option(min=0, max=0.9, help="Share of packets lost on the way.")] = 0.02,
     corruption: Annotated[float, typer.Option(min=0, max=0.1, help="Share of bytes damaged on the wire.")] = 0.0,
     speed: Annotated[float, typer.Option(min=0.1, max=100, help="Device seconds per second.")] = 1.0,
-    anomalies: Annotated[bool, typer.Option(help="Put the demonstration's anomalies in.")] = True,
+    event: Annotated[
+        list[str] | None,
+        typer.Option(help="An anomaly, name@sensor:from-to; may be repeated; the demonstration's when left out."),
+    ] = None,
+    anomalies: Annotated[bool, typer.Option(help="Put anomalies in at all.")] = True,
     unplug: Annotated[
         str, typer.Option(help="Pull a sensor's cable for a while: sensor:from-to, such as wrist_left:56-60.")
     ] = "",
@@ -41,8 +48,9 @@ def emulate(
     from kinedge.firmware_bridge.replay import play_on_ptys
     from kinedge.training.scenario import DEMO_EVENTS, demo_recording, events_of
 
-    cable = _parse_unplug(unplug)
-    recording = demo_recording(seed=seed, duration_s=duration_s, events=DEMO_EVENTS if anomalies else ())
+    cable = _parse_times(unplug, "--unplug") if unplug else None
+    events = DEMO_EVENTS if event is None else tuple(_parse_event(e) for e in event)
+    recording = demo_recording(seed=seed, duration_s=duration_s, events=events if anomalies else ())
     faults = Faults(loss=loss, mean_burst=2.0, corruption=corruption)
     devices = play_on_ptys(recording, folder, speed=speed, faults=faults, seed=seed)
     if cable is not None and cable[0] not in devices:
@@ -87,15 +95,21 @@ def emulate(
             device.stop()
 
 
-def _parse_unplug(text: str) -> tuple[str, float, float] | None:
-    if not text:
-        return None
-    sensor, _, times = text.partition(":")
+def _parse_times(text: str, option: str) -> tuple[str, float, float]:
+    what, _, times = text.rpartition(":")
     start, _, end = times.partition("-")
     try:
-        pull_s, push_s = float(start), float(end)
+        start_s, end_s = float(start), float(end)
     except ValueError as e:
-        raise ConfigError(f"--unplug {text!r}: expected sensor:from-to in seconds, such as wrist_left:56-60") from e
-    if not 0 <= pull_s < push_s:
-        raise ConfigError(f"--unplug {text!r}: the cable must come back after it was pulled")
-    return sensor, pull_s, push_s
+        raise ConfigError(f"{option} {text!r}: expected ...:from-to in seconds, such as wrist_left:56-60") from e
+    if not 0 <= start_s < end_s:
+        raise ConfigError(f"{option} {text!r}: it must end after it began")
+    return what, start_s, end_s
+
+
+def _parse_event(text: str) -> DemoEvent:
+    from kinedge.training.scenario import DemoEvent
+
+    what, start_s, end_s = _parse_times(text, "--event")
+    name, _, sensor = what.partition("@")
+    return DemoEvent(name, sensor, start_s, end_s)

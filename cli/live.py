@@ -67,7 +67,7 @@ class LiveView:
         """Remember one verdict with its hop."""
         track = self._tracks.setdefault(scored.subject, _Track())
         track.verdict = verdict
-        track.scores.append(verdict.score if verdict.score > -1e5 else np.nan)
+        track.scores.append(verdict.score if any(r > 0 for r in verdict.sensor_reliability.values()) else np.nan)
         channels = scored.batch.channels
         for sensor in scored.batch.sensors:
             for quantity in ("acc", "gyr"):

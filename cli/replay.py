@@ -239,7 +239,7 @@ def _show(played: list[Played], here: Path, *, as_json: bool) -> None:
     s = total.summary()
     Console().print(
         f"{s['found']} of {s['events']} events found, {s['false_episodes']} false episodes in "
-        f"{s['hours_outside_events']:.2f} h ({s['false_per_hour']:.1f} per hour), median delay {s['median_delay_s']} s, "
-        f"unsure {s['unsure_share']:.0%} of the time. Databases: {here}",
+        f"{s['hours_outside_events']:.2f} h ({s['false_per_hour']:.1f} per hour), "
+        f"median delay {s['median_delay_s']} s, unsure {s['unsure_share']:.0%} of the time. Databases: {here}",
         highlight=False,
     )

@@ -7,23 +7,25 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from kinedge.bundle import write_bundle
 from kinedge.cli.app import app, need_extra
-from kinedge.config import Config, load_toml
+from kinedge.config import Config, explain_validation_error, load_toml
+from kinedge.errors import ConfigError
 
 if TYPE_CHECKING:
     from kinedge.quantize.build import Report
     from kinedge.recording import Recording
+    from kinedge.training.fit import EpochRecord
 
-__all__ = ["DataConfig", "SimulatedConfig", "train"]
+__all__ = ["DataConfig", "SimulatedConfig", "TrainConfig", "train"]
 
 
 class SimulatedConfig(Config):
@@ -44,12 +46,15 @@ class DataConfig(Config):
     leave_out: tuple[str, ...] = Field(default=(), description="subjects that are kept for a test")
 
 
-class _Chosen(Config):
+class TrainConfig(Config):
+    """The file that ``kinedge train`` reads; ``bundle`` is checked once torch is known to be there."""
+
+    bundle: dict[str, Any] = Field(default_factory=dict)
     simulated: SimulatedConfig | None = None
     data: DataConfig | None = None
 
     @model_validator(mode="after")
-    def _one(self) -> _Chosen:
+    def _one(self) -> TrainConfig:
         if (self.simulated is None) == (self.data is None):
             raise ValueError("give either [simulated] or [data]")
         return self
@@ -62,6 +67,7 @@ def train(
     leave_out: Annotated[
         list[str] | None, typer.Option(help="Keep this subject out, in addition to the file's; may be repeated.")
     ] = None,
+    data: Annotated[Path | None, typer.Option(help="Where the data set lies, in place of the file's path.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was measured as JSON.")] = False,
 ) -> None:
     """Train a model, calibrate it on people it never saw, measure it, and write a bundle.
@@ -73,16 +79,17 @@ def train(
     with need_extra("train"):
         from kinedge.quantize.build import BuildConfig, build_bundle
 
-    class TrainFile(_Chosen):
-        bundle: BuildConfig = BuildConfig()
-
-    settings = load_toml(config, TrainFile)
+    settings = load_toml(config, TrainConfig)
+    try:
+        how = BuildConfig.model_validate(settings.bundle)
+    except ValidationError as e:
+        raise ConfigError(explain_validation_error(e, BuildConfig, f"{config}: bundle")) from e
     left_out = tuple(leave_out or ())
-    recordings = _recordings(settings, config.parent, left_out)
+    recordings = _recordings(settings, data, config.parent, left_out)
     command = " ".join(["kinedge train", config.as_posix(), *(f"--leave-out {s}" for s in left_out)])
     checkpoints = out.with_name(out.name + ".checkpoints")
-    with _progress(settings.bundle.fit.max_epochs, quiet=as_json) as report:
-        built = build_bundle(recordings, settings.bundle, command=command, report=report, checkpoints=checkpoints)
+    with _progress(how.fit.max_epochs, quiet=as_json) as report:
+        built = build_bundle(recordings, how, command=command, report=report, checkpoints=checkpoints)
     write_bundle(out, built.data)
     shutil.rmtree(checkpoints, ignore_errors=True)
     manifest = built.bundle.manifest
@@ -96,7 +103,7 @@ def train(
     Console().print(table)
 
 
-def _recordings(settings: _Chosen, here: Path, leave_out: tuple[str, ...]) -> list[Recording]:
+def _recordings(settings: TrainConfig, where: Path | None, here: Path, leave_out: tuple[str, ...]) -> list[Recording]:
     from kinedge.training.datasets import DATASETS
     from kinedge.training.simulate import RadioModel, SimulationConfig, simulate
 
@@ -116,27 +123,32 @@ def _recordings(settings: _Chosen, here: Path, leave_out: tuple[str, ...]) -> li
         ]
     data = settings.data
     if data is None or data.name not in DATASETS:
-        from kinedge.errors import ConfigError
-
         raise ConfigError(f"no data set {data and data.name!r}; known are {', '.join(sorted(DATASETS))}")
     gone = {*data.leave_out, *leave_out}
-    return [r for r in DATASETS[data.name](here / data.path) if r.subject not in gone]
+    wanted = tuple(settings.bundle.get("sensors", ())) or None
+    recordings = DATASETS[data.name](where or here / data.path, sensors=wanted)
+    unknown = sorted(gone - {r.subject for r in recordings})
+    if unknown:
+        raise ConfigError(f"subject {', '.join(unknown)} to leave out is not in {data.name}")
+    return [r for r in recordings if r.subject not in gone]
 
 
 @contextmanager
 def _progress(max_epochs: int, *, quiet: bool) -> Iterator[Report]:
     columns = (TextColumn("{task.description:28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TextColumn("{task.fields[note]}"), console=Console(stderr=True), disable=quiet) as progress:
-        tasks: dict[str, int] = {}
+        tasks: dict[str, TaskID] = {}
 
-        def report(stage: str, epoch: object | None) -> None:
-            from kinedge.training.fit import EpochRecord
-
+        def report(stage: str, epoch: EpochRecord | None) -> None:
             if stage not in tasks:
+                for done in tasks.values():
+                    progress.update(done, total=progress.tasks[done].total or 1, completed=progress.tasks[done].total)
                 total = max_epochs if stage.startswith("training") else 1
                 tasks[stage] = progress.add_task(stage, total=total, note="")
-            if isinstance(epoch, EpochRecord):
+            if epoch is not None:
                 note = f"nll {epoch.train_nll:.3f}, validation {epoch.val_nll:.3f}"
-                progress.update(progress.task_ids[list(tasks).index(stage)], completed=epoch.epoch, note=note)
+                progress.update(tasks[stage], completed=epoch.epoch, note=note)
 
         yield report
+        for done in tasks.values():
+            progress.update(done, completed=progress.tasks[done].total)

@@ -25,7 +25,7 @@ def arrays_to_npz(arrays: Mapping[str, NDArray[Any]]) -> bytes:
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in sorted(arrays):
             member = io.BytesIO()
-            np.lib.format.write_array(member, np.ascontiguousarray(arrays[name]), allow_pickle=False)
+            np.lib.format.write_array(member, np.asarray(arrays[name], order="C"), allow_pickle=False)
             archive.writestr(zipfile.ZipInfo(f"{name}.npy", ZIP_EPOCH), member.getvalue(), zipfile.ZIP_DEFLATED)
     return out.getvalue()
 
@@ -47,8 +47,8 @@ def arrays_from_npz(data: bytes, *, where: str) -> dict[str, NDArray[Any]]:
             for info in infos:
                 raw = archive.read(info)
                 array = np.lib.format.read_array(io.BytesIO(raw), allow_pickle=False)
-                if not np.isfinite(array).all():
-                    raise BundleError(f"{where}: NaN or infinity in {info.filename}")
+                if array.dtype.kind not in "biufU" or (array.dtype.kind == "f" and not np.isfinite(array).all()):
+                    raise BundleError(f"{where}: {info.filename} holds NaN, infinity or no plain numbers")
                 arrays[info.filename.removesuffix(".npy")] = array
             return arrays
     except BundleError:

@@ -45,7 +45,7 @@ class Unusualness:
     sensor : (n_streams, n_sensors)
         Largest ``u`` of the sensor's channels: 0 is the median, 1 the 99 % quantile.
     score : (n_streams,)
-        The largest of them.
+        The largest of them, 0 where nothing could be scored.
     p_value : (n_streams,)
         Conformal, 1 where nothing could be scored.
     """
@@ -161,6 +161,7 @@ class Calibration:
         score = sensor.max(axis=1)
         n = len(self.reference)
         at_least = n - np.searchsorted(self.reference, score, side="left")
+        score = np.where(score > UNSCORED, score, 0.0)
         return Unusualness(excess=excess, sensor=sensor, score=score, p_value=(1 + at_least) / (n + 1))
 
 

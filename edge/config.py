@@ -71,6 +71,9 @@ class GatewayConfig(Config):
     uplink: UplinkConfig | None = Field(default=None, description="none: episodes wait in the store")
     caution: CautionConfig = CautionConfig()
     episodes: EpisodeConfig = EpisodeConfig()
+    keep_sent_days: float = Field(
+        default=7, ge=0, le=3650, description="raw data that the collector has is kept so long"
+    )
     max_delay_s: float = Field(default=0.25, ge=0.02, le=5, description="how long a sample waits for a slow sensor")
 
     @field_validator("people")

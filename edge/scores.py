@@ -70,7 +70,7 @@ class BlockScores:
     power, drop : (n_streams, n_channels)
         Mean ``z^2``, and mean ``y^2 / P_cc`` with ``y = P z``.
     missing, saturated : (n_streams, n_sensors)
-        Share of the block's samples.
+        Share of the block's samples, as far as a block has been seen.
     flat : (n_streams, n_sensors) bool
         Every channel of the sensor stood still: no living body does that.
     full : (n_streams,) bool
@@ -122,7 +122,7 @@ class BlockScorer:
             step2=np.zeros(shape),
             n_steps=count(),
             n_scored=count(),
-            n_missing=count() + self.manifest.hop,
+            n_missing=count(),
             n_saturated=count(),
             low=np.full(shape, np.inf, np.float32),
             high=np.full(shape, -np.inf, np.float32),
@@ -179,7 +179,8 @@ class BlockScorer:
             averaged: F64 = np.where(scored, sums.sum(axis=1) / n, 0.0)
             return averaged
 
-        missing = self._largest(state.n_missing.sum(axis=1) / block)
+        n_seen = self.manifest.hop * np.clip(state.n_hops_seen, 1, self._n_hops)[:, None]
+        missing = self._largest(state.n_missing.sum(axis=1) / n_seen)
         still = state.high.max(axis=1) <= state.low.min(axis=1)
         step2 = np.add.reduceat(state.step2.sum(axis=1), self._starts, axis=1)
         n_steps = np.add.reduceat(state.n_steps.sum(axis=1), self._starts, axis=1)
@@ -190,7 +191,7 @@ class BlockScorer:
             power=mean(state.z2),
             drop=mean(state.y2) * self._inverse_diagonal,
             missing=missing,
-            saturated=self._largest(state.n_saturated.sum(axis=1) / block),
+            saturated=self._largest(state.n_saturated.sum(axis=1) / n_seen),
             flat=np.logical_and.reduceat(still, self._starts, axis=1) & (missing < 1 - _MIN_SHARE),
             full=state.n_hops_seen >= self._n_hops,
         )

@@ -39,6 +39,7 @@ logger = logging.getLogger(__name__)
 _TICK_S: Final = 0.05
 _TIME_SYNC_EVERY_S: Final = 10.0
 _STORE_RETRY_S: Final = 2.0
+_PRUNE_EVERY_S: Final = 3600.0
 
 
 @dataclass
@@ -114,6 +115,7 @@ class EdgeService:
         self._on_scored = on_scored
         self._drafts: asyncio.Queue[EpisodeDraft | None] = asyncio.Queue()  # to the disk, in order
         self._owner: dict[tuple[str, str], str] = {}
+        self._stream_names: dict[tuple[str, int], str] = {}
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until ``stop`` is set, then close what is open and keep it.
@@ -126,7 +128,10 @@ class EdgeService:
         await self._finish_drafts_of_before()
         keeper = asyncio.create_task(self._keep(), name="keeper")
         stopping = asyncio.create_task(stop.wait(), name="stop")
-        workers = [asyncio.create_task(self._score(), name="scorer")]
+        workers = [
+            asyncio.create_task(self._score(), name="scorer"),
+            asyncio.create_task(self._look_after_the_store(), name="pruning"),
+        ]
         for person in self.config.people:
             workers += [asyncio.create_task(self._serve(person, s), name=f"link {s.port}") for s in person.serial]
         if self.uplink is not None:
@@ -178,9 +183,23 @@ class EdgeService:
     async def _finish_drafts_of_before(self) -> None:
         """Episodes that were open when the process ended become episodes now: nothing that was decided is lost."""
         for draft in await asyncio.to_thread(self.store.open_drafts):
-            fields = {**draft.content, "site": self.config.site, "gateway": self.config.gateway, "ended": "restarted"}
-            await asyncio.to_thread(self.store.commit, fields, draft.raw, draft_key=draft.key)
-            self._note(f"an episode of {fields['subject']} was open at the restart; it was kept")
+            fields = {**draft.content, "ended": "restarted"}
+            try:
+                envelope = await asyncio.to_thread(self.store.commit, fields, draft.raw, draft_key=draft.key)
+            except StoreError as e:
+                # written by another version, or damaged: it stays a draft, and the audit and the log say so
+                self._note(f"draft {draft.key} of an earlier run cannot become an episode: {e}")
+                continue
+            self._note(f"an episode of {envelope.subject} was open at the restart; it was kept")
+
+    async def _look_after_the_store(self) -> None:
+        """Forget what the collector has had for long enough."""
+        while True:
+            try:
+                await asyncio.to_thread(self.store.prune, older_than_s=self.config.keep_sent_days * 86_400)
+            except StoreError as e:
+                self._note(f"old rows could not be pruned: {e}")
+            await asyncio.sleep(_PRUNE_EVERY_S)
 
     async def _serve(self, person: PersonConfig, port: SerialConfig) -> None:
         decoder = WireDecoder()
@@ -223,12 +242,14 @@ class EdgeService:
             elif isinstance(event, HelloReceived):
                 hello = event.hello
                 channels[hello.sensor] = hello.spec.channels
+                self._stream_names[(port, hello.stream_id)] = hello.sensor
                 self._meet(subject, port, hello.sensor, hello.serial)
             elif isinstance(event, StatusReceived):
-                for health in self.health.values():
-                    if health.port == port:
-                        health.battery_percent = event.status.battery_percent
-                        health.temperature_c = event.status.temperature_c
+                sensor = self._stream_names.get((port, event.status.stream_id))
+                health = self.health.get((subject, sensor)) if sensor is not None else None
+                if health is not None:
+                    health.battery_percent = event.status.battery_percent
+                    health.temperature_c = event.status.temperature_c
             elif isinstance(event, TimeSyncReceived):
                 self._compare_clocks(subject, port, event)
 
@@ -267,11 +288,11 @@ class EdgeService:
         answer = event.time_sync
         if not answer.is_response or event.host_time_ns is None:
             return
+        sensor = self._stream_names.get((port, answer.stream_id))
+        clock = self.pipeline.clock(subject, sensor) if sensor is not None else None
         times = (answer.t1_us * 1000, answer.t2_us * 1000, answer.t3_us * 1000, event.host_time_ns)
-        for health in self.health.values():
-            clock = self.pipeline.clock(subject, health.sensor) if health.port == port else None
-            if clock is not None:
-                clock.update_two_way(*times)
+        if clock is not None:
+            clock.update_two_way(*times)
 
     def _set_connected(self, port: str, connected: bool) -> None:
         for health in self.health.values():

@@ -22,9 +22,9 @@ F64 = NDArray[np.float64]
 class Verdict:
     """One answer about one person, for the block that ends at ``end_tick``.
 
-    ``score`` is 0 at the cohort's median and 1 at its 99 % quantile; ``p_value`` is the share of the cohort's
-    normal blocks that are at least as unusual. Belief in normal and in anomalous do not add up to 1: the rest
-    is "cannot tell". ``channel_share`` and ``sensor_share`` say where the surprise starts.
+    ``score`` is 0 at the cohort's median (and where nothing could be scored) and 1 at its 99 % quantile; ``p_value``
+    is the share of the cohort's normal blocks that are at least as unusual. Belief in normal and in anomalous do not
+    add up to 1: the rest is "cannot tell". ``channel_share`` and ``sensor_share`` say where the surprise starts.
     """
 
     end_tick: int
@@ -82,7 +82,7 @@ class VerdictBatch:
             belief_normal=float(self.belief.normal[stream]),
             belief_anomalous=float(self.belief.anomalous[stream]),
             reasons=reasons_of(stream, self.scores, self.unusual, self.belief, self.sensors, self.config),
-            sensor_score=by_sensor(self.unusual.sensor),
+            sensor_score=by_sensor(np.maximum(self.unusual.sensor, -99.0)),
             sensor_reliability=by_sensor(self.belief.reliability),
             sensor_missing=by_sensor(self.scores.missing),
             sensor_share=by_sensor(self.sensor_share),

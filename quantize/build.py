@@ -265,7 +265,7 @@ def _manifest_fields(
             "subjects": len({r.subject for r in recordings}),
             "recordings": len(recordings),
             "hours": round(sum(r.duration_s for r in recordings) / 3600, 3),
-            "sources": ", ".join(sorted({r.source.split(":")[0] for r in recordings}))[:200],
+            "sources": ", ".join(sorted({r.source.split("/")[0] for r in recordings}))[:200],
             "data_digest": sha256_hex(canonical_json(digests)),
             "epochs": len(result.history),
             "best_epoch": result.best_epoch,

@@ -35,7 +35,7 @@ class Event:
 DEMO_EVENTS = (
     DemoEvent("rest_tremor", "wrist_right", 14.0, 21.0),
     DemoEvent("noise_burst", "wrist_left", 31.0, 37.0),
-    DemoEvent("sensor_rotated", "wrist_right", 46.0, 54.0),
+    DemoEvent("axis_swap", "wrist_right", 45.0, 52.0),
 )
 
 

@@ -37,6 +37,7 @@ class OnnxBackend:
     """
 
     def __init__(self, bundle: Bundle, *, precision: str = "fp32", n_threads: int = 1) -> None:
+        graph = bundle.model_bytes(precision)
         self.name = f"onnxruntime {onnxruntime.__version__} cpu {precision}"
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = n_threads
@@ -45,9 +46,7 @@ class OnnxBackend:
         # spinning threads would eat the core that reads the radio
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            self._session: Any = onnxruntime.InferenceSession(
-                bundle.model_bytes(precision), options, providers=["CPUExecutionProvider"]
-            )
+            self._session: Any = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         except Exception as e:
             raise BackendError(f"bundle {bundle.manifest.name}: ONNX Runtime refuses its {precision} graph: {e}") from e
         _check_graph(self._session, bundle.manifest)

@@ -1,0 +1,45 @@
+"""What many tests share: the shipped model, and a simulated session for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from kinedge.bundle import Bundle, read_bundle
+from kinedge.edge.config import DEFAULT_BUNDLE
+from kinedge.edge.scoring import Scorer
+from kinedge.recording import Recording
+from kinedge.training.simulate import SimulationConfig, simulate
+
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def bundle() -> Bundle:
+    """The model that ships with the package."""
+    return read_bundle(DEFAULT_BUNDLE)
+
+
+@pytest.fixture(scope="session")
+def scorer(bundle: Bundle) -> Scorer:
+    return Scorer(bundle)
+
+
+@pytest.fixture(scope="session")
+def person() -> Callable[..., Recording]:
+    """Simulate a person that the shipped model has not seen."""
+
+    def make(duration_s: float = 40.0, *, seed: int = 800_000) -> Recording:
+        return simulate(SimulationConfig(duration_s=duration_s, subject_seed=seed, session_seed=seed))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of real recordings; tests that want them are skipped where it is absent."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip("real recordings are not on this machine")
+    return SHARED_DATA

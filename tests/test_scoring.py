@@ -1,0 +1,232 @@
+"""Block scores, calibration and likelihood ratios."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from kinedge.edge.calibration import UNSCORED, Calibration, SubjectScores, fit_calibration, fit_likelihood_ratio
+from kinedge.edge.engine import Surprise
+from kinedge.edge.offline import align_recording, score_recording, verdicts_of
+from kinedge.edge.scores import BlockScorer, BlockScores
+from kinedge.edge.scoring import Scorer, put_rows, take_rows
+from kinedge.errors import BundleError, SignalError
+from kinedge.recording import Recording, Region
+from kinedge.signals import IMU6, SensorSpec
+
+Person = Callable[..., Recording]
+
+
+def one_hop(scorer: Scorer, values: np.ndarray, valid: np.ndarray, saturated: np.ndarray) -> BlockScores:
+    """Score two equal hops of a surprise of 1 nat everywhere: a full block."""
+    blocks = BlockScorer(scorer.manifest, scorer.calibration.precision)
+    state = blocks.initial_state(1)
+    shape = (1, scorer.manifest.hop, len(scorer.manifest.horizons), scorer.manifest.n_channels)
+    ok = np.broadcast_to(valid[None, :, None], shape)
+    surprise = Surprise(np.where(ok, 1.0, 0).astype(np.float32), np.where(ok, 1.0, 0).astype(np.float32), ok)
+    for _ in range(scorer.manifest.block // scorer.manifest.hop):
+        scores, state = blocks.step(surprise, values[None], valid[None], saturated[None], state)
+    return scores
+
+
+def moving(scorer: Scorer) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(scorer.manifest.hop, scorer.manifest.n_channels)).astype(np.float32)
+
+
+def test_a_score_is_the_mean_surprise_of_the_samples_that_were_there(scorer: Scorer) -> None:
+    values, nothing = moving(scorer), np.zeros((scorer.manifest.hop, scorer.manifest.n_channels), bool)
+    valid = ~nothing
+    valid[10:30, 0] = False
+    scores = one_hop(scorer, values, valid, nothing)
+    assert np.allclose(scores.channel, 1.0)
+    assert np.allclose(scores.power, 1.0)
+    assert scores.missing[0, 0] == pytest.approx(0.4)
+    assert scores.missing[0, 1] == 0
+    assert scores.full[0]
+
+
+def test_a_channel_with_too_few_samples_is_not_scored(scorer: Scorer) -> None:
+    values, nothing = moving(scorer), np.zeros((scorer.manifest.hop, scorer.manifest.n_channels), bool)
+    valid = ~nothing
+    valid[5:, :6] = False
+    scores = one_hop(scorer, values, valid, nothing)
+    assert not scores.scored[0, :6].any()
+    assert scores.scored[0, 6:].all()
+    unusual = scorer.calibration.assess(scores, scorer.groups)
+    assert unusual.sensor[0, 0] == UNSCORED
+    assert unusual.sensor[0, 1] > UNSCORED
+
+
+def test_a_sensor_that_stands_still_to_the_last_bit_is_flat_and_a_noisy_one_is_not(scorer: Scorer) -> None:
+    nothing = np.zeros((scorer.manifest.hop, scorer.manifest.n_channels), bool)
+    values = moving(scorer)
+    values[:, :6] = values[0, :6]
+    scores = one_hop(scorer, values, ~nothing, nothing)
+    assert scores.flat[0].tolist() == [True, False]
+
+
+def test_saturation_is_the_share_of_the_worst_channel(scorer: Scorer) -> None:
+    nothing = np.zeros((scorer.manifest.hop, scorer.manifest.n_channels), bool)
+    saturated = nothing.copy()
+    saturated[:10, 7] = True
+    scores = one_hop(scorer, moving(scorer), ~nothing, saturated)
+    assert scores.saturated[0].tolist() == [0.0, 0.2]
+
+
+def test_scores_of_a_person_with_a_tremor_rise_where_the_tremor_is(scorer: Scorer, person: Person) -> None:
+    from kinedge.training.anomalies import inject
+
+    r = inject(person(40.0), "tremor", 1200, 1700, sensor="wrist_right", seed=1)
+    sensor = np.array([scorer.calibration.assess(s, scorer.groups).sensor[0] for _, s, _ in score_recording(scorer, r)])
+    before, during = sensor[10:23], sensor[27:33]
+    assert during[:, 1].min() > np.median(before[:, 1]) + 0.5
+    assert np.median(during[:, 1]) > np.median(during[:, 0])
+
+
+def random_scores(scorer: Scorer, n: int, seed: int = 0) -> BlockScores:
+    rng = np.random.default_rng(seed)
+    c, s = scorer.manifest.n_channels, len(scorer.sensors)
+    return BlockScores(
+        channel=rng.normal(size=(n, c)),
+        scored=np.ones((n, c), bool),
+        intensity=rng.normal(-2, 3, size=(n, s)),
+        power=rng.random((n, c)),
+        drop=rng.random((n, c)),
+        missing=np.zeros((n, s)),
+        saturated=np.zeros((n, s)),
+        flat=np.zeros((n, s), bool),
+        full=np.ones(n, bool),
+    )
+
+
+def test_the_usual_score_is_linear_between_knots_and_constant_outside(scorer: Scorer) -> None:
+    cal = scorer.calibration
+    for intensity in (-99.0, *cal.knots[:, 0], 0.5 * (cal.knots[1, 0] + cal.knots[2, 0]), 99.0):
+        at = np.array([[intensity] * len(scorer.sensors)])
+        center, spread = cal.usual(at, scorer.groups)
+        for c in range(6):
+            assert center[0, c] == pytest.approx(np.interp(intensity, cal.knots[:, 0], cal.center[:, c]))
+            assert spread[0, c] == pytest.approx(np.interp(intensity, cal.knots[:, 0], cal.spread[:, c]))
+
+
+def test_the_p_value_counts_the_reference_and_never_reaches_zero(scorer: Scorer) -> None:
+    scores = random_scores(scorer, 50)
+    unusual = scorer.calibration.assess(scores, scorer.groups)
+    ref = scorer.calibration.reference
+    for score, p in zip(unusual.score, unusual.p_value, strict=True):
+        assert p == pytest.approx((1 + (ref >= score).sum()) / (len(ref) + 1))
+    huge = scorer.calibration.assess(replace(scores, channel=scores.channel + 1e6), scorer.groups)
+    assert (huge.p_value == 1 / (len(ref) + 1)).all()
+
+
+def test_on_people_like_the_cohort_the_p_value_is_not_too_small_too_often() -> None:
+    rng = np.random.default_rng(5)
+    scorer_manifest = _manifest()
+
+    def subject(name: str) -> SubjectScores:
+        shift = rng.normal(0, 0.3)
+        return SubjectScores(name, shift + rng.gumbel(size=(400, 6)), rng.normal(size=(400, 1)))
+
+    cal = fit_calibration(scorer_manifest, [subject(str(i)) for i in range(30)], rng.normal(size=(500, 6)))
+    rare = []
+    for i in range(60):
+        s = subject(f"new{i}")
+        scores = BlockScores(
+            s.channel, np.ones((400, 6), bool), s.intensity, s.channel, s.channel,
+            np.zeros((400, 1)), np.zeros((400, 1)), np.zeros((400, 1), bool), np.ones(400, bool),
+        )  # fmt: skip
+        rare.append((cal.assess(scores, (slice(0, 6),)).p_value <= 0.05).mean())
+    assert 0.02 < np.mean(rare) < 0.08
+
+
+def _manifest() -> object:
+    from kinedge.bundle import Manifest
+
+    return Manifest.model_validate(
+        {
+            "name": "t", "created_utc": "", "kinedge_version": "", "intended_use": "t",
+            "sensors": [{"name": "a", "channels": IMU6}], "rate_hz": 50, "horizons": [1], "receptive_field": 1,
+            "hop": 50, "block": 100, "center": [0] * 6, "scale": [1] * 6, "clip": 1, "student_t_nu": [[3] * 6],
+            "inputs": [], "outputs": [], "state_size": 1, "precisions": {"fp32": "m"}, "n_parameters": 0,
+            "parts": {n: {"sha256": "0" * 64, "n_bytes": 0} for n in ("m", "calibration.npz")},
+        }
+    )  # fmt: skip
+
+
+def test_too_little_ordinary_movement_is_refused() -> None:
+    few = SubjectScores("a", np.zeros((10, 6)), np.zeros((10, 1)))
+    with pytest.raises(SignalError, match="at least 20 blocks"):
+        fit_calibration(_manifest(), [few], np.zeros((10, 6)))  # type: ignore[arg-type]
+
+
+def test_a_likelihood_ratio_rises_with_unusualness_and_crosses_one_between_the_classes() -> None:
+    rng = np.random.default_rng(0)
+    b0, b1 = fit_likelihood_ratio(rng.normal(0, 0.5, 500), rng.normal(2, 0.5, 300))
+    assert b1 > 0
+    assert 0.5 < -b0 / b1 < 1.5
+    assert fit_likelihood_ratio(rng.normal(2, 0.5, 50), rng.normal(0, 0.5, 50))[1] == 0
+    with pytest.raises(SignalError, match="at least 5"):
+        fit_likelihood_ratio(np.zeros(3), np.ones(50))
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("reference", lambda a: a[::-1].copy(), "sorted"),
+        ("reference", lambda a: a[:0], "not empty"),
+        ("spread", lambda a: a * 0, "positive"),
+        ("knots", lambda a: a[::-1].copy(), "increasing"),
+        ("knots", lambda a: a[0, 0], "calibration array"),
+        ("center", lambda a: a[:, 1:], "expected"),
+        ("likelihood", lambda a: a.astype(str), "not float"),
+    ],
+)
+def test_a_calibration_that_cannot_be_one_is_refused(
+    scorer: Scorer, name: str, change: Callable[[np.ndarray], np.ndarray], message: str
+) -> None:
+    arrays = scorer.calibration.to_arrays()
+    with pytest.raises(BundleError, match=message):
+        Calibration.from_arrays({**arrays, name: np.asarray(change(arrays[name]))}, scorer.manifest)
+    with pytest.raises(BundleError, match="missing or unused"):
+        Calibration.from_arrays({k: v for k, v in arrays.items() if k != name}, scorer.manifest)
+
+
+def test_rows_taken_and_put_back_leave_the_others_alone(scorer: Scorer) -> None:
+    state = scorer.initial_state(3).engine
+    part = take_rows(state, np.array([1]))
+    changed = put_rows(state, np.array([1]), replace(part, n_seen=part.n_seen + 7))
+    assert changed.n_seen.tolist() == [0, 7, 0]
+    assert state.n_seen.tolist() == [0, 0, 0]
+
+
+def test_a_recording_at_another_rate_comes_to_the_grid_with_its_labels() -> None:
+    n = 128 * 10
+    t = np.arange(n) / 128
+    values = np.tile(np.sin(2 * np.pi * t)[:, None], (1, 6)).astype(np.float32)
+    r = Recording((SensorSpec("a"),), 128.0, values, np.ones((n, 6), bool), labels=(Region(256, 512, "freeze"),))
+    aligned = align_recording(r, rate_hz=64)
+    assert len(aligned) == pytest.approx(640, abs=3)
+    assert aligned.labels[0].start == pytest.approx(128, abs=2)
+    assert aligned.labels[0].end == pytest.approx(256, abs=2)
+    inside = aligned.valid[:, 0]
+    expected = np.sin(2 * np.pi * (np.arange(len(aligned)) + 1) / 64)
+    assert np.abs(aligned.values[inside, 0] - expected[inside]).max() < 0.05
+
+
+def test_verdicts_of_several_people_at_once_are_those_of_each_alone(scorer: Scorer, person: Person) -> None:
+    a, b = person(12.0), person(12.0, seed=800_001)
+    state = scorer.initial_state(2)
+    hop = scorer.manifest.hop
+    alone = verdicts_of(scorer, b)
+    for i in range(len(a) // hop):
+        rows = slice(i * hop, (i + 1) * hop)
+        values = np.stack([a.values[rows], b.values[rows]])
+        valid = np.stack([a.valid[rows], b.valid[rows]])
+        batch, state = scorer.step(values, valid, ~valid, state, end_tick=(i + 1) * hop)
+        got = batch.verdict(1)
+        assert got.decision == alone[i].decision
+        assert got.score == pytest.approx(alone[i].score, rel=1e-4, abs=1e-4)
