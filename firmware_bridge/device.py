@@ -8,7 +8,7 @@ a virtual one, a pty or a file.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol, TypeAlias, runtime_checkable
 
@@ -19,6 +19,7 @@ __all__ = [
     "Advertisement",
     "AsksTime",
     "Battery",
+    "ChoosesCharacteristics",
     "ClockExchange",
     "Command",
     "DeviceEvent",
@@ -197,6 +198,27 @@ class AsksTime(Protocol):
 
     def time_request(self, host_time_ns: int) -> Command | None:
         """Return the question, to be written at once; None when the device cannot answer now."""
+        ...
+
+
+@runtime_checkable
+class ChoosesCharacteristics(Protocol):
+    """A session of a family whose characteristics swap roles: it chooses by what each can do."""
+
+    def characteristics_found(self, properties: Mapping[str, Collection[str]]) -> None:
+        """Take what the device has, after each connection and before subscriptions and commands are asked for.
+
+        Parameters
+        ----------
+        properties
+            By characteristic (lower-case 128-bit UUID): of ``read``, ``write``, ``write-without-response``, ``notify``
+            and ``indicate``.
+
+        Raises
+        ------
+        ProtocolError
+            The device has not what is needed.
+        """
         ...
 
 
