@@ -18,7 +18,12 @@ from kinedge.firmware_bridge.device import Driver
 
 __all__ = ["driver", "drivers"]
 
-_OURS: Final[dict[str, str]] = {}
+_OURS: Final[dict[str, str]] = {
+    "movella_dot": "kinedge.firmware_bridge.devices.movella_dot:MovellaDotDriver",
+    "movesense": "kinedge.firmware_bridge.devices.movesense:MovesenseDriver",
+    "openearable": "kinedge.firmware_bridge.devices.openearable:OpenEarableDriver",
+    "polar_pmd": "kinedge.firmware_bridge.devices.polar_pmd:PolarPmdDriver",
+}
 
 
 @lru_cache(maxsize=1)
