@@ -42,6 +42,11 @@ class Link(Protocol):
     """A serial port or a radio connection that comes back by itself."""
 
     @property
+    def name(self) -> str:
+        """Whom it reaches: a port, an address, or a name."""
+        ...
+
+    @property
     def dropped_bytes(self) -> int:
         """Data dropped because nobody took it in time."""
         ...

@@ -52,7 +52,7 @@ class SerialLink:
 
     Attributes
     ----------
-    path
+    path, name
         As given.
     dropped_bytes
         Data dropped because nobody took it in time.
@@ -74,7 +74,7 @@ class SerialLink:
     ) -> None:
         if baud <= 0 or queue_bytes <= 0 or not 0 < first_pause_s <= longest_pause_s:
             raise LinkError(f"{path}: baud, queue_bytes and pauses must be positive, and the first pause the shortest")
-        self.path = os.fspath(path)
+        self.path = self.name = os.fspath(path)
         self.dropped_bytes = 0
         self._baud = baud
         self._host_clock = host_clock

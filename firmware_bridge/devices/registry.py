@@ -19,6 +19,7 @@ from kinedge.firmware_bridge.device import Driver
 __all__ = ["driver", "drivers"]
 
 _OURS: Final[dict[str, str]] = {
+    "kinedge": "kinedge.firmware_bridge.devices.kinedge_imu:KinedgeDriver",
     "movella_dot": "kinedge.firmware_bridge.devices.movella_dot:MovellaDotDriver",
     "movesense": "kinedge.firmware_bridge.devices.movesense:MovesenseDriver",
     "openearable": "kinedge.firmware_bridge.devices.openearable:OpenEarableDriver",
