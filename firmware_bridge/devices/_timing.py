@@ -188,21 +188,13 @@ class CountClock:
     The count runs at an interval that follows the fastest arrivals (the least delay of every second steers phase and
     rate, the latter within 5 % of nominal). A least delay that stays above 0.2 s for a second means that samples
     are missing: time jumps ahead, and they are reported as lost. Without host times the nominal rate is all there is.
-
-    Parameters
-    ----------
-    interval_ns
-        Nominal.
-    finds_loss
-        Whether a long delay is taken for loss; False where the packets are numbered, and ``missing`` is given.
     """
 
     _SLIP_NS: Final = NS_PER_S // 5
     _MAX_RATE_ERROR: Final = 0.05
 
-    def __init__(self, *, interval_ns: int, finds_loss: bool = True) -> None:
+    def __init__(self, *, interval_ns: int) -> None:
         self.nominal_ns = interval_ns
-        self._finds_loss = finds_loss
         self._rate_interval = float(interval_ns)
         self._interval = float(interval_ns)
         self._next: float | None = None
@@ -229,7 +221,7 @@ class CountClock:
 
     def _steer(self, least: float) -> int:
         lost = 0
-        if self._finds_loss and self._next is not None and least > self._SLIP_NS:
+        if self._next is not None and least > self._SLIP_NS:
             lost = round(least / self.nominal_ns)
             self._next += least
             least = 0.0

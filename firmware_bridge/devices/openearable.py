@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinedge.errors import ProtocolError
-from kinedge.firmware_bridge.device import Advertisement, Command, SessionConfig
+from kinedge.firmware_bridge.device import Advertisement, ClockExchange, Command, SessionConfig
 from kinedge.firmware_bridge.devices._common import (
     IMU9,
     QueueSession,
@@ -38,6 +38,7 @@ __all__ = [
     "CONFIG",
     "DATA",
     "SERVICE",
+    "TIME",
     "OpenEarableDriver",
     "OpenEarableSession",
     "SensorPacket",
@@ -48,6 +49,7 @@ __all__ = [
 SERVICE: Final = "34c2e3bb-34aa-11eb-adc1-0242ac120002"
 DATA: Final = "34c2e3bc-34aa-11eb-adc1-0242ac120002"
 CONFIG: Final = "34c2e3be-34aa-11eb-adc1-0242ac120002"
+TIME: Final = "2e04cbf9-939d-4be5-823e-271838b75259"
 
 _IMU: Final = 0
 _VALUES: Final = np.dtype(("<f4", 9))
@@ -55,6 +57,10 @@ _HEADER: Final = struct.Struct("<BBQ")
 _OLD_HEADER: Final = struct.Struct("<BI")
 _RATES_HZ: Final = (25, 50, 100)  # 200, 400 and 800 Hz go to the SD card alone
 _STREAM: Final = 1
+_TIME: Final = struct.Struct("<BBHQQQ")
+_TIME_VERSION: Final = 1
+_TIME_REQUEST: Final = 0
+_TIME_RESPONSE: Final = 1
 _ACC_RANGES_G: Final = (2.0, 4.0, 8.0, 16.0)
 _GYR_RANGE_DEG_S: Final = 2000.0
 _MAX_TIME_US: Final = 1 << 53
@@ -140,7 +146,7 @@ class OpenEarableDriver:
 class OpenEarableSession(QueueSession):
     """One ear."""
 
-    subscriptions = (DATA,)
+    subscriptions = (DATA, TIME)
 
     def __init__(self, config: SessionConfig) -> None:
         check_options(OpenEarableDriver.name, config.options, {})
@@ -152,6 +158,8 @@ class OpenEarableSession(QueueSession):
         )
         self._clock = StampClock(interval_ns=self.interval_ns)
         self._stamp_ms = Unwrapper(bits=32)
+        self._asked: tuple[int, int] | None = None
+        self._n_asked = 0
         self._set_range(config.acc_range_g or _ACC_RANGES_G[0])
 
     def start_commands(self) -> Sequence[Command]:
@@ -165,6 +173,9 @@ class OpenEarableSession(QueueSession):
     def receive_data(self, data: bytes, *, channel: str, host_time_ns: int | None = None) -> None:
         """Take in one notification; other sensors of the device are counted as ``other``."""
         self.counters["packets"] += 1
+        if channel == TIME:
+            self._receive_time(data, host_time_ns)
+            return
         if channel != DATA:
             self.reject(f"OpenEarable: nothing is expected on {channel}")
             return
@@ -179,6 +190,26 @@ class OpenEarableSession(QueueSession):
             self.counters["other"] += 1
             return
         self._receive_sample(packet, host_time_ns)
+
+    def time_request(self, host_time_ns: int) -> Command | None:
+        """Return a question for the clock, to be written at once; an unanswered one before it is forgotten."""
+        if host_time_ns < 0:
+            return None
+        self._n_asked = (self._n_asked + 1) % (1 << 16)
+        self._asked = (self._n_asked, host_time_ns)
+        request = _TIME.pack(_TIME_VERSION, _TIME_REQUEST, self._n_asked, host_time_ns // NS_PER_US, 0, 0)
+        return Command(TIME, request, response=False)
+
+    def _receive_time(self, data: bytes, host_time_ns: int | None) -> None:
+        if len(data) != _TIME.size or data[0] != _TIME_VERSION:
+            self.reject(f"OpenEarable: {len(data)} bytes are no answer about time of version {_TIME_VERSION}")
+            return
+        _, op, sequence, _, t2_us, t3_us = _TIME.unpack(data)
+        if op != _TIME_RESPONSE or self._asked is None or self._asked[0] != sequence or host_time_ns is None:
+            return
+        (_, t1_ns), self._asked = self._asked, None
+        if t2_us <= t3_us <= _MAX_TIME_US:
+            self._put(ClockExchange(self.spec.name, t1_ns, t2_us * NS_PER_US, t3_us * NS_PER_US, host_time_ns))
 
     def _receive_sample(self, packet: SensorPacket, host_time_ns: int | None) -> None:
         time_us = packet.time_us
