@@ -20,10 +20,14 @@ __all__ = ["driver", "drivers"]
 
 _OURS: Final[dict[str, str]] = {
     "kinedge": "kinedge.firmware_bridge.devices.kinedge_imu:KinedgeDriver",
+    "metamotion": "kinedge.firmware_bridge.devices.metamotion:MetaMotionDriver",
     "movella_dot": "kinedge.firmware_bridge.devices.movella_dot:MovellaDotDriver",
     "movesense": "kinedge.firmware_bridge.devices.movesense:MovesenseDriver",
     "openearable": "kinedge.firmware_bridge.devices.openearable:OpenEarableDriver",
     "polar_pmd": "kinedge.firmware_bridge.devices.polar_pmd:PolarPmdDriver",
+    "shimmer3": "kinedge.firmware_bridge.devices.shimmer3:Shimmer3Driver",
+    "witmotion": "kinedge.firmware_bridge.devices.witmotion:WitMotionDriver",
+    "xsens_mti": "kinedge.firmware_bridge.devices.xsens_mti:XsensMtiDriver",
 }
 
 
