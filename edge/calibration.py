@@ -32,6 +32,7 @@ _MIN_SPREAD: Final = 0.1  # of a score, in nats: a cohort that never varies must
 _MAX_REFERENCE: Final = 4096
 UNSCORED: Final = -1e6  # a statistic nothing can be below: a missing sensor never looks unusual
 _RIDGE: Final = 0.02
+_BELOW: Final = 3.0  # segments that the center goes on in a line below the cohort's intensities
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,13 +144,21 @@ class Calibration:
         return self
 
     def usual(self, intensity: F64, groups: Sequence[slice]) -> tuple[F64, F64]:
-        """Return center and spread (n, n_channels) at the intensities (n, n_sensors), linear between knots."""
+        """Return center and spread (n, n_channels) at the intensities (n, n_sensors), linear between knots.
+
+        Below them the center goes on in a line for a while, since a person who moves more softly than the cohort is
+        also easier to predict. Above them it stays, as the spread does: a shaking or broken sensor is intense too, and
+        must not be excused by it.
+        """
         # how far into each segment the intensity lies, 0 to 1: the sum over segments interpolates without a loop
-        into = np.clip((intensity[:, None, :] - self.knots[:-1]) / np.diff(self.knots, axis=0), 0.0, 1.0)
+        into = (intensity[:, None, :] - self.knots[:-1]) / np.diff(self.knots, axis=0)
+        into = np.clip(into, 0.0, 1.0, where=np.arange(len(self.knots) - 1)[:, None] > 0, out=into)
+        into[:, 0] = np.clip(into[:, 0], -_BELOW, 1.0)
         widths = [g.stop - g.start for g in groups]
         per_channel = np.repeat(into, widths, axis=2)
         center: F64 = self.center[0] + (per_channel * np.diff(self.center, axis=0)).sum(axis=1)
-        spread: F64 = self.spread[0] + (per_channel * np.diff(self.spread, axis=0)).sum(axis=1)
+        within = np.clip(per_channel, 0.0, 1.0)
+        spread: F64 = self.spread[0] + (within * np.diff(self.spread, axis=0)).sum(axis=1)
         return center, spread
 
     def assess(self, scores: BlockScores, groups: Sequence[slice]) -> Unusualness:

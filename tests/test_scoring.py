@@ -103,14 +103,23 @@ def random_scores(scorer: Scorer, n: int, seed: int = 0) -> BlockScores:
     )
 
 
-def test_the_usual_score_is_linear_between_knots_and_constant_outside(scorer: Scorer) -> None:
+def test_the_usual_score_is_linear_between_knots_goes_on_below_and_stays_above(scorer: Scorer) -> None:
     cal = scorer.calibration
-    for intensity in (-99.0, *cal.knots[:, 0], 0.5 * (cal.knots[1, 0] + cal.knots[2, 0]), 99.0):
+    knots = cal.knots[:, 0]
+    for intensity in (-99.0, *knots, 0.5 * (knots[1] + knots[2]), 99.0):
         at = np.array([[intensity] * len(scorer.sensors)])
         center, spread = cal.usual(at, scorer.groups)
         for c in range(6):
-            assert center[0, c] == pytest.approx(np.interp(intensity, cal.knots[:, 0], cal.center[:, c]))
-            assert spread[0, c] == pytest.approx(np.interp(intensity, cal.knots[:, 0], cal.spread[:, c]))
+            assert spread[0, c] == pytest.approx(np.interp(intensity, knots, cal.spread[:, c]))
+            if knots[0] <= intensity <= knots[-1]:
+                assert center[0, c] == pytest.approx(np.interp(intensity, knots, cal.center[:, c]))
+    step = knots[1] - knots[0]
+    below = cal.usual(np.array([[knots[0] - step] * len(scorer.sensors)]), scorer.groups)[0]
+    assert below[0, 0] == pytest.approx(2 * cal.center[0, 0] - cal.center[1, 0])
+    above = cal.usual(np.array([[knots[-1] + 50] * len(scorer.sensors)]), scorer.groups)[0]
+    assert above[0, 0] == pytest.approx(cal.center[-1, 0])
+    far = cal.usual(np.array([[-1e9] * len(scorer.sensors)]), scorer.groups)[0]
+    assert np.isfinite(far).all()
 
 
 def test_the_p_value_counts_the_reference_and_never_reaches_zero(scorer: Scorer) -> None:

@@ -1,0 +1,68 @@
+"""``kinedge bench``: what it costs, measured side by side."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from kinedge.cli.app import app
+from kinedge.edge.config import DEFAULT_BUNDLE
+from kinedge.errors import ConfigError
+
+__all__ = ["bench", "step"]
+
+bench = typer.Typer(help="Measure, always beside something to compare with.", no_args_is_help=True)
+app.add_typer(bench, name="bench")
+
+
+@bench.command()
+def step(
+    bundle: Annotated[Path, typer.Option(help="A .kinedge file.")] = DEFAULT_BUNDLE,
+    streams: Annotated[str, typer.Option(help="Numbers of streams, with commas.")] = "1,16,64,256,1024",
+    rounds: Annotated[int, typer.Option(min=3, max=1000, help="Turns each contender gets.")] = 15,
+    round_s: Annotated[float, typer.Option(min=0.001, max=10, help="Length of a turn, s.")] = 0.05,
+    out: Annotated[Path | None, typer.Option(help="Write the result as JSON there.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Time one step (a hop of every stream) beside the bare ONNX Runtime call with the same model.
+
+    Example: kinedge bench step --streams 1,256 --out step.json
+    """
+    from kinedge.benchmarks.latency import bench_step
+
+    try:
+        counts = tuple(int(s) for s in streams.split(","))
+    except ValueError as e:
+        raise ConfigError(f"--streams {streams!r}: expected whole numbers with commas, such as 1,64") from e
+    if not counts or min(counts) < 1 or max(counts) > 65_536:
+        raise ConfigError(f"--streams {streams!r}: between 1 and 65536 streams can be measured")
+    found = bench_step(bundle, streams=counts, n_rounds=rounds, round_s=round_s)
+    _deliver(found, out, as_json=as_json)
+
+
+def _deliver(found: dict[str, Any], out: Path | None, *, as_json: bool) -> None:
+    text = json.dumps(found, indent=2)
+    if out is not None:
+        out.write_text(text + "\n", encoding="utf-8")
+    if as_json:
+        typer.echo(text)
+        return
+    facts = found["settings"]
+    title = f"{found['benchmark']}: " + ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in facts.items())
+    columns = [c for c in found["rows"][0] if c not in ("unstable", "n_rounds")]
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column.replace("_", " "), justify="left" if column == "what" else "right")
+    for row in found["rows"]:
+        table.add_row(*(f"{row[c]:g}" if isinstance(row[c], float) else str(row[c]) for c in columns))
+    console = Console()
+    console.print(table)
+    m = found["machine"]
+    console.print(f"{m['cpu']}, {m['cores']} cores, load {m['load_1min']}, {found['utc']}", highlight=False)
+    for warning in found["warnings"]:
+        console.print(f"[magenta]warning:[/magenta] {warning}")
