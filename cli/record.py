@@ -1,0 +1,272 @@
+"""``kinedge record``: sensors to a session on disk."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import signal
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from kinedge.cli.app import app
+from kinedge.errors import ConfigError, LinkError
+from kinedge.firmware_bridge.ble_radio import BleRadio
+from kinedge.firmware_bridge.device import Battery, ClockExchange, DeviceInfo, Doubt, SessionConfig
+from kinedge.firmware_bridge.devices.registry import driver
+from kinedge.firmware_bridge.links import LinkClosed, LinkOpened
+from kinedge.firmware_bridge.links_ble import BleLink, channels_of
+from kinedge.firmware_bridge.links_serial import SerialLink
+from kinedge.firmware_bridge.recorder import SessionWriter
+from kinedge.firmware_bridge.session_link import SessionEvent, SessionLink
+from kinedge.signals import ImuChunk
+
+__all__ = ["Progress", "open_links", "record", "record_links"]
+
+_TICK_S: Final = 0.25
+_QUEUED_EVENTS: Final = 1024
+
+
+@dataclass
+class Progress:
+    """How a recording goes: samples and losses by sensor, and the last thing worth reading."""
+
+    samples: dict[str, int] = field(default_factory=dict)
+    lost: dict[str, int] = field(default_factory=dict)
+    note: str = ""
+
+
+@app.command()
+def record(
+    out: Annotated[Path, typer.Argument(help="A new folder for the session.")],
+    port: Annotated[
+        list[str] | None, typer.Option(help="A port where kinedge's own protocol is spoken; may be repeated.")
+    ] = None,
+    sensor: Annotated[
+        list[str] | None,
+        typer.Option(help="A device of any family, as PLACE=FAMILY@PORT or PLACE=FAMILY@ADDRESS; may be repeated."),
+    ] = None,
+    rate_hz: Annotated[float, typer.Option("--rate", min=1, max=10_000, help="Wanted rate, Hz.")] = 100.0,
+    baud: Annotated[int, typer.Option(min=1200, max=12_000_000, help="Line speed; USB ignores it.")] = 115_200,
+    duration_s: Annotated[float, typer.Option("--duration", min=0, help="Seconds; 0: until Ctrl-C.")] = 0.0,
+    segment_s: Annotated[float, typer.Option("--segment", min=0.5, max=600, help="What a cut loses, s.")] = 5.0,
+    subject: Annotated[str, typer.Option(help="Pseudonym of the person, kept with the session.")] = "",
+    note: Annotated[str, typer.Option(help="Anything else worth knowing.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Record sensors as Parquet, until Ctrl-C; whatever happens, at most the last seconds are lost.
+
+    Example: kinedge record monday --port /dev/ttyACM0 --sensor chest=polar_pmd@A0:9E:1A:00:00:01
+    """
+    links = open_links(port or [], sensor or [], rate_hz=rate_hz, baud=baud)
+    facts = {k: v for k, v in (("subject", subject), ("note", note)) if v}
+    progress = Progress()
+    started_s = time.monotonic()
+    console = Console(stderr=True)
+    with contextlib.ExitStack() as stack:
+        writer = stack.enter_context(SessionWriter(out, segment_s=segment_s, facts=facts))
+        live = None
+        if console.is_terminal and not as_json:
+            live = stack.enter_context(Live(console=console, refresh_per_second=4, transient=True))
+
+        def on_tick() -> None:
+            if live is not None:
+                live.update(_line(progress, writer, time.monotonic() - started_s))
+
+        asyncio.run(_record(links, writer, progress, on_tick, duration_s=duration_s))
+    _tell(out, writer, progress, as_json=as_json)
+
+
+async def _record(
+    links: Mapping[str, SessionLink],
+    writer: SessionWriter,
+    progress: Progress,
+    on_tick: Callable[[], None],
+    *,
+    duration_s: float,
+) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    if duration_s:
+        loop.call_later(duration_s, stop.set)
+    await record_links(links, writer, stop=stop, progress=progress, on_tick=on_tick)
+
+
+def open_links(ports: list[str], sensors: list[str], *, rate_hz: float, baud: int) -> dict[str, SessionLink]:
+    """Make a link for every port and every ``PLACE=FAMILY@WHERE``; by port or address.
+
+    Raises
+    ------
+    ConfigError
+        There is none, one stands twice, or one cannot be meant.
+    """
+    wanted = [("", "kinedge", port) for port in ports] + [_parse_sensor(text) for text in sensors]
+    radio = BleRadio()
+    links: dict[str, SessionLink] = {}
+    for place, family, where in wanted:
+        if where in links:
+            raise ConfigError(f"{where} stands twice; a device can be recorded once")
+        transport = "serial" if "/" in where else "ble"
+        options = {} if place else {"placement": "device"}
+        config = SessionConfig(place or "unnamed", rate_hz=rate_hz, options=options)
+        session = driver(family).open(config, transport=transport)
+        link = (
+            SerialLink(where, baud=baud)
+            if transport == "serial"
+            else BleLink(where, radio=radio, choose=channels_of(session))
+        )
+        links[where] = SessionLink(link, session)
+    if not links:
+        raise ConfigError("nothing to record: name a port with --port, or a device with --sensor")
+    return links
+
+
+def _parse_sensor(text: str) -> tuple[str, str, str]:
+    place, equals, rest = text.partition("=")
+    family, at, where = rest.partition("@")
+    if not (equals and at and place and family and where):
+        raise ConfigError(f"--sensor {text!r}: expected PLACE=FAMILY@WHERE, such as wrist_left=witmotion@/dev/ttyUSB0")
+    return place, family, where
+
+
+async def record_links(
+    links: Mapping[str, SessionLink],
+    writer: SessionWriter,
+    *,
+    stop: asyncio.Event,
+    progress: Progress | None = None,
+    on_tick: Callable[[], None] = lambda: None,
+) -> Progress:
+    """Write what the links bring until ``stop`` is set; the writer stays open.
+
+    The disk is written to in a thread, so that it delays no time stamp.
+
+    Raises
+    ------
+    KinedgeError
+        A link or the disk failed for a reason that waiting does not mend; what was taken in is kept.
+    """
+    progress = Progress() if progress is None else progress
+    queue: asyncio.Queue[tuple[str, SessionEvent]] = asyncio.Queue(_QUEUED_EVENTS)
+    taker = _Taker(writer, progress)
+
+    ended = asyncio.Event()
+
+    async def bring(name: str, link: SessionLink) -> None:
+        async for event in link.events():
+            await queue.put((name, event))
+
+    async def keep() -> None:
+        while not (ended.is_set() and queue.empty()):
+            batch: list[tuple[str, SessionEvent]] = []
+            with contextlib.suppress(asyncio.TimeoutError):
+                batch.append(await asyncio.wait_for(queue.get(), _TICK_S))
+            while not queue.empty():
+                batch.append(queue.get_nowait())
+            await asyncio.to_thread(taker.take, batch)
+            on_tick()
+
+    bringing = [asyncio.create_task(bring(name, link), name=f"record {name}") for name, link in links.items()]
+    keeping = asyncio.create_task(keep(), name="record")
+    # without a keeper nobody empties the queue, and they would wait for ever
+    keeping.add_done_callback(lambda _: [task.cancel() for task in bringing])
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait([*bringing, keeping, stopping], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stopping.cancel()
+        for link in links.values():
+            await link.close()
+        await asyncio.gather(*bringing, return_exceptions=True)
+        ended.set()
+        await asyncio.gather(keeping, stopping, return_exceptions=True)
+    for task in (keeping, *bringing):
+        if not task.cancelled():
+            task.result()  # raises what ended it
+    return progress
+
+
+class _Taker:
+    """Events into the session; a sensor belongs to the link that named it first."""
+
+    def __init__(self, writer: SessionWriter, progress: Progress) -> None:
+        self._writer = writer
+        self._progress = progress
+        self._owner: dict[str, str] = {}
+
+    def take(self, batch: list[tuple[str, SessionEvent]]) -> None:
+        for link, event in batch:
+            self._take_one(link, event)
+        self._writer.flush_if_due()
+
+    def _take_one(self, link: str, event: SessionEvent) -> None:
+        writer, progress = self._writer, self._progress
+        if isinstance(event, ImuChunk):
+            if self._owner.get(event.sensor) == link:
+                writer.write(event)
+                progress.samples[event.sensor] += len(event)
+                progress.lost[event.sensor] += event.lost
+        elif isinstance(event, DeviceInfo):
+            name = event.spec.name
+            if self._owner.setdefault(name, link) != link:
+                self._say(
+                    "doubt", link, text=f"{link} says it is {name}, but {self._owner[name]} is; it is not recorded"
+                )
+                return
+            writer.describe(event.spec)
+            progress.samples.setdefault(name, 0)
+            progress.lost.setdefault(name, 0)
+            facts = {"rate_hz": event.rate_hz, "serial": event.serial, "firmware": event.firmware}
+            writer.note("device", host_time_ns=time.monotonic_ns(), link=link, sensor=name, **facts)
+        elif isinstance(event, LinkOpened):
+            writer.note("link_opened", host_time_ns=event.host_time_ns, link=link)
+        elif isinstance(event, LinkClosed):
+            self._say("link_closed", link, text=event.reason, host_time_ns=event.host_time_ns)
+        elif isinstance(event, Battery):
+            fares = {"percent": event.percent, "charging": event.charging, "temperature_c": event.temperature_c}
+            writer.note("battery", host_time_ns=time.monotonic_ns(), link=link, **fares)
+        elif isinstance(event, Doubt):
+            self._say("doubt", link, text=event.text)
+        elif isinstance(event, ClockExchange):
+            times = [event.t1_ns, event.t2_ns, event.t3_ns, event.t4_ns]
+            writer.note("clock_exchange", host_time_ns=event.t4_ns, sensor=event.sensor, times_ns=times)
+
+    def _say(self, kind: str, link: str, *, text: str, host_time_ns: int | None = None) -> None:
+        now_ns = time.monotonic_ns() if host_time_ns is None else host_time_ns
+        self._writer.note(kind, host_time_ns=now_ns, link=link, text=text)
+        self._progress.note = text
+
+
+def _line(progress: Progress, writer: SessionWriter, elapsed_s: float) -> Text:
+    parts = [f"{elapsed_s:6.0f} s"]
+    for name, samples in progress.samples.items():
+        lost = progress.lost[name]
+        parts.append(f"{name} {samples:,}" + (f" ({lost:,} lost)" if lost else ""))
+    parts.append(f"{writer.n_bytes / 1e6:.1f} MB")
+    line = Text("  ".join(parts))
+    if progress.note:
+        line.append(f"\n{progress.note}", style="magenta")
+    return line
+
+
+def _tell(out: Path, writer: SessionWriter, progress: Progress, *, as_json: bool) -> None:
+    if as_json:
+        sensors = {n: {"samples": s, "lost": progress.lost[n]} for n, s in progress.samples.items()}
+        facts: dict[str, Any] = {"folder": str(out), "segments": writer.n_segments, "bytes": writer.n_bytes}
+        typer.echo(json.dumps({**facts, "sensors": sensors}, indent=2))
+    if not any(progress.samples.values()):
+        raise LinkError(f"no samples came: {progress.note or 'nothing was heard; kinedge doctor says what to check'}")
+    if not as_json:
+        for name, samples in progress.samples.items():
+            typer.echo(f"{name}: {samples:,} samples, {progress.lost[name]:,} lost")
+        typer.echo(f"{out}: {writer.n_segments} segments, {writer.n_bytes / 1e6:.1f} MB")
