@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 
 import numpy as np
 from hypothesis import strategies as st
+
 from kinedge.errors import ProtocolError
 from kinedge.firmware_bridge.device import Command, DeviceEvent, DeviceInfo, Doubt, Session
 from kinedge.signals import ImuChunk
@@ -71,10 +73,8 @@ def survives(session: Session, payloads: list[bytes], *, channels: list[str]) ->
     last: dict[int, int] = {}
     n_samples = 0
     for i, payload in enumerate(payloads):
-        try:
+        with suppress(ProtocolError):
             session.receive_data(payload, channel=channels[i % len(channels)], host_time_ns=1_000_000 * (i + 1))
-        except ProtocolError:
-            pass
         for chunk in chunks(session):
             assert np.isfinite(chunk.values).all()
             assert not (chunk.saturated & ~chunk.valid).any()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from device_checks import chunks, commands, doubts, events, feed, hostile_payloads, survives, together
 from hypothesis import given, settings
+
 from kinedge.errors import ConfigError, ProtocolError
 from kinedge.firmware_bridge.device import Advertisement, AsksTime, ClockExchange, SessionConfig
 from kinedge.firmware_bridge.devices import driver

@@ -7,6 +7,7 @@ import pytest
 from device_checks import chunks, commands, doubts, events, feed, hostile_payloads, survives, together
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from kinedge.errors import ConfigError, ProtocolError
 from kinedge.firmware_bridge.device import Advertisement, DeviceInfo, Doubt, SessionConfig
 from kinedge.firmware_bridge.devices import driver
