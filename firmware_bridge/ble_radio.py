@@ -243,7 +243,7 @@ class BleRadio:
         advertisement = Advertisement(
             device.address,
             data.local_name or "",
-            tuple(uuid.lower() for uuid in data.service_uuids),
+            tuple(dict.fromkeys(uuid.lower() for uuid in data.service_uuids)),
             dict(data.manufacturer_data),
             data.rssi,
         )

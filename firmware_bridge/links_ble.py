@@ -181,9 +181,10 @@ class BleLink:
 
     async def close(self) -> None:
         """Disconnect and end ``events``; may be called twice."""
-        self._closing = True
+        first, self._closing = not self._closing, True
         if self._task is not None:
-            self._task.cancel()
+            if first:  # a second time would cut the disconnecting short
+                self._task.cancel()
             await asyncio.wait({self._task})
         self._ready.set()
 

@@ -28,6 +28,7 @@ SessionEvent: TypeAlias = LinkOpened | LinkClosed | DeviceEvent
 
 _EVENT_OVERHEAD: Final = 1024
 _FAREWELL_S: Final = 2.0
+_NOT_YET_S: Final = 0.1
 
 
 @dataclass
@@ -239,9 +240,11 @@ class SessionLink:
     async def _ask_time(self, session: AsksTime) -> None:
         while True:
             request = session.time_request(self._host_clock())
-            if request is not None:
-                with contextlib.suppress(LinkError):  # the next one may pass
-                    await self._link.send(request)
+            if request is None:
+                await asyncio.sleep(min(self._time_sync_s, _NOT_YET_S))
+                continue
+            with contextlib.suppress(LinkError):  # the next one may pass
+                await self._link.send(request)
             await asyncio.sleep(self._time_sync_s)
 
     async def _watch(self) -> None:
