@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import shutil
 import struct
 import subprocess
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from kinedge.errors import ConfigError, ProtocolError
 from kinedge.firmware_bridge import emulator, framing, packets
 from kinedge.firmware_bridge.decoder import HelloReceived, TimeSyncReceived, WireDecoder
+from kinedge.firmware_bridge.devices import kinedge_imu
 from kinedge.firmware_bridge.firmware_header import FIRMWARE_FOLDER, HEADER, SOURCES, read_constants
 from kinedge.firmware_bridge.framing import FrameSplitter, encode_frame
 from kinedge.firmware_bridge.links_serial import LinkData, LinkOpened, SerialLink
@@ -38,7 +40,7 @@ C = read_constants()
 STRICT = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic"]
 SANITIZED = ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 TIMEOUT_S = 20.0
-EXAMPLES = settings(deadline=None, max_examples=150)
+EXAMPLES = settings(deadline=None, max_examples=100)
 CHANNEL_NAMES = [f"{q}_{a}" for q in ("acc", "gyr", "mag") for a in "xyz"]
 
 
@@ -426,7 +428,7 @@ def test_framed_requests_of_python_reach_the_firmware_whole(firmware: Firmware, 
     assert (good, bad) == (len(payloads), 0)
 
 
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=250)
 @given(
     parts=st.lists(
         st.one_of(
@@ -455,7 +457,7 @@ def test_any_bytes_give_the_firmware_the_same_payloads_as_python(
     assert errors.count(C["ERROR_FRAME"]) == splitter.counters.bad_frame
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 @given(line=st.binary(max_size=3000), size=st.integers(0, 64))
 def test_random_bytes_and_small_buffers_cost_the_decoder_nothing_but_the_frame(
     firmware: Firmware, line: bytes, size: int
@@ -509,3 +511,24 @@ def test_example_device_is_heard_over_its_own_tty_and_answers(tmp_path: Path) ->
 
 def test_header_and_sources_are_where_the_package_says() -> None:
     assert all(path.is_file() for path in (HEADER, *SOURCES))
+
+
+def test_the_page_for_firmware_engineers_says_what_is_so(tmp_path: Path) -> None:
+    page = (Path(__file__).resolve().parents[1] / "docs" / "firmware.md").read_text(encoding="utf-8")
+    for uuid in (kinedge_imu.SERVICE_UUID, kinedge_imu.DATA_UUID, kinedge_imu.CONTROL_UUID):
+        assert uuid in page
+    (snippet,) = re.findall(r"^```c\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    source = tmp_path / "snippet.c"
+    source.write_text(
+        '#include "kinedge_wire.h"\n#define STREAM_ID 1\nvoid uart_write(const uint8_t *, int);\n'
+        "uint64_t clock_us(void);\n"
+        "void answer(const uint8_t *, int, uint64_t);\nkinedge_decoder decoder;\n"
+        "void send_packet(const int16_t *, uint64_t, uint64_t);\nvoid on_uart_byte(uint8_t);\n"
+        f"{snippet}"
+        "void uart_write(const uint8_t *f, int n) { (void)f, (void)n; }\nuint64_t clock_us(void) { return 0; }\n"
+        "void answer(const uint8_t *p, int n, uint64_t t) { (void)p, (void)n, (void)t; }\n"
+        "int main(void) { uint8_t buffer[KINEDGE_REQUEST_BUFFER_SIZE]; int16_t counts[60] = {0};\n"
+        "kinedge_decoder_init(&decoder, buffer, sizeof buffer); send_packet(counts, 0, 0);\n"
+        "on_uart_byte(0); return 0; }\n"
+    )
+    subprocess.run([compile_c(tmp_path / "snippet", source, SOURCES[0])], check=True, timeout=TIMEOUT_S)
