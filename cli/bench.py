@@ -14,7 +14,7 @@ from kinedge.cli.app import app
 from kinedge.edge.config import DEFAULT_BUNDLE
 from kinedge.errors import ConfigError
 
-__all__ = ["bench", "step"]
+__all__ = ["anomalies", "bench", "step"]
 
 bench = typer.Typer(help="Measure, always beside something to compare with.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
@@ -43,6 +43,23 @@ def step(
         raise ConfigError(f"--streams {streams!r}: between 1 and 65536 streams can be measured")
     found = bench_step(bundle, streams=counts, n_rounds=rounds, round_s=round_s)
     _deliver(found, out, as_json=as_json)
+
+
+@bench.command()
+def anomalies(
+    bundle: Annotated[Path, typer.Option(help="A .kinedge file for two wrists.")] = DEFAULT_BUNDLE,
+    subjects: Annotated[int, typer.Option(min=1, max=1000, help="Simulated people.")] = 12,
+    minutes: Annotated[float, typer.Option(min=1, max=600, help="Of ordinary movement per person.")] = 10.0,
+    out: Annotated[Path | None, typer.Option(help="Write the result as JSON there.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Count what is found of each kind of synthetic anomaly, and how often ordinary movement is flagged.
+
+    Example: kinedge bench anomalies --subjects 24 --out anomalies.json
+    """
+    from kinedge.benchmarks.anomalies import bench_anomalies
+
+    _deliver(bench_anomalies(bundle, n_subjects=subjects, ordinary_minutes=minutes), out, as_json=as_json)
 
 
 def _deliver(found: dict[str, Any], out: Path | None, *, as_json: bool) -> None:

@@ -123,3 +123,23 @@ def test_train_reads_its_file_and_refuses_what_it_does_not_know(
         path.write_text(text)
         assert main(["train", str(path), "--out", str(tmp_path / "m.kinedge")]) == 1
         assert message in re.sub(r"\s+", " ", capsys.readouterr().err)
+
+
+def test_the_session_of_the_readme_runs_as_it_stands(tmp_path: Path) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=False, capture_output=True, text=True, cwd=tmp_path, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == 66
+    assert {line.split()[0] for line in lines} == {"normal", "anomalous", "unsure"}
+
+
+def test_the_anomaly_benchmark_counts_what_was_put_in(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "anomalies", "--subjects", "1", "--minutes", "1", "--json"]) == 0
+    rows = {r["what"]: r for r in json.loads(capsys.readouterr().out)["rows"]}
+    assert rows["noise burst (sensor fault)"]["found"] == "1 of 1"
+    assert rows["noise burst (sensor fault)"]["right_sensor"] == "1 of 1"
+    assert "ordinary movement, 10% loss" in rows
+    assert len(rows) >= 18
