@@ -6,8 +6,10 @@ Malformed packets are counted in ``counters["bad"]``, and ``last_error`` says wh
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -32,6 +34,7 @@ __all__ = [
 
 IMU9: Final = (*IMU6, "mag_x", "mag_y", "mag_z")
 _MAX_EVENTS: Final = 4096
+_SATURATED: Final = 0.999
 _IMPOSSIBLE: Final = 2.0  # a value beyond twice the full scale was damaged, not measured
 _NO_FULL_SCALE: Final = {"acc": 4000.0, "gyr": 200.0, "mag": 10_000.0}  # of no device; SI
 
@@ -103,33 +106,41 @@ def samples_in_range(
         Of each channel; a value within 0.1 % of it, or beyond, is saturated.
     """
     values = values.astype(np.float32, copy=False)
+    greatest, saturation = _limits(tuple(channels), full_scale.tobytes())
+    magnitude = np.abs(values)
     with np.errstate(invalid="ignore"):
-        magnitude = np.abs(values)
-    beyond = np.array([_NO_FULL_SCALE[c[:3]] for c in channels], np.float32)
-    limit = np.where(np.isfinite(full_scale), full_scale * np.float32(_IMPOSSIBLE), beyond)
-    valid = magnitude <= limit  # False for NaN
-    saturated = valid & (magnitude >= full_scale * np.float32(0.999))
+        valid = magnitude <= greatest  # False for NaN
+        saturated = valid & (magnitude >= saturation)
     if not valid.all():
         values = np.where(valid, values, np.float32(0))
     return Samples(device_time_ns, values, valid, saturated)
 
 
+@lru_cache(maxsize=64)
+def _limits(channels: tuple[str, ...], full_scale: bytes) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the greatest possible magnitude, and that at which saturation begins."""
+    ends = np.frombuffer(full_scale, np.float32)
+    beyond = np.array([_NO_FULL_SCALE[channel[:3]] for channel in channels], np.float32)
+    return np.where(np.isfinite(ends), ends * np.float32(_IMPOSSIBLE), beyond), ends * np.float32(_SATURATED)
+
+
 class GravityCheck:
     """Is the acceleration that of a body on Earth? Judged only where it rests.
 
-    Windows of 2 s in which no axis moves by more than 0.5 m/s^2 from end to end are rest. Five of them in a row
-    further than 15 % from 9.81 m/s^2 are a doubt, said once.
+    Windows of 2 s in which no axis moves by more than 0.5 m/s^2 from end to end are rest. Five windows of rest, with
+    none between that is better, further than 15 % from 9.81 m/s^2 are a doubt, said once.
     """
 
     _WINDOW_NS: Final = 2 * NS_PER_S
     _STEADY_M_S2: Final = 0.5
     _TOLERANCE: Final = 0.15
     _WINDOWS: Final = 5
+    _MIN_SAMPLES: Final = 10
 
     def __init__(self) -> None:
-        self._low = np.full(3, np.inf, np.float32)
-        self._high = -self._low
-        self._start_ns: int | None = None
+        self._low = self._high = [0.0, 0.0, 0.0]
+        self._n = 0
+        self._start_ns = 0
         self._off = 0
         self._said = False
 
@@ -137,25 +148,27 @@ class GravityCheck:
         """Take valid samples (n, 3); return the implausible magnitude at rest in m/s^2 once it is sure, else None."""
         if self._said or not len(acc_m_s2):
             return None
+        if len(acc_m_s2) == 1:
+            low = high = acc_m_s2[0].tolist()
+        else:
+            low, high = acc_m_s2.min(axis=0).tolist(), acc_m_s2.max(axis=0).tolist()
         start, end = int(device_time_ns[0]), int(device_time_ns[-1])
-        if self._start_ns is None or start < self._start_ns:
-            self._begin(start)
-        self._low = np.minimum(self._low, acc_m_s2.min(axis=0))
-        self._high = np.maximum(self._high, acc_m_s2.max(axis=0))
-        if self._start_ns is None or end - self._start_ns < self._WINDOW_NS:
+        if self._n and start >= self._start_ns:
+            low, high = [*map(min, self._low, low)], [*map(max, self._high, high)]
+        else:
+            self._n, self._start_ns = 0, start
+        self._low, self._high = low, high
+        self._n += len(acc_m_s2)
+        if end - self._start_ns < self._WINDOW_NS:
             return None
-        magnitude = float(np.linalg.norm((self._low + self._high) / 2))
-        if bool((self._high - self._low <= self._STEADY_M_S2).all()):
-            off = abs(magnitude - STANDARD_GRAVITY_M_S2) > self._TOLERANCE * STANDARD_GRAVITY_M_S2
-            self._off = self._off + 1 if off else 0
-        self._begin(end)
+        enough, self._n = self._n >= self._MIN_SAMPLES, 0
+        if not enough or any(h - b > self._STEADY_M_S2 for b, h in zip(low, high, strict=True)):
+            return None
+        magnitude = math.dist(low, [-h for h in high]) / 2
+        off = abs(magnitude - STANDARD_GRAVITY_M_S2) > self._TOLERANCE * STANDARD_GRAVITY_M_S2
+        self._off = self._off + 1 if off else 0
         self._said = self._off >= self._WINDOWS
         return magnitude if self._said else None
-
-    def _begin(self, start_ns: int) -> None:
-        self._start_ns = start_ns
-        self._low = np.full(3, np.inf, np.float32)
-        self._high = -self._low
 
 
 class QueueSession:
@@ -260,8 +273,11 @@ class QueueSession:
     def _check_gravity(self, samples: Samples) -> None:
         if self.spec.channels[:3] != IMU6[:3]:
             return
-        usable = samples.valid[:, :3].all(axis=1)
-        magnitude = self._gravity.feed(samples.device_time_ns[usable], samples.values[usable, :3])
+        times, acc, valid = samples.device_time_ns, samples.values[:, :3], samples.valid[:, :3]
+        if not valid.all():
+            usable = valid.all(axis=1)
+            times, acc = times[usable], acc[usable]
+        magnitude = self._gravity.feed(times, acc)
         if magnitude is not None:
             self.doubt(
                 f"the acceleration at rest is {magnitude:.2f} m/s^2, expected about 9.81"

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from kinedge.units import NS_PER_S
 
-__all__ = ["CountClock", "Samples", "StampClock", "StreamMerger", "Unwrapper"]
+__all__ = ["CountClock", "Samples", "StampClock", "StreamMerger", "Unwrapper", "spread_back"]
 
 _MAX_GAP_NS: Final = 24 * 3600 * NS_PER_S
 _GAP_FACTOR: Final = 1.5
@@ -132,6 +132,14 @@ class StampClock:
         lost
             Samples missing before them; None (instead of both) when the packet is not to be used.
         """
+        admitted = self.admit_last(stamp_ns, n, host_time_ns=host_time_ns)
+        if admitted is None:
+            return None
+        spacing_ns, lost = admitted
+        return spread_back(stamp_ns, spacing_ns, n), lost
+
+    def admit_last(self, stamp_ns: int, n: int, *, host_time_ns: int | None = None) -> tuple[float, int] | None:
+        """Judge a packet as ``place_last`` does; return what samples stand apart, for ``spread_back``, and ``lost``."""
         lost = 0
         if self._last_ns is None:
             self._restart(stamp_ns)
@@ -159,7 +167,7 @@ class StampClock:
         before, self._last_ns, self._last_host_ns = self._last_ns, stamp_ns, host_time_ns
         spacing = self._interval if before is None else min(self._interval, (stamp_ns - before) / n)
         self._learn(stamp_ns, n + lost)
-        return stamp_ns - np.rint(spacing * np.arange(n - 1, -1, -1)).astype(np.int64), lost
+        return spacing, lost
 
     def _restart(self, stamp_ns: int) -> None:
         self._last_ns = None
@@ -182,6 +190,15 @@ class StampClock:
         return suspect.packets >= _CONFIRMATIONS
 
 
+def spread_back(
+    stamp_ns: int | NDArray[np.int64], spacing_ns: float | NDArray[np.float64], n: int
+) -> NDArray[np.int64]:
+    """Return times of ``n`` samples of which the last is stamped; columns of stamps and spacings give rows."""
+    if n == 1 and isinstance(stamp_ns, int):
+        return np.array([stamp_ns], np.int64)
+    return stamp_ns - np.rint(spacing_ns * np.arange(n - 1, -1, -1)).astype(np.int64)
+
+
 class CountClock:
     """Sample times of a device that sends no time: its samples are counted, and held to the host clock.
 
@@ -196,10 +213,15 @@ class CountClock:
     def __init__(self, *, interval_ns: int) -> None:
         self.nominal_ns = interval_ns
         self._rate_interval = float(interval_ns)
-        self._interval = float(interval_ns)
+        self._interval = self._placed_interval = float(interval_ns)
         self._next: float | None = None
         self._least: float | None = None
         self._window_end = 0
+
+    @property
+    def interval_ns(self) -> float:
+        """Interval between samples of the last packet."""
+        return self._placed_interval
 
     def place(self, n: int, *, host_time_ns: int | None, missing: int = 0) -> tuple[NDArray[np.int64], int]:
         """Return times (n,) int64 of ``n`` samples, and how many are missing before them (``missing`` and found)."""
@@ -215,6 +237,7 @@ class CountClock:
             if host_time_ns >= self._window_end:
                 lost += self._steer(self._least)
                 self._window_end, self._least = host_time_ns + NS_PER_S, None
+        self._placed_interval = self._interval
         times = np.rint(self._next + self._interval * np.arange(n)).astype(np.int64)
         self._next += n * self._interval
         return times, lost

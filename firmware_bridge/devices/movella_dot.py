@@ -151,7 +151,9 @@ def parse_payload(data: bytes, *, mode: int) -> np.void:
         raise ProtocolError(f"Movella DOT: payload mode {mode} is not published; known are {sorted(PAYLOADS)}")
     size = payload.dtype.itemsize
     if len(data) < size or any(data[size:]):
-        raise ProtocolError(f"Movella DOT: mode {mode} has {size} bytes and then zeros, got {len(data)}: {data.hex()}")
+        raise ProtocolError(
+            f"Movella DOT: mode {mode} has {size} bytes and then zeros, got {len(data)}: {data[:64].hex()}"
+        )
     sample: np.void = np.frombuffer(data, payload.dtype, count=1)[0]
     return sample
 
@@ -267,6 +269,9 @@ class MovellaDotSession(QueueSession):
         )
         self.subscriptions = (self._channel, BATTERY, MESSAGE_ACK)
         self._full_scale = full_scale(channels, acc_g=_ACC_RANGE_G, gyr_deg_s=_GYR_RANGE_DEG_S)
+        self._scale = np.ones(len(channels), np.float32)
+        self._scale[3:6] = np.deg2rad(1.0)
+        self._scale[6:] = (self._field_ut or 0.0) / _MAG_COUNTS
         self._clock = StampClock(interval_ns=self.interval_ns)
         self._stamp_us = Unwrapper(bits=32)
 
@@ -305,13 +310,13 @@ class MovellaDotSession(QueueSession):
         if placed is None:
             return
         device_time_ns, lost = placed
-        parts = [sample["acc_m_s2"], np.deg2rad(sample["gyr_deg_s"])]
+        parts = [sample["acc_m_s2"], sample["gyr_deg_s"]]
         if self._field_ut is not None:
-            parts.append(sample["mag_counts"] * np.float32(self._field_ut / _MAG_COUNTS))
+            parts.append(sample["mag_counts"])
+        with np.errstate(over="ignore", invalid="ignore"):
+            values = np.concatenate(parts, dtype=np.float32)[None] * self._scale
         self.deliver(
-            samples_in_range(
-                device_time_ns, np.concatenate(parts)[None], self.spec.channels, full_scale=self._full_scale
-            ),
+            samples_in_range(device_time_ns, values, self.spec.channels, full_scale=self._full_scale),
             lost=lost,
             boot_id=self._clock.boot_id,
             host_time_ns=host_time_ns,

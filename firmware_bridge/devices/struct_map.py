@@ -43,9 +43,8 @@ Without ``time``, samples are counted (by ``sequence``, where there is one) and 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,7 +53,7 @@ from kinedge.config import load_toml
 from kinedge.firmware_bridge.device import SERIAL_CHANNEL, Advertisement, Command, SessionConfig
 from kinedge.firmware_bridge.devices._common import QueueSession, check_options, require_transport, samples_in_range
 from kinedge.firmware_bridge.devices._struct_layout import PacketLayout, StructMap
-from kinedge.firmware_bridge.devices._timing import CountClock, Samples, StampClock, Unwrapper
+from kinedge.firmware_bridge.devices._timing import CountClock, Samples, StampClock, Unwrapper, spread_back
 from kinedge.units import NS_PER_S, period_ns
 
 __all__ = ["StructMap", "StructMapDriver", "StructMapSession"]
@@ -63,11 +62,11 @@ _CONFIRMATIONS: Final = 3
 _MAX_STAMP_NS: Final = 1 << 62
 
 
-@dataclass(frozen=True)
-class _Placed:
+class _Placed(NamedTuple):
     """When the samples of a packet were taken."""
 
-    device_time_ns: NDArray[np.int64]
+    last_ns: int
+    spacing_ns: float
     lost: int
     boot_id: int
 
@@ -257,8 +256,10 @@ class StructMapSession(QueueSession):
         host_time_ns: int | None,
     ) -> None:
         rows, channels = [i for i, _ in run], self._layout.channels
+        last_ns = np.array([[placed.last_ns] for _, placed in run], np.int64)
+        spacing_ns = np.array([[placed.spacing_ns] for _, placed in run])
         found = samples_in_range(
-            np.concatenate([placed.device_time_ns for _, placed in run]),
+            spread_back(last_ns, spacing_ns, self._description.samples_per_packet).reshape(-1),
             values[rows].reshape(-1, len(channels)),
             channels,
             full_scale=self._layout.full_scale,
@@ -307,7 +308,7 @@ class _Places:
             if missing is None:
                 return None
             device_time_ns, lost = self._count.place(self._n, host_time_ns=host_time_ns, missing=missing)
-            return _Placed(device_time_ns, lost, 0)
+            return _Placed(int(device_time_ns[-1]), self._count.interval_ns, lost, 0)
         clock, hz = self._stamps, self._time.hz
         ticks = self._stamp.unwrap(int(packet["time"]), elapsed=clock.elapsed_ns(host_time_ns) * hz // NS_PER_S)
         stamp_ns = ticks * NS_PER_S // hz
@@ -316,16 +317,17 @@ class _Places:
             clock.implausible += self._n
             return None
         boot_id = clock.boot_id
-        place = clock.place_first if self._time.of == "first" else clock.place_last
-        placed = place(stamp_ns, self._n, host_time_ns=host_time_ns)
-        if placed is None:
+        if self._time.of == "first":
+            stamp_ns += round((self._n - 1) * clock.interval_ns)
+        admitted = clock.admit_last(stamp_ns, self._n, host_time_ns=host_time_ns)
+        if admitted is None:
             return None
-        device_time_ns, lost = placed
+        spacing_ns, lost = admitted
         if self._sequence is not None:
             restarted = clock.boot_id != boot_id
             by_number = self._sequence.missing_near(int(packet["sequence"]), None if restarted else lost)
             lost = lost if restarted else by_number
-        return _Placed(device_time_ns, lost, clock.boot_id)
+        return _Placed(stamp_ns, spacing_ns, lost, clock.boot_id)
 
 
 class _SequenceGaps:
