@@ -5,13 +5,15 @@ Acceleration and angular rate come in notifications of their own: ``03 04`` and 
 ones, both at one rate.
 
 **Pairing.** Both come from one chip with one sampling clock, so the k-th sample of one belongs to the k-th of the
-other. The two streams do not start together, and a board whose radio is busy drops notifications without a word, so
-the count is held to what arrives:
+other. The two do not start together, and a board whose radio is busy drops notifications without a word, so the count
+is held to the order in which they arrive:
 
 * when the second stream speaks for the first time, what waits of the first beyond its newest packet is older than
-  it, and goes out alone, with the other three channels masked;
-* when one stream has been ahead by at least m samples for a whole second, m samples of the other were lost: the
-  m that wait longest go out alone;
+  it, and goes out alone, with the other three channels masked. As packets of the two need not begin at one sample,
+  this is right to within two samples;
+* from then on the difference of the two counts stays within the same bounds, second for second (learned when two
+  seconds agree). When for one second it kept within bounds that are m higher or lower, m samples of one were lost,
+  and the next m of the other go out alone: up to two seconds are paired wrongly by m samples;
 * no stream waits for more than 48 samples.
 
 Time is the count of rows, held to the host clock by ``CountClock``. Boards with a BMI270 (MetaMotion S) have another
@@ -160,12 +162,14 @@ class MetaMotionSession(QueueSession):
         self._clock = CountClock(interval_ns=self.interval_ns)
         self._waiting = [_NONE, _NONE]
         self._spoken = [False, False]
+        self._alone = [0, 0]  # samples to go out alone, because their partners were lost
+        self._usual: tuple[int, int] | None = None
+        self._last_bounds: tuple[int, int] | None = None
         self._begin_window()
 
     def _begin_window(self) -> None:
         self._n_rows = 0
-        self._least_ahead = _MAX_WAITING
-        self._ahead: int | None = None
+        self._low, self._high = _MAX_WAITING, -_MAX_WAITING
 
     def _take(self, stream: int, counts: NDArray[np.int16], host_time_ns: int | None) -> None:
         waiting, other = self._waiting, 1 - stream
@@ -173,26 +177,32 @@ class MetaMotionSession(QueueSession):
         if not self._spoken[stream]:
             self._spoken[stream] = True
             self._deliver_alone(other, len(waiting[other]) - len(counts), host_time_ns)
+        if self._alone[stream]:
+            n = min(self._alone[stream], len(waiting[stream]))
+            self._alone[stream] -= n
+            self._deliver_alone(stream, n, host_time_ns)
         n = min(len(waiting[_ACC]), len(waiting[_GYR]))
         if n:
             self._deliver(waiting[_ACC][:n], waiting[_GYR][:n], host_time_ns)
             waiting[_ACC], waiting[_GYR] = waiting[_ACC][n:], waiting[_GYR][n:]
-        ahead = _ACC if len(waiting[_ACC]) else _GYR
-        self._deliver_alone(ahead, len(waiting[ahead]) - _MAX_WAITING, host_time_ns)
-        self._balance(ahead, n, host_time_ns)
+        self._deliver_alone(stream, len(waiting[stream]) - _MAX_WAITING, host_time_ns)
+        self._balance(n)
 
-    def _balance(self, ahead: int, n_paired: int, host_time_ns: int | None) -> None:
-        """Find out whether one stream stays ahead of the other."""
-        surplus = len(self._waiting[ahead])
-        if not surplus or (self._ahead is not None and ahead != self._ahead):
-            self._begin_window()
-            return
-        self._ahead = ahead
-        self._least_ahead = min(self._least_ahead, surplus)
+    def _balance(self, n_paired: int) -> None:
+        """Compare the bounds of the difference, second for second, with the usual ones."""
+        difference = len(self._waiting[_ACC]) - len(self._waiting[_GYR])
+        self._low, self._high = min(self._low, difference), max(self._high, difference)
         self._n_rows += n_paired
-        if self._n_rows >= self.rate_hz:
-            self._deliver_alone(ahead, self._least_ahead, host_time_ns)
-            self._begin_window()
+        if self._n_rows < self.rate_hz:
+            return
+        bounds = (self._low, self._high)
+        if self._usual is None:
+            self._usual = bounds if bounds == self._last_bounds else None
+        elif bounds[1] - bounds[0] == self._usual[1] - self._usual[0]:
+            ahead = bounds[0] - self._usual[0]
+            self._alone = [max(ahead, 0), max(-ahead, 0)]
+        self._last_bounds = bounds
+        self._begin_window()
 
     def _deliver_alone(self, stream: int, n: int, host_time_ns: int | None) -> None:
         """Deliver the ``n`` samples of one stream that have waited longest, the other masked."""

@@ -4,9 +4,9 @@ A command is answered with FF, then with its response. While it streams, packets
 of 1/32768 s, wraps every 512 s) and the channels in the order of the inquiry come without length or checksum;
 FF and ``8A 71 status`` stand between them.
 
-* A packet is believed when it begins with 00, its time is a little later than the last (up to 10 s), and what is there
-  behind it can begin something. After anything else the place is searched anew: two starts one packet apart, with
-  times one interval apart.
+* A packet is believed when it begins with 00, its time is whole intervals later than the last (up to 10 s), and what is
+  there behind it can begin something. After anything else the place is searched anew: two starts one packet apart,
+  with times one interval apart.
 * Low-noise and wide-range acceleration are int16 little-endian, angular rate is int16 big-endian. The magnetometer is
   not asked for: its byte order differs between hardware revisions and sources.
 * SI units need the calibration of the device (offset, sensitivity and alignment of each sensor), which is read before
@@ -242,7 +242,7 @@ class Shimmer3Session(StampedSession):
                 self._skip(start)
                 return False
             step = (_tick(data, start + size) - _tick(data, start)) % _WRAP
-            if data[start + size] == _DATA and 0 < step <= 1.5 * interval:
+            if data[start + size] == _DATA and abs(step - interval) <= self._tolerance_ticks:
                 self._skip(start)
                 self._last_tick = (_tick(data, start) - interval) % _WRAP
                 self._locked = True
@@ -254,11 +254,20 @@ class Shimmer3Session(StampedSession):
         self._locked = False
         self._skip(1)
 
+    @property
+    def _tolerance_ticks(self) -> int:
+        """How far a time may be from a whole number of intervals after another: the device's timer is exact."""
+        return 1 + self._interval_ticks // 16
+
     def _n_plausible(self, packets: NDArray[np.void]) -> int:
         """Return how many packets from the first on follow one another."""
         ticks = packets["time"].astype(np.int64) @ np.array([1, 1 << 8, 1 << 16])
         steps = np.diff(ticks, prepend=self._last_tick) % _WRAP
-        fine = (packets["first"] == _DATA) & (steps > 0) & (steps <= _MAX_STEP_S * TICKS_PER_S)
+        off = (steps + self._interval_ticks // 2) % self._interval_ticks - self._interval_ticks // 2
+        fine = (
+            (packets["first"] == _DATA) & (steps >= self._interval_ticks // 2) & (np.abs(off) <= self._tolerance_ticks)
+        )
+        fine &= steps <= _MAX_STEP_S * TICKS_PER_S
         follows = np.frombuffer(self._buffer, np.uint8)[packets.itemsize :: packets.itemsize]
         fine[: len(follows)] &= np.isin(follows, (_DATA, _IN_STREAM, _ACK))
         n = len(packets) if fine.all() else int(np.argmin(fine))
