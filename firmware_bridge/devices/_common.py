@@ -175,6 +175,7 @@ class QueueSession:
     """Base of a session: bounded queues, counters, the info before the samples, the doubt about gravity.
 
     A family adds ``start_commands``, ``stop_commands`` and ``receive_data``, and hands samples to ``deliver``.
+    ``start_commands`` is called by the constructor: set what it needs before.
 
     Parameters
     ----------
