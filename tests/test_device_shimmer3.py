@@ -125,9 +125,7 @@ def test_calibration_blocks_round_trip_and_invert_the_alignment() -> None:
     found = parse_calibration(calibration_block(turned))
     assert found is not None
     counts = np.array([[10.0, -20.0 - 1610.0, 30.0 - 3240.0]])
-    np.testing.assert_allclose(found.apply(counts), [[1.0, 0.0, 2.0]], atol=1e-12)
-    flags = np.array([[True, False, False]])
-    assert found.spread(flags).tolist() == [[False, True, False]]
+    np.testing.assert_allclose((counts - found.offset) @ found.matrix().T, [[1.0, 0.0, 2.0]], atol=1e-12)
     assert parse_calibration(b"\xff" * 21) is None
     assert parse_calibration(bytes(21)) is None
 
@@ -232,6 +230,19 @@ def test_ends_of_the_range_are_saturated() -> None:
     data = b"\0" + (1000).to_bytes(3, "little") + acc + np.array([32767, 0, -32768], ">i2").tobytes()
     joined = join(feed(streaming(), data + packet(1), cuts=()))
     assert joined.saturated.tolist() == [[True, True, False, True, False, True], [False] * 6]
+
+
+def test_saturation_follows_the_alignment_of_the_axes() -> None:
+    turned = Calibration(np.zeros(3), np.full(3, 400.0), np.array([[0, -1, 0], [-1, 0, 0], [0, 0, -1.0]]))
+    blocks = [calibration_block(turned), calibration_block(GYR_IDENTITY, sensitivity_unit=0.01)]
+    session = open_session()
+    list(iter(session.next_command, None))
+    feed(session, b"\xff\x2d" + blocks[0] + blocks[1] + blocks[0] * 2 + inquiry(), cuts=())
+    list(iter(session.next_command, None))
+    counts = np.array([-32768, 0, 10], "<i2").tobytes() + bytes(6)
+    joined = join(feed(session, b"\0" + (1000).to_bytes(3, "little") + counts + packet(1), cuts=()))
+    assert joined.saturated[0].tolist() == [False, True, False, False, False, False]
+    np.testing.assert_allclose(joined.values[0, :3], [0, 32768 / 400, -10 / 400], atol=1e-6)
 
 
 def test_driver_recognises_an_answer_to_its_probe() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,6 +20,7 @@ __all__ = [
     "NOMINAL_WIDE",
     "TICKS_PER_S",
     "Calibration",
+    "Converter",
     "Inquiry",
     "packet_dtype",
     "parse_calibration",
@@ -35,6 +36,12 @@ FIRST_CHANNEL: Final = {"low_noise": 0x00, "wide": 0x04, "gyr": 0x0A}
 
 _MAX_CHANNELS: Final = 45
 _WIDTHS: Final = {**dict.fromkeys(range(0x29), 2), 0x1B: 3, 0x1D: 1, 0x1E: 3, 0x1F: 3, 0x20: 1, 0x21: 3, 0x22: 3}
+_ENDS: Final = {
+    "low_noise": (0, 4095),  # a 12-bit converter
+    "wide": (-32768, 32752),  # 12 bits, left-aligned
+    "gyr": (-32768, 32767),
+}
+"""Counts at the ends of the range."""
 
 
 @dataclass(frozen=True)
@@ -66,16 +73,10 @@ class Calibration:
     sensitivity: NDArray[np.float64]
     alignment: NDArray[np.float64]
 
-    def apply(self, counts: NDArray[np.number]) -> NDArray[np.float64]:
-        """Convert counts (n, 3) to units (n, 3)."""
-        units: NDArray[np.float64] = ((counts - self.offset) / self.sensitivity) @ np.linalg.inv(self.alignment).T
-        return units
-
-    def spread(self, flags: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Return which units (n, 3) are touched by flagged counts (n, 3)."""
-        weights = np.abs(np.linalg.inv(self.alignment))
-        touched: NDArray[np.bool_] = flags.astype(int) @ (weights > 0.1 * weights.max()).T.astype(int) > 0
-        return touched
+    def matrix(self) -> NDArray[np.float64]:
+        """Units per count behind the offset, (3, 3)."""
+        matrix: NDArray[np.float64] = np.linalg.inv(self.alignment) / self.sensitivity
+        return matrix
 
 
 def _nominal(offset: float, sensitivity: float, alignment: Sequence[Sequence[int]]) -> Calibration:
@@ -145,3 +146,45 @@ def packet_dtype(channels: Sequence[int]) -> np.dtype[np.void]:
         name = f"{channel:02X}"
         fields.append((name, ">i2" if big_endian else "<i2") if width == 2 else (name, "u1", (width,)))
     return np.dtype(fields)
+
+
+class Converter:
+    """Packets to SI units, both sensors side by side in one product.
+
+    Parameters
+    ----------
+    dtype
+        Of a packet.
+    acc
+        ``low_noise`` or ``wide``.
+    calibrations
+        Of that one and of ``gyr``, by name.
+    """
+
+    def __init__(self, dtype: np.dtype[np.void], *, acc: str, calibrations: Mapping[str, Calibration]) -> None:
+        names, there = (acc, "gyr"), set(dtype.names or ())
+        self._fields: list[tuple[int, str]] = []
+        for i, name in enumerate(names):
+            fields = [f"{FIRST_CHANNEL[name] + axis:02X}" for axis in range(3)]
+            if there.issuperset(fields):
+                self._fields += [(3 * i + axis, field) for axis, field in enumerate(fields)]
+        self._valid = np.isin(np.arange(6), [column for column, _ in self._fields])
+        self._offsets = np.concatenate([calibrations[name].offset for name in names])
+        self._to_si = np.zeros((6, 6))
+        self._to_si[:3, :3] = calibrations[acc].matrix().T
+        self._to_si[3:, 3:] = np.deg2rad(calibrations["gyr"].matrix().T)
+        weights = np.abs(self._to_si)
+        self._touches = weights > 0.1 * weights.max(axis=0)
+        self._low, self._high = np.repeat([_ENDS[name] for name in names], 3, axis=0).T
+
+    def convert(self, packets: NDArray[np.void]) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
+        """Return values in m/s^2 and rad/s, valid and saturated, all (n, 6).
+
+        An axis is saturated where a count at the end of its range has part in it.
+        """
+        counts = np.zeros((len(packets), 6))
+        for column, field in self._fields:
+            counts[:, column] = packets[field]
+        at_end = (counts <= self._low) | (counts >= self._high)
+        saturated = at_end @ self._touches if at_end.any() else at_end
+        return (counts - self._offsets) @ self._to_si, np.tile(self._valid, (len(packets), 1)), saturated

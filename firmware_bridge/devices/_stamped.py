@@ -64,11 +64,13 @@ class StampedSession(QueueSession):
         rows: list[int] = []
         times: list[int] = []
         lost, boot_id = 0, clock.boot_id
-        values = np.where(valid, values, 0).astype(np.float32)
+        if not valid.all():
+            values, saturated = np.where(valid, values, 0), saturated & valid
+        values = values.astype(np.float32)
 
         def deliver_run() -> None:
-            at = np.array(rows, dtype=np.intp)
-            samples = Samples(np.array(times, np.int64), values[at], valid[at], saturated[at] & valid[at])
+            at = slice(None) if len(rows) == len(values) else np.array(rows, dtype=np.intp)
+            samples = Samples(np.array(times, np.int64), values[at], valid[at], saturated[at])
             self.deliver(samples, lost=lost, boot_id=boot_id, host_time_ns=host_time_ns)
 
         for row, stamp_ns in enumerate(stamps_ns):

@@ -30,13 +30,13 @@ from kinedge.firmware_bridge.device import SERIAL_CHANNEL, Advertisement, Comman
 from kinedge.firmware_bridge.devices._common import check_options, nearest, require_transport
 from kinedge.firmware_bridge.devices._shimmer3_layout import (
     BLOCK_BYTES,
-    FIRST_CHANNEL,
     INQUIRY_BYTES,
     NOMINAL_GYR,
     NOMINAL_LOW_NOISE,
     NOMINAL_WIDE,
     TICKS_PER_S,
     Calibration,
+    Converter,
     Inquiry,
     packet_dtype,
     parse_calibration,
@@ -63,11 +63,8 @@ _HEADER_BYTES: Final = 4
 _BLOCKS: Final = ("low_noise", "gyr", "mag", "wide")
 _MAX_BUFFER: Final = 1 << 16
 _MAX_STEP_S: Final = 10
-_ENDS: Final = {
-    "low_noise": (0, 4095),  # a 12-bit converter
-    "wide": (-32768, 32752),  # 12 bits, left-aligned
-    "gyr": (-32768, 32767),
-}
+_TICK_OF_BYTES: Final = np.array([1, 1 << 8, 1 << 16])
+_CAN_FOLLOW: Final = np.isin(np.arange(256), (_DATA, _IN_STREAM, _ACK))
 
 
 class Shimmer3Session(StampedSession):
@@ -138,6 +135,7 @@ class Shimmer3Session(StampedSession):
         self._inquiry: Inquiry | None = None
         self._interval_ticks = self._asked_ticks
         self._dtype: np.dtype[np.void] = packet_dtype(())
+        self._converter: Converter | None = None
         self._calibrations: dict[str, Calibration] = {}
 
     def _skip(self, n: int) -> None:
@@ -198,6 +196,7 @@ class Shimmer3Session(StampedSession):
         range_g = 32768 / float(self._calibrations[acc].sensitivity.min()) / STANDARD_GRAVITY_M_S2
         if not self._low_noise and not self._acc_g / 1.7 < range_g < self._acc_g * 1.7:
             self.doubt(f"asked for {self._acc_g:g} g, the device's calibration is of about {range_g:.0f} g")
+        self._converter = Converter(self._dtype, acc=acc, calibrations=self._calibrations)
         self.set_rate(inquiry.rate_hz)
         self.describe(DeviceInfo(self.spec, self.rate_hz, firmware=self._firmware))
         self._commands.append(_command(_START))
@@ -222,12 +221,12 @@ class Shimmer3Session(StampedSession):
             self._lose()
         elif len(self._buffer) >= size:
             packets = np.frombuffer(self._buffer, self._dtype, count=len(self._buffer) // size)
-            n = self._n_plausible(packets)
-            if not n:
+            ticks = self._plausible_ticks(packets)
+            if not len(ticks):
                 self._lose()
                 return
-            self._buffer = self._buffer[n * size :]
-            self._decode(packets[:n], host_time_ns)
+            self._buffer = self._buffer[len(ticks) * size :]
+            self._decode(packets[: len(ticks)], ticks, host_time_ns)
 
     def _lock(self) -> bool:
         """Find where packets begin, or skip all that cannot be a beginning."""
@@ -259,42 +258,31 @@ class Shimmer3Session(StampedSession):
         """How far a time may be from a whole number of intervals after another: the device's timer is exact."""
         return 1 + self._interval_ticks // 16
 
-    def _n_plausible(self, packets: NDArray[np.void]) -> int:
-        """Return how many packets from the first on follow one another."""
-        ticks = packets["time"].astype(np.int64) @ np.array([1, 1 << 8, 1 << 16])
-        steps = np.diff(ticks, prepend=self._last_tick) % _WRAP
-        off = (steps + self._interval_ticks // 2) % self._interval_ticks - self._interval_ticks // 2
-        fine = (
-            (packets["first"] == _DATA) & (steps >= self._interval_ticks // 2) & (np.abs(off) <= self._tolerance_ticks)
-        )
-        fine &= steps <= _MAX_STEP_S * TICKS_PER_S
-        follows = np.frombuffer(self._buffer, np.uint8)[packets.itemsize :: packets.itemsize]
-        fine[: len(follows)] &= np.isin(follows, (_DATA, _IN_STREAM, _ACK))
+    def _plausible_ticks(self, packets: NDArray[np.void]) -> NDArray[np.int64]:
+        """Return the times of the packets that follow one another, from the first on."""
+        size, interval = packets.itemsize, self._interval_ticks
+        ticks: NDArray[np.int64] = packets["time"] @ _TICK_OF_BYTES
+        before = np.empty_like(ticks)
+        before[0], before[1:] = self._last_tick, ticks[:-1]
+        steps = (ticks - before) % _WRAP
+        off = (steps + interval // 2) % interval - interval // 2
+        fine = (packets["first"] == _DATA) & (np.abs(off) <= self._tolerance_ticks)
+        fine &= (steps > interval // 2) & (steps <= _MAX_STEP_S * TICKS_PER_S)
+        follows = np.frombuffer(self._buffer, np.uint8)[size::size]
+        fine[: len(follows)] &= _CAN_FOLLOW[follows]
         n = len(packets) if fine.all() else int(np.argmin(fine))
         if n:
             self._last_tick = int(ticks[n - 1])
-        return n
+        return ticks[:n]
 
-    def _decode(self, packets: NDArray[np.void], host_time_ns: int | None) -> None:
-        n = len(packets)
-        values, valid, saturated = np.zeros((n, 6)), np.zeros((n, 6), dtype=bool), np.zeros((n, 6), dtype=bool)
-        self.counters["packets"] += n
-        for name, columns in (("low_noise" if self._low_noise else "wide", slice(0, 3)), ("gyr", slice(3, 6))):
-            fields = [f"{FIRST_CHANNEL[name] + axis:02X}" for axis in range(3)]
-            if not all(field in (packets.dtype.names or ()) for field in fields):
-                continue
-            counts = np.stack([packets[field] for field in fields], axis=1).astype(np.float64)
-            calibration = self._calibrations[name]
-            values[:, columns] = calibration.apply(counts)
-            valid[:, columns] = True
-            low, high = _ENDS[name]
-            saturated[:, columns] = calibration.spread((counts <= low) | (counts >= high))
-        values[:, 3:] = np.deg2rad(values[:, 3:])
-        ticks = (packets["time"].astype(np.int64) @ np.array([1, 1 << 8, 1 << 16])).tolist()
+    def _decode(self, packets: NDArray[np.void], ticks: NDArray[np.int64], host_time_ns: int | None) -> None:
+        self.counters["packets"] += len(packets)
         elapsed = self._clock.elapsed_ns(host_time_ns) * TICKS_PER_S // 1_000_000_000
-        unwrapped = [self._ticks.unwrap(tick, elapsed=0 if i else elapsed) for i, tick in enumerate(ticks)]
+        unwrapped = [self._ticks.unwrap(tick, elapsed=0 if i else elapsed) for i, tick in enumerate(ticks.tolist())]
         stamps = [tick * 1_953_125 >> 6 for tick in unwrapped]  # 10^9 / 32768 = 1953125 / 64
-        self.deliver_stamped(stamps, values, valid, saturated, host_time_ns=host_time_ns)
+        if self._converter is not None:
+            values, valid, saturated = self._converter.convert(packets)
+            self.deliver_stamped(stamps, values, valid, saturated, host_time_ns=host_time_ns)
 
 
 class Shimmer3Driver:

@@ -151,6 +151,23 @@ def _unsigned(rows: NDArray[np.uint8], item: tuple[int, int, int] | None, *, siz
     return raw.view(f">u{size}")[:, 0].astype(np.int64)
 
 
+class _Layout:
+    """Where the items of payloads like this one are."""
+
+    def __init__(self, payload: bytes) -> None:
+        self.items = parse_items(payload)
+        self._n_bytes = len(payload)
+        self._heads = [at for _, offset, _ in self.items.values() for at in range(offset - 3, offset)]
+        self._head = np.frombuffer(payload, np.uint8)[self._heads]
+
+    def fits(self, rows: NDArray[np.uint8]) -> int:
+        """Return how many payloads, from the first on, are laid out like this."""
+        if rows.shape[1] != self._n_bytes:
+            return 0
+        alike = (rows[:, self._heads] == self._head).all(axis=1)
+        return len(rows) if alike.all() else int(np.argmin(alike))
+
+
 class XsensMtiSession(StampedSession):
     """One MTi; see the module for what is assumed."""
 
@@ -163,6 +180,7 @@ class XsensMtiSession(StampedSession):
         self._count = Unwrapper(bits=16)
         self._counted = CountClock(interval_ns=self.interval_ns)
         self._timed_by = ""
+        self._layout: _Layout | None = None
         self._serial = self._firmware = ""
         self._without = 0
 
@@ -252,19 +270,20 @@ class XsensMtiSession(StampedSession):
             self.describe(DeviceInfo(self.spec, self.rate_hz, self._serial, self._firmware))
 
     def _decode(self, payloads: Sequence[bytes], host_time_ns: int | None) -> None:
-        """Decode MTData2 payloads of one length; those laid out like the first in one pass."""
+        """Decode MTData2 payloads of one length; those laid out alike in one pass."""
         while payloads:
-            try:
-                items = parse_items(payloads[0])
-            except ProtocolError as error:
-                self.reject(str(error))
-                payloads = payloads[1:]
-                continue
             rows = np.frombuffer(b"".join(payloads), np.uint8).reshape(len(payloads), -1)
-            heads = [at for _, offset, _ in items.values() for at in range(offset - 3, offset)]
-            alike = (rows[:, heads] == rows[0, heads]).all(axis=1)
-            n = len(payloads) if alike.all() else int(np.argmin(alike))
-            self._decode_alike(rows[:n], items, host_time_ns)
+            layout = self._layout
+            n = layout.fits(rows) if layout is not None else 0
+            if layout is None or not n:
+                try:
+                    layout = self._layout = _Layout(payloads[0])
+                except ProtocolError as error:
+                    self.reject(str(error))
+                    payloads = payloads[1:]
+                    continue
+                n = layout.fits(rows)
+            self._decode_alike(rows[:n], layout.items, host_time_ns)
             payloads = payloads[n:]
 
     def _decode_alike(
