@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 from bleak import BleakClient, BleakScanner
 from bleak.backends.client import BaseBleakClient
@@ -22,12 +22,13 @@ from bleak.exc import BleakBluetoothNotAvailableError, BleakBluetoothNotAvailabl
 from kinedge.errors import KinedgeError, LinkError
 from kinedge.firmware_bridge.device import Advertisement, Driver
 
-__all__ = ["BleRadio", "Found", "Heard", "as_link_error"]
+__all__ = ["BleRadio", "Found", "Heard", "answer_within", "as_link_error"]
 
 _ADDRESS: Final = re.compile(r"([0-9A-F]{2}:){5}[0-9A-F]{2}|[0-9A-F]{8}(-[0-9A-F]{4}){3}-[0-9A-F]{12}", re.IGNORECASE)
 _NAMESAKE_S: Final = 1.0
 _MAX_HEARD: Final = 4096
 _DISCONNECT_S: Final = 5.0
+_T = TypeVar("_T")
 _Listener: TypeAlias = Callable[[BLEDevice, Advertisement], None]
 
 _NOT_AVAILABLE: Final = {
@@ -66,6 +67,28 @@ def as_link_error(what: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise LinkError(f"{what}: {_explain(error)}") from error
+
+
+async def answer_within(timeout_s: float, doing: Coroutine[Any, Any, _T]) -> _T:
+    """Wait for something of a Bluetooth stack, for so long.
+
+    Unlike ``asyncio.wait_for`` before Python 3.12, a cancellation always arrives, even when the answer does at the same
+    time: a link that is closed must not go on.
+
+    Raises
+    ------
+    asyncio.TimeoutError
+        It took longer, and was cancelled.
+    """
+    task = asyncio.ensure_future(doing)
+    try:
+        await asyncio.wait({task}, timeout=timeout_s)
+        if not task.done():
+            raise asyncio.TimeoutError
+        return task.result()
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 def _explain(error: Exception) -> str:
@@ -153,7 +176,7 @@ class BleRadio:
 
         async with self._listening(listen):
             try:
-                await asyncio.wait_for(first.wait(), timeout_s)
+                await answer_within(timeout_s, first.wait())
             except asyncio.TimeoutError:
                 raise LinkError(
                     f"{address_or_name} was not heard for {timeout_s:g} s; see that it is on, near, and not connected "
@@ -197,7 +220,7 @@ class BleRadio:
             try:
                 await self._stop_scan()
                 with as_link_error(f"{address} cannot be connected"):
-                    await asyncio.wait_for(client.connect(), timeout_s)
+                    await answer_within(timeout_s, client.connect())
             except BaseException:
                 await self.disconnect(client)  # half a connection would keep the device from advertising
                 raise
@@ -209,7 +232,7 @@ class BleRadio:
     async def disconnect(self, client: BleakClient) -> None:
         """Disconnect; a stack that cannot, or does not answer, has lost the connection anyway."""
         with contextlib.suppress(LinkError), as_link_error("disconnecting"):
-            await asyncio.wait_for(client.disconnect(), _DISCONNECT_S)
+            await answer_within(_DISCONNECT_S, client.disconnect())
 
     @contextlib.asynccontextmanager
     async def _listening(self, listener: _Listener) -> AsyncIterator[None]:

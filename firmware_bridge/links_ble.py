@@ -17,7 +17,7 @@ from bleak import BleakClient
 from bleak.backends.characteristic import BleakGATTCharacteristic
 
 from kinedge.errors import LinkError, ProtocolError
-from kinedge.firmware_bridge.ble_radio import BleRadio, as_link_error
+from kinedge.firmware_bridge.ble_radio import BleRadio, answer_within, as_link_error
 from kinedge.firmware_bridge.device import ChoosesCharacteristics, Command, Session
 from kinedge.firmware_bridge.links import LinkClosed, LinkData, LinkEvent, LinkOpened
 
@@ -142,6 +142,8 @@ class BleLink:
                     self._queued_bytes -= _size(event)
                     yield event
                 if self._task.done():
+                    if not self._task.cancelled():
+                        self._task.result()  # raises what ended it
                     return
         finally:
             await self.close()
@@ -171,7 +173,7 @@ class BleLink:
             if len(command.data) > room:
                 raise LinkError(f"{self.name}: a command of {len(command.data)} bytes; one write holds {room}")
             with as_link_error(f"{self.name} did not take a command"):
-                await asyncio.wait_for(client.write_gatt_char(found, command.data, response=response), _ANSWER_S)
+                await answer_within(_ANSWER_S, client.write_gatt_char(found, command.data, response=response))
 
     def renew(self, reason: str) -> bool:
         """Give the connection up and make a new one; always True."""
@@ -227,7 +229,7 @@ class BleLink:
 
     async def _subscribe(self, client: BleakClient, lost: asyncio.Future[str]) -> None:
         properties: dict[str, set[str]] = {}
-        for characteristic in client.services.characteristics.values():
+        for characteristic in _characteristics(client):
             properties.setdefault(characteristic.uuid.lower(), set()).update(characteristic.properties)
         try:
             wanted = self._choose(properties)
@@ -240,7 +242,7 @@ class BleLink:
         self._put(LinkOpened(self._host_clock()))
         for characteristic in found:
             with as_link_error(f"{self.name} cannot be subscribed to"):
-                await asyncio.wait_for(client.start_notify(characteristic, self._receiver(lost)), _ANSWER_S)
+                await answer_within(_ANSWER_S, client.start_notify(characteristic, self._receiver(lost)))
 
     def _receiver(self, lost: asyncio.Future[str]) -> Callable[[BleakGATTCharacteristic, bytearray], None]:
         def receive(characteristic: BleakGATTCharacteristic, data: bytearray) -> None:
@@ -271,12 +273,17 @@ def _settle(lost: asyncio.Future[str], reason: str) -> None:
         lost.set_result(reason)
 
 
+def _characteristics(client: BleakClient) -> Collection[BleakGATTCharacteristic]:
+    with as_link_error(f"{client.address} was lost"):  # bleak forgets the services of a lost connection
+        return client.services.characteristics.values()
+
+
 def _characteristic(client: BleakClient, uuid: str, properties: Sequence[str]) -> BleakGATTCharacteristic | None:
     """Return the first one of this UUID that can do one of these; None where there is none.
 
     Some devices have the same UUID twice, or with the roles of two swapped: what counts is what it can do.
     """
-    for characteristic in client.services.characteristics.values():
+    for characteristic in _characteristics(client):
         if characteristic.uuid.lower() == uuid and not set(properties).isdisjoint(characteristic.properties):
             return characteristic
     return None

@@ -7,9 +7,8 @@ backends may change between releases: this is written for bleak 3.1.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
 from bleak.backends.characteristic import BleakGATTCharacteristic
 from bleak.backends.client import BaseBleakClient
@@ -25,6 +24,7 @@ from bumble.device import Advertisement, Connection, Device, Peer
 from bumble.gatt import Characteristic
 from bumble.hci import Address
 
+T = TypeVar("T")
 _PROPERTIES = {
     Characteristic.Properties.READ: "read",
     Characteristic.Properties.WRITE_WITHOUT_RESPONSE: "write-without-response",
@@ -72,13 +72,15 @@ class BumbleClient(BaseBleakClient):
         except (BaseBumbleError, asyncio.TimeoutError) as error:
             raise BleakDeviceNotFoundError(self.address, f"{self.address}: {error!r}") from error
         self._connection, self._peer = connection, Peer(connection)
+        self._gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         connection.on("disconnection", self._on_disconnection)
-        async with self._connected() as peer:
-            await peer.request_mtu(self.att_mtu)
-            await peer.discover_all()
-            self.services = self._collect(peer)
+        if self.central.connections.get(connection.handle) is not connection:
+            self._on_disconnection(0)  # lost before anybody listened for that
+        await self._ask(lambda peer: peer.request_mtu(self.att_mtu))
+        await self._ask(lambda peer: peer.discover_all())
+        self.services = await self._ask(self._collect)
 
-    def _collect(self, peer: Peer) -> BleakGATTServiceCollection:
+    async def _collect(self, peer: Peer) -> BleakGATTServiceCollection:
         services = BleakGATTServiceCollection()
         for s in peer.services:
             service = BleakGATTService(s, s.handle, uuid_str(s.uuid))
@@ -92,26 +94,29 @@ class BumbleClient(BaseBleakClient):
                     services.add_descriptor(BleakGATTDescriptor(d, d.handle, uuid_str(d.type), characteristic))
         return services
 
-    @contextlib.asynccontextmanager
-    async def _connected(self) -> AsyncIterator[Peer]:
-        """Bumble cancels a request whose connection is lost: that must not look as if our task were cancelled."""
-        connection, peer = self._connection, self._peer
-        if connection is None or peer is None:
+    async def _ask(self, doing: Callable[[Peer], Awaitable[T]]) -> T:
+        """Ask the device something, for as long as it is there: bumble may wait long for one that is not."""
+        peer = self._peer
+        if peer is None or self._gone.done():
             raise BleakError("not connected")
+        asking = asyncio.ensure_future(doing(peer))
         try:
-            yield peer
-        except asyncio.CancelledError:
-            if self._connection is connection:
-                raise
-            raise BleakError("the connection was lost") from None
+            await asyncio.wait({asking, self._gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not asking.done() or asking.cancelled():
+                raise BleakError("the connection was lost")
+            return asking.result()
         except ATT_Error as error:
             raise BleakGATTProtocolError(error.error_code) from error
         except (BaseBumbleError, asyncio.TimeoutError) as error:
             raise BleakError(repr(error)) from error
+        finally:
+            asking.cancel()
 
     def _on_disconnection(self, reason: int) -> None:
         self._connection = self._peer = None
         self._subscribed.clear()
+        if not self._gone.done():
+            self._gone.set_result(None)
         if self._disconnected_callback is not None:
             self._disconnected_callback()
 
@@ -128,37 +133,31 @@ class BumbleClient(BaseBleakClient):
     async def read_gatt_char(
         self, characteristic: BleakGATTCharacteristic, *, use_cached: bool = False, **kwargs: Any
     ) -> bytearray:
-        async with self._connected() as peer:
-            return bytearray(await peer.read_value(characteristic.obj))
+        return bytearray(await self._ask(lambda peer: peer.read_value(characteristic.obj)))
 
     async def read_gatt_descriptor(
         self, descriptor: BleakGATTDescriptor, *, use_cached: bool = False, **kwargs: Any
     ) -> bytearray:
-        async with self._connected() as peer:
-            return bytearray(await peer.read_value(descriptor.obj))
+        return bytearray(await self._ask(lambda peer: peer.read_value(descriptor.obj)))
 
     async def write_gatt_char(self, characteristic: BleakGATTCharacteristic, data: Any, response: bool) -> None:
         if not response and len(data) > characteristic.max_write_without_response_size:
             raise BleakError("too long for a write without response")
-        async with self._connected() as peer:
-            await peer.write_value(characteristic.obj, bytes(data), with_response=response)
+        await self._ask(lambda peer: peer.write_value(characteristic.obj, bytes(data), with_response=response))
 
     async def write_gatt_descriptor(self, descriptor: BleakGATTDescriptor, data: Any) -> None:
-        async with self._connected() as peer:
-            await peer.write_value(descriptor.obj, bytes(data), with_response=True)
+        await self._ask(lambda peer: peer.write_value(descriptor.obj, bytes(data), with_response=True))
 
     async def start_notify(self, characteristic: BleakGATTCharacteristic, callback: Any, **kwargs: Any) -> None:
         def receive(value: bytes) -> None:
             callback(bytearray(value))
 
         self._subscribed[characteristic.handle] = receive
-        async with self._connected() as peer:
-            await peer.subscribe(characteristic.obj, receive)
+        await self._ask(lambda peer: peer.subscribe(characteristic.obj, receive))
 
     async def stop_notify(self, characteristic: BleakGATTCharacteristic) -> None:
         receive = self._subscribed.pop(characteristic.handle, None)
-        async with self._connected() as peer:
-            await peer.unsubscribe(characteristic.obj, receive)
+        await self._ask(lambda peer: peer.unsubscribe(characteristic.obj, receive))
 
 
 class BumbleScanner(BaseBleakScanner):
