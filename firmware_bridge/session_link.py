@@ -10,13 +10,13 @@ import asyncio
 import contextlib
 import math
 import time
-from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
-from typing import Final, TypeAlias
+from typing import Final
 
 from kinedge.errors import LinkError, ProtocolError
 from kinedge.firmware_bridge.device import AsksTime, Command, DeviceEvent, Doubt, Session
+from kinedge.firmware_bridge.event_queue import EventQueue, SessionEvent
 from kinedge.firmware_bridge.lateness import Lateness
 from kinedge.firmware_bridge.links import Link, LinkClosed, LinkData, LinkOpened
 from kinedge.signals import ImuChunk
@@ -24,9 +24,6 @@ from kinedge.units import NS_PER_S
 
 __all__ = ["SessionEvent", "SessionLink", "SessionLinkCounters"]
 
-SessionEvent: TypeAlias = LinkOpened | LinkClosed | DeviceEvent
-
-_EVENT_OVERHEAD: Final = 1024
 _FAREWELL_S: Final = 2.0
 _NOT_YET_S: Final = 0.1
 
@@ -125,12 +122,9 @@ class SessionLink:
         self._host_clock = host_clock
         self._stale_s = stale_s
         self._time_sync_s = time_sync_s
-        self._queue_bytes = queue_bytes
         self._counters = SessionLinkCounters()
         self._lateness = Lateness(round(late_s * NS_PER_S))
-        self._events: deque[SessionEvent] = deque()
-        self._queued_bytes = 0
-        self._untold: Counter[str] = Counter()
+        self._events = EventQueue(queue_bytes)
         self._ready = asyncio.Event()
         self._pending: Command | None = None
         self._wake = asyncio.Event()
@@ -145,7 +139,12 @@ class SessionLink:
     @property
     def counters(self) -> SessionLinkCounters:
         """How the sensor fares now."""
-        return replace(self._counters, dropped_bytes=self._link.dropped_bytes, rssi_dbm=self._link.rssi_dbm)
+        return replace(
+            self._counters,
+            dropped_bytes=self._link.dropped_bytes,
+            dropped_samples=self._events.dropped_samples,
+            rssi_dbm=self._link.rssi_dbm,
+        )
 
     async def events(self) -> AsyncIterator[SessionEvent]:
         """Open the link, run the session, and yield what happens, until ``close``.
@@ -164,7 +163,7 @@ class SessionLink:
                 await self._ready.wait()
                 self._ready.clear()
                 while self._events:
-                    yield self._take()
+                    yield self._events.take()
                 if self._listening.done():
                     self._listening.result()  # raises what ended it
                     return
@@ -311,29 +310,5 @@ class SessionLink:
         self._counters.late += self._lateness.is_late(chunk)
 
     def _put(self, event: SessionEvent) -> None:
-        self._events.append(event)
-        self._queued_bytes += _size(event)
-        while self._queued_bytes > self._queue_bytes and len(self._events) > 1:
-            # The oldest samples go first: what the device is, and that it was lost, is worth more.
-            at = next((i for i, e in enumerate(self._events) if isinstance(e, ImuChunk)), 0)
-            dropped = self._events[at]
-            del self._events[at]
-            self._queued_bytes -= _size(dropped)
-            if isinstance(dropped, ImuChunk):
-                self._counters.dropped_samples += len(dropped)
-                self._untold[dropped.sensor] += len(dropped) + dropped.lost
+        self._events.put(event)
         self._ready.set()
-
-    def _take(self) -> SessionEvent:
-        event = self._events.popleft()
-        self._queued_bytes -= _size(event)
-        if self._untold and isinstance(event, ImuChunk):
-            return replace(event, lost=event.lost + self._untold.pop(event.sensor, 0))
-        return event
-
-
-def _size(event: SessionEvent) -> int:
-    if isinstance(event, ImuChunk):
-        arrays = (event.device_time_ns, event.values, event.valid, event.saturated)
-        return _EVENT_OVERHEAD + sum(a.nbytes for a in arrays)
-    return _EVENT_OVERHEAD
