@@ -14,7 +14,7 @@ from kinedge.cli.app import app
 from kinedge.edge.config import DEFAULT_BUNDLE
 from kinedge.errors import ConfigError
 
-__all__ = ["anomalies", "bench", "step"]
+__all__ = ["anomalies", "bench", "clock", "decode", "step"]
 
 bench = typer.Typer(help="Measure, always beside something to compare with.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
@@ -60,6 +60,34 @@ def anomalies(
     from kinedge.benchmarks.anomalies import bench_anomalies
 
     _deliver(bench_anomalies(bundle, n_subjects=subjects, ordinary_minutes=minutes), out, as_json=as_json)
+
+
+@bench.command()
+def clock(
+    out: Annotated[Path | None, typer.Option(help="Write the result as JSON there.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Compare the clock map with what others do, on simulated BLE delays.
+
+    Example: kinedge bench clock --out clock.json
+    """
+    from kinedge.benchmarks.clock import bench_clock
+
+    _deliver(bench_clock(), out, as_json=as_json)
+
+
+@bench.command()
+def decode(
+    out: Annotated[Path | None, typer.Option(help="Write the result as JSON there.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Time the decoder of the reference protocol beside a loop over samples.
+
+    Example: kinedge bench decode
+    """
+    from kinedge.benchmarks.decode import bench_decode
+
+    _deliver(bench_decode(), out, as_json=as_json)
 
 
 def _deliver(found: dict[str, Any], out: Path | None, *, as_json: bool) -> None:

@@ -65,7 +65,7 @@ def _run_edge(
             "site": "demo",
             "gateway": "demo-gateway",
             "store": here / "edge.db",
-            "people": [{"subject": "p-001", "serial": [{"port": p} for p in sensors["ports"].values()]}],
+            "people": [{"subject": "p-001", "devices": [{"port": p} for p in sensors["ports"].values()]}],
             "uplink": {"url": url},
         }
     )

@@ -120,12 +120,12 @@ class LiveView:
     @staticmethod
     def _sensors(service: EdgeService) -> RenderableType:
         table = Table(expand=True, title_justify="left", box=None, header_style="dim")
-        for column in ("sensor", "port", "state", "battery", "samples", "lost", "clock ±"):
+        for column in ("sensor", "where", "state", "battery", "samples", "lost", "clock ±"):
             table.add_column(column, justify="right" if column in ("samples", "lost", "clock ±", "battery") else "left")
         for h in service.health.values():
             table.add_row(
                 h.sensor,
-                h.port.rsplit("/", 1)[-1],
+                h.where.rsplit("/", 1)[-1],
                 Text("connected", style="blue") if h.connected else Text("gone, asking again", style="magenta"),
                 "?" if h.battery_percent is None else f"{h.battery_percent} %",
                 f"{h.samples:,}",

@@ -20,11 +20,9 @@ from rich.text import Text
 from kinedge.cli.app import app
 from kinedge.errors import ConfigError, LinkError
 from kinedge.firmware_bridge.ble_radio import BleRadio
-from kinedge.firmware_bridge.device import Battery, ClockExchange, DeviceInfo, Doubt, SessionConfig
-from kinedge.firmware_bridge.devices.registry import driver
+from kinedge.firmware_bridge.device import Battery, ClockExchange, DeviceInfo, Doubt
 from kinedge.firmware_bridge.links import LinkClosed, LinkOpened
-from kinedge.firmware_bridge.links_ble import BleLink, channels_of
-from kinedge.firmware_bridge.links_serial import SerialLink
+from kinedge.firmware_bridge.open_device import DeviceConfig, open_device
 from kinedge.firmware_bridge.recorder import SessionWriter
 from kinedge.firmware_bridge.session_link import SessionEvent, SessionLink
 from kinedge.signals import ImuChunk
@@ -110,33 +108,27 @@ def open_links(ports: list[str], sensors: list[str], *, rate_hz: float, baud: in
     ConfigError
         There is none, one stands twice, or one cannot be meant.
     """
-    wanted = [("", "kinedge", port) for port in ports] + [_parse_sensor(text) for text in sensors]
+    wanted = [DeviceConfig(port=port, rate_hz=rate_hz, baud=baud) for port in ports]
+    wanted += [_parse_sensor(text, rate_hz=rate_hz, baud=baud) for text in sensors]
     radio = BleRadio()
     links: dict[str, SessionLink] = {}
-    for place, family, where in wanted:
-        if where in links:
-            raise ConfigError(f"{where} stands twice; a device can be recorded once")
-        transport = "serial" if "/" in where else "ble"
-        options = {} if place else {"placement": "device"}
-        config = SessionConfig(place or "unnamed", rate_hz=rate_hz, options=options)
-        session = driver(family).open(config, transport=transport)
-        link = (
-            SerialLink(where, baud=baud)
-            if transport == "serial"
-            else BleLink(where, radio=radio, choose=channels_of(session))
-        )
-        links[where] = SessionLink(link, session)
+    for config in wanted:
+        if config.where in links:
+            raise ConfigError(f"{config.where} stands twice; a device can be recorded once")
+        links[config.where] = open_device(config, radio=radio)
     if not links:
         raise ConfigError("nothing to record: name a port with --port, or a device with --sensor")
     return links
 
 
-def _parse_sensor(text: str) -> tuple[str, str, str]:
+def _parse_sensor(text: str, *, rate_hz: float, baud: int) -> DeviceConfig:
     place, equals, rest = text.partition("=")
     family, at, where = rest.partition("@")
     if not (equals and at and place and family and where):
         raise ConfigError(f"--sensor {text!r}: expected PLACE=FAMILY@WHERE, such as wrist_left=witmotion@/dev/ttyUSB0")
-    return place, family, where
+    way = "port" if "/" in where else "ble"
+    own = {"struct_map": family} if family.endswith(".toml") else {"family": family}
+    return DeviceConfig.model_validate({"sensor": place, way: where, "rate_hz": rate_hz, "baud": baud, **own})
 
 
 async def record_links(

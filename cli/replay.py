@@ -158,7 +158,7 @@ async def play(
             "gateway": "replay",
             "bundle": bundle,
             "store": folder / "edge.db",
-            "people": [{"subject": name, "serial": [{"port": str(d.link_path)} for d in devices.values()]}],
+            "people": [{"subject": name, "devices": [{"port": str(d.link_path)} for d in devices.values()]}],
             "uplink": {"url": url} if url else None,
             # jitter of this machine is `speed` times as long on the clock of the replay
             "max_delay_s": min(5.0, 0.25 * max(1.0, speed)),
@@ -223,7 +223,7 @@ def _show(played: list[Played], here: Path, *, as_json: bool) -> None:
         table.add_column(column, justify="left" if column == "recording" else "right")
     for p in played:
         s = p.metrics.summary()
-        delay = f"{s['median_delay_s']} s" if p.metrics.delays_s else ""
+        delay = "" if s["median_delay_s"] is None else f"{s['median_delay_s']} s"
         synced = f"{p.n_episodes}" if p.synced else "[magenta]waiting[/magenta]"
         table.add_row(
             p.recording.source.rsplit("/", 1)[-1],
@@ -237,9 +237,10 @@ def _show(played: list[Played], here: Path, *, as_json: bool) -> None:
         )
     Console().print(table)
     s = total.summary()
+    delay = "no delay to tell" if s["median_delay_s"] is None else f"median delay {s['median_delay_s']} s"
     Console().print(
         f"{s['found']} of {s['events']} events found, {s['false_episodes']} false episodes in "
         f"{s['hours_outside_events']:.2f} h ({s['false_per_hour']:.1f} per hour), "
-        f"median delay {s['median_delay_s']} s, unsure {s['unsure_share']:.0%} of the time. Databases: {here}",
+        f"{delay}, unsure {s['unsure_share']:.0%} of the time. Databases: {here}",
         highlight=False,
     )

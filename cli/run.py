@@ -37,7 +37,7 @@ def run(
 
         [[people]]
         subject = "p-001"
-        serial = [{ port = "/dev/ttyACM0" }, { port = "/dev/ttyACM1" }]
+        devices = [{ port = "/dev/ttyACM0" }, { port = "/dev/ttyACM1" }]
 
         [uplink]
         url = "http://127.0.0.1:8765"

@@ -13,26 +13,20 @@ from kinedge.config import Config, load_toml
 from kinedge.edge.caution import CautionConfig
 from kinedge.edge.episodes import EpisodeConfig
 from kinedge.errors import ConfigError
+from kinedge.firmware_bridge.open_device import DeviceConfig
 
-__all__ = ["DEFAULT_BUNDLE", "GatewayConfig", "PersonConfig", "SerialConfig", "UplinkConfig", "load_gateway_config"]
+__all__ = ["DEFAULT_BUNDLE", "GatewayConfig", "PersonConfig", "UplinkConfig", "load_gateway_config"]
 
 DEFAULT_BUNDLE: Final = Path(__file__).parent / "models" / "wrists-sim.kinedge"
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}$")]
 
 
-class SerialConfig(Config):
-    """A serial port with a sensor behind it."""
-
-    port: str = Field(min_length=1, description="such as /dev/ttyACM0")
-    baud: int = Field(default=115_200, ge=1200, le=12_000_000)
-
-
 class PersonConfig(Config):
-    """One person, known by a pseudonym, and the ports their sensors speak on."""
+    """One person, known by a pseudonym, and the devices they wear."""
 
     subject: Name
-    serial: tuple[SerialConfig, ...] = Field(min_length=1, max_length=16)
+    devices: tuple[DeviceConfig, ...] = Field(min_length=1, max_length=32)
 
 
 class UplinkConfig(Config):
@@ -80,8 +74,8 @@ class GatewayConfig(Config):
     @classmethod
     def _distinct(cls, people: tuple[PersonConfig, ...]) -> tuple[PersonConfig, ...]:
         subjects = [p.subject for p in people]
-        ports = [s.port for p in people for s in p.serial]
-        for what, names in (("subject", subjects), ("port", ports)):
+        places = [d.where for p in people for d in p.devices]
+        for what, names in (("subject", subjects), ("device", places)):
             twice = sorted({n for n in names if names.count(n) > 1})
             if twice:
                 raise ValueError(f"{what} {', '.join(twice)} stands twice")
@@ -109,7 +103,18 @@ def load_gateway_config(path: Path) -> GatewayConfig:
     """
     config = load_toml(path, GatewayConfig)
     here = Path(os.path.abspath(path)).parent
-    changes: dict[str, object] = {"bundle": here / config.bundle, "store": here / config.store}
+    people = tuple(
+        person.model_copy(
+            update={
+                "devices": tuple(
+                    d if d.struct_map is None else d.model_copy(update={"struct_map": here / d.struct_map})
+                    for d in person.devices
+                )
+            }
+        )
+        for person in config.people
+    )
+    changes: dict[str, object] = {"bundle": here / config.bundle, "store": here / config.store, "people": people}
     if config.uplink is not None and config.uplink.token_file is not None:
         changes["uplink"] = config.uplink.model_copy(update={"token_file": here / config.uplink.token_file})
     return config.model_copy(update=changes)

@@ -17,7 +17,7 @@ from typing import Final
 
 from kinedge import __version__
 from kinedge.bundle import read_bundle
-from kinedge.edge.config import GatewayConfig, PersonConfig, SerialConfig
+from kinedge.edge.config import GatewayConfig
 from kinedge.edge.episodes import EpisodeBuilder, EpisodeDraft
 from kinedge.edge.hostclock import HostClock
 from kinedge.edge.pipeline import Pipeline, Scored
@@ -26,10 +26,11 @@ from kinedge.edge.store import EpisodeStore
 from kinedge.edge.uplink import Uplink
 from kinedge.edge.verdict import Verdict
 from kinedge.errors import SignalError, StoreError
-from kinedge.firmware_bridge.decoder import HelloReceived, StatusReceived, TimeSyncReceived, WireDecoder
-from kinedge.firmware_bridge.framing import encode_frame
-from kinedge.firmware_bridge.links_serial import LinkClosed, LinkData, LinkOpened, SerialLink
-from kinedge.firmware_bridge.packets import ALL_STREAMS, HelloRequest, TimeSync
+from kinedge.firmware_bridge.ble_radio import BleRadio
+from kinedge.firmware_bridge.device import Battery, ClockExchange, DeviceInfo, Doubt
+from kinedge.firmware_bridge.links import LinkClosed, LinkOpened
+from kinedge.firmware_bridge.open_device import open_device
+from kinedge.firmware_bridge.session_link import SessionLink
 from kinedge.signals import ImuChunk
 
 __all__ = ["EdgeService", "SensorHealth"]
@@ -37,7 +38,6 @@ __all__ = ["EdgeService", "SensorHealth"]
 logger = logging.getLogger(__name__)
 
 _TICK_S: Final = 0.05
-_TIME_SYNC_EVERY_S: Final = 10.0
 _STORE_RETRY_S: Final = 2.0
 _PRUNE_EVERY_S: Final = 3600.0
 
@@ -48,7 +48,7 @@ class SensorHealth:
 
     subject: str
     sensor: str
-    port: str
+    where: str
     connected: bool = True
     serial: str = ""
     battery_percent: int | None = None
@@ -70,6 +70,8 @@ class EdgeService:
         Runs faster for a replay.
     on_scored
         Called with every verdict, in the event loop; must return at once.
+    radio
+        For BLE devices; this machine's own when None.
 
     Raises
     ------
@@ -83,6 +85,7 @@ class EdgeService:
         *,
         host_clock: HostClock | None = None,
         on_scored: Callable[[Scored, Verdict], None] | None = None,
+        radio: BleRadio | None = None,
     ) -> None:
         self.config = config
         self.clock = host_clock or HostClock()
@@ -106,6 +109,12 @@ class EdgeService:
             )
             for p in config.people
         }
+        radio = radio or BleRadio()
+        self._links = [
+            (p.subject, d.where, open_device(d, radio=radio, host_clock=self.clock.now_ns))
+            for p in config.people
+            for d in p.devices
+        ]
         self.store = EpisodeStore(config.store)
         self.uplink = None
         if config.uplink is not None:
@@ -115,7 +124,7 @@ class EdgeService:
         self._on_scored = on_scored
         self._drafts: asyncio.Queue[EpisodeDraft | None] = asyncio.Queue()  # to the disk, in order
         self._owner: dict[tuple[str, str], str] = {}
-        self._stream_names: dict[tuple[str, int], str] = {}
+        self._channels: dict[tuple[str, str], tuple[str, ...]] = {}
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until ``stop`` is set, then close what is open and keep it.
@@ -132,8 +141,8 @@ class EdgeService:
             asyncio.create_task(self._score(), name="scorer"),
             asyncio.create_task(self._look_after_the_store(), name="pruning"),
         ]
-        for person in self.config.people:
-            workers += [asyncio.create_task(self._serve(person, s), name=f"link {s.port}") for s in person.serial]
+        for subject, where, link in self._links:
+            workers.append(asyncio.create_task(self._serve(subject, where, link), name=f"link {where}"))
         if self.uplink is not None:
             workers.append(asyncio.create_task(self.uplink.run(stop), name="uplink"))
         try:
@@ -146,6 +155,7 @@ class EdgeService:
             for task in workers:
                 task.cancel()
             await asyncio.gather(*workers, stopping, return_exceptions=True)
+            await asyncio.gather(*(link.close() for _, _, link in self._links), return_exceptions=True)
             if self.uplink is not None:
                 await self.uplink.aclose()
             for builder in self._builders.values():
@@ -201,80 +211,54 @@ class EdgeService:
                 self._note(f"old rows could not be pruned: {e}")
             await asyncio.sleep(_PRUNE_EVERY_S)
 
-    async def _serve(self, person: PersonConfig, port: SerialConfig) -> None:
-        decoder = WireDecoder()
-        channels: dict[str, tuple[str, ...]] = {}
-        link = SerialLink(port.port, baud=port.baud, host_clock=self.clock.now_ns)
-        asking: asyncio.Task[None] | None = None
-        try:
-            async for event in link.events():
-                if isinstance(event, LinkOpened):
-                    decoder.link_reopened()
-                    self._set_connected(port.port, True)
-                    if asking is not None:
-                        asking.cancel()
-                    asking = asyncio.create_task(self._ask(link))
-                elif isinstance(event, LinkClosed):
-                    self._set_connected(port.port, False)
-                    self._note(event.reason)
-                elif isinstance(event, LinkData):
-                    decoder.receive_data(event.data, host_time_ns=event.host_time_ns)
-                    self._decode(person.subject, port.port, decoder, channels)
-        finally:
-            if asking is not None:
-                asking.cancel()
-            await link.close()
-
-    async def _ask(self, link: SerialLink) -> None:
-        """Ask a device who it is, and from time to time what its clock says."""
-        link.write(encode_frame(HelloRequest().to_bytes()))
-        sequence = 0
-        while True:
-            request = TimeSync(ALL_STREAMS, is_response=False, sequence=sequence, t1_us=self.clock.now_ns() // 1000)
-            link.write(encode_frame(request.to_bytes()))
-            sequence = (sequence + 1) % 65536
-            await asyncio.sleep(_TIME_SYNC_EVERY_S)
-
-    def _decode(self, subject: str, port: str, decoder: WireDecoder, channels: dict[str, tuple[str, ...]]) -> None:
-        while (event := decoder.next_event()) is not None:
+    async def _serve(self, subject: str, where: str, link: SessionLink) -> None:
+        """Follow one device for as long as the service runs; its link comes back by itself."""
+        async for event in link.events():
             if isinstance(event, ImuChunk):
-                self._push(subject, port, event, channels.get(event.sensor, ()))
-            elif isinstance(event, HelloReceived):
-                hello = event.hello
-                channels[hello.sensor] = hello.spec.channels
-                self._stream_names[(port, hello.stream_id)] = hello.sensor
-                self._meet(subject, port, hello.sensor, hello.serial)
-            elif isinstance(event, StatusReceived):
-                sensor = self._stream_names.get((port, event.status.stream_id))
-                health = self.health.get((subject, sensor)) if sensor is not None else None
-                if health is not None:
-                    health.battery_percent = event.status.battery_percent
-                    health.temperature_c = event.status.temperature_c
-            elif isinstance(event, TimeSyncReceived):
-                self._compare_clocks(subject, port, event)
+                self._push(subject, where, event)
+            elif isinstance(event, DeviceInfo):
+                self._meet(subject, where, event)
+            elif isinstance(event, LinkOpened):
+                self._set_connected(where, True)
+            elif isinstance(event, LinkClosed):
+                self._set_connected(where, False)
+                self._note(event.reason)
+            elif isinstance(event, ClockExchange):
+                clock = self.pipeline.clock(subject, event.sensor)
+                if clock is not None and self._owner.get((subject, event.sensor)) == where:
+                    clock.update_two_way(event.t1_ns, event.t2_ns, event.t3_ns, event.t4_ns)
+            elif isinstance(event, Battery):
+                for health in self.health.values():
+                    if health.where == where:
+                        health.battery_percent, health.temperature_c = event.percent, event.temperature_c
+            elif isinstance(event, Doubt):
+                self._note(f"{where}: {event.text}")
 
-    def _meet(self, subject: str, port: str, sensor: str, serial: str) -> None:
-        owner = self._owner.setdefault((subject, sensor), port)
-        if owner != port:
-            self._note(f"{port}: says it is {sensor} of {subject}, but {owner} is; it is not used")
+    def _meet(self, subject: str, where: str, info: DeviceInfo) -> None:
+        sensor = info.spec.name
+        owner = self._owner.setdefault((subject, sensor), where)
+        if owner != where:
+            self._note(f"{where}: says it is {sensor} of {subject}, but {owner} is; it is not used")
             return
+        self._channels[(subject, sensor)] = info.spec.channels
         known = self.health.get((subject, sensor))
         if known is None:
-            self.health[(subject, sensor)] = SensorHealth(subject, sensor, port, serial=serial)
+            self.health[(subject, sensor)] = SensorHealth(subject, sensor, where, serial=info.serial)
             if sensor not in self.scorer.sensors:
                 wanted = ", ".join(self.scorer.sensors)
-                self._note(f"{port}: {sensor} is not used by the model, which expects {wanted}")
+                self._note(f"{where}: {sensor} is not used by the model, which expects {wanted}")
         else:
-            known.serial, known.connected = serial, True
+            known.serial, known.connected = info.serial, True
 
-    def _push(self, subject: str, port: str, chunk: ImuChunk, channels: tuple[str, ...]) -> None:
-        if self._owner.get((subject, chunk.sensor)) != port:
+    def _push(self, subject: str, where: str, chunk: ImuChunk) -> None:
+        key = (subject, chunk.sensor)
+        if self._owner.get(key) != where:
             return
-        health = self.health[(subject, chunk.sensor)]
+        health = self.health[key]
         health.samples += len(chunk)
         health.lost += chunk.lost
         try:
-            self.pipeline.push(subject, chunk, channels=channels)
+            self.pipeline.push(subject, chunk, channels=self._channels[key])
         except SignalError as e:
             if health.note != str(e):
                 health.note = str(e)
@@ -284,19 +268,9 @@ class EdgeService:
         if clock is not None:
             health.clock_uncertainty_ms = clock.uncertainty_ns / 1e6
 
-    def _compare_clocks(self, subject: str, port: str, event: TimeSyncReceived) -> None:
-        answer = event.time_sync
-        if not answer.is_response or event.host_time_ns is None:
-            return
-        sensor = self._stream_names.get((port, answer.stream_id))
-        clock = self.pipeline.clock(subject, sensor) if sensor is not None else None
-        times = (answer.t1_us * 1000, answer.t2_us * 1000, answer.t3_us * 1000, event.host_time_ns)
-        if clock is not None:
-            clock.update_two_way(*times)
-
-    def _set_connected(self, port: str, connected: bool) -> None:
+    def _set_connected(self, where: str, connected: bool) -> None:
         for health in self.health.values():
-            if health.port == port:
+            if health.where == where:
                 health.connected = connected
 
     async def _score(self) -> None:

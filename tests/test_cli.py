@@ -41,9 +41,9 @@ def test_a_command_has_help_with_an_example_and_stands_in_the_readme(
 
 
 def test_every_command_of_the_readme_exists() -> None:
-    named = set(re.findall(r"kinedge ([a-z][a-z-]+)", (ROOT / "README.md").read_text()))
-    prose = {"is", "does", "says", "and", "never", "has", "with", "in", "on"}
-    assert named - prose <= set(commands())
+    named = set(re.findall(r"`kinedge ([a-z][a-z-]+)", (ROOT / "README.md").read_text()))
+    assert named
+    assert named <= set(commands())
 
 
 def test_inspect_prints_the_manifest_as_json(capsys: pytest.CaptureFixture[str]) -> None:

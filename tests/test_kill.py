@@ -70,10 +70,10 @@ def test_no_episode_is_lost_and_none_arrives_twice_through_random_kills(tmp_path
         time.sleep(0.02)
     ports = json.loads(ready.read_text())["ports"].values()
     config = tmp_path / "gateway.toml"
-    serial = ", ".join(f"{{ port = '{p}' }}" for p in ports)
+    devices = ", ".join(f"{{ port = '{p}' }}" for p in ports)
     config.write_text(
         'site = "s"\ngateway = "g"\nstore = "edge.db"\n[[people]]\nsubject = "p"\n'
-        f'serial = [{serial}]\n[uplink]\nurl = "http://127.0.0.1:{port}"\n'
+        f'devices = [{serial}]\n[uplink]\nurl = "http://127.0.0.1:{port}"\n'
     )
     processes = {
         "edge": kinedge("run", str(config), "--quiet", log=tmp_path / "edge.log"),

@@ -63,6 +63,8 @@ def test_the_wheel_holds_every_module_and_the_shipped_model(tmp_path: Path) -> N
         assert expected in names
     assert "kinedge/py.typed" in names
     assert "kinedge/edge/models/wrists-sim.kinedge" in names
+    firmware = ("kinedge_wire.h", "kinedge_wire.c", "example_main.c")
+    assert {f"kinedge/firmware_bridge/firmware/{name}" for name in firmware} <= names
     assert wheel.stat().st_size < 2_000_000
 
 

@@ -37,7 +37,7 @@ def gateway(tmp_path: Path, ports: list[Path], **changes: object) -> GatewayConf
             "site": "clinic",
             "gateway": "gw-1",
             "store": tmp_path / "edge.db",
-            "people": [{"subject": "p-001", "serial": [{"port": str(p)} for p in ports]}],
+            "people": [{"subject": "p-001", "devices": [{"port": str(p)} for p in ports]}],
             "max_delay_s": 1.5,
             **changes,
         }
@@ -190,10 +190,10 @@ def test_a_second_sensor_that_claims_the_same_place_is_not_mixed_in(tmp_path: Pa
 def test_configuration_mistakes_are_told_with_what_where_and_what_to_do(tmp_path: Path) -> None:
     path = tmp_path / "gateway.toml"
     head = 'site = "s"\ngateway = "g"\n'
-    person = '[[people]]\nsubject = "p"\nserial = [{ port = "/dev/x" }]\n'
+    person = '[[people]]\nsubject = "p"\ndevices = [{ port = "/dev/x" }]\n'
     for text, message in [
-        (head + person + '[[people]]\nsubject = "p"\nserial = [{ port = "/dev/y" }]\n', "subject p stands twice"),
-        (head + person + '[[people]]\nsubject = "q"\nserial = [{ port = "/dev/x" }]\n', "port /dev/x stands twice"),
+        (head + person + '[[people]]\nsubject = "p"\ndevices = [{ port = "/dev/y" }]\n', "subject p stands twice"),
+        (head + person + '[[people]]\nsubject = "q"\ndevices = [{ port = "/dev/x" }]\n', "device /dev/x stands twice"),
         (head + 'bundel = "m"\n' + person, "did you mean 'bundle'"),
         (head + person + "[caution]\nalpha = 2\n", r"caution\.alpha"),
         (head + person + "[episodes]\nopen_hits = 5\n", "cannot be more than"),

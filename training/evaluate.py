@@ -57,15 +57,15 @@ class EpisodeMetrics:
         self.n_unsure += other.n_unsure
         return self
 
-    def summary(self) -> dict[str, float | int]:
-        """Return the figures a table shows."""
+    def summary(self) -> dict[str, float | int | None]:
+        """Return the figures a table shows; the delay is None where nothing was found."""
         return {
             "events": self.n_events,
             "found": self.n_found,
             "false_episodes": self.n_false,
             "hours_outside_events": round(self.hours, 4),
             "false_per_hour": round(self.n_false / self.hours, 2) if self.hours else 0.0,
-            "median_delay_s": round(float(np.median(self.delays_s)), 2) if self.delays_s else -1.0,
+            "median_delay_s": round(float(np.median(self.delays_s)), 2) if self.delays_s else None,
             "right_sensor": self.n_placed,
             "right_sensor_of": self.n_placeable,
             "unsure_share": round(self.n_unsure / self.n_verdicts, 4) if self.n_verdicts else 0.0,

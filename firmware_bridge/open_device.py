@@ -1,0 +1,102 @@
+"""A device as a person configures it, and the link and session that come of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from pydantic import Field, model_validator
+
+from kinedge.config import Config
+from kinedge.errors import ConfigError
+from kinedge.firmware_bridge.ble_radio import BleRadio
+from kinedge.firmware_bridge.device import Driver, SessionConfig
+from kinedge.firmware_bridge.devices.registry import driver
+from kinedge.firmware_bridge.devices.struct_map import StructMapDriver
+from kinedge.firmware_bridge.links import Link
+from kinedge.firmware_bridge.links_ble import BleLink, channels_of
+from kinedge.firmware_bridge.links_serial import SerialLink
+from kinedge.firmware_bridge.session_link import SessionLink
+
+__all__ = ["DeviceConfig", "open_device"]
+
+
+class DeviceConfig(Config):
+    """One device: behind a serial port or over BLE."""
+
+    port: str | None = Field(default=None, min_length=1, description="a serial port, such as /dev/ttyACM0")
+    ble: str | None = Field(default=None, min_length=1, description="a BLE address, or a name that only it has")
+    family: str = Field(default="kinedge", description="such as movella_dot; see `kinedge scan`")
+    struct_map: Path | None = Field(default=None, description="a TOML file that describes a board of your own")
+    sensor: str | None = Field(default=None, description="where it is worn; kinedge's own devices say it themselves")
+    rate_hz: float = Field(default=50.0, gt=0, le=10_000)
+    acc_range_g: float | None = Field(default=None, gt=0)
+    gyr_range_deg_s: float | None = Field(default=None, gt=0)
+    baud: int = Field(default=115_200, ge=1200, le=12_000_000)
+    options: dict[str, str] = Field(default_factory=dict, description="of the family alone")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> DeviceConfig:
+        if (self.port is None) == (self.ble is None):
+            raise ValueError("give either port (serial) or ble (an address or a name)")
+        if self.struct_map is not None and self.family != "kinedge":
+            raise ValueError("give either family or struct_map")
+        if self.sensor is None and not self._says_itself:
+            raise ValueError(f"sensor must say where a device of family {self.family} is worn, such as wrist_left")
+        return self
+
+    @property
+    def where(self) -> str:
+        """The port, address or name."""
+        return self.port or self.ble or ""
+
+    @property
+    def _says_itself(self) -> bool:
+        return self.family == "kinedge" and self.struct_map is None
+
+
+def open_device(
+    config: DeviceConfig, *, radio: BleRadio, host_clock: Callable[[], int] = time.monotonic_ns
+) -> SessionLink:
+    """Make the link of a device; it opens when its events are asked for.
+
+    Parameters
+    ----------
+    config
+        What it is and where.
+    radio
+        Shared by all BLE devices of the process.
+    host_clock
+        Monotonic clock in ns.
+
+    Raises
+    ------
+    ConfigError
+        The family is unknown, cannot be reached this way, or cannot do what is asked.
+    """
+    family: Driver = (
+        driver(config.family) if config.struct_map is None else StructMapDriver.from_toml(config.struct_map)
+    )
+    transport = "serial" if config.port is not None else "ble"
+    if transport not in family.transports:
+        raise ConfigError(f"{config.where}: {family.name} speaks over {', '.join(sorted(family.transports))} only")
+    options = dict(config.options)
+    if config.sensor is None:
+        options.setdefault("placement", "device")
+    session = family.open(
+        SessionConfig(
+            config.sensor or "unnamed",
+            rate_hz=config.rate_hz,
+            acc_range_g=config.acc_range_g,
+            gyr_range_deg_s=config.gyr_range_deg_s,
+            options=options,
+        ),
+        transport=transport,
+    )
+    link: Link
+    if config.port is not None:
+        link = SerialLink(config.port, baud=config.baud, host_clock=host_clock)
+    else:
+        link = BleLink(config.where, radio=radio, choose=channels_of(session), host_clock=host_clock)
+    return SessionLink(link, session, host_clock=host_clock)
