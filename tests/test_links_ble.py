@@ -40,13 +40,13 @@ from kinedge.firmware_bridge.packets import HelloRequest
 from kinedge.firmware_bridge.session_link import SessionEvent, SessionLink
 from kinedge.signals import ImuChunk, SensorSpec
 
-TIMEOUT_S = 10.0
+TIMEOUT_S = 40.0
 ADDRESS = "F0:00:00:00:00:01"
 HELLO_REQUEST = (CONTROL_UUID, HelloRequest().to_bytes())
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(main, 25))
+    asyncio.run(asyncio.wait_for(main, 120))
 
 
 def imu(sensor: str = "wrist_left", *, first: int = 0, faults: Faults | None = None, seed: int = 0) -> EmulatedImu:

@@ -22,7 +22,7 @@ from kinedge.firmware_bridge.links_serial import LinkClosed, LinkData, LinkEvent
 from kinedge.firmware_bridge.packets import HelloRequest
 from kinedge.signals import ImuChunk, SensorSpec
 
-TIMEOUT_S = 10.0
+TIMEOUT_S = 40.0
 
 
 def imu(n: int = 100_000) -> EmulatedImu:

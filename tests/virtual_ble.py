@@ -27,7 +27,7 @@ from kinedge.firmware_bridge.ble_radio import BleRadio
 from kinedge.firmware_bridge.devices.kinedge_imu import CONTROL_UUID, DATA_UUID, SERVICE_UUID
 from kinedge.firmware_bridge.emulator import EmulatedImu
 
-TIMEOUT_S = 10.0
+TIMEOUT_S = 40.0
 _FLAGS = {
     "read": Characteristic.Properties.READ,
     "write": Characteristic.Properties.WRITE,
