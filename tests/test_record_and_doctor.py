@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from kinedge.cli.app import main
-from kinedge.cli.doctor import check_model, check_port, hear_port
+from kinedge.cli.doctor import check_model
 from kinedge.cli.record import Progress, open_links, record_links
+from kinedge.cli.surroundings import check_port, hear_port
 from kinedge.edge.config import DEFAULT_BUNDLE
 from kinedge.errors import ConfigError, StoreError
 from kinedge.firmware_bridge.emulator import EmulatedImu, Faults, make_hello
