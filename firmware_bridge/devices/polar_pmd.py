@@ -221,6 +221,13 @@ class PolarPmdSession(QueueSession):
         """Stop what was started."""
         return tuple(stop_request(m) for m, s in self._streams.items() if s.started)
 
+    def link_reopened(self) -> None:
+        """Acceleration that waits for another stream comes out without it; all streams are asked for again."""
+        running = [s for s in self._streams.values() if s.started]
+        if self._merger is not None and running:
+            self.deliver(self._merger.pull(flush=True), boot_id=running[0].clock.boot_id)
+        super().link_reopened()
+
     def receive_data(self, data: bytes, *, channel: str, host_time_ns: int | None = None) -> None:
         """Take in one notification or indication.
 
