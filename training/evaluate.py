@@ -1,8 +1,9 @@
 """How well episodes match labelled events: found, false, delay, place. One definition for every figure we publish.
 
 An event is found when an episode overlaps it, or opens within ``tolerance_s`` of its end. Its delay runs from its
-start to the moment the episode was opened, not to where the episode was dated. An episode that meets no event
-is false. Hours are those outside events.
+start to the moment the episode was opened, not to where the episode was dated (0 when it was open already). An
+episode that meets no event is false. Hours are those outside events, and of them the share inside episodes is
+given too: who cries wolf all the time finds every wolf.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ class EpisodeMetrics:
     n_placeable: int = 0
     n_verdicts: int = 0
     n_unsure: int = 0
+    flagged_s: float = 0.0
 
     def __iadd__(self, other: EpisodeMetrics) -> EpisodeMetrics:
         self.n_events += other.n_events
@@ -55,6 +57,7 @@ class EpisodeMetrics:
         self.n_placeable += other.n_placeable
         self.n_verdicts += other.n_verdicts
         self.n_unsure += other.n_unsure
+        self.flagged_s += other.flagged_s
         return self
 
     def summary(self) -> dict[str, float | int | None]:
@@ -65,6 +68,7 @@ class EpisodeMetrics:
             "false_episodes": self.n_false,
             "hours_outside_events": round(self.hours, 4),
             "false_per_hour": round(self.n_false / self.hours, 2) if self.hours else 0.0,
+            "flagged_share_outside_events": round(self.flagged_s / 3600 / self.hours, 4) if self.hours else 0.0,
             "median_delay_s": round(float(np.median(self.delays_s)), 2) if self.delays_s else None,
             "right_sensor": self.n_placed,
             "right_sensor_of": self.n_placeable,
@@ -158,4 +162,11 @@ def match_events(
     metrics.n_false = len(episodes) - len(used)
     covered_s = sum(r.end - r.start for r in events) / rate_hz
     metrics.hours = max(0.0, duration_s - covered_s) / 3600
+    n = round(duration_s * rate_hz)
+    flagged = np.zeros(n, bool)
+    for e in episodes:
+        flagged[max(0, round(e.start_s * rate_hz)) : max(0, round(e.end_s * rate_hz))] = True
+    for event in events:
+        flagged[event.start : event.end] = False
+    metrics.flagged_s = float(flagged.sum()) / rate_hz
     return metrics
