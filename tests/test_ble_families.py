@@ -374,6 +374,23 @@ def test_witmotion_changes_its_rate_only_when_it_was_unlocked() -> None:
     assert len(device.advance(2_000_000_000)) == 100
 
 
+def test_witmotion_that_streamed_at_another_rate_before_is_neither_late_nor_lossy() -> None:
+    device = EmulatedWitMotionBle(table())  # as delivered: 10 Hz
+    session = driver("witmotion").open(SessionConfig("wrist_left", rate_hz=100), transport="ble")
+    late_ns, lost = [], 0
+    for ms in range(0, 6000, 5):
+        if ms % 500 == 0 and (command := session.next_command()) is not None:  # a slow link
+            device.write(command.channel, command.data, elapsed_ns=ms * 1_000_000)
+        for channel, data in device.advance(ms * 1_000_000):
+            session.receive_data(data, channel=channel, host_time_ns=ms * 1_000_000)
+        while (event := session.next_event()) is not None:
+            if isinstance(event, ImuChunk) and ms > 510:
+                late_ns.append(ms * 1_000_000 - int(event.device_time_ns[-1]))
+                lost += event.lost
+    assert len(late_ns) > 500 and lost == 0
+    assert max(map(abs, late_ns)) <= 5_000_000
+
+
 def session_link(room: Room, device: DevicePeripheral, family: str, rate_hz: float, **options: Any) -> SessionLink:
     session = driver(family).open(SessionConfig("wrist_left", rate_hz=rate_hz), transport="ble")
     return SessionLink(

@@ -128,6 +128,16 @@ class WitMotionBleSession(QueueSession):
         """Forget half a frame; as nothing tells how many samples were missed, time starts anew."""
         super().link_reopened()
         self._buffer = b""
+        self._restart_clock()
+
+    def next_command(self) -> Command | None:
+        """Return the next command; with the last, time starts anew: what came before had perhaps another rate."""
+        command = super().next_command()
+        if command is not None and not self._commands and self.counters["samples"]:
+            self._restart_clock()
+        return command
+
+    def _restart_clock(self) -> None:
         self._boot_id += 1
         self._clock = CountClock(interval_ns=self.interval_ns)
 
