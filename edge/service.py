@@ -18,8 +18,9 @@ from typing import Final
 from kinedge import __version__
 from kinedge.bundle import read_bundle
 from kinedge.edge.config import GatewayConfig
-from kinedge.edge.episodes import EpisodeBuilder, EpisodeDraft
+from kinedge.edge.episodes import EpisodeBuilder
 from kinedge.edge.hostclock import HostClock
+from kinedge.edge.keeper import DraftKeeper
 from kinedge.edge.pipeline import Pipeline, Scored
 from kinedge.edge.scoring import Scorer
 from kinedge.edge.store import EpisodeStore
@@ -38,7 +39,6 @@ __all__ = ["EdgeService", "SensorHealth"]
 logger = logging.getLogger(__name__)
 
 _TICK_S: Final = 0.05
-_STORE_RETRY_S: Final = 2.0
 _PRUNE_EVERY_S: Final = 3600.0
 
 
@@ -122,7 +122,7 @@ class EdgeService:
         self.health: dict[tuple[str, str], SensorHealth] = {}
         self.notes: deque[str] = deque(maxlen=100)
         self._on_scored = on_scored
-        self._drafts: asyncio.Queue[EpisodeDraft | None] = asyncio.Queue()  # to the disk, in order
+        self._keeper = DraftKeeper(self.store, site=config.site, gateway=config.gateway, note=self._note)
         self._owner: dict[tuple[str, str], str] = {}
         self._channels: dict[tuple[str, str], tuple[str, ...]] = {}
 
@@ -135,7 +135,7 @@ class EdgeService:
             A task ended for a reason that waiting does not mend.
         """
         await self._finish_drafts_of_before()
-        keeper = asyncio.create_task(self._keep(), name="keeper")
+        keeper = asyncio.create_task(self._keeper.run(), name="keeper")
         stopping = asyncio.create_task(stop.wait(), name="stop")
         workers = [
             asyncio.create_task(self._score(), name="scorer"),
@@ -160,8 +160,8 @@ class EdgeService:
                 await self.uplink.aclose()
             for builder in self._builders.values():
                 for draft in builder.stop():
-                    self._drafts.put_nowait(draft)
-            self._drafts.put_nowait(None)
+                    self._keeper.put(draft)
+            self._keeper.end()
             with contextlib.suppress(asyncio.CancelledError):
                 await keeper
             self.store.close()
@@ -178,9 +178,9 @@ class EdgeService:
             self._take(scored)
         for builder in self._builders.values():
             for draft in builder.stop():
-                self._drafts.put_nowait(draft)
+                self._keeper.put(draft)
         end_ns = time.monotonic_ns() + round(timeout_s * 1e9)
-        await self._drafts.join()
+        await self._keeper.join()
         while self.uplink is not None:
             counts = await asyncio.to_thread(self.store.counts)
             if not counts.ready + counts.locked:
@@ -284,28 +284,9 @@ class EdgeService:
         builder = self._builders[scored.subject]
         end_utc_ns = self.clock.utc_ns(verdict.host_time_ns)
         for draft in builder.step(verdict, scored.values, scored.valid, end_utc_ns=end_utc_ns):
-            self._drafts.put_nowait(draft)
+            self._keeper.put(draft)
         if self._on_scored is not None:
             self._on_scored(scored, verdict)
-
-    async def _keep(self) -> None:
-        """Write drafts in order; a disk that refuses is asked again, since an episode must not be lost to it."""
-        while (draft := await self._drafts.get()) is not None:
-            await self._keep_one(draft)
-            self._drafts.task_done()
-
-    async def _keep_one(self, draft: EpisodeDraft) -> None:
-        fields = {**draft.fields, "site": self.config.site, "gateway": self.config.gateway}
-        while True:
-            try:
-                if draft.closed:
-                    await asyncio.to_thread(self.store.commit, fields, draft.raw, draft_key=draft.key)
-                else:
-                    await asyncio.to_thread(self.store.save_draft, draft.key, fields, draft.raw)
-                return
-            except StoreError as e:
-                self._note(f"the store refused an episode and is asked again: {e}")
-                await asyncio.sleep(_STORE_RETRY_S)
 
     def _note(self, text: str) -> None:
         logger.warning(text)
