@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bumble.att import ATT_Error
 from virtual_ble import Room, wait_until
 from virtual_devices import (
     DevicePeripheral,
@@ -17,6 +16,7 @@ from virtual_devices import (
     EmulatedMovesense,
     EmulatedOpenEarable,
     movement,
+    table,
 )
 from virtual_polar import EmulatedPolar
 
@@ -33,21 +33,20 @@ from kinedge.signals import IMU6, ImuChunk
 TIMEOUT_S = 20.0
 IMU9 = (*IMU6, "mag_x", "mag_y", "mag_z")
 GAP_S = 0.4
-N_SAMPLES = 60
+N_SAMPLES = 40
 TOLERANCE = np.array([0.02] * 3 + [0.02] * 3 + [0.2] * 3)
 FAST: Mapping[str, Any] = {"first_pause_s": 0.02, "longest_pause_s": 0.1, "find_timeout_s": 5.0}
-TABLE_HZ = 100.0
-TABLE_S = np.arange(4000) / TABLE_HZ
-
-
-def table() -> np.ndarray:
-    """The movement for devices that know no time, a row per sample."""
-    return movement(TABLE_S)[:, :6]
+DOT_CONTROL = "15172001-4947-11e9-8646-d663bd873d93"
+DOT_MESSAGE = "15177001-4947-11e9-8646-d663bd873d93"
 
 
 @dataclass(frozen=True)
 class Case:
-    """One device, what is asked of it, and what must be heard and written; commands by the last bytes of the UUID."""
+    """One device, what is asked of it, and what must be heard and written.
+
+    ``start``, ``start_again`` (after a lost connection; as ``start`` when None) and ``stop`` are all that is written,
+    in order. ``gyr_off`` samples is what the angular rate may be paired wrongly.
+    """
 
     family: str
     device: Callable[[], Any]
@@ -279,99 +278,34 @@ def test_device_is_found_started_heard_lost_back_and_stopped(case: Case) -> None
     run(main())
 
 
-DOT_CONTROL = "15172001-4947-11e9-8646-d663bd873d93"
-DOT_MESSAGE = "15177001-4947-11e9-8646-d663bd873d93"
-PMD_CONTROL = "fb005c81-02e7-f387-1cad-8acd2d8df0c8"
-GSP_WRITE = "34800001-7185-4d5d-b431-630e7050e8f0"
-WITMOTION_WRITE = "0000ffe9-0000-1000-8000-00805f9a34fb"
-METAMOTION_WRITE = "326a9001-85cb-9195-d9dd-464cfbbae75a"
-WRONG_LENGTH = "ATT 0x0d"
+def test_all_families_at_once_on_one_radio() -> None:
+    async def main() -> None:
+        async with Room() as room:
+            names = [
+                "movella dot, mode 21",
+                "polar h10",
+                "movesense imu6, cut",
+                "openearable 2",
+                "witmotion",
+                "metamotion",
+            ]
+            cases = {case.family: case for case in map(CASES.__getitem__, names)}
+            devices = {family: DevicePeripheral(case.device()) for family, case in cases.items()}
+            for device in devices.values():
+                await room.add(device)
+            heard = await room.radio.scan(duration_s=0.6, drivers=drivers())
+            assert {h.advertisement.address: h.families for h in heard} == {
+                device.address: (family,) for family, device in devices.items()
+            }
+            links = {f: session_link(room, device, f, cases[f].rate_hz) for f, device in devices.items()}
+            taken = await asyncio.gather(*(take(link.events(), n_samples(N_SAMPLES)) for link in links.values()))
+            for (family, case), events in zip(cases.items(), taken, strict=True):
+                chunks, emulated = chunks_in(events), devices[family].device
+                require_true(chunks, emulated, rate_hz=case.real_rate_hz or case.rate_hz, gyr_off=case.gyr_off)
+                assert sum(c.lost for c in chunks) == 0
+                await links[family].close()
 
-
-@dataclass(frozen=True)
-class Talk:
-    """Commands that must not start anything, with what answers each, and those that start."""
-
-    device: Callable[[], Any]
-    channel: str
-    wrong: Sequence[tuple[str, str]]
-    right: Sequence[str]
-
-
-TALKS = {
-    "movella dot": Talk(
-        EmulatedDot, DOT_CONTROL, [("0101", WRONG_LENGTH), ("010111", ""), ("010015", ""), ("000115", "")], ["010115"]
-    ),
-    "polar h10": Talk(
-        EmulatedPolar.h10,
-        PMD_CONTROL,
-        [
-            ("0102", "f001020000 000419003200 6400c800 01011000 0203020004000800"),
-            ("0402", "f004020100"),
-            ("0105", "f001050300"),
-            ("0202 00013200 01011000 0201", "f002020400"),
-            ("0202 00013200 01011000", "f002020500"),
-            ("0202 00013200 01010e00 02010800", "f002020700"),
-            ("0202 00013400 01011000 02010800", "f002020800"),
-            ("0202 00013200 01011000 02011000", "f002020900"),
-        ],
-        ["0202 00013200 01011000 02010800"],
-    ),
-    "movesense": Talk(
-        lambda: EmulatedMovesense(room=160),
-        GSP_WRITE,
-        [
-            ("0001", "0101c800"),
-            ("0163" + b"/Meas/IMU6/100".hex(), "01639401"),
-            ("0163" + b"/Meas/Steps/52".hex(), "01639401"),
-            ("0100" + b"/Meas/IMU6/52".hex(), ""),
-            ("0263", "01639401"),
-            ("0763", "01639001"),
-        ],
-        ["0163" + b"/Meas/IMU6/52".hex()],
-    ),
-    "openearable 2": Talk(
-        EmulatedOpenEarable,
-        EmulatedOpenEarable.config,
-        [("0002", WRONG_LENGTH), ("000301", ""), ("000202", ""), ("010101", "")],
-        ["000001"],
-    ),
-    "metamotion": Talk(
-        lambda: EmulatedMetaMotion(table()),
-        METAMOTION_WRITE,
-        [("1380", "13800001"), ("03032808", ""), ("031c01", ""), ("03020100", "")],
-        ["030101"],
-    ),
-}
-
-
-@pytest.mark.parametrize("talk", TALKS.values(), ids=TALKS.keys())
-def test_device_streams_nothing_before_it_is_told_rightly(talk: Talk) -> None:
-    device = talk.device()
-    at_ns = 0
-
-    def write(text: str) -> list[bytes]:
-        nonlocal at_ns
-        device.write(talk.channel, bytes.fromhex(text), elapsed_ns=at_ns)
-        at_ns += 2_000_000_000
-        return [data for _, data in device.advance(at_ns)]
-
-    for text, answer in talk.wrong:
-        if answer == WRONG_LENGTH:
-            with pytest.raises(ATT_Error, match="INVALID_ATTRIBUTE_LENGTH"):
-                write(text)
-        else:
-            assert b"".join(write(text)) == bytes.fromhex(answer), text
-    heard = [data for text in talk.right for data in write(text)]
-    assert sum(map(len, heard)) > 200
-
-
-def test_witmotion_changes_its_rate_only_when_it_was_unlocked() -> None:
-    device = EmulatedWitMotionBle(table())
-    device.write(WITMOTION_WRITE, bytes.fromhex("ffaa030900"), elapsed_ns=0)
-    assert len(device.advance(1_000_000_000)) == 10
-    device.write(WITMOTION_WRITE, bytes.fromhex("ffaa6988b5ffaa030900"), elapsed_ns=1_000_000_000)
-    assert len(device.advance(2_000_000_000)) == 100
+    run(main())
 
 
 def test_witmotion_that_streamed_at_another_rate_before_is_neither_late_nor_lossy() -> None:

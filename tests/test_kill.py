@@ -73,7 +73,7 @@ def test_no_episode_is_lost_and_none_arrives_twice_through_random_kills(tmp_path
     devices = ", ".join(f"{{ port = '{p}' }}" for p in ports)
     config.write_text(
         'site = "s"\ngateway = "g"\nstore = "edge.db"\n[[people]]\nsubject = "p"\n'
-        f'devices = [{serial}]\n[uplink]\nurl = "http://127.0.0.1:{port}"\n'
+        f'devices = [{devices}]\n[uplink]\nurl = "http://127.0.0.1:{port}"\n'
     )
     processes = {
         "edge": kinedge("run", str(config), "--quiet", log=tmp_path / "edge.log"),

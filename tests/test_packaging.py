@@ -1,4 +1,4 @@
-"""The rooms make one package: listed, ordered, honest about their names, whole in the wheel, free of torch on a board."""
+"""The rooms make one package: listed, ordered, honest about names, whole in the wheel, free of torch on a board."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import struct
 from collections.abc import AsyncIterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from bumble.att import ATT_Error, ErrorCode
@@ -35,19 +35,20 @@ def movement(time_s: NDArray[np.floating]) -> NDArray[np.float64]:
     return values
 
 
-class EmulatedBle(Protocol):
-    """What ``DevicePeripheral`` puts on the radio; ``disconnected`` and ``services`` are optional."""
-
-    @property
-    def advertisement(self) -> Advertisement: ...
-
-    def write(self, characteristic: str, data: bytes, *, elapsed_ns: int) -> None: ...
-
-    def advance(self, elapsed_ns: int) -> Notifications: ...
+def table() -> NDArray[np.float64]:
+    """The movement of 40 s at 100 Hz, (4000, 6), for devices that know no time and are given a row per sample."""
+    return movement(np.arange(4000) / 100.0)[:, :6]
 
 
 class DevicePeripheral(Peripheral):
     """An emulated device on the virtual radio; what it notifies while nobody listens is lost.
+
+    Parameters
+    ----------
+    device
+        Has ``advertisement``, ``services`` (or one ``service`` with its ``characteristics``), ``write(characteristic,
+        data, elapsed_ns=)`` and ``advance(elapsed_ns)``, which returns (characteristic, value) of notifications due;
+        ``disconnected()``, too, where it minds.
 
     Attributes
     ----------
