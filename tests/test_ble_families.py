@@ -219,7 +219,9 @@ def require_true(chunks: Sequence[ImuChunk], device: Any, *, rate_hz: float, gyr
     assert (missing >= 0).all(), "a sample came twice"
     lost = np.cumsum([c.lost for c in chunks])[chunk_of]
     same_boot = np.diff(boots[chunk_of]) == 0
-    np.testing.assert_array_equal(missing[same_boot], np.diff(lost)[same_boot])
+    rough = getattr(device, "stamp_ns", 1) > 1000  # milliseconds: the rate was not learned well enough for a long gap
+    off = np.abs(missing - np.diff(lost))[same_boot]
+    assert (off <= rough * -(-missing[same_boot] // 50)).all()
 
 
 def hexes(writes: Sequence[tuple[str, bytes]]) -> list[str]:

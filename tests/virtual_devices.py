@@ -210,6 +210,8 @@ class EmulatedMovesense:
     Its millisecond stamp wraps ``wraps_after_s`` after power on.
     """
 
+    stamp_ns = 1_000_000
+
     def __init__(self, *, room: int, each: int = 4, refused: Sequence[str] = (), wraps_after_s: float = 1.5) -> None:
         self.epoch_ns = (1 << 32) * 10**6 - round(wraps_after_s * 1e3) * 10**6
         self.notified, self.written = _GSP.format("0002"), _GSP.format("0001")
