@@ -1,0 +1,230 @@
+"""LSL: any IMU stream in, samples and verdicts out, over real LSL on this machine; XDF files as recordings."""
+
+from __future__ import annotations
+
+import json
+import struct
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kinedge.errors import ConfigError, LinkError, SignalError
+from kinedge.firmware_bridge.channel_map import map_channels
+from kinedge.firmware_bridge.lsl import LslInlet, SampleOutlet, VerdictOutlet
+from kinedge.firmware_bridge.xdf import read_xdf
+from kinedge.signals import IMU6, ImuChunk, SensorSpec
+
+TIMEOUT_S = 10.0
+RATE_HZ = 100.0
+G = 9.80665
+
+
+@pytest.fixture(scope="module")
+def lsl() -> Any:
+    """Return pylsl, heard on this machine alone; skip where liblsl or the loopback is not there."""
+    pytest.importorskip("pylsl", reason="the extra 'lsl' is not installed", exc_type=(ImportError, RuntimeError))
+    import pylsl
+
+    pylsl.set_config_content("[multicast]\nResolveScope = machine\n[log]\nlevel = -3\n")
+    name = uuid.uuid4().hex
+    outlet = pylsl.StreamOutlet(pylsl.StreamInfo(name, "probe", 1, 1.0, "float32", name))
+    if not pylsl.resolve_byprop("name", name, timeout=5.0):
+        pytest.skip("LSL finds no streams of this machine: multicast is not possible here")
+    del outlet
+    return pylsl
+
+
+def foreign(lsl: Any, labels: list[str], units: list[str], *, rate_hz: float = RATE_HZ) -> tuple[Any, str]:
+    name = uuid.uuid4().hex
+    info = lsl.StreamInfo(name, "IMU", len(labels), rate_hz, "double64", name)
+    info.set_channel_labels(labels)
+    info.set_channel_units(units)
+    return lsl.StreamOutlet(info), name
+
+
+def pulled(inlet: LslInlet, n: int) -> Iterator[ImuChunk]:
+    end = time.monotonic() + TIMEOUT_S
+    while n > 0:
+        assert time.monotonic() < end, "the samples did not come"
+        if (chunk := inlet.pull(timeout_s=0.2)) is not None:
+            n -= len(chunk)
+            yield chunk
+
+
+def test_a_foreign_stream_becomes_si_chunks_with_gaps_counted_and_nan_masked(lsl: Any) -> None:
+    outlet, name = foreign(lsl, ["battery", "Gyro Z", "Acc_X", "Acc_Y"], ["%", "deg/s", "g", "g"])
+    with LslInlet(name, "wrist_left") as inlet:
+        assert inlet.spec.channels == ("acc_x", "acc_y", "gyr_z")
+        assert outlet.wait_for_consumers(TIMEOUT_S)
+        rows = np.tile([50.0, 180.0, 1.0, -2.0], (20, 1))
+        rows[3, 2] = np.nan
+        stamps = 100.0 + np.r_[0:10, 15:25] / RATE_HZ
+        outlet.push_chunk(rows, stamps.tolist())
+        chunks = list(pulled(inlet, 20))
+        outlet.push_chunk(rows[:2], [100.1, 100.25])  # the first came before
+        (after,) = pulled(inlet, 1)
+        outlet.push_chunk(rows[:1], [5.0])
+        (restarted,) = pulled(inlet, 1)
+    values, valid = (np.concatenate([getattr(c, k) for c in chunks]) for k in ("values", "valid"))
+    np.testing.assert_allclose(values[0], [G, -2 * G, np.pi], rtol=1e-6)
+    assert not valid[3, 0]
+    assert valid.sum() == 20 * 3 - 1
+    times = np.concatenate([c.device_time_ns for c in chunks])
+    np.testing.assert_allclose(times / 1e9, stamps, atol=1e-8)
+    assert sum(c.lost for c in chunks) == 5
+    assert (len(after), inlet.dropped, after.boot_id) == (1, 1, 0)
+    assert restarted.boot_id == 1
+    assert all(c.host_time_ns is not None for c in chunks)
+
+
+def test_samples_sent_are_those_received_at_the_same_host_time(lsl: Any) -> None:
+    spec = SensorSpec(f"s{uuid.uuid4().hex[:12]}", IMU6)
+    rng = np.random.default_rng(1)
+    values = rng.normal(size=(50, 6)).astype(np.float32)
+    valid = rng.random((50, 6)) > 0.1
+    time_ns = 10**9 + np.arange(50, dtype=np.int64) * 10_000_000
+    chunk = ImuChunk(spec.name, time_ns, values, valid, np.zeros_like(valid), 10_000_000)
+    outlet = SampleOutlet(spec, rate_hz=RATE_HZ, source_id=spec.name)
+    with LslInlet(spec.name, spec.name) as inlet:
+        assert outlet.wait_for_consumers(timeout_s=TIMEOUT_S)
+        host_ns = time.monotonic_ns() + time_ns
+        outlet.push(chunk, host_ns)
+        got = list(pulled(inlet, 50))
+    assert inlet.rate_hz == RATE_HZ
+    received_valid = np.concatenate([c.valid for c in got])
+    np.testing.assert_array_equal(received_valid, valid)
+    np.testing.assert_array_equal(np.concatenate([c.values for c in got])[valid], values[valid])
+    offset_ns = round(lsl.local_clock() * 1e9) - time.monotonic_ns()
+    np.testing.assert_allclose(np.concatenate([c.device_time_ns for c in got]) - host_ns, offset_ns, atol=5_000_000)
+    with pytest.raises(SignalError, match="times"):
+        outlet.push(chunk, host_ns[:3])
+    with pytest.raises(SignalError, match="chunk of other"):
+        outlet.push(ImuChunk("other", time_ns, values, valid, valid, 10), host_ns)
+
+
+def test_verdicts_go_out_as_json(lsl: Any) -> None:
+    name = uuid.uuid4().hex
+    outlet = VerdictOutlet(name, source_id=name)
+    (info,) = lsl.resolve_byprop("name", name, timeout=TIMEOUT_S)
+    inlet = lsl.StreamInlet(info)
+    inlet.open_stream(TIMEOUT_S)
+    assert outlet.wait_for_consumers(timeout_s=TIMEOUT_S)
+    outlet.push({"decision": "anomalous", "score": 0.93, "why": "größer"}, 5_000_000_000)
+    sample, _ = inlet.pull_sample(TIMEOUT_S)
+    assert json.loads(sample[0]) == {"decision": "anomalous", "score": 0.93, "why": "größer"}
+    with pytest.raises(SignalError, match="no JSON form"):
+        outlet.push({"score": float("nan")}, 0)
+
+
+def test_a_stream_that_is_not_there_or_not_understood_is_one_error(lsl: Any) -> None:
+    with pytest.raises(LinkError, match="was not found"):
+        LslInlet(uuid.uuid4().hex, "wrist_left", timeout_s=0.5)
+    kept, name = foreign(lsl, ["acc_x"], [""])
+    with pytest.raises(ConfigError, match="no unit is given for acc_x"):
+        LslInlet(name, "wrist_left")
+    other, name_of_other = foreign(lsl, ["acc_x"], ["g"], rate_hz=0.0)
+    with pytest.raises(ConfigError, match="rate_hz"):
+        LslInlet(name_of_other, "wrist_left")
+    with LslInlet(name, "wrist_left", unit_of={"acc": "g"}) as inlet:
+        assert inlet.spec.channels == ("acc_x",)
+    del kept, other
+
+
+@pytest.mark.parametrize(
+    ("labels", "channels"),
+    [
+        (["acc_x", "acc_y", "acc_z"], ("acc_x", "acc_y", "acc_z")),
+        (["GyroZ", "AccelX", "time"], ("acc_x", "gyr_z")),
+        (["Accelerometer Y", "wrist.magn-x"], ("acc_y", "mag_x")),
+    ],
+)
+def test_common_labels_are_understood(labels: list[str], channels: tuple[str, ...]) -> None:
+    found = map_channels("chest", labels, [""] * 3, unit_of={"acc": "g", "gyr": "dps", "mag": "uT"}, where="here")
+    assert found.spec.channels == channels
+
+
+@pytest.mark.parametrize(
+    ("labels", "units", "options", "says"),
+    [
+        (["x", "y"], ["g", "g"], {}, "none of its labels"),
+        (["acc_x", "Accel X"], ["g", "g"], {}, "both mean acc_x"),
+        (["acc_x"], ["furlong"], {}, "'furlong' is unknown"),
+        (["a", "a"], ["g", "g"], {"mapping": {"acc_x": "a"}}, "2 channels are called"),
+        (["acc_x"], ["g"], {"unit_of": {"accel": "g"}}, "knows acc, gyr and mag"),
+    ],
+)
+def test_what_is_not_known_is_never_guessed(labels: list[str], units: list[str], options: Any, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        map_channels("chest", labels, units, where="here", **options)
+
+
+def xdf_chunk(tag: int, content: bytes) -> bytes:
+    return b"\x04" + struct.pack("<IH", len(content) + 2, tag) + content
+
+
+def xdf_stream(
+    number: int, name: str, times_s: Any, rows: Any, *, unit: str = "g", clock_offset_s: float = 0.0
+) -> bytes:
+    channels = "".join(f"<channel><label>acc_{a}</label><unit>{unit}</unit></channel>" for a in "xyz")
+    header = (
+        f"<?xml version='1.0'?><info><name>{name}</name><type>IMU</type><channel_count>3</channel_count>"
+        f"<nominal_srate>100</nominal_srate><channel_format>float32</channel_format>"
+        f"<desc><channels>{channels}</channels></desc></info>"
+    )
+    which = struct.pack("<I", number)
+    out = xdf_chunk(2, which + header.encode())
+    for i in range(4):
+        out += xdf_chunk(4, which + struct.pack("<dd", times_s[0] + i, clock_offset_s))
+    samples = b"".join(
+        b"\x08" + struct.pack("<d", t) + np.asarray(r, "<f4").tobytes() for t, r in zip(times_s, rows, strict=True)
+    )
+    out += xdf_chunk(3, which + b"\x04" + struct.pack("<I", len(times_s)) + samples)
+    return out + xdf_chunk(6, which + b"<?xml version='1.0'?><info></info>")
+
+
+def xdf_file(*streams: bytes) -> bytes:
+    return b"XDF:" + xdf_chunk(1, b"<?xml version='1.0'?><info><version>1.0</version></info>") + b"".join(streams)
+
+
+def test_xdf_streams_come_on_one_grid_with_their_clocks_together_and_gaps_masked(tmp_path: Path) -> None:
+    pytest.importorskip("pyxdf", reason="the extra 'lsl' is not installed")
+    index = np.r_[0:100, 130:300]
+    times = 50.0 + index / 100
+    rows = np.stack([index * 0.001, np.ones(270), np.zeros(270)], axis=1)
+    path = tmp_path / "a.xdf"
+    left = xdf_stream(1, "L", times, rows)
+    right = xdf_stream(2, "R", times - 7.0, rows, unit="m/s^2", clock_offset_s=7.0)
+    path.write_bytes(xdf_file(left, right))
+    recording = read_xdf(path, {"wrist_left": "L", "wrist_right": "R"}, subject="p1")
+    assert (recording.rate_hz, len(recording), recording.subject) == (100.0, 300, "p1")
+    assert recording.channel_names[:2] == ("wrist_left.acc_x", "wrist_left.acc_y")
+    there = np.isin(np.arange(300), index)
+    for columns, scale in ((slice(0, 3), G), (slice(3, 6), 1.0)):
+        np.testing.assert_array_equal(recording.valid[:, columns].all(axis=1), there)
+        np.testing.assert_allclose(recording.values[there, columns][:, 0], index * 0.001 * scale, atol=1e-4)
+    with pytest.raises(ConfigError, match="is there 0 times; the file holds L, R"):
+        read_xdf(path, {"wrist_left": "X"})
+
+
+@settings(deadline=None, max_examples=40)
+@given(cut=st.integers(0, 3000), flips=st.lists(st.tuples(st.integers(4, 3000), st.integers(1, 255)), max_size=4))
+def test_a_damaged_xdf_is_one_error_or_what_is_left(
+    tmp_path_factory: pytest.TempPathFactory, cut: int, flips: list[tuple[int, int]]
+) -> None:
+    pytest.importorskip("pyxdf", reason="the extra 'lsl' is not installed")
+    data = bytearray(xdf_file(xdf_stream(1, "L", 50 + np.arange(100) / 100, np.ones((100, 3)))))
+    for at, bits in flips:
+        data[at % len(data)] ^= bits
+    path = tmp_path_factory.mktemp("xdf") / "a.xdf"
+    path.write_bytes(data[: len(data) - cut % len(data)])
+    try:
+        assert read_xdf(path, {"chest": "L"}).values.shape[1] >= 1
+    except (SignalError, ConfigError) as error:
+        assert str(path) in str(error)
