@@ -183,7 +183,8 @@ def sample_numbers(time_ns: np.ndarray, values: np.ndarray, device: Any, *, rate
     """Which sample since power on each one is: by time, or by the acceleration where the device knows no time."""
     if not hasattr(device, "epoch_ns"):
         return np.abs(values[:, None, :3] - table()[None, :, :3]).max(axis=2).argmin(axis=1)
-    elapsed_ns = time_ns - device.epoch_ns
+    elapsed_ns = (time_ns - device.epoch_ns) % getattr(device, "wrap_ns", 1 << 62)  # it may have wrapped unheard
+    assert (np.diff(elapsed_ns) > 0).all()
     numbers = np.rint(elapsed_ns * rate_hz / 1e9).astype(int)
     assert np.abs(elapsed_ns - numbers * 1e9 / rate_hz).max() < 2e6, "a time lies between two samples"
     return numbers
@@ -276,36 +277,6 @@ def test_device_is_found_started_heard_lost_back_and_stopped(case: Case) -> None
             gap = sum(c.lost for c in chunks[1:])
             assert gap >= GAP_S * rate_hz * 0.9 or chunks[-1].boot_id != chunks[0].boot_id
             assert link.counters.bad == link.counters.refused_commands == 0
-
-    run(main())
-
-
-def test_all_families_at_once_on_one_radio() -> None:
-    async def main() -> None:
-        async with Room() as room:
-            names = [
-                "movella dot, mode 21",
-                "polar h10",
-                "movesense imu6, cut",
-                "openearable 2",
-                "witmotion",
-                "metamotion",
-            ]
-            cases = {case.family: case for case in map(CASES.__getitem__, names)}
-            devices = {family: DevicePeripheral(case.device()) for family, case in cases.items()}
-            for device in devices.values():
-                await room.add(device)
-            heard = await room.radio.scan(duration_s=0.6, drivers=drivers())
-            assert {h.advertisement.address: h.families for h in heard} == {
-                device.address: (family,) for family, device in devices.items()
-            }
-            links = {f: session_link(room, device, f, cases[f].rate_hz) for f, device in devices.items()}
-            taken = await asyncio.gather(*(take(link.events(), n_samples(N_SAMPLES)) for link in links.values()))
-            for (family, case), events in zip(cases.items(), taken, strict=True):
-                chunks, emulated = chunks_in(events), devices[family].device
-                require_true(chunks, emulated, rate_hz=case.real_rate_hz or case.rate_hz, gyr_off=case.gyr_off)
-                assert sum(c.lost for c in chunks) == 0
-                await links[family].close()
 
     run(main())
 

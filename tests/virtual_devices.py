@@ -143,9 +143,10 @@ class EmulatedDot:
     """
 
     field_ut = 50.0
+    wrap_ns = (1 << 32) * 1000
 
     def __init__(self, *, wraps_after_s: float = 1.5) -> None:
-        self.epoch_ns = (1 << 32) * 1000 - round(wraps_after_s * 1e9) // 1000 * 1000
+        self.epoch_ns = self.wrap_ns - round(wraps_after_s * 1e9) // 1000 * 1000
         self.services: Services = {
             _dot(0x1000): {_dot(0x1001): ["read"], _dot(0x1002): ["read", "write"], _dot(0x1004): ["notify"]},
             _dot(0x2000): {_dot(0x2001): ["read", "write"]} | {_dot(c): ["notify"] for c in (0x2002, 0x2003, 0x2004)},
@@ -211,9 +212,10 @@ class EmulatedMovesense:
     """
 
     stamp_ns = 1_000_000
+    wrap_ns = (1 << 32) * stamp_ns
 
     def __init__(self, *, room: int, each: int = 4, refused: Sequence[str] = (), wraps_after_s: float = 1.5) -> None:
-        self.epoch_ns = (1 << 32) * 10**6 - round(wraps_after_s * 1e3) * 10**6
+        self.epoch_ns = self.wrap_ns - round(wraps_after_s * 1e3) * 10**6
         self.notified, self.written = _GSP.format("0002"), _GSP.format("0001")
         self.services: Services = {_GSP.format("2252"): {self.written: ["write"], self.notified: ["notify"]}}
         self.refused = set(refused)
