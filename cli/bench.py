@@ -14,7 +14,7 @@ from kinedge.cli.app import app
 from kinedge.edge.config import DEFAULT_BUNDLE
 from kinedge.errors import ConfigError
 
-__all__ = ["anomalies", "bench", "clock", "decode", "step"]
+__all__ = ["anomalies", "bench", "clock", "decode", "links", "step"]
 
 bench = typer.Typer(help="Measure, always beside something to compare with.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
@@ -88,6 +88,23 @@ def decode(
     from kinedge.benchmarks.decode import bench_decode
 
     _deliver(bench_decode(), out, as_json=as_json)
+
+
+@bench.command()
+def links(
+    sensors: Annotated[int, typer.Option(min=1, max=200, help="Emulated sensors, each on a tty.")] = 30,
+    rate_hz: Annotated[float, typer.Option("--rate", min=1, max=1000, help="Of each, Hz.")] = 200.0,
+    seconds: Annotated[float, typer.Option(min=2, max=3600, help="How long.")] = 20.0,
+    out: Annotated[Path | None, typer.Option(help="Write the result as JSON there.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Listen to many sensors over ttys: what arrives, what is lost, what share of a core it takes.
+
+    Example: kinedge bench links --sensors 10 --rate 100
+    """
+    from kinedge.benchmarks.links import bench_links
+
+    _deliver(bench_links(n_sensors=sensors, rate_hz=rate_hz, seconds=seconds), out, as_json=as_json)
 
 
 def _deliver(found: dict[str, Any], out: Path | None, *, as_json: bool) -> None:

@@ -146,6 +146,10 @@ class Database:
         """Turn errors of SQLite and of the disk into one StoreError that says what to do."""
         try:
             yield
+        except UnicodeDecodeError as e:
+            raise StoreError(
+                f"{self.path}: damaged (text that is none); restart kinedge, it moves the file aside"
+            ) from e
         except sqlite3.Error as e:
             text = str(e)
             if "disk is full" in text:
@@ -200,6 +204,8 @@ def _damage(path: Path) -> str | None:
         with closing(sqlite3.connect(path, isolation_level=None)) as connection:
             connection.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
             (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    except UnicodeDecodeError:
+        return "the schema is not text"  # sqlite3 cannot even decode its own complaint about it
     except sqlite3.DatabaseError as e:
         if _is_damage(e):
             return str(e)
