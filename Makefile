@@ -30,7 +30,7 @@ setup: $(VENV)/.dev ## a development environment in .venv
 demo: $(VENV)/.runtime ## about a minute of the main job: sensors, edge, collector
 	$(BIN)/kinedge demo
 
-default-model: $(VENV)/.dev ## train the shipped model again, bit for bit on the same machine and versions
+default-model: $(VENV)/.dev ## train the shipped model again
 	SOURCE_DATE_EPOCH=1795300000 $(BIN)/kinedge train examples/wrists-sim.toml --out edge/models/wrists-sim.kinedge
 
 typing: ## links that let analysers see the rooms as one package
