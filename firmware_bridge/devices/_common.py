@@ -10,19 +10,20 @@ import math
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kinedge.errors import ConfigError
-from kinedge.firmware_bridge.device import Command, DeviceEvent, DeviceInfo, Doubt, SessionConfig
+from kinedge.firmware_bridge.device import Command, DeviceEvent, DeviceInfo, Doubt, Session, SessionConfig
 from kinedge.firmware_bridge.devices._timing import Samples
 from kinedge.signals import IMU6, ImuChunk, SensorSpec
 from kinedge.units import NS_PER_S, STANDARD_GRAVITY_M_S2, period_ns
 
 __all__ = [
     "IMU9",
+    "BleOnlyDriver",
     "GravityCheck",
     "QueueSession",
     "check_options",
@@ -33,6 +34,7 @@ __all__ = [
 ]
 
 IMU9: Final = (*IMU6, "mag_x", "mag_y", "mag_z")
+SessionT = TypeVar("SessionT", bound=Session)
 _MAX_EVENTS: Final = 4096
 _SATURATED: Final = 0.999
 _IMPOSSIBLE: Final = 2.0  # a value beyond twice the full scale was damaged, not measured
@@ -48,6 +50,36 @@ def require_transport(device: str, transport: str, known: frozenset[str]) -> Non
     """Refuse a transport that the device does not have (ConfigError)."""
     if transport not in known:
         raise ConfigError(f"{device}: no transport {transport!r}; it has {', '.join(sorted(known))}")
+
+
+class BleOnlyDriver(Generic[SessionT]):
+    """Base of a family that has no serial port: it adds ``name``, ``recognise`` and ``make_session``."""
+
+    name: str
+    transports = frozenset({"ble"})
+
+    def recognise_serial(self, data: bytes) -> bool:
+        """Never: there is no serial port."""
+        return False
+
+    def serial_probe(self) -> bytes:
+        """Nothing to send."""
+        return b""
+
+    def make_session(self, config: SessionConfig) -> SessionT:
+        """Return a session (ConfigError: the family cannot do what is asked)."""
+        raise NotImplementedError
+
+    def open(self, config: SessionConfig, *, transport: str) -> SessionT:
+        """Start a session.
+
+        Raises
+        ------
+        ConfigError
+            The transport is not ``ble``, or the family cannot do what is asked.
+        """
+        require_transport(self.name, transport, self.transports)
+        return self.make_session(config)
 
 
 def check_options(device: str, options: Mapping[str, str], known: Mapping[str, Sequence[str]]) -> None:

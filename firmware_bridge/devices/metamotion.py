@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from kinedge.errors import ConfigError, ProtocolError
 from kinedge.firmware_bridge.device import Advertisement, Battery, Command, SessionConfig
-from kinedge.firmware_bridge.devices._common import QueueSession, check_options, nearest, require_transport
+from kinedge.firmware_bridge.devices._common import BleOnlyDriver, QueueSession, check_options, nearest
 from kinedge.firmware_bridge.devices._timing import CountClock, Samples
 from kinedge.units import STANDARD_GRAVITY_M_S2
 
@@ -227,25 +227,16 @@ class MetaMotionSession(QueueSession):
         )
 
 
-class MetaMotionDriver:
+class MetaMotionDriver(BleOnlyDriver[MetaMotionSession]):
     """MetaMotion boards."""
 
     name = "metamotion"
-    transports = frozenset({"ble"})
 
     def recognise(self, advertisement: Advertisement) -> bool:
         """Whether the service is theirs, or the name as delivered."""
         return SERVICE in advertisement.service_uuids or advertisement.name in ("MetaWear", "MetaMotion")
 
-    def recognise_serial(self, data: bytes) -> bool:
-        """No serial line."""
-        return False
-
-    def serial_probe(self) -> bytes:
-        """No serial line."""
-        return b""
-
-    def open(self, config: SessionConfig, *, transport: str) -> MetaMotionSession:
+    def make_session(self, config: SessionConfig) -> MetaMotionSession:
         """Start a session; the nearest ranges and rate that the chip has are used.
 
         Raises
@@ -253,7 +244,6 @@ class MetaMotionDriver:
         ConfigError
             An option, or a range that is not positive.
         """
-        require_transport(self.name, transport, self.transports)
         check_options(self.name, config.options, {})
         if any(r is not None and not r > 0 for r in (config.acc_range_g, config.gyr_range_deg_s)):
             raise ConfigError(

@@ -27,11 +27,11 @@ from kinedge.errors import ConfigError, ProtocolError
 from kinedge.firmware_bridge.device import Advertisement, Battery, Command, SessionConfig
 from kinedge.firmware_bridge.devices._common import (
     IMU9,
+    BleOnlyDriver,
     QueueSession,
     check_options,
     full_scale,
     nearest,
-    require_transport,
     samples_in_range,
 )
 from kinedge.firmware_bridge.devices._timing import StampClock, Unwrapper
@@ -206,33 +206,17 @@ def stop_command(mode: int) -> Command:
     return Command(CONTROL, bytes([0x01, 0x00, mode]))
 
 
-class MovellaDotDriver:
+class MovellaDotDriver(BleOnlyDriver["MovellaDotSession"]):
     """The family; see ``MovellaDotSession`` for its options."""
 
     name = "movella_dot"
-    transports = frozenset({"ble"})
 
     def recognise(self, advertisement: Advertisement) -> bool:
         """By name or company id."""
         return advertisement.name in _NAMES or _COMPANY_ID in advertisement.manufacturer_data
 
-    def recognise_serial(self, data: bytes) -> bool:
-        """Never: there is no serial port."""
-        return False
-
-    def serial_probe(self) -> bytes:
-        """Nothing to send."""
-        return b""
-
-    def open(self, config: SessionConfig, *, transport: str) -> MovellaDotSession:
-        """Start a session.
-
-        Raises
-        ------
-        ConfigError
-            An option or its value is unknown, or the transport is not ``ble``.
-        """
-        require_transport(self.name, transport, self.transports)
+    def make_session(self, config: SessionConfig) -> MovellaDotSession:
+        """Start a session (ConfigError: an option or its value is unknown)."""
         return MovellaDotSession(config)
 
 

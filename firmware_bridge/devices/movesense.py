@@ -29,11 +29,11 @@ from kinedge.errors import ProtocolError
 from kinedge.firmware_bridge.device import Advertisement, Command, SessionConfig
 from kinedge.firmware_bridge.devices._common import (
     IMU9,
+    BleOnlyDriver,
     QueueSession,
     check_options,
     full_scale,
     nearest,
-    require_transport,
     samples_in_range,
 )
 from kinedge.firmware_bridge.devices._timing import StampClock, Unwrapper
@@ -111,11 +111,10 @@ def parse_message(message: bytes, *, n_quantities: int, interleaved: bool = Fals
     return _STAMP.unpack_from(message)[0], values.reshape(n, 3 * n_quantities)
 
 
-class MovesenseDriver:
+class MovesenseDriver(BleOnlyDriver["MovesenseSession"]):
     """The family; see ``MovesenseSession`` for its options."""
 
     name = "movesense"
-    transports = frozenset({"ble"})
 
     def recognise(self, advertisement: Advertisement) -> bool:
         """By name or service."""
@@ -123,23 +122,8 @@ class MovesenseDriver:
             service in advertisement.service_uuids for service in (SERVICE, _SHORT_SERVICE)
         )
 
-    def recognise_serial(self, data: bytes) -> bool:
-        """Never: there is no serial port."""
-        return False
-
-    def serial_probe(self) -> bytes:
-        """Nothing to send."""
-        return b""
-
-    def open(self, config: SessionConfig, *, transport: str) -> MovesenseSession:
-        """Start a session.
-
-        Raises
-        ------
-        ConfigError
-            An option or its value is unknown, or the transport is not ``ble``.
-        """
-        require_transport(self.name, transport, self.transports)
+    def make_session(self, config: SessionConfig) -> MovesenseSession:
+        """Start a session (ConfigError: an option or its value is unknown)."""
         return MovesenseSession(config)
 
 

@@ -24,11 +24,11 @@ from kinedge.errors import ProtocolError
 from kinedge.firmware_bridge.device import Advertisement, ClockExchange, Command, SessionConfig
 from kinedge.firmware_bridge.devices._common import (
     IMU9,
+    BleOnlyDriver,
     QueueSession,
     check_options,
     full_scale,
     nearest,
-    require_transport,
     samples_in_range,
 )
 from kinedge.firmware_bridge.devices._timing import StampClock, Unwrapper
@@ -113,33 +113,17 @@ def config_command(rate_hz: float, *, stream: bool) -> Command:
     return Command(CONFIG, bytes([_IMU, _RATES_HZ.index(int(rate_hz)), _STREAM if stream else 0]))
 
 
-class OpenEarableDriver:
+class OpenEarableDriver(BleOnlyDriver["OpenEarableSession"]):
     """The family; it has no options."""
 
     name = "openearable"
-    transports = frozenset({"ble"})
 
     def recognise(self, advertisement: Advertisement) -> bool:
         """By name or service."""
         return advertisement.name.startswith("OpenEarable") or SERVICE in advertisement.service_uuids
 
-    def recognise_serial(self, data: bytes) -> bool:
-        """Never: there is no serial port."""
-        return False
-
-    def serial_probe(self) -> bytes:
-        """Nothing to send."""
-        return b""
-
-    def open(self, config: SessionConfig, *, transport: str) -> OpenEarableSession:
-        """Start a session.
-
-        Raises
-        ------
-        ConfigError
-            There are options, or the transport is not ``ble``.
-        """
-        require_transport(self.name, transport, self.transports)
+    def make_session(self, config: SessionConfig) -> OpenEarableSession:
+        """Start a session (ConfigError: an option or its value is unknown)."""
         return OpenEarableSession(config)
 
 

@@ -27,11 +27,11 @@ from numpy.typing import NDArray
 from kinedge.errors import ConfigError, ProtocolError
 from kinedge.firmware_bridge.device import Advertisement, Command, DeviceInfo, SessionConfig
 from kinedge.firmware_bridge.devices._common import (
+    BleOnlyDriver,
     QueueSession,
     check_options,
     full_scale,
     nearest,
-    require_transport,
     samples_in_range,
 )
 from kinedge.firmware_bridge.devices._pmd_frame import Measurement, PmdFrame, parse_frame
@@ -139,33 +139,17 @@ def parse_settings(data: bytes) -> dict[Setting, tuple[float, ...]]:
     return found
 
 
-class PolarPmdDriver:
+class PolarPmdDriver(BleOnlyDriver["PolarPmdSession"]):
     """The family; option ``streams`` is ``acc``, ``acc+gyr`` (the default) or ``acc+gyr+mag``."""
 
     name = "polar_pmd"
-    transports = frozenset({"ble"})
 
     def recognise(self, advertisement: Advertisement) -> bool:
         """By name (product and number) or service."""
         return advertisement.name.startswith(_NAMES) or SERVICE in advertisement.service_uuids
 
-    def recognise_serial(self, data: bytes) -> bool:
-        """Never: there is no serial port."""
-        return False
-
-    def serial_probe(self) -> bytes:
-        """Nothing to send."""
-        return b""
-
-    def open(self, config: SessionConfig, *, transport: str) -> PolarPmdSession:
-        """Start a session.
-
-        Raises
-        ------
-        ConfigError
-            An option or its value is unknown, or the transport is not ``ble``.
-        """
-        require_transport(self.name, transport, self.transports)
+    def make_session(self, config: SessionConfig) -> PolarPmdSession:
+        """Start a session (ConfigError: an option or its value is unknown)."""
         return PolarPmdSession(config)
 
 
