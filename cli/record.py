@@ -22,9 +22,9 @@ from kinedge.errors import ConfigError, LinkError
 from kinedge.firmware_bridge.ble_radio import BleRadio
 from kinedge.firmware_bridge.device import Battery, ClockExchange, DeviceInfo, Doubt
 from kinedge.firmware_bridge.links import LinkClosed, LinkOpened
-from kinedge.firmware_bridge.open_device import DeviceConfig, open_device
+from kinedge.firmware_bridge.open_device import DeviceConfig, DeviceLink, open_device
 from kinedge.firmware_bridge.recorder import SessionWriter
-from kinedge.firmware_bridge.session_link import SessionEvent, SessionLink
+from kinedge.firmware_bridge.session_link import SessionEvent
 from kinedge.signals import ImuChunk
 
 __all__ = ["Progress", "open_links", "record", "record_links"]
@@ -84,7 +84,7 @@ def record(
 
 
 async def _record(
-    links: Mapping[str, SessionLink],
+    links: Mapping[str, DeviceLink],
     writer: SessionWriter,
     progress: Progress,
     on_tick: Callable[[], None],
@@ -100,7 +100,7 @@ async def _record(
     await record_links(links, writer, stop=stop, progress=progress, on_tick=on_tick)
 
 
-def open_links(ports: list[str], sensors: list[str], *, rate_hz: float, baud: int) -> dict[str, SessionLink]:
+def open_links(ports: list[str], sensors: list[str], *, rate_hz: float, baud: int) -> dict[str, DeviceLink]:
     """Make a link for every port and every ``PLACE=FAMILY@WHERE``; by port or address.
 
     Raises
@@ -111,7 +111,7 @@ def open_links(ports: list[str], sensors: list[str], *, rate_hz: float, baud: in
     wanted = [DeviceConfig(port=port, rate_hz=rate_hz, baud=baud) for port in ports]
     wanted += [_parse_sensor(text, rate_hz=rate_hz, baud=baud) for text in sensors]
     radio = BleRadio()
-    links: dict[str, SessionLink] = {}
+    links: dict[str, DeviceLink] = {}
     for config in wanted:
         if config.where in links:
             raise ConfigError(f"{config.where} stands twice; a device can be recorded once")
@@ -132,7 +132,7 @@ def _parse_sensor(text: str, *, rate_hz: float, baud: int) -> DeviceConfig:
 
 
 async def record_links(
-    links: Mapping[str, SessionLink],
+    links: Mapping[str, DeviceLink],
     writer: SessionWriter,
     *,
     stop: asyncio.Event,
@@ -154,7 +154,7 @@ async def record_links(
 
     ended = asyncio.Event()
 
-    async def bring(name: str, link: SessionLink) -> None:
+    async def bring(name: str, link: DeviceLink) -> None:
         async for event in link.events():
             await queue.put((name, event))
 

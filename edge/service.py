@@ -30,8 +30,7 @@ from kinedge.errors import SignalError, StoreError
 from kinedge.firmware_bridge.ble_radio import BleRadio
 from kinedge.firmware_bridge.device import Battery, ClockExchange, DeviceInfo, Doubt
 from kinedge.firmware_bridge.links import LinkClosed, LinkOpened
-from kinedge.firmware_bridge.open_device import open_device
-from kinedge.firmware_bridge.session_link import SessionLink
+from kinedge.firmware_bridge.open_device import DeviceLink, open_device
 from kinedge.signals import ImuChunk
 
 __all__ = ["EdgeService", "SensorHealth"]
@@ -211,7 +210,7 @@ class EdgeService:
                 self._note(f"old rows could not be pruned: {e}")
             await asyncio.sleep(_PRUNE_EVERY_S)
 
-    async def _serve(self, subject: str, where: str, link: SessionLink) -> None:
+    async def _serve(self, subject: str, where: str, link: DeviceLink) -> None:
         """Follow one device for as long as the service runs; its link comes back by itself."""
         async for event in link.events():
             if isinstance(event, ImuChunk):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Literal
 
@@ -24,7 +25,7 @@ from kinedge.firmware_bridge.channel_map import map_channels
 from kinedge.signals import UNIT_OF, ImuChunk, SensorSpec, quantity_of
 from kinedge.units import NS_PER_S, period_ns
 
-__all__ = ["LslInlet", "SampleOutlet", "VerdictOutlet"]
+__all__ = ["HeardStream", "LslInlet", "SampleOutlet", "VerdictOutlet", "heard_streams", "require_lsl"]
 
 _MAX_SAMPLES: Final = 1024
 _BUFFER_S: Final = 10
@@ -43,11 +44,51 @@ def _pylsl() -> Any:
         raise ConfigError(f"pylsl finds no liblsl ({e}); see https://github.com/sccn/liblsl") from e
 
 
+def require_lsl() -> None:
+    """Check that LSL can be used.
+
+    Raises
+    ------
+    ConfigError
+        pylsl or liblsl is missing.
+    """
+    _pylsl()
+
+
+@dataclass(frozen=True)
+class HeardStream:
+    """A stream that is on: what it says of itself before anybody opens it."""
+
+    name: str
+    source_id: str
+    kind: str
+    host: str
+    n_channels: int
+    rate_hz: float
+
+
+def heard_streams(*, seconds: float = 1.0) -> list[HeardStream]:
+    """Listen for streams of any kind; by name.
+
+    Raises
+    ------
+    ConfigError
+        pylsl or liblsl is missing.
+    """
+    found = {s.uid(): s for s in _pylsl().resolve_streams(seconds)}.values()
+    heard = [
+        HeardStream(s.name(), s.source_id(), s.type(), s.hostname(), s.channel_count(), s.nominal_srate())
+        for s in found
+    ]
+    return sorted(heard, key=lambda s: (s.name, s.source_id))
+
+
 def _resolve(lsl: Any, by: str, wanted: str, timeout_s: float) -> list[Any]:
     """Return the streams that are heard; after the first, a little is waited for namesakes."""
-    if not lsl.resolve_byprop(by, wanted, minimum=1, timeout=timeout_s):
+    predicate = " or ".join(f"{key}='{wanted}'" for key in (("name", "source_id") if by == "any" else (by,)))
+    if not lsl.resolve_bypred(predicate, minimum=1, timeout=timeout_s):
         return []
-    heard = lsl.resolve_byprop(by, wanted, minimum=2, timeout=_NAMESAKE_S)
+    heard = lsl.resolve_bypred(predicate, minimum=2, timeout=_NAMESAKE_S)
     return list({stream.uid(): stream for stream in heard}.values())
 
 
@@ -66,7 +107,7 @@ class LslInlet:
     sensor
         Where it is worn.
     by
-        What ``wanted`` is.
+        What ``wanted`` is; ``any``: a name or a source id.
     mapping, unit_of
         See ``map_channels``, where the labels and units in the stream's metadata do not do.
     rate_hz
@@ -98,7 +139,7 @@ class LslInlet:
         wanted: str,
         sensor: str,
         *,
-        by: Literal["name", "source_id", "type"] = "name",
+        by: Literal["name", "source_id", "type", "any"] = "name",
         mapping: Mapping[str, str] | None = None,
         unit_of: Mapping[str, str] | None = None,
         rate_hz: float | None = None,
@@ -113,7 +154,8 @@ class LslInlet:
         if not found:
             raise LinkError(f"{where} was not found in {timeout_s:g} s; is it on, and on this network?")
         if len(found) > 1:
-            raise LinkError(f"{where}: {len(found)} streams have this {by}; name the one you mean by its source_id")
+            what = "name or source id" if by == "any" else by
+            raise LinkError(f"{where}: {len(found)} streams have this {what}; name the one you mean by its source id")
         self._inlet = lsl.StreamInlet(found[0], max_buflen=_BUFFER_S, as_numpy=True)
         self._lost_error = lsl.util.LostError
         try:
@@ -236,17 +278,19 @@ class SampleOutlet(_Outlet):
     Parameters
     ----------
     spec
-        The sensor; its name is the stream's.
+        The sensor.
     rate_hz
         Nominal.
     source_id
         Tells it from others, and lets listeners find it again after a restart.
+    name
+        Of the stream; the sensor's when None.
     """
 
-    def __init__(self, spec: SensorSpec, *, rate_hz: float, source_id: str) -> None:
+    def __init__(self, spec: SensorSpec, *, rate_hz: float, source_id: str, name: str | None = None) -> None:
         lsl = _pylsl()
         period_ns(rate_hz)  # checks it
-        info = lsl.StreamInfo(spec.name, "IMU", spec.n_channels, rate_hz, "float32", source_id)
+        info = lsl.StreamInfo(name or spec.name, "IMU", spec.n_channels, rate_hz, "float32", source_id)
         quantities = [quantity_of(channel) for channel in spec.channels]
         info.set_channel_labels(list(spec.channels))
         info.set_channel_types([q.name for q in quantities])

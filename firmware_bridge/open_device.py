@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Protocol
 
 from pydantic import Field, model_validator
 
@@ -14,19 +15,34 @@ from kinedge.firmware_bridge.ble_radio import BleRadio
 from kinedge.firmware_bridge.device import Driver, SessionConfig
 from kinedge.firmware_bridge.devices.registry import driver
 from kinedge.firmware_bridge.devices.struct_map import StructMapDriver
+from kinedge.firmware_bridge.event_queue import SessionEvent
 from kinedge.firmware_bridge.links import Link
 from kinedge.firmware_bridge.links_ble import BleLink, channels_of
+from kinedge.firmware_bridge.links_lsl import LslLink
 from kinedge.firmware_bridge.links_serial import SerialLink
 from kinedge.firmware_bridge.session_link import SessionLink
 
-__all__ = ["DeviceConfig", "open_device"]
+__all__ = ["DeviceConfig", "DeviceLink", "open_device"]
+
+
+class DeviceLink(Protocol):
+    """A device as those see it who take its events."""
+
+    def events(self) -> AsyncIterator[SessionEvent]:
+        """Open it, and yield what happens until ``close``; once per link."""
+        ...
+
+    async def close(self) -> None:
+        """End ``events`` and leave nothing behind; may be called twice."""
+        ...
 
 
 class DeviceConfig(Config):
-    """One device: behind a serial port or over BLE."""
+    """One device: behind a serial port, over BLE, or as a stream of LSL."""
 
     port: str | None = Field(default=None, min_length=1, description="a serial port, such as /dev/ttyACM0")
     ble: str | None = Field(default=None, min_length=1, description="a BLE address, or a name that only it has")
+    lsl: str | None = Field(default=None, min_length=1, description="name or source id of an LSL stream")
     family: str = Field(default="kinedge", description="such as movella_dot; see `kinedge scan`")
     struct_map: Path | None = Field(default=None, description="a TOML file that describes a board of your own")
     sensor: str | None = Field(default=None, description="where it is worn; kinedge's own devices say it themselves")
@@ -38,27 +54,30 @@ class DeviceConfig(Config):
 
     @model_validator(mode="after")
     def _one_way(self) -> DeviceConfig:
-        if (self.port is None) == (self.ble is None):
-            raise ValueError("give either port (serial) or ble (an address or a name)")
+        if sum(way is not None for way in (self.port, self.ble, self.lsl)) != 1:
+            raise ValueError("give either port (serial), ble (an address or a name) or lsl (a stream)")
+        if self.lsl is not None and (self.family != "kinedge" or self.struct_map is not None):
+            raise ValueError("an LSL stream has no family and no struct_map: it says itself what its channels are")
         if self.struct_map is not None and self.family != "kinedge":
             raise ValueError("give either family or struct_map")
         if self.sensor is None and not self._says_itself:
-            raise ValueError(f"sensor must say where a device of family {self.family} is worn, such as wrist_left")
+            what = "an LSL stream" if self.lsl is not None else f"a device of family {self.family}"
+            raise ValueError(f"sensor must say where {what} is worn, such as wrist_left")
         return self
 
     @property
     def where(self) -> str:
-        """The port, address or name."""
-        return self.port or self.ble or ""
+        """The port, address or name, or the stream's name."""
+        return self.port or self.ble or self.lsl or ""
 
     @property
     def _says_itself(self) -> bool:
-        return self.family == "kinedge" and self.struct_map is None
+        return self.family == "kinedge" and self.struct_map is None and self.lsl is None
 
 
 def open_device(
     config: DeviceConfig, *, radio: BleRadio, host_clock: Callable[[], int] = time.monotonic_ns
-) -> SessionLink:
+) -> DeviceLink:
     """Make the link of a device; it opens when its events are asked for.
 
     Parameters
@@ -73,8 +92,13 @@ def open_device(
     Raises
     ------
     ConfigError
-        The family is unknown, cannot be reached this way, or cannot do what is asked.
+        The family is unknown, cannot be reached this way, or cannot do what is asked; LSL is not installed.
     """
+    if config.lsl is not None:
+        rate_hz = config.rate_hz if "rate_hz" in config.model_fields_set else None  # a stream tells its own
+        return LslLink(
+            config.lsl, config.sensor or "unnamed", options=config.options, rate_hz=rate_hz, host_clock=host_clock
+        )
     family: Driver = (
         driver(config.family) if config.struct_map is None else StructMapDriver.from_toml(config.struct_map)
     )
