@@ -3,6 +3,7 @@
 A zip, read without unpacking: ``manifest.json`` (what the model expects and promises), ``model.fp32.onnx``,
 ``calibration.npz`` (plain arrays) and ``card.md``. Every part is named in the manifest with its SHA-256; a
 part that is not named, too large, packed too tightly, or altered is refused. There is no pickle anywhere.
+Signatures, if any, stand in the zip's comment (``kinedge.signing``): they are read here and judged by who uses it.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from kinedge.canonical import canonical_json, sha256_hex
 from kinedge.config import Config, explain_validation_error
 from kinedge.errors import BundleError, SignalError
 from kinedge.signals import SensorSpec
+from kinedge.signing import Signature, signatures_of
 
 __all__ = [
     "BUNDLE_SCHEMA",
@@ -33,6 +35,7 @@ __all__ = [
     "TensorEntry",
     "pack_bundle",
     "read_bundle",
+    "read_member",
     "write_bundle",
 ]
 
@@ -154,12 +157,14 @@ class Manifest(Config):
 class Bundle:
     """A bundle in memory, every part checked against the manifest.
 
-    ``digest`` is the SHA-256 of the manifest, which carries the digest of every part: it names the whole.
+    ``digest`` is the SHA-256 of the manifest, which carries the digest of every part: it names the whole, and is what
+    ``signatures`` are over. They were read, not judged: see ``kinedge.signing.Trust``.
     """
 
     manifest: Manifest
     parts: Mapping[str, bytes]
     digest: str
+    signatures: tuple[Signature, ...] = ()
 
     def model_bytes(self, precision: str = "fp32") -> bytes:
         """Return the ONNX graph of one precision.
@@ -247,7 +252,8 @@ def _read_members(archive: zipfile.ZipFile, where: str) -> Bundle:
         raise BundleError(f"{where}: {len(names)} members; a bundle has at most {_MAX_PARTS}, each once")
     if MANIFEST_NAME not in names:
         raise BundleError(f"{where}: no {MANIFEST_NAME}; this is no kinedge bundle")
-    body = _read_member(archive, MANIFEST_NAME, _MAX_MANIFEST_BYTES, where)
+    signatures = signatures_of(archive, where=where)
+    body = read_member(archive, MANIFEST_NAME, _MAX_MANIFEST_BYTES, where)
     try:
         manifest = Manifest.model_validate_json(body)
     except ValidationError as e:
@@ -257,15 +263,21 @@ def _read_members(archive: zipfile.ZipFile, where: str) -> Bundle:
         raise BundleError(f"{where}: {', '.join(extra)} not listed in the manifest")
     parts = {}
     for name, part in manifest.parts.items():
-        content = _read_member(archive, name, part.n_bytes, where)
+        content = read_member(archive, name, part.n_bytes, where)
         if len(content) != part.n_bytes or sha256_hex(content) != part.sha256:
             raise BundleError(f"{where}: {name} does not have the digest the manifest names; it was altered or damaged")
         parts[name] = content
-    return Bundle(manifest=manifest, parts=parts, digest=sha256_hex(body))
+    return Bundle(manifest=manifest, parts=parts, digest=sha256_hex(body), signatures=signatures)
 
 
-def _read_member(archive: zipfile.ZipFile, name: str, limit: int, where: str) -> bytes:
-    """Read at most ``limit`` bytes, whatever the zip's directory claims."""
+def read_member(archive: zipfile.ZipFile, name: str, limit: int, where: str) -> bytes:
+    """Read at most ``limit`` bytes of a member, whatever the zip's directory claims.
+
+    Raises
+    ------
+    BundleError
+        It is missing, or larger.
+    """
     try:
         with archive.open(name) as member:
             data = member.read(limit + 1)

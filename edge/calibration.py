@@ -7,13 +7,16 @@ largest of their sensors. That is ranked among the cohort's blocks: the conforma
 ``(1 + #{reference >= now}) / (n + 1)``, which is valid as far as the person's blocks are exchangeable with the
 cohort's. New people and new days stretch that; it is stated wherever the number is shown.
 
+A calibration may carry one row per stream (``stack_calibrations``): people who are enrolled are compared with
+themselves, in the same step and by the same code (``kinedge.edge.personal``).
+
 Source: Vovk, Gammerman, Shafer, "Algorithmic Learning in a Random World" (2005), chapter 2.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -23,7 +26,17 @@ from kinedge.bundle import Manifest
 from kinedge.edge.scores import BlockScores, sensor_groups
 from kinedge.errors import BundleError, SignalError
 
-__all__ = ["UNSCORED", "Calibration", "SubjectScores", "Unusualness", "fit_calibration", "fit_likelihood_ratio"]
+__all__ = [
+    "UNSCORED",
+    "Calibration",
+    "EnrolledCohort",
+    "SubjectScores",
+    "Unusualness",
+    "fit_calibration",
+    "fit_likelihood_ratio",
+    "precision_of",
+    "stack_calibrations",
+]
 
 F64 = NDArray[np.float64]
 
@@ -58,8 +71,42 @@ class Unusualness:
 
 
 @dataclass(frozen=True, eq=False)
+class EnrolledCohort:
+    """The cohort once each of its subjects is compared with their own enrolment instead of with the others.
+
+    Parameters
+    ----------
+    reference : (n,)
+        Sorted statistics of normal blocks, each against a baseline from other recordings of the same subject.
+    likelihood : (n_sensors, 2)
+        ``log LR = b0 + b1 u`` of each sensor, on these statistics.
+    levels : (n_levels,)
+        Increasing ``g``: a detector exceeds where its ``u > g``.
+    limits : (n_levels, n_history)
+        90 % quantile over subjects of the chance that a detector exceeds, given that it did so in 0, 1, 2 ... of its
+        last blocks (``kinedge.edge.history``).
+    n_subjects : (1,)
+        How many subjects that is a quantile of.
+    """
+
+    reference: F64
+    likelihood: F64
+    levels: F64
+    limits: F64
+    n_subjects: F64
+
+
+_ENROLLED: Final = "enrolled_"
+_OWN_ARRAYS: Final = ("knots", "center", "spread", "reference", "likelihood", "precision", "additive")
+_ENROLLED_ARRAYS: Final = ("reference", "likelihood", "levels", "limits", "n_subjects")
+
+
+@dataclass(frozen=True, eq=False)
 class Calibration:
-    """Cohort calibration of one model, as stored in ``calibration.npz``.
+    """Calibration of one model, as stored in ``calibration.npz``; of a cohort, or of several streams.
+
+    With several streams, ``knots``, ``center``, ``spread``, ``likelihood`` and ``precision`` have them as their first
+    axis, ``reference`` is ``(n_references, n)``, and ``which`` says which row of it ranks a stream.
 
     Parameters
     ----------
@@ -75,6 +122,10 @@ class Calibration:
         Inverse covariance of the residuals, for attribution.
     additive : (1,)
         1 if the excess in nats attributed better than the counterfactual drop on validation data.
+    enrolled
+        What an enrolment needs to know of the cohort; None in bundles made before there was one.
+    which : (n_streams,)
+        None for one calibration of all streams.
     """
 
     knots: F64
@@ -84,6 +135,8 @@ class Calibration:
     likelihood: F64
     precision: F64
     additive: F64
+    enrolled: EnrolledCohort | None = None
+    which: NDArray[np.intp] | None = None
 
     @classmethod
     def blank(cls, manifest: Manifest) -> Calibration:
@@ -101,7 +154,10 @@ class Calibration:
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Return the arrays by name."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}
+        arrays: dict[str, NDArray[Any]] = {name: getattr(self, name) for name in _OWN_ARRAYS}
+        if self.enrolled is not None:
+            arrays |= {_ENROLLED + name: getattr(self.enrolled, name) for name in _ENROLLED_ARRAYS}
+        return arrays
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], manifest: Manifest) -> Calibration:
@@ -113,8 +169,10 @@ class Calibration:
             An array is missing, unused, of a wrong shape, or cannot be a calibration.
         """
         c, s = manifest.n_channels, len(manifest.sensors)
-        if set(arrays) != {f.name for f in fields(cls)}:
-            odd = ", ".join(sorted(set(arrays) ^ {f.name for f in fields(cls)}))
+        has_enrolled = any(name.startswith(_ENROLLED) for name in arrays)
+        expected = {*_OWN_ARRAYS, *(_ENROLLED + name for name in _ENROLLED_ARRAYS if has_enrolled)}
+        if set(arrays) != expected:
+            odd = ", ".join(sorted(set(arrays) ^ expected))
             raise BundleError(f"bundle {manifest.name}: calibration arrays missing or unused: {odd}")
         k = arrays["knots"].shape[0] if arrays["knots"].ndim else 0
         shapes: dict[str, tuple[int | None, ...]] = {
@@ -126,6 +184,15 @@ class Calibration:
             "precision": (c, c),
             "additive": (1,),
         }
+        if has_enrolled:
+            g = arrays["enrolled_levels"].size
+            shapes |= {
+                "enrolled_reference": (None,),
+                "enrolled_likelihood": (s, 2),
+                "enrolled_levels": (g,),
+                "enrolled_limits": (g, None),
+                "enrolled_n_subjects": (1,),
+            }
         for name, shape in shapes.items():
             found = arrays[name].shape
             if len(found) != len(shape) or any(w not in (None, f) for w, f in zip(shape, found, strict=True)):
@@ -134,10 +201,19 @@ class Calibration:
                 raise BundleError(
                     f"bundle {manifest.name}: calibration array {name} is {arrays[name].dtype}, not float"
                 )
-        self = cls(**{name: array.astype(np.float64) for name, array in arrays.items()})
+        plain = {name: array.astype(np.float64) for name, array in arrays.items()}
+        self = cls(**{name: plain[name] for name in _OWN_ARRAYS})
+        if has_enrolled:
+            enrolled = EnrolledCohort(**{name: plain[_ENROLLED + name] for name in _ENROLLED_ARRAYS})
+            if not enrolled.limits.size or (np.diff(enrolled.levels) <= 0).any():
+                raise BundleError(f"bundle {manifest.name}: calibration enrolled_levels must increase, with limits")
+            if min(enrolled.limits.min(), 1 - enrolled.limits.max()) < 0:
+                raise BundleError(f"bundle {manifest.name}: calibration enrolled_limits must lie between 0 and 1")
+            self = replace(self, enrolled=enrolled)
+        references = [self.reference, *([self.enrolled.reference] if self.enrolled is not None else [])]
         if k < 2 or (np.diff(self.knots, axis=0) <= 0).any():
             raise BundleError(f"bundle {manifest.name}: a calibration needs increasing knots, at least 2")
-        if not len(self.reference) or (np.diff(self.reference) < 0).any():
+        if any(not len(r) or (np.diff(r) < 0).any() for r in references):
             raise BundleError(f"bundle {manifest.name}: the calibration reference must be sorted and not empty")
         if min(self.spread.min(), np.diag(self.precision).min()) <= 0:
             raise BundleError(f"bundle {manifest.name}: calibration spreads and precisions must be positive")
@@ -151,27 +227,79 @@ class Calibration:
         must not be excused by it.
         """
         # how far into each segment the intensity lies, 0 to 1: the sum over segments interpolates without a loop
-        into = (intensity[:, None, :] - self.knots[:-1]) / np.diff(self.knots, axis=0)
-        into = np.clip(into, 0.0, 1.0, where=np.arange(len(self.knots) - 1)[:, None] > 0, out=into)
+        into = (intensity[:, None, :] - self.knots[..., :-1, :]) / np.diff(self.knots, axis=-2)
+        into = np.clip(into, 0.0, 1.0, where=np.arange(into.shape[1])[:, None] > 0, out=into)
         into[:, 0] = np.clip(into[:, 0], -_BELOW, 1.0)
         widths = [g.stop - g.start for g in groups]
         per_channel = np.repeat(into, widths, axis=2)
-        center: F64 = self.center[0] + (per_channel * np.diff(self.center, axis=0)).sum(axis=1)
+        center: F64 = self.center[..., 0, :] + (per_channel * np.diff(self.center, axis=-2)).sum(axis=1)
         within = np.clip(per_channel, 0.0, 1.0)
-        spread: F64 = self.spread[0] + (within * np.diff(self.spread, axis=0)).sum(axis=1)
+        spread: F64 = self.spread[..., 0, :] + (within * np.diff(self.spread, axis=-2)).sum(axis=1)
         return center, spread
 
     def assess(self, scores: BlockScores, groups: Sequence[slice]) -> Unusualness:
-        """Rank block scores of any number of streams."""
+        """Rank block scores of any number of streams; of as many as ``which`` has, if it is given."""
         center, spread = self.usual(scores.intensity, groups)
         excess = np.where(scores.scored, scores.channel - center, 0.0)
         channel_u = np.where(scores.scored, excess / spread, UNSCORED)
         sensor = np.maximum.reduceat(channel_u, [g.start for g in groups], axis=1)
         score = sensor.max(axis=1)
-        n = len(self.reference)
-        at_least = n - np.searchsorted(self.reference, score, side="left")
+        p_value = np.empty(len(score))
+        for i, reference in enumerate(np.atleast_2d(self.reference)):  # one for all, or two: cohort's and enrolled
+            rows = slice(None) if self.which is None else self.which == i
+            n = np.isfinite(reference).sum()
+            at_least = len(reference) - np.searchsorted(reference, score[rows], side="left")
+            p_value[rows] = (1 + at_least) / (n + 1)
         score = np.where(score > UNSCORED, score, 0.0)
-        return Unusualness(excess=excess, sensor=sensor, score=score, p_value=(1 + at_least) / (n + 1))
+        return Unusualness(excess=excess, sensor=sensor, score=score, p_value=p_value)
+
+    def rows(self, at: NDArray[np.intp]) -> Calibration:
+        """Return the calibration of some streams; itself when it is one of all."""
+        if self.which is None:
+            return self
+        parts = {name: getattr(self, name)[at] for name in ("knots", "center", "spread", "likelihood", "precision")}
+        return replace(self, which=self.which[at], **parts)
+
+
+def stack_calibrations(calibrations: Sequence[Calibration]) -> Calibration:
+    """Return one calibration with a row per stream, from one calibration each.
+
+    Those with fewer knots get more of them above their last, where nothing changes any more.
+
+    Raises
+    ------
+    SignalError
+        There is none, or they are of different models.
+    """
+    if not calibrations or len({(c.knots.shape[1], c.center.shape[1], float(c.additive[0])) for c in calibrations}) > 1:
+        raise SignalError("calibrations to be stacked must be of one model, and at least one")
+    n_knots = max(len(c.knots) for c in calibrations)
+
+    def padded(values: F64, *, step: float) -> F64:
+        more = step * np.arange(1, n_knots - len(values) + 1)[:, None]
+        return np.concatenate([values, values[-1] + more * np.ones(values.shape[1])])
+
+    distinct: list[F64] = []
+    which = []
+    for c in calibrations:
+        known = [i for i, r in enumerate(distinct) if r is c.reference]
+        which.append(known[0] if known else len(distinct))
+        if not known:
+            distinct.append(c.reference)
+    longest = max(len(r) for r in distinct)
+    first = calibrations[0]
+    return Calibration(
+        knots=np.stack([padded(c.knots, step=1.0) for c in calibrations]),
+        center=np.stack([padded(c.center, step=0.0) for c in calibrations]),
+        spread=np.stack([padded(c.spread, step=0.0) for c in calibrations]),
+        # what is missing in a shorter one stands below every statistic
+        reference=np.stack([np.concatenate([np.full(longest - len(r), -np.inf), r]) for r in distinct]),
+        likelihood=np.stack([c.likelihood for c in calibrations]),
+        precision=np.stack([c.precision for c in calibrations]),
+        additive=first.additive,
+        enrolled=first.enrolled,
+        which=np.array(which, np.intp),
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,7 +361,6 @@ def fit_calibration(
             spread[k, group] = np.quantile(channel[rows, group], 0.99, axis=0) - center[k, group]
     knots += 1e-6 * np.arange(n_knots)[:, None]  # equal medians must not divide by zero
     covariance = np.cov(residuals, rowvar=False).reshape(manifest.n_channels, manifest.n_channels)
-    ridge = _RIDGE * max(1.0, float(np.trace(covariance)) / manifest.n_channels)
     if likelihood is None:
         likelihood = np.tile([-3.0, 3.0], (len(groups), 1))
     first = Calibration(
@@ -242,7 +369,7 @@ def fit_calibration(
         spread=np.maximum(spread, _MIN_SPREAD),
         reference=np.zeros(1),
         likelihood=likelihood,
-        precision=np.linalg.inv(covariance + ridge * np.eye(manifest.n_channels)).astype(np.float64),
+        precision=precision_of(covariance),
         additive=np.array([float(additive)]),
     )
     statistics = []
@@ -251,6 +378,13 @@ def fit_calibration(
         statistics.append(np.sort(((s.channel - usual) / width).max(axis=1)))
     share = max(1, min([_MAX_REFERENCE // len(normal), *(len(s) for s in statistics)]))
     return replace(first, reference=np.sort(np.concatenate([_thin(s, share) for s in statistics])))
+
+
+def precision_of(covariance: F64) -> F64:
+    """Invert a covariance of residuals (n_channels, n_channels), with a ridge of 0.02 of their mean power."""
+    ridge = _RIDGE * max(1.0, float(np.trace(covariance)) / len(covariance))
+    precision: F64 = np.linalg.inv(covariance + ridge * np.eye(len(covariance)))
+    return precision
 
 
 def _thin(ordered: F64, n: int) -> F64:

@@ -113,7 +113,7 @@ def believe(scores: BlockScores, unusual: Unusualness, calibration: Calibration,
     heard = (unusual.sensor > UNSCORED) & scores.full[:, None]
     reliability = (1 - np.minimum(scores.missing, 1)) ** 1.5 * (1 - np.minimum(scores.saturated, 1))
     reliability = np.where(heard & ~scores.flat & (scores.missing < _NO_DATA), reliability, 0.0)
-    b0, b1 = calibration.likelihood[:, 0], calibration.likelihood[:, 1]
+    b0, b1 = calibration.likelihood[..., 0], calibration.likelihood[..., 1]
     log_lr = np.clip(b0 + b1 * unusual.sensor, -_LOG_LR_LIMIT, _LOG_LR_LIMIT)
     lr = np.exp(log_lr)
     n_sensors = np.maximum((reliability > 0).sum(axis=1, keepdims=True), 1)

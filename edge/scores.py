@@ -103,7 +103,7 @@ class BlockScorer:
         self.manifest = manifest
         self.groups = sensor_groups(manifest)
         self._precision = precision.astype(np.float32)
-        self._inverse_diagonal = 1.0 / np.diag(precision)
+        self._diagonal: F64 = np.diag(precision)
         self._inverse_scale = (1.0 / np.array(manifest.scale)).astype(np.float32)
         self._n_hops = manifest.block // manifest.hop
         self._starts = [g.start for g in self.groups]
@@ -136,6 +136,8 @@ class BlockScorer:
         valid: NDArray[np.bool_],
         saturated: NDArray[np.bool_],
         state: ScorerState,
+        *,
+        precision: F64 | None = None,
     ) -> tuple[BlockScores, ScorerState]:
         """Add one hop and score the block that ends with it.
 
@@ -147,9 +149,12 @@ class BlockScorer:
             The hop itself, SI units.
         state
             From the step before; not changed.
+        precision : (n_streams, n_channels, n_channels)
+            Each stream's own; the scorer's for all when None.
         """
         z, ok = surprise.z, surprise.valid
-        y = z @ self._precision
+        y = z @ (self._precision if precision is None else precision.astype(np.float32)[:, None])
+        diagonal = self._diagonal if precision is None else np.diagonal(precision, axis1=1, axis2=2)
         y[~ok] = 0
         steps = np.diff(values, axis=1) * self._inverse_scale
         step_ok = valid[:, 1:] & valid[:, :-1]
@@ -167,9 +172,9 @@ class BlockScorer:
             high=_push(state.high, np.where(valid, values, -np.inf).max(axis=1).astype(np.float32)),
             n_hops_seen=state.n_hops_seen + 1,
         )
-        return self._score(after), after
+        return self._score(after, diagonal), after
 
-    def _score(self, state: ScorerState) -> BlockScores:
+    def _score(self, state: ScorerState, diagonal: F64) -> BlockScores:
         block = self.manifest.block
         n_scored = state.n_scored.sum(axis=1)
         scored = n_scored >= _MIN_SHARE * block * len(self.manifest.horizons)
@@ -189,7 +194,7 @@ class BlockScorer:
             scored=scored,
             intensity=np.log(step2 / np.maximum(n_steps, 1) + _INTENSITY_FLOOR),
             power=mean(state.z2),
-            drop=mean(state.y2) * self._inverse_diagonal,
+            drop=mean(state.y2) / diagonal,
             missing=missing,
             saturated=self._largest(state.n_saturated.sum(axis=1) / n_seen),
             flat=np.logical_and.reduceat(still, self._starts, axis=1) & (missing < 1 - _MIN_SHARE),

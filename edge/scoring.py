@@ -99,7 +99,13 @@ class Scorer:
         return ScoringState(self.engine.initial_state(n_streams), self.blocks.initial_state(n_streams))
 
     def score(
-        self, values: F32, valid: NDArray[np.bool_], saturated: NDArray[np.bool_], state: ScoringState
+        self,
+        values: F32,
+        valid: NDArray[np.bool_],
+        saturated: NDArray[np.bool_],
+        state: ScoringState,
+        *,
+        calibration: Calibration | None = None,
     ) -> tuple[BlockScores, Surprise, ScoringState]:
         """Score one hop of all streams, without judging it (calibration needs no more).
 
@@ -107,9 +113,12 @@ class Scorer:
         ----------
         values, valid, saturated : (n_streams, hop, n_channels)
             SI units on the model's grid.
+        calibration
+            Of these streams, from ``stack_calibrations``; the scorer's own for all when None.
         """
+        precision = None if calibration is None or calibration.which is None else calibration.precision
         surprise, engine_state = self.engine.step(values, valid, state.engine)
-        scores, block_state = self.blocks.step(surprise, values, valid, saturated, state.blocks)
+        scores, block_state = self.blocks.step(surprise, values, valid, saturated, state.blocks, precision=precision)
         return scores, surprise, ScoringState(engine_state, block_state)
 
     def step(
@@ -120,12 +129,14 @@ class Scorer:
         state: ScoringState,
         *,
         end_tick: int,
+        calibration: Calibration | None = None,
     ) -> tuple[VerdictBatch, ScoringState]:
         """Score and judge one hop of all streams; ``end_tick`` is the first tick behind it."""
-        scores, _, after = self.score(values, valid, saturated, state)
+        scores, surprise, after = self.score(values, valid, saturated, state, calibration=calibration)
         batch = judge(
             scores,
-            self.calibration,
+            surprise,
+            calibration or self.calibration,
             self.caution,
             end_tick=end_tick,
             host_time_ns=end_tick * self.period_ns,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,19 +12,42 @@ from numpy.typing import NDArray
 from kinedge.edge.attribution import attribute
 from kinedge.edge.calibration import Calibration, Unusualness
 from kinedge.edge.caution import Belief, CautionConfig, Decision, Reason, believe, reasons_of
+from kinedge.edge.engine import Surprise
 from kinedge.edge.scores import BlockScores
 
-__all__ = ["Verdict", "VerdictBatch", "judge"]
+__all__ = ["Basis", "Verdict", "VerdictBatch", "judge"]
 
 F64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Basis:
+    """What the verdicts about a person rest on, besides the samples.
+
+    Parameters
+    ----------
+    enrolment_digest
+        Of the person's enrolment; None while they are compared with the cohort.
+    unsigned
+        ``model`` and ``enrolment``, as far as nobody trusted has signed them.
+    """
+
+    enrolment_digest: str | None = None
+    unsigned: tuple[Literal["model", "enrolment"], ...] = ()
+
+    @property
+    def calibration(self) -> Literal["cohort", "personal"]:
+        """Whom the person is compared with."""
+        return "cohort" if self.enrolment_digest is None else "personal"
 
 
 @dataclass(frozen=True)
 class Verdict:
     """One answer about one person, for the block that ends at ``end_tick``.
 
-    ``score`` is 0 at the cohort's median (and where nothing could be scored) and 1 at its 99 % quantile; ``p_value``
-    is the share of the cohort's normal blocks that are at least as unusual. Belief in normal and in anomalous do not
+    ``score`` is 0 at the median (and where nothing could be scored) and 1 at the 99 % quantile, of the cohort or of the
+    person's own enrolment, as ``basis`` says; ``p_value`` is the share of the cohort's normal blocks that are at least
+    as unusual, each compared with the same. Belief in normal and in anomalous do not
     add up to 1: the rest is "cannot tell". ``channel_share`` and ``sensor_share`` say where the surprise starts.
     """
 
@@ -40,6 +64,7 @@ class Verdict:
     sensor_missing: dict[str, float]
     sensor_share: dict[str, float]
     channel_share: dict[str, float]
+    basis: Basis = Basis()
 
     @property
     def top_sensor(self) -> str:
@@ -54,11 +79,15 @@ class Verdict:
 
 @dataclass(frozen=True, eq=False)
 class VerdictBatch:
-    """Verdicts of all streams of one step, as arrays; ``verdict`` makes one for a person to read."""
+    """Verdicts of all streams of one step, as arrays; ``verdict`` makes one for a person to read.
+
+    ``surprise`` is that of the hop alone, for those who enrol. ``bases`` is one per stream, or empty: the cohort.
+    """
 
     end_tick: int
     host_time_ns: int
     scores: BlockScores
+    surprise: Surprise
     unusual: Unusualness
     belief: Belief
     channel_share: F64
@@ -66,6 +95,7 @@ class VerdictBatch:
     sensors: tuple[str, ...]
     channels: tuple[str, ...]
     config: CautionConfig
+    bases: tuple[Basis, ...] = ()
 
     def verdict(self, stream: int) -> Verdict:
         """Return the verdict of one stream."""
@@ -87,11 +117,13 @@ class VerdictBatch:
             sensor_missing=by_sensor(self.scores.missing),
             sensor_share=by_sensor(self.sensor_share),
             channel_share={c: float(v) for c, v in zip(self.channels, self.channel_share[stream], strict=True)},
+            basis=self.bases[stream] if self.bases else Basis(),
         )
 
 
 def judge(
     scores: BlockScores,
+    surprise: Surprise,
     calibration: Calibration,
     config: CautionConfig,
     *,
@@ -108,6 +140,7 @@ def judge(
         end_tick=end_tick,
         host_time_ns=host_time_ns,
         scores=scores,
+        surprise=surprise,
         unusual=unusual,
         belief=believe(scores, unusual, calibration, config),
         channel_share=channel_share,
