@@ -21,7 +21,7 @@ from kinedge.units import NS_PER_S
 __all__ = ["EmulatedShimmer3", "calibration_block"]
 
 _N_ARGUMENTS: Final = {0x05: 2, 0x08: 3, 0x09: 1, 0x49: 1}
-_KNOWN: Final = frozenset({0x01, 0x07, 0x20, 0x2C, 0x2E, *_N_ARGUMENTS})
+_KNOWN: Final = frozenset({0x01, 0x07, 0x20, 0x2C, 0x2E, 0x7B, *_N_ARGUMENTS})
 _CHANNELS_OF_BIT: Final = {0x80: (0, 1, 2), 0x1000: (4, 5, 6), 0x40: (0x0A, 0x0B, 0x0C)}
 _ACK: Final = b"\xff"
 _UNWRITTEN: Final = b"\xff" * 21
@@ -46,6 +46,8 @@ class EmulatedShimmer3:
         Whether its calibration was ever written.
     status_every
         Packets from one in-stream status to the next, 0 for none.
+    name
+        As given in Consensys.
     """
 
     def __init__(
@@ -55,11 +57,13 @@ class EmulatedShimmer3:
         start_ticks: int = 0,
         calibrated: bool = True,
         status_every: int = 0,
+        name: str = "Shimmer_0001",
     ) -> None:
         self.source = SampleSource(values, rate_hz=51.2)
         self._start_ticks = start_ticks
         self._calibrated = calibrated
         self._status_every = status_every
+        self._name = name.encode("ascii")
         self._interval_ticks = 640
         self._bits = 0x80
         self._acc_code = self._gyr_code = 0
@@ -116,6 +120,8 @@ class EmulatedShimmer3:
             return b"\x2d" + b"".join([*blocks, calibration_block(wide)] if self._calibrated else [_UNWRITTEN] * 4)
         elif code == 0x2E:
             return b"\x2f" + bytes([3, 0, 0, 0, 16, 11])
+        elif code == 0x7B:
+            return bytes([0x7A, len(self._name)]) + self._name
         return b""
 
     @property

@@ -30,13 +30,16 @@ class EmulatedXsensMti:
         m/s^2 and rad/s; silent when they run out.
     start_ticks
         Its clock at power on, in 0.1 ms.
+    device_id
+        Eight hexadecimal digits.
     """
 
-    def __init__(self, values: NDArray[np.floating], *, start_ticks: int = 0) -> None:
+    def __init__(self, values: NDArray[np.floating], *, start_ticks: int = 0, device_id: str = "037003F8") -> None:
         self.source = SampleSource(values, rate_hz=100.0)
         self.source.start(0)
         self._outputs: list[tuple[int, int]] = [(0x1020, 0xFFFF), (0x2010, 100)]
         self._start_ticks = start_ticks
+        self._device_id = bytes.fromhex(device_id)
         self._counter = 0
         self._buffer = b""
         self._replies = b""
@@ -53,7 +56,7 @@ class EmulatedXsensMti:
             elif not in_config:
                 continue
             elif message.mid == _REQ_DID:
-                self._reply(_REQ_DID, bytes.fromhex("037003F8"))
+                self._reply(_REQ_DID, self._device_id)
             elif message.mid == _REQ_FIRMWARE:
                 self._reply(_REQ_FIRMWARE, bytes([1, 8, 2]))
             elif message.mid == _SET_OUTPUT:

@@ -11,12 +11,18 @@ host. Over serial the same payloads are framed (see ``framing``).
 A device streams for as long as somebody listens: there is nothing to start or stop, and its rate and ranges are
 its own. It says itself where it is worn; what is configured here rules, unless the option ``placement`` is
 ``device``, as it must be for a hub with several sensors behind one link.
+
+Who a device is, its serial number says; where it is worn may be changed from day to day. When a serial line was lost
+and is open again, what comes is held back until the device has said who it is: it may be another one, with other
+scales and another place. The option ``serial_number`` names the one that is meant: when another says on the same open
+line that it has taken its place, its samples are not used.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -35,7 +41,15 @@ from kinedge.firmware_bridge.device import (
 )
 from kinedge.firmware_bridge.devices._common import check_options, require_transport
 from kinedge.firmware_bridge.framing import FrameSplitter, encode_frame
-from kinedge.firmware_bridge.packets import ALL_STREAMS, Hello, HelloRequest, TimeSync, parse_packet
+from kinedge.firmware_bridge.packets import (
+    ALL_STREAMS,
+    VERSION,
+    Hello,
+    HelloRequest,
+    PacketType,
+    TimeSync,
+    parse_packet,
+)
 from kinedge.firmware_bridge.timeline import MAX_T_US
 from kinedge.signals import ImuChunk, SensorSpec
 from kinedge.units import NS_PER_S, NS_PER_US
@@ -46,7 +60,9 @@ SERVICE_UUID: Final = "26ef0001-4d11-4aac-9fef-a9743db42cf7"
 DATA_UUID: Final = "26ef0002-4d11-4aac-9fef-a9743db42cf7"
 CONTROL_UUID: Final = "26ef0003-4d11-4aac-9fef-a9743db42cf7"
 
-_OPTIONS: Final = {"placement": ("config", "device")}
+_OPTIONS: Final = {"placement": ("config", "device"), "serial_number": ()}
+_MAX_HELD_BYTES: Final = 1 << 16
+_HELLO: Final = bytes([VERSION << 4 | PacketType.HELLO])
 _MAX_QUESTIONS: Final = 16
 _MAX_DOUBTS: Final = 16
 
@@ -56,6 +72,7 @@ class KinedgeDriver:
 
     name = "kinedge"
     transports = frozenset({"ble", "serial"})
+    bauds = (115_200, 921_600, 460_800, 230_400, 1_000_000, 9_600)
 
     def recognise(self, advertisement: Advertisement) -> bool:
         """Say whether the service is advertised."""
@@ -75,6 +92,14 @@ class KinedgeDriver:
         """Ask who is there; a device says it by itself every 2 s."""
         return encode_frame(HelloRequest().to_bytes())
 
+    def identity_commands(self) -> Sequence[Command]:
+        """Ask who is there."""
+        return (Command(SERIAL_CHANNEL, self.serial_probe()),)
+
+    def identities_in(self, data: bytes) -> Sequence[str]:
+        """Return the serial numbers of the HELLOs."""
+        return [hello.serial for hello in _hellos(FrameSplitter().feed(data))]
+
     def open(self, config: SessionConfig, *, transport: str) -> KinedgeSession:
         """Start a session.
 
@@ -82,7 +107,8 @@ class KinedgeDriver:
         ----------
         config
             ``rate_hz`` is only a wish: the device has one rate, and ``DeviceInfo`` tells it.
-            Option ``placement``: ``config`` (default) or ``device``.
+            Option ``placement``: ``config`` (default) or ``device``. Option ``serial_number``: of the one device that
+            is meant.
         transport
             ``ble`` or ``serial``.
 
@@ -119,6 +145,12 @@ class KinedgeSession:
         self._framed = framed
         self._decoder = WireDecoder(framed=framed)
         self._renamed = config.options.get("placement", "config") == "config"
+        self._wanted = config.options.get("serial_number", "").casefold()
+        self._impostor = False
+        self._held: deque[tuple[bytes, int | None]] | None = None  # of a line that may have another device now
+        self._held_bytes = 0
+        self._scout = FrameSplitter()
+        self._before = Counter[str]()  # counters of devices before
         self._streams: dict[int, Hello] = {}
         self._own_stream: int | None = None
         self._foreign = 0
@@ -132,10 +164,18 @@ class KinedgeSession:
     @property
     def counters(self) -> Mapping[str, int]:
         """What was seen so far: those of ``DecoderCounters``, and ``foreign`` samples of a second sensor."""
+        counted = self._counted()
+        counted.update(self._before)
+        counted["samples"] -= self._foreign
+        counted["foreign"] = self._foreign
+        return counted
+
+    def _counted(self) -> Counter[str]:
+        """What this decoder has seen."""
         seen = self._decoder.counters
         return Counter(
-            packets=seen.frames,
-            samples=seen.samples - self._foreign,
+            packets=seen.frames + (0 if self._held is None else self._scout.counters.frames),
+            samples=seen.samples,
             lost=seen.lost,
             duplicates=seen.duplicates,
             bad=seen.bad_crc + seen.bad_frame + seen.malformed + seen.implausible,
@@ -143,7 +183,6 @@ class KinedgeSession:
             overflows=seen.overflows,
             timeline_resets=seen.timeline_resets,
             backlog_dropped=seen.backlog_dropped,
-            foreign=self._foreign,
         )
 
     def next_command(self) -> Command | None:
@@ -152,36 +191,46 @@ class KinedgeSession:
 
     def receive_data(self, data: bytes, *, channel: str, host_time_ns: int | None = None) -> None:
         """Take in a notification, or what a port returned; other channels are ignored."""
-        if channel == (SERIAL_CHANNEL if self._framed else DATA_UUID):
+        if channel != (SERIAL_CHANNEL if self._framed else DATA_UUID):
+            return
+        if self._held is None:
             self._decoder.receive_data(data, host_time_ns=host_time_ns)
+        else:
+            self._hold(self._held, data, host_time_ns)
 
     def next_event(self) -> DeviceEvent | None:
         """Return the next event, or None until more bytes come."""
-        while not self._events:
-            malformed = self._decoder.counters.malformed
-            event = self._decoder.next_event()
-            if self._decoder.counters.malformed != malformed:
-                self._doubt(f"packets that cannot be read, such as this: {self._decoder.last_error}", key="malformed")
-            if event is None:
-                break
-            if isinstance(event, ImuChunk):
-                self._admit(event)
-            elif isinstance(event, HelloReceived):
-                self._meet(event.hello)
-            elif isinstance(event, StatusReceived):
-                status = event.status
-                self._events.append(Battery(status.battery_percent, status.charging, status.temperature_c))
-            else:
-                self._compare_clocks(event)
+        while not self._events and self._decode_one():
+            pass
         return self._events.popleft() if self._events else None
+
+    def _decode_one(self) -> bool:
+        """Take the next event of the decoder; False when there is none."""
+        malformed = self._decoder.counters.malformed
+        event = self._decoder.next_event()
+        if self._decoder.counters.malformed != malformed:
+            self._doubt(f"packets that cannot be read, such as this: {self._decoder.last_error}", key="malformed")
+        if isinstance(event, ImuChunk):
+            self._admit(event)
+        elif isinstance(event, HelloReceived):
+            self._meet(event.hello)
+        elif isinstance(event, StatusReceived):
+            status = event.status
+            self._events.append(Battery(status.battery_percent, status.charging, status.temperature_c))
+        elif event is not None:
+            self._compare_clocks(event)
+        return event is not None
 
     def stop_commands(self) -> Sequence[Command]:
         """Return nothing: a device stops when nobody listens."""
         return ()
 
     def link_reopened(self) -> None:
-        """Forget a half-received frame, and ask again who is there."""
+        """Forget a half-received frame, and ask again who is there; on a line, it may be another device."""
         self._decoder.link_reopened()
+        if self._framed and self._streams:
+            self._held, self._held_bytes = deque(), 0
+            self._scout = FrameSplitter()
         self._doubts.clear()
         self._questions.clear()
         self._greet()
@@ -206,10 +255,43 @@ class KinedgeSession:
             return Command(SERIAL_CHANNEL, encode_frame(payload))
         return Command(CONTROL_UUID, payload, response=response)
 
+    def _hold(self, held: deque[tuple[bytes, int | None]], data: bytes, host_time_ns: int | None) -> None:
+        """Keep what arrives until a HELLO says whose it is; what is dropped, the sequence numbers tell."""
+        held.append((data, host_time_ns))
+        self._held_bytes += len(data)
+        while self._held_bytes > _MAX_HELD_BYTES:
+            self._held_bytes -= len(held.popleft()[0])
+        hello = next(iter(_hellos(self._scout.feed(data))), None)
+        if hello is None:
+            return
+        if hello.serial not in {known.serial for known in self._streams.values()}:
+            self._say_replaced(hello)
+            self._forget_device()
+        self._held = None
+        for part, at_ns in held:
+            self._decoder.receive_data(part, host_time_ns=at_ns)
+
+    def _forget_device(self) -> None:
+        while self._decode_one():
+            pass
+        self._before.update(self._counted())
+        self._decoder = WireDecoder(framed=self._framed)
+        self._streams.clear()
+        self._own_stream = None
+
+    def _say_replaced(self, hello: Hello) -> None:
+        before = ", ".join(sorted({known.serial for known in self._streams.values()}))
+        self._doubt(f"{hello.serial} answers now where {before} did; is serial_number configured?", key="replaced")
+
     def _meet(self, hello: Hello) -> None:
         known = self._streams.get(hello.stream_id)
         if known == hello:
             return
+        if known is not None and known.serial != hello.serial:
+            self._impostor = known.serial.casefold() == self._wanted
+            self._say_replaced(hello)
+        if hello.serial.casefold() == self._wanted:
+            self._impostor = False
         for stream_id in [i for i, h in self._streams.items() if h.sensor == hello.sensor and h is not known]:
             del self._streams[stream_id]  # the sensor moved to another stream id
             if stream_id == self._own_stream:
@@ -236,7 +318,9 @@ class KinedgeSession:
         return self.config.sensor if hello.stream_id == self._own_stream else None
 
     def _admit(self, chunk: ImuChunk) -> None:
-        if not self._renamed:
+        if self._impostor:
+            self._foreign += len(chunk)
+        elif not self._renamed:
             self._events.append(chunk)
         elif self._own_stream is not None and chunk.sensor == self._streams[self._own_stream].sensor:
             same = chunk.sensor == self.config.sensor
@@ -263,3 +347,12 @@ class KinedgeSession:
         if key not in self._doubts and len(self._doubts) < _MAX_DOUBTS:
             self._doubts.add(key)
             self._events.append(Doubt(f"{self.config.sensor}: {text}"))
+
+
+def _hellos(payloads: Iterable[bytes]) -> Iterator[Hello]:
+    for payload in payloads:
+        if payload[:1] == _HELLO:
+            with contextlib.suppress(ProtocolError):
+                packet = parse_packet(payload)
+                if isinstance(packet, Hello):
+                    yield packet

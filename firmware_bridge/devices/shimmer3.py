@@ -52,6 +52,7 @@ _WRAP: Final = 1 << 24
 _DATA, _INQUIRY, _INQUIRY_RESPONSE, _SET_RATE, _START, _SET_SENSORS = 0x00, 0x01, 0x02, 0x05, 0x07, 0x08
 _SET_WIDE_RANGE, _STOP, _GET_CALIBRATION, _CALIBRATION_RESPONSE = 0x09, 0x20, 0x2C, 0x2D
 _GET_FIRMWARE, _FIRMWARE_RESPONSE, _SET_GYR_RANGE = 0x2E, 0x2F, 0x49
+_GET_NAME, _NAME_RESPONSE, _MAX_NAME_BYTES = 0x7B, 0x7A, 12
 _STATUS, _IN_STREAM, _ACK = 0x71, 0x8A, 0xFF
 _LOW_NOISE_BIT, _GYR_BIT, _WIDE_BIT = 0x000080, 0x000040, 0x001000
 _WIDE_CODES: Final = {2.0: 0, 4.0: 1, 8.0: 2, 16.0: 3}
@@ -290,6 +291,7 @@ class Shimmer3Driver:
 
     name = "shimmer3"
     transports = frozenset({"serial"})
+    bauds = (115_200,)
 
     def recognise(self, advertisement: Advertisement) -> bool:
         """Classic Bluetooth only: it comes as a serial port."""
@@ -310,6 +312,22 @@ class Shimmer3Driver:
     def serial_probe(self) -> bytes:
         """Inquire."""
         return bytes([_INQUIRY])
+
+    def identity_commands(self) -> Sequence[Command]:
+        """Stop, and ask for the name given in Consensys; LogAndStream answers, BtStream does not know it."""
+        return (_command(_STOP, pause_s=0.3), _command(_GET_NAME))
+
+    def identities_in(self, data: bytes) -> Sequence[str]:
+        """Return the names told."""
+        answer = bytes([_ACK, _NAME_RESPONSE])
+        names, at = [], data.find(answer)
+        while 0 <= at < len(data) - 2:
+            end = at + 3 + data[at + 2]
+            name = data[at + 3 : end].split(b"\0")[0].decode("ascii", "replace")
+            if end <= len(data) and end - at - 3 <= _MAX_NAME_BYTES and name and name.isascii() and name.isprintable():
+                names.append(name)
+            at = data.find(answer, at + 2)
+        return names
 
     def open(self, config: SessionConfig, *, transport: str) -> Shimmer3Session:
         """Start a session: up to 2 g on the low-noise accelerometer, beyond on the wide-range one (8 g by default).

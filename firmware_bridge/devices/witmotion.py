@@ -165,6 +165,7 @@ class WitMotionDriver:
 
     name = "witmotion"
     transports = frozenset({"ble", "serial"})
+    bauds = (9_600, 115_200, 230_400, 460_800, 921_600, 57_600, 38_400, 19_200)
 
     def recognise(self, advertisement: Advertisement) -> bool:
         """Whether the service is theirs, or the name begins as theirs do."""

@@ -251,8 +251,8 @@ class XsensMtiSession(StampedSession):
 
     def _answered(self, message: Message) -> None:
         payload = message.payload
-        if message.mid in (_DEVICE_ID, _INIT_RESULTS) and len(payload) in (4, 8):
-            self._serial = payload.hex().upper()
+        if _tells_id(message):
+            self._serial = _device_id(payload)
         elif message.mid == _FIRMWARE and len(payload) >= 3:
             self._firmware = f"{payload[0]}.{payload[1]}.{payload[2]}"
         elif message.mid == _SET_OUTPUT_ACK and len(payload) % 4 == 0:
@@ -336,6 +336,7 @@ class XsensMtiDriver:
 
     name = "xsens_mti"
     transports = frozenset({"serial"})
+    bauds = (115_200, 921_600, 460_800, 230_400, 57_600, 2_000_000)
 
     def recognise(self, advertisement: Advertisement) -> bool:
         """No radio."""
@@ -350,11 +351,27 @@ class XsensMtiDriver:
         """Ask for the device id: answered in configuration, needless in measurement, where the device speaks."""
         return encode_message(_REQ_DID)
 
+    def identity_commands(self) -> Sequence[Command]:
+        """Ask for the device id, which is told in configuration alone: the device is silent until a session starts."""
+        return (_command(_GO_TO_CONFIG, pause_s=0.1), _command(_REQ_DID))
+
+    def identities_in(self, data: bytes) -> Sequence[str]:
+        """Return the device ids told, in hexadecimal digits as on the label."""
+        return [_device_id(message.payload) for message in split(data)[0] if _tells_id(message)]
+
     def open(self, config: SessionConfig, *, transport: str) -> XsensMtiSession:
         """Start a session; ranges are those of the model and cannot be asked for."""
         require_transport(self.name, transport, self.transports)
         check_options(self.name, config.options, {})
         return XsensMtiSession(config)
+
+
+def _tells_id(message: Message) -> bool:
+    return message.mid in (_DEVICE_ID, _INIT_RESULTS) and len(message.payload) in (4, 8)
+
+
+def _device_id(payload: bytes) -> str:
+    return payload.hex().upper()
 
 
 def _command(mid: int, payload: bytes = b"", *, pause_s: float = 0.0) -> Command:
