@@ -8,7 +8,6 @@ import json
 import signal
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -20,26 +19,15 @@ from rich.text import Text
 from kinedge.cli.app import app
 from kinedge.errors import ConfigError, LinkError
 from kinedge.firmware_bridge.ble_radio import BleRadio
-from kinedge.firmware_bridge.device import Battery, ClockExchange, DeviceInfo, Doubt
-from kinedge.firmware_bridge.links import LinkClosed, LinkOpened
 from kinedge.firmware_bridge.open_device import DeviceConfig, DeviceLink, open_device
 from kinedge.firmware_bridge.recorder import SessionWriter
 from kinedge.firmware_bridge.session_link import SessionEvent
-from kinedge.signals import ImuChunk
+from kinedge.firmware_bridge.session_log import Progress, SessionLog
 
 __all__ = ["Progress", "open_links", "record", "record_links"]
 
 _TICK_S: Final = 0.25
 _QUEUED_EVENTS: Final = 1024
-
-
-@dataclass
-class Progress:
-    """How a recording goes: samples and losses by sensor, and the last thing worth reading."""
-
-    samples: dict[str, int] = field(default_factory=dict)
-    lost: dict[str, int] = field(default_factory=dict)
-    note: str = ""
 
 
 @app.command()
@@ -150,13 +138,17 @@ async def record_links(
     """
     progress = Progress() if progress is None else progress
     queue: asyncio.Queue[tuple[str, SessionEvent]] = asyncio.Queue(_QUEUED_EVENTS)
-    taker = _Taker(writer, progress)
-
+    log = SessionLog(writer, progress)
     ended = asyncio.Event()
 
     async def bring(name: str, link: DeviceLink) -> None:
         async for event in link.events():
             await queue.put((name, event))
+
+    def keep_batch(batch: list[tuple[str, SessionEvent]]) -> None:
+        for name, event in batch:
+            log.take(name, event)
+        writer.flush_if_due()
 
     async def keep() -> None:
         while not (ended.is_set() and queue.empty()):
@@ -165,7 +157,7 @@ async def record_links(
                 batch.append(await asyncio.wait_for(queue.get(), _TICK_S))
             while not queue.empty():
                 batch.append(queue.get_nowait())
-            await asyncio.to_thread(taker.take, batch)
+            await asyncio.to_thread(keep_batch, batch)
             on_tick()
 
     bringing = [asyncio.create_task(bring(name, link), name=f"record {name}") for name, link in links.items()]
@@ -186,57 +178,6 @@ async def record_links(
         if not task.cancelled():
             task.result()  # raises what ended it
     return progress
-
-
-class _Taker:
-    """Events into the session; a sensor belongs to the link that named it first."""
-
-    def __init__(self, writer: SessionWriter, progress: Progress) -> None:
-        self._writer = writer
-        self._progress = progress
-        self._owner: dict[str, str] = {}
-
-    def take(self, batch: list[tuple[str, SessionEvent]]) -> None:
-        for link, event in batch:
-            self._take_one(link, event)
-        self._writer.flush_if_due()
-
-    def _take_one(self, link: str, event: SessionEvent) -> None:
-        writer, progress = self._writer, self._progress
-        if isinstance(event, ImuChunk):
-            if self._owner.get(event.sensor) == link:
-                writer.write(event)
-                progress.samples[event.sensor] += len(event)
-                progress.lost[event.sensor] += event.lost
-        elif isinstance(event, DeviceInfo):
-            name = event.spec.name
-            if self._owner.setdefault(name, link) != link:
-                self._say(
-                    "doubt", link, text=f"{link} says it is {name}, but {self._owner[name]} is; it is not recorded"
-                )
-                return
-            writer.describe(event.spec)
-            progress.samples.setdefault(name, 0)
-            progress.lost.setdefault(name, 0)
-            facts = {"rate_hz": event.rate_hz, "serial": event.serial, "firmware": event.firmware}
-            writer.note("device", host_time_ns=time.monotonic_ns(), link=link, sensor=name, **facts)
-        elif isinstance(event, LinkOpened):
-            writer.note("link_opened", host_time_ns=event.host_time_ns, link=link)
-        elif isinstance(event, LinkClosed):
-            self._say("link_closed", link, text=event.reason, host_time_ns=event.host_time_ns)
-        elif isinstance(event, Battery):
-            fares = {"percent": event.percent, "charging": event.charging, "temperature_c": event.temperature_c}
-            writer.note("battery", host_time_ns=time.monotonic_ns(), link=link, **fares)
-        elif isinstance(event, Doubt):
-            self._say("doubt", link, text=event.text)
-        elif isinstance(event, ClockExchange):
-            times = [event.t1_ns, event.t2_ns, event.t3_ns, event.t4_ns]
-            writer.note("clock_exchange", host_time_ns=event.t4_ns, sensor=event.sensor, times_ns=times)
-
-    def _say(self, kind: str, link: str, *, text: str, host_time_ns: int | None = None) -> None:
-        now_ns = time.monotonic_ns() if host_time_ns is None else host_time_ns
-        self._writer.note(kind, host_time_ns=now_ns, link=link, text=text)
-        self._progress.note = text
 
 
 def _line(progress: Progress, writer: SessionWriter, elapsed_s: float) -> Text:

@@ -18,6 +18,7 @@ from kinedge.firmware_bridge.segments import (
     SEGMENT_NAME,
     Count,
     Segment,
+    Tick,
     decode_segment,
     describe_segment,
 )
@@ -56,6 +57,10 @@ class RecordedSession:
     missing
         By sensor: samples known to have been in skipped segments. Of a session that was cut off, nobody knows
         what came after its last segment.
+    held
+        By sensor: how much the session held up to its last readable segment.
+    scored
+        Whether it was scored while it was recorded, and holds when.
     """
 
     folder: Path
@@ -64,6 +69,8 @@ class RecordedSession:
     events: tuple[Mapping[str, Any], ...]
     damage: tuple[Damage, ...]
     missing: Mapping[str, int]
+    held: Mapping[str, Count]
+    scored: bool
     _segments: tuple[tuple[str, Mapping[str, int]], ...]
 
     @property
@@ -72,7 +79,17 @@ class RecordedSession:
         return self.manifest.get("complete") is True and not self.damage
 
     def chunks(self) -> Iterator[ImuChunk]:
-        """Yield the chunks in order of arrival, as they came; one segment is in memory at a time.
+        """Yield the chunks in order of arrival, as ``in_order`` does.
+
+        Raises
+        ------
+        StoreError
+            A segment cannot be read any more.
+        """
+        return (item for item in self.in_order() if isinstance(item, ImuChunk))
+
+    def in_order(self) -> Iterator[ImuChunk | Mapping[str, Any] | Tick]:
+        """Yield chunks, events and ticks as they came; one segment is in memory at a time.
 
         What skipped segments held is added to ``lost`` of the sensor's next chunk.
 
@@ -85,9 +102,11 @@ class RecordedSession:
         for name, lost_before in self._segments:
             for sensor, lost in lost_before.items():
                 pending[sensor] = pending.get(sensor, 0) + lost
-            for chunk in decode_segment(_checked(self.folder / name)[1], where=name).chunks:
-                lost = pending.pop(chunk.sensor, 0)
-                yield replace(chunk, lost=chunk.lost + lost) if lost else chunk
+            for item in decode_segment(_checked(self.folder / name)[1], where=name).in_order():
+                if isinstance(item, ImuChunk) and (lost := pending.pop(item.sensor, 0)):
+                    yield replace(item, lost=item.lost + lost)
+                else:
+                    yield item
 
 
 def read_session(folder: Path) -> RecordedSession:
@@ -115,6 +134,7 @@ def read_session(folder: Path) -> RecordedSession:
     manifest = _read_manifest(folder, damage)
     segments: dict[int, tuple[str, Segment]] = {}
     sensors: dict[str, SensorSpec] = {}
+    scored = False
     for name in names:
         if not name.startswith("segment-") or name.endswith(PART):
             continue
@@ -128,13 +148,24 @@ def read_session(folder: Path) -> RecordedSession:
         except StoreError as e:
             damage.append(Damage(name, str(e)))
             continue
-        segments[index] = (name, segment)
+        scored = scored or bool(segment.ticks)
+        segments[index] = (name, replace(segment, ticks=()))  # there are many: not kept of all segments at once
         sensors.update(segment.sensors)
     if not manifest and not segments:
         raise StoreError(f"{folder}: is no session: neither {MANIFEST} nor a readable segment is there")
     read, missing = _account(segments, manifest, damage)
-    events = tuple(event for _, (_, segment) in sorted(segments.items()) for event in segment.events)
-    return RecordedSession(folder, manifest, sensors, events, tuple(damage), missing, read)
+    in_order = [segment for _, (_, segment) in sorted(segments.items())]
+    return RecordedSession(
+        folder=folder,
+        manifest=manifest,
+        sensors=sensors,
+        events=tuple(event for segment in in_order for event in segment.events),
+        damage=tuple(damage),
+        missing=missing,
+        held=in_order[-1].after if in_order else {},
+        scored=scored,
+        _segments=read,
+    )
 
 
 def _account(

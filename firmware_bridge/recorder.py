@@ -30,6 +30,7 @@ from kinedge.firmware_bridge.segments import (
     PART,
     Count,
     Segment,
+    Tick,
     encode_segment,
     segment_name,
     to_json,
@@ -41,6 +42,7 @@ __all__ = ["SessionWriter"]
 
 _MAX_BUFFERED_ROWS: Final = 1 << 18
 _MAX_BUFFERED_EVENTS: Final = 10_000
+_MAX_BUFFERED_TICKS: Final = 100_000
 
 
 class SessionWriter:
@@ -91,6 +93,7 @@ class SessionWriter:
         self._lost_before_next: dict[str, int] = {}
         self._chunks: list[ImuChunk] = []
         self._events: list[dict[str, Any]] = []
+        self._ticks: list[tuple[int, Tick]] = []
         self._n_rows = 0
         self._closed = False
         self._manifest: dict[str, Any] = {
@@ -143,7 +146,8 @@ class SessionWriter:
         SignalError
             The sensor was not described, or has another number of channels.
         StoreError
-            The session is closed, or the disk refuses; what was taken in before is kept for another attempt.
+            The session is closed, or the disk refuses; what was taken in is kept for another attempt, up to 2^18
+            samples. What comes beyond is not, and counts as lost.
         """
         self._require_open()
         spec = self._sensors.get(chunk.sensor)
@@ -152,7 +156,13 @@ class SessionWriter:
         if spec.n_channels != chunk.values.shape[1]:
             raise SignalError(f"{chunk.sensor}: has {spec.n_channels} channels, got a chunk of {chunk.values.shape}")
         if self._n_rows >= _MAX_BUFFERED_ROWS:
-            self.flush()
+            try:
+                self.flush()
+            except StoreError:
+                self._lost_before_next[chunk.sensor] = (
+                    self._lost_before_next.get(chunk.sensor, 0) + len(chunk) + chunk.lost
+                )
+                raise
         lost = self._lost_before_next.pop(chunk.sensor, 0) + chunk.lost
         if len(chunk):
             self._chunks.append(replace(chunk, lost=lost))
@@ -176,7 +186,21 @@ class SessionWriter:
         to_json(event, where=f"event {kind}")
         if len(self._events) >= _MAX_BUFFERED_EVENTS:
             self.flush()
-        self._events.append(event)
+        self._events.append({**event, "chunk": len(self._chunks)})
+        self.flush_if_due()
+
+    def tick(self, host_time_ns: int) -> None:
+        """Keep that everything so far was scored now: played again, it is scored at the same moments.
+
+        Raises
+        ------
+        StoreError
+            The session is closed, or the disk refuses.
+        """
+        self._require_open()
+        if len(self._ticks) >= _MAX_BUFFERED_TICKS:
+            self.flush()
+        self._ticks.append((len(self._chunks), Tick(host_time_ns)))
         self.flush_if_due()
 
     def flush_if_due(self) -> None:
@@ -200,13 +224,15 @@ class SessionWriter:
         """
         self._require_open()
         self._due_ns = self._clock() + self._segment_ns
-        if not self._chunks and not self._events:
+        if not self._chunks and not self._events and not self._ticks:
             return
         after = dict(self._written)
         for chunk in self._chunks:
             samples, lost = after.get(chunk.sensor, Count())
             after[chunk.sensor] = Count(samples + len(chunk), lost + chunk.lost)
-        data = encode_segment(Segment(self.n_segments, self._sensors, self._written, after, self._chunks, self._events))
+        data = encode_segment(
+            Segment(self.n_segments, self._sensors, self._written, after, self._chunks, self._events, self._ticks)
+        )
         name = segment_name(self.n_segments, data)
         try:
             self._write_file(name, data)
@@ -217,7 +243,7 @@ class SessionWriter:
         self.n_segments += 1
         self.n_bytes += len(data)
         self._written = after
-        self._chunks, self._events, self._n_rows = [], [], 0
+        self._chunks, self._events, self._ticks, self._n_rows = [], [], [], 0
 
     def close(self) -> None:
         """Write what is left and mark the session as complete; may be called twice.

@@ -3,7 +3,9 @@
 A row is a sample. Columns: ``sensor``, ``chunk`` (which of the segment's chunks it came in), ``device_time_ns``,
 ``host_time_ns`` (arrival, null where unknown), ``boot_id``, ``interval_ns``, ``lost`` (before this sample; stands at
 the first of a chunk), then per channel ``acc_x`` (float32 in SI units, null where invalid) and ``acc_x_saturated``;
-both are null for a sensor without this channel. The schema's metadata describes the segment under the key ``kinedge``.
+both are null for a sensor without this channel. The schema's metadata describes the segment under the key ``kinedge``:
+sensors, counts, events and ticks. Events and ticks say before which chunk they came, so that all that happened can be
+told again in its order.
 
 A segment's name carries its index and the CRC-32 of its bytes. pyarrow is an extra: it is imported when first needed.
 """
@@ -14,7 +16,8 @@ import importlib
 import json
 import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Final, NamedTuple
@@ -32,6 +35,7 @@ __all__ = [
     "SEGMENT_NAME",
     "Count",
     "Segment",
+    "Tick",
     "decode_segment",
     "describe_segment",
     "encode_segment",
@@ -47,6 +51,7 @@ SEGMENT_NAME: Final = re.compile(r"segment-([0-9]{6,12})-([0-9a-f]{8})\.parquet"
 _KEY: Final = b"kinedge"
 _MAX_ROWS: Final = 1 << 20
 _MAX_COLUMNS: Final = 64
+_MAX_TIME_NS: Final = 1 << 62
 
 
 class Count(NamedTuple):
@@ -54,6 +59,12 @@ class Count(NamedTuple):
 
     samples: int = 0
     lost: int = 0
+
+
+class Tick(NamedTuple):
+    """All that came before was scored at this moment of the host's clock, by whom the session was recorded."""
+
+    host_time_ns: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +82,9 @@ class Segment:
     chunks
         In order of arrival, none of them empty.
     events
-        JSON objects.
+        JSON objects, each with ``host_time_ns``, and ``chunk``: how many of the chunks came before.
+    ticks
+        Each with how many of the chunks came before.
     """
 
     index: int
@@ -80,6 +93,19 @@ class Segment:
     after: Mapping[str, Count]
     chunks: Sequence[ImuChunk] = ()
     events: Sequence[Mapping[str, Any]] = ()
+    ticks: Sequence[tuple[int, Tick]] = ()
+
+    def in_order(self) -> Iterator[ImuChunk | Mapping[str, Any] | Tick]:
+        """Yield chunks, events and ticks as they came."""
+        events, ticks = deque(self.events), deque(self.ticks)
+        for i in range(len(self.chunks) + 1):
+            last = i == len(self.chunks)
+            while events and (last or events[0]["chunk"] <= i):
+                yield events.popleft()
+            while ticks and (last or ticks[0][0] <= i):
+                yield ticks.popleft()[1]
+            if not last:
+                yield self.chunks[i]
 
 
 def segment_name(index: int, data: bytes) -> str:
@@ -119,6 +145,7 @@ def encode_segment(segment: Segment) -> bytes:
         "before": segment.before,
         "after": segment.after,
         "events": segment.events,
+        "ticks": [(chunk, tick.host_time_ns) for chunk, tick in segment.ticks],
     }
     table = pa.table(_columns(pa, segment))
     sink = pa.BufferOutputStream()
@@ -227,10 +254,21 @@ def _open(data: bytes, where: str) -> tuple[Any, Segment]:
             {name: Count(*map(int, description[when].get(name, ()))) for name in sensors}
             for when in ("before", "after")
         )
-        events = [dict(event) for event in description["events"]]
-        return file, Segment(int(description["index"]), sensors, before, after, (), events)
+        events = [
+            {**event, "host_time_ns": _time(event["host_time_ns"]), "chunk": int(event.get("chunk", 0))}
+            for event in description["events"]
+        ]
+        ticks = [(int(chunk), Tick(_time(time_ns))) for chunk, time_ns in description.get("ticks", ())]
+        return file, Segment(int(description["index"]), sensors, before, after, (), events, ticks)
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError, AttributeError, SignalError) as e:
         raise StoreError(f"{where}: is no segment of a session ({type(e).__name__}: {e})") from e
+
+
+def _time(time_ns: Any) -> int:
+    """Return a host time that nobody's arithmetic runs over with."""
+    if not isinstance(time_ns, int) or not abs(time_ns) < _MAX_TIME_NS:
+        raise ValueError(f"{time_ns!r:.40} is no time")
+    return time_ns
 
 
 def _chunks(table: Any, sensors: Mapping[str, SensorSpec]) -> list[ImuChunk]:
