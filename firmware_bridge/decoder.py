@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,9 +34,11 @@ __all__ = ["DecoderCounters", "Event", "HelloReceived", "StatusReceived", "TimeS
 _SAMPLES: Final = VERSION << 4 | PacketType.SAMPLES
 _HEADER: Final = SAMPLES_HEADER.size
 _COUNT_AT: Final = _HEADER - 2
+_FLAGS_AT: Final = _HEADER - 1
 _MAX_PACKETS_PER_CHUNK: Final = 1024
 _PAYLOAD_OVERHEAD: Final = 64
 _MAX_LAYOUTS: Final = 8
+_LONG_RUN: Final = 8  # from here on arrays are faster than numbers
 _FLAG_OF: Final = {Quantity.ACC: SampleFlags.ACC_CLIPPED, Quantity.GYR: SampleFlags.GYR_CLIPPED}
 
 
@@ -135,7 +137,15 @@ class _Layout:
             flag: np.tile([channel.quantity is quantity for channel in hello.channels], n)
             for quantity, flag in _FLAG_OF.items()
         }
-        self.offsets = np.arange(n, dtype=np.int64)
+        self.index = np.arange(n, dtype=np.int64)
+        self._elapsed_ns = self.index * hello.interval_ns
+        self._interval_ns = hello.interval_ns
+
+    def elapsed_ns(self, interval_ns: int) -> NDArray[np.int64]:
+        """Return the (n,) times since the first sample; as a rule the same as for the packet before."""
+        if interval_ns != self._interval_ns:
+            self._interval_ns, self._elapsed_ns = interval_ns, self.index * interval_ns
+        return self._elapsed_ns
 
 
 class _Stream:
@@ -287,7 +297,7 @@ class WireDecoder:
         self.last_error = why
 
     def _decode_samples(self, stream_id: int, run: list[bytes], host_time_ns: int | None) -> None:
-        """Decode packets of one stream and one length in one pass."""
+        """Decode packets of one stream and one length."""
         stream = self._streams.get(stream_id)
         if stream is None:
             self.counters.undescribed += sum(payload[_COUNT_AT] for payload in run)
@@ -297,51 +307,64 @@ class WireDecoder:
             self._reject(f"SAMPLES: {len(run[0])} bytes do not fit {stream.n_channels} channels", n=len(run))
             return
         layout = stream.layout(n)
-        packets = np.frombuffer(b"".join(run), dtype=layout.dtype)
-        fits = packets["count"] == n
-        if not fits.all():
-            self._reject(f"SAMPLES: the count does not fit {n} samples", n=int((~fits).sum()))
-            packets = packets[fits]
-        nominal = stream.hello.interval_ns
-        interval = packets["interval_ns"].astype(np.int64)
-        plausible = (4 * interval >= 3 * nominal) & (4 * interval <= 5 * nominal) & (packets["t_us"] <= MAX_T_US)
-        if not plausible.all():
-            self.counters.implausible += int((~plausible).sum())
-            packets = packets[plausible]
-        if len(packets):
-            self._deliver(stream, layout, packets, host_time_ns)
+        times = _pass_run(stream, layout, run) if len(run) >= _LONG_RUN else None
+        if times is not None:
+            self._deliver(stream, layout, run, times, lost=0, host_time_ns=host_time_ns)
+        else:
+            self._judge(stream, layout, run, host_time_ns)
 
-    def _deliver(self, stream: _Stream, layout: _Layout, packets: NDArray[Any], host_time_ns: int | None) -> None:
-        counters, timeline, n = self.counters, stream.timeline, len(layout.offsets)
+    def _judge(self, stream: _Stream, layout: _Layout, run: list[bytes], host_time_ns: int | None) -> None:
+        """Decode packets of which any may be odd."""
+        counters, timeline, nominal, n = self.counters, stream.timeline, stream.hello.interval_ns, len(layout.index)
         before = timeline.repeated, timeline.implausible, timeline.resets
-        start_ns = packets["t_us"].astype(np.int64) * 1000
-        interval_ns = packets["interval_ns"].astype(np.int64)
-        kept, lost = timeline.admit(packets["sequence"].astype(np.int64), start_ns, interval_ns, n=n)
+        kept, times, lost = [], [], 0
+        for payload in run:
+            _, _, sequence, t_us, interval_ns, count, _ = SAMPLES_HEADER.unpack_from(payload)
+            if count != n:
+                self._reject(f"SAMPLES: the count does not fit {n} samples")
+            elif not 3 * nominal <= 4 * interval_ns <= 5 * nominal or t_us > MAX_T_US:
+                counters.implausible += 1
+            elif (missing := timeline.admit(sequence, t_us * 1000, interval_ns, n=n)) is not None:
+                kept.append(payload)
+                times.append(layout.elapsed_ns(interval_ns) + t_us * 1000)
+                lost += missing
         counters.duplicates += timeline.repeated - before[0]
         counters.implausible += timeline.implausible - before[1]
         counters.timeline_resets += timeline.resets - before[2]
-        if kept is not None:
-            if not len(kept):
-                return
-            packets, start_ns, interval_ns = packets[kept], start_ns[kept], interval_ns[kept]
-        counts = np.ascontiguousarray(packets["counts"])
+        if kept:
+            all_times = times[0] if len(times) == 1 else np.concatenate(times)
+            self._deliver(stream, layout, kept, all_times, lost=lost, host_time_ns=host_time_ns)
+
+    def _deliver(
+        self,
+        stream: _Stream,
+        layout: _Layout,
+        packets: list[bytes],
+        times: NDArray[np.int64],
+        *,
+        lost: int,
+        host_time_ns: int | None,
+    ) -> None:
+        joined = b"".join(packets)
+        counts = np.ascontiguousarray(np.frombuffer(joined, dtype=layout.dtype)["counts"])
         valid = counts != INVALID_COUNT
         # -32768 has no magnitude in int16 and stays negative: an invalid sample is never saturated.
         saturated = np.abs(counts) >= layout.saturation_counts
-        flags = packets["flags"]
-        if flags.any():
-            counters.overflows += int(np.count_nonzero(flags & SampleFlags.OVERFLOWED))
+        flag_bytes = joined[_FLAGS_AT :: len(packets[0])]
+        if flag_bytes.strip(b"\0"):
+            flags = np.frombuffer(flag_bytes, np.uint8)
+            self.counters.overflows += int(np.count_nonzero(flags & SampleFlags.OVERFLOWED))
             for flag, column in layout.columns.items():
                 # The device says that this quantity clipped: where no count shows when, all of the packet is suspect.
                 hidden = (flags & flag).astype(bool) & ~saturated[:, column].any(axis=1)
                 saturated |= hidden[:, None] & column & valid
-        shape = (len(packets) * n, stream.n_channels)
-        counters.samples += shape[0]
-        counters.lost += lost
+        shape = (len(times), stream.n_channels)
+        self.counters.samples += len(times)
+        self.counters.lost += lost
         self._events.append(
             ImuChunk(
                 stream.hello.sensor,
-                (start_ns[:, None] + layout.offsets * interval_ns[:, None]).reshape(-1),
+                times,
                 np.multiply(counts, layout.scales, dtype=np.float32).reshape(shape),
                 valid.reshape(shape),
                 saturated.reshape(shape),
@@ -351,3 +374,21 @@ class WireDecoder:
                 host_time_ns,
             )
         )
+
+
+def _pass_run(stream: _Stream, layout: _Layout, run: list[bytes]) -> NDArray[np.int64] | None:
+    """Return the times of all samples if no packet is odd; else None, and nothing has changed."""
+    packets = np.frombuffer(b"".join(run), dtype=layout.dtype)
+    nominal, interval_ns, n = stream.hello.interval_ns, packets["interval_ns"].astype(np.int64), len(layout.index)
+    if (
+        (packets["count"] != n).any()
+        or 4 * int(interval_ns.min()) < 3 * nominal
+        or 4 * int(interval_ns.max()) > 5 * nominal
+        or int(packets["t_us"].max()) > MAX_T_US
+    ):
+        return None
+    start_ns = packets["t_us"].astype(np.int64) * 1000
+    if not stream.timeline.admit_run(packets["sequence"].astype(np.int64), start_ns, interval_ns, n=n):
+        return None
+    times: NDArray[np.int64] = start_ns[:, None] + interval_ns[:, None] * layout.index
+    return times.reshape(-1)

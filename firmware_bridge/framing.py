@@ -64,9 +64,8 @@ def _unstuff(frame: bytes) -> bytearray | None:
     at = code = frame[0]
     if n <= _BLOCK + 1:  # too short to hold anything behind a full block
         while at < n:
-            code = frame[at]
             out[at] = 0
-            at += code
+            at += frame[at]
     else:
         full_blocks = []
         while at < n:
@@ -143,8 +142,9 @@ class FrameSplitter:
             if decoded is None or len(decoded) < _MIN_DECODED:
                 self._reject(len(frame))
                 continue
-            payload = bytes(decoded[:-2])
-            if crc_hqx(payload, _CRC_START) == decoded[-2] | decoded[-1] << 8:
+            crc = decoded[-2] | decoded[-1] << 8
+            payload = bytes(decoded)[:-2]
+            if crc_hqx(payload, _CRC_START) == crc:
                 payloads.append(payload)
             else:
                 self.counters.bad_crc += 1

@@ -1,14 +1,14 @@
 """Which packets of a stream are new, and how many samples are missing before each.
 
 ``sequence`` counts samples modulo 65536, so a gap is known exactly up to whole wraps; the device clock says
-how many wraps. All arithmetic is on integers, in one form for arrays and for single packets, so that a burst
-and its packets one by one are judged alike.
+how many wraps. All arithmetic is on integers. A run of packets that plainly follow one another is passed at once;
+any other is judged packet by packet, so that a burst and its packets one by one come to the same.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +23,6 @@ MAX_GAP: Final = 10_000_000
 _WRAP: Final = 1 << 16
 _NEAR: Final = _WRAP // 2
 _CONFIRMATIONS: Final = 3
-
-_Ints = TypeVar("_Ints", int, NDArray[np.int64])
 
 
 @dataclass
@@ -69,52 +67,28 @@ class Timeline:
         self._last_ns = -1
         self._suspect: _Suspect | None = None
 
-    def admit(
-        self, sequence: NDArray[np.int64], start_ns: NDArray[np.int64], interval_ns: NDArray[np.int64], *, n: int
-    ) -> tuple[NDArray[np.intp] | None, int]:
-        """Judge packets of ``n`` samples each, in order of arrival.
+    def admit(self, sequence: int, start_ns: int, interval_ns: int, *, n: int) -> int | None:
+        """Judge a packet of ``n`` samples.
 
         Parameters
         ----------
-        sequence, start_ns, interval_ns : (n_packets,) int64
+        sequence, start_ns, interval_ns
             Of the first sample; and from sample to sample, positive.
         n
-            Samples in every packet.
+            Samples in it.
 
         Returns
         -------
-        kept : (n_kept,) intp or None
-            Index of the packets that are new; None for all of them.
         lost
-            Samples missing before and between them. What was missing before the first packet since the device
-            started is not known, and counts as 0.
+            Samples missing before it; None where it is not new. What was missing before the first packet since the
+            device started is not known, and counts as 0.
         """
-        end_ns = start_ns + n * interval_ns
-        if self._next_sequence is None:
-            self._next_sequence, self._next_ns = int(sequence[0]), int(start_ns[0])
-        if len(sequence) > 1:
-            expected = np.empty_like(sequence)
-            expected[0], expected[1:] = self._next_sequence, sequence[:-1] + n
-            expected_ns = np.empty_like(start_ns)
-            expected_ns[0], expected_ns[1:] = self._next_ns, end_ns[:-1]
-            last_ns = np.empty_like(start_ns)
-            last_ns[0], last_ns[1:] = self._last_ns, end_ns[:-1] - interval_ns[:-1]
-            lost = _n_missing(sequence, expected, start_ns, expected_ns, interval_ns)
-            if bool(((lost >= 0) & (lost <= MAX_GAP) & (start_ns > last_ns)).all()):
-                self._move(int(sequence[-1]), int(end_ns[-1]), int(interval_ns[-1]), n)
-                return None, int(lost.sum())
-        kept, total = [], 0
-        for i, packet in enumerate(zip(sequence.tolist(), start_ns.tolist(), interval_ns.tolist(), strict=True)):
-            missing = self._admit_one(*packet, n)
-            if missing is not None:
-                kept.append(i)
-                total += missing
-        return np.array(kept, dtype=np.intp), total
-
-    def _admit_one(self, sequence: int, start_ns: int, interval_ns: int, n: int) -> int | None:
         if self._next_sequence is None:
             self._next_sequence, self._next_ns = sequence, start_ns
-        lost = _n_missing(sequence, self._next_sequence, start_ns, self._next_ns, interval_ns)
+        # The gap by sequence, with as many wraps as bring it nearest to the gap by time.
+        gap = (sequence - self._next_sequence) % _WRAP
+        half = _NEAR * interval_ns
+        lost = gap + _WRAP * ((start_ns - self._next_ns - gap * interval_ns + half) // (2 * half))
         if 0 <= lost <= MAX_GAP:
             if start_ns <= self._last_ns:
                 self.implausible += 1  # the clock stepped back a little: it will catch up
@@ -131,6 +105,39 @@ class Timeline:
             self.resets += 1
         self._move(sequence, start_ns + n * interval_ns, interval_ns, n)
         return lost
+
+    def admit_run(
+        self, sequence: NDArray[np.int64], start_ns: NDArray[np.int64], interval_ns: NDArray[np.int64], *, n: int
+    ) -> bool:
+        """Pass packets of ``n`` samples each, if each is the next one after that before it.
+
+        Parameters
+        ----------
+        sequence, start_ns, interval_ns : (n_packets,) int64
+            In order of arrival, as for ``admit``.
+
+        Returns
+        -------
+        passed
+            True where ``admit`` would have said 0 for each. False where that is not plain: nothing has changed then,
+            and ``admit`` must judge them.
+        """
+        first, first_ns = int(sequence[0]), int(start_ns[0])
+        next_sequence, next_ns = self._next_sequence, self._next_ns
+        if next_sequence is None:
+            next_sequence, next_ns = first, first_ns
+        end_ns = start_ns + n * interval_ns
+        least_ns = int(interval_ns.min())
+        count = np.arange(next_sequence, next_sequence + n * len(sequence), n)
+        if (
+            ((sequence ^ count) & (_WRAP - 1)).any()
+            or first_ns <= self._last_ns
+            or abs(first_ns - next_ns) >= _NEAR * least_ns
+            or (np.abs(start_ns[1:] - end_ns[:-1]) >= least_ns).any()
+        ):
+            return False
+        self._move(int(sequence[-1]), int(end_ns[-1]), int(interval_ns[-1]), n)
+        return True
 
     def _suspect_more(self, sequence: int, start_ns: int, interval_ns: int, n: int) -> int:
         """Follow another timeline; return the samples refused on it once it is believed, else 0."""
@@ -150,10 +157,3 @@ class Timeline:
         self._next_ns = end_ns
         self._last_ns = end_ns - interval_ns
         self._suspect = None
-
-
-def _n_missing(sequence: _Ints, expected: _Ints, start_ns: _Ints, expected_ns: _Ints, interval_ns: _Ints) -> _Ints:
-    """Return the gap by sequence, with as many wraps as bring it nearest to the gap by time."""
-    gap = (sequence - expected) % _WRAP
-    half = _NEAR * interval_ns
-    return gap + _WRAP * ((start_ns - expected_ns - gap * interval_ns + half) // (2 * half))

@@ -207,6 +207,40 @@ def test_lost_is_exact_under_loss_repetition_and_reordering(
     assert counters.implausible == counters.timeline_resets == 0
 
 
+DEFECTS = st.sampled_from(["none"] * 8 + ["lost", "twice", "late", "count", "interval", "t_us", "slow", "back"])
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(DEFECTS, min_size=9, max_size=40), st.integers(0, 70_000))
+def test_burst_and_its_packets_one_by_one_come_to_the_same(defects: list[str], first: int) -> None:
+    payloads = []
+    for i, defect in enumerate(defects):
+        payload = bytearray(packet(first + 10 * i))
+        if defect == "lost":
+            continue
+        if defect == "count":
+            payload[16] += 1
+        elif defect in ("interval", "slow"):
+            payload[12:16] = (INTERVAL_NS * 2 if defect == "interval" else INTERVAL_NS * 6 // 5).to_bytes(4, "little")
+        elif defect in ("t_us", "back"):
+            t_us = 1 << 60 if defect == "t_us" else 1_000_000 + (first + 10 * i - 7) * INTERVAL_NS // 1000
+            payload[4:12] = t_us.to_bytes(8, "little")
+        payloads.insert(len(payloads) - (defect == "late"), bytes(payload))
+        if defect == "twice":
+            payloads.append(bytes(payload))
+    together, apart = described(), described()
+    for i, payload in enumerate(payloads):
+        together.receive_data(payload, host_time_ns=0)
+        apart.receive_data(payload, host_time_ns=i)
+    whole, parts = chunks_of(together), chunks_of(apart)
+    assert len(whole) == bool(parts)
+    for chunk in whole:
+        for name in ("device_time_ns", "values", "valid", "saturated"):
+            np.testing.assert_array_equal(getattr(chunk, name), np.concatenate([getattr(c, name) for c in parts]))
+    assert sum(c.lost for c in whole) == sum(c.lost for c in parts)
+    assert together.counters == apart.counters
+
+
 LINE = b"".join(
     [encode_frame(hello().to_bytes()), encode_frame(hello(stream_id=2, sensor="wrist_right").to_bytes())]
     + [encode_frame(packet(i, n, stream_id=s)) for i, n in ((0, 10), (10, 10), (30, 5), (35, 9)) for s in (1, 2)]
