@@ -34,6 +34,7 @@ __all__ = [
     "Unusualness",
     "fit_calibration",
     "fit_likelihood_ratio",
+    "pool_reference",
     "precision_of",
     "stack_calibrations",
 ]
@@ -62,12 +63,15 @@ class Unusualness:
         The largest of them, 0 where nothing could be scored.
     p_value : (n_streams,)
         Conformal, 1 where nothing could be scored.
+    channel : (n_streams, n_channels)
+        ``u`` of each channel, ``UNSCORED`` where it was not scored.
     """
 
     excess: F64
     sensor: F64
     score: F64
     p_value: F64
+    channel: F64
 
 
 @dataclass(frozen=True, eq=False)
@@ -251,7 +255,7 @@ class Calibration:
             at_least = len(reference) - np.searchsorted(reference, score[rows], side="left")
             p_value[rows] = (1 + at_least) / (n + 1)
         score = np.where(score > UNSCORED, score, 0.0)
-        return Unusualness(excess=excess, sensor=sensor, score=score, p_value=p_value)
+        return Unusualness(excess=excess, sensor=sensor, score=score, p_value=p_value, channel=channel_u)
 
     def rows(self, at: NDArray[np.intp]) -> Calibration:
         """Return the calibration of some streams; itself when it is one of all."""
@@ -375,9 +379,14 @@ def fit_calibration(
     statistics = []
     for s in normal:
         usual, width = first.usual(s.intensity, groups)
-        statistics.append(np.sort(((s.channel - usual) / width).max(axis=1)))
-    share = max(1, min([_MAX_REFERENCE // len(normal), *(len(s) for s in statistics)]))
-    return replace(first, reference=np.sort(np.concatenate([_thin(s, share) for s in statistics])))
+        statistics.append(((s.channel - usual) / width).max(axis=1))
+    return replace(first, reference=pool_reference(statistics))
+
+
+def pool_reference(statistics: Sequence[F64]) -> F64:
+    """Return the sorted statistics of several subjects, equally many of each, the largest among them."""
+    share = max(1, min([_MAX_REFERENCE // len(statistics), *(len(s) for s in statistics)]))
+    return np.sort(np.concatenate([_thin(np.sort(s), share) for s in statistics]))
 
 
 def precision_of(covariance: F64) -> F64:

@@ -35,7 +35,7 @@ def scores(**changes: Any) -> BlockScores:
 
 def unusual(left: float, right: float, p: float) -> Unusualness:
     sensor = np.array([[left, right]])
-    return Unusualness(np.zeros((1, 12)), sensor, sensor.max(axis=1), np.array([p]))
+    return Unusualness(np.zeros((1, 12)), sensor, sensor.max(axis=1), np.array([p]), np.zeros((1, 12)))
 
 
 def calibration() -> Calibration:

@@ -1,4 +1,8 @@
-"""Cohort calibration: how a model scores ordinary movement of people it never saw, and synthetic anomalies in it."""
+"""Cohort calibration: how a model scores ordinary movement of people it never saw, and synthetic anomalies in it.
+
+Two yardsticks. Against each other: what a new person is compared with. And each against their own enrolment, learned
+from other recordings of theirs (or from the other half of the only one): what an enrolled person is compared with.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +16,12 @@ from numpy.typing import NDArray
 
 from kinedge.edge.calibration import Calibration, SubjectScores, fit_calibration, fit_likelihood_ratio
 from kinedge.edge.offline import score_recording
+from kinedge.edge.personal import Blocks
 from kinedge.edge.scoring import Scorer
 from kinedge.errors import SignalError
 from kinedge.recording import Recording
 from kinedge.training.anomalies import ANOMALIES, inject
+from kinedge.training.enrolled import ScoredRecording, enrol_each
 
 __all__ = ["calibrate_cohort"]
 
@@ -56,57 +62,82 @@ def calibrate_cohort(
     SignalError
         Too little ordinary movement.
     """
-    by_subject: dict[str, list[tuple[F64, F64]]] = {}
-    residuals = []
+    scored: list[ScoredRecording] = []
+    residuals: list[F64] = []
     for recordings, scorer in scorers:
         look_back = scorer.manifest.block + scorer.manifest.receptive_field
         for recording in recordings:
             good = _ordinary(recording, exclude_labels, look_back=look_back)
-            for end, scores, surprise in score_recording(scorer, recording):
+            channel, intensity, hop = [], [], []
+            for i, (end, scores, surprise) in enumerate(score_recording(scorer, recording)):
                 if not (good[end - 1] and scores.full[0] and scores.scored[0].all()):
                     continue
-                by_subject.setdefault(recording.subject, []).append((scores.channel[0], scores.intensity[0]))
+                channel.append(scores.channel[0])
+                intensity.append(scores.intensity[0])
+                hop.append(i)
                 rows = surprise.valid[0, :, 0].all(axis=1)
                 residuals.append(surprise.z[0, rows, 0])
-    if not by_subject:
+            blocks = Blocks(
+                np.reshape(channel, (-1, scorer.manifest.n_channels)),
+                np.reshape(intensity, (-1, len(scorer.groups))),
+                np.array(hop, np.int64),
+            )
+            scored.append(ScoredRecording(recording.subject, blocks))
+    if not any(len(s.blocks) for s in scored):
         raise SignalError("no ordinary movement is left to calibrate on: check labels and missing data")
-    normal = [
-        SubjectScores(subject, np.array([c for c, _ in rows]), np.array([i for _, i in rows]))
-        for subject, rows in sorted(by_subject.items())
-    ]
-    manifest = scorers[0][1].manifest
+    normal = []
+    for subject in sorted({s.subject for s in scored}):
+        own = [s.blocks for s in scored if s.subject == subject and len(s.blocks)]
+        if own:
+            pair = np.concatenate([b.channel for b in own]), np.concatenate([b.intensity for b in own])
+            normal.append(SubjectScores(subject, *pair))
+    manifest, groups = scorers[0][1].manifest, scorers[0][1].groups
     pooled = np.concatenate(residuals).astype(np.float64)
     pooled = pooled[:: max(1, math.ceil(len(pooled) / _MAX_RESIDUALS))]
     first = fit_calibration(manifest, normal, pooled)
-    likelihood, additive = _fit_likelihood(scorers, first, exclude_labels=exclude_labels, seed=seed)
-    return replace(first, likelihood=likelihood, additive=np.array([float(additive)]))
+    folds = enrol_each(scored, first, groups)
+    likelihood, own_likelihood, additive = _fit_likelihood(
+        scorers, first, [folds.of(i, first, groups) for i in range(len(scored))], exclude=exclude_labels, seed=seed
+    )
+    enrolled = folds.cohort(scored, first, groups, own_likelihood, stride=manifest.block // manifest.hop)
+    return replace(first, likelihood=likelihood, additive=np.array([float(additive)]), enrolled=enrolled)
 
 
 def _fit_likelihood(
     scorers: Sequence[tuple[Sequence[Recording], Scorer]],
     calibration: Calibration,
+    own: Sequence[Calibration | None],
     *,
-    exclude_labels: Sequence[str],
+    exclude: Sequence[str],
     seed: int,
-) -> tuple[F64, bool]:
-    """Inject synthetic anomalies into ordinary movement; fit each sensor's ratio, and choose the attribution."""
+) -> tuple[F64, F64 | None, bool]:
+    """Inject synthetic anomalies into ordinary movement; fit each sensor's ratio, and choose the attribution.
+
+    ``own`` is a calibration to the subject of each recording, in order; the second result is fitted under these.
+    """
     rng = np.random.default_rng(seed)
     names = sorted(n for n, a in ANOMALIES.items() if a.level == "signal" and n not in _NOT_FOR_LIKELIHOOD)
     n_sensors = len(scorers[0][1].sensors)
-    normal: list[list[float]] = [[] for _ in range(n_sensors)]
-    anomalous: list[list[float]] = [[] for _ in range(n_sensors)]
+    normal: list[list[tuple[float, float]]] = [[] for _ in range(n_sensors)]
+    anomalous: list[list[tuple[float, float]]] = [[] for _ in range(n_sensors)]
     hits = {"drop": 0, "additive": 0}
+    remaining = list(own)
     for recordings, scorer in scorers:
         judge = Scorer(scorer.bundle, backend=scorer.engine.backend, calibration=calibration)
         before, during = (round(s * scorer.manifest.rate_hz) for s in _INJECT_S)
         look_back = scorer.manifest.block + scorer.manifest.receptive_field
-        pieces = list(_ordinary_pieces(recordings, exclude_labels, before + during, look_back=look_back))
+        pieces = [
+            (piece, remaining[i])
+            for i, recording in enumerate(recordings)
+            for piece in _ordinary_pieces(recording, exclude, before + during, look_back=look_back)
+        ]
+        del remaining[: len(recordings)]
         if not pieces:
             continue
         for i, sensor in enumerate(scorer.sensors):
             for name in names:
                 for strength in _STRENGTHS:
-                    piece = pieces[int(rng.integers(len(pieces)))]
+                    piece, personal = pieces[int(rng.integers(len(pieces)))]
                     changed = inject(
                         piece,
                         name,
@@ -120,37 +151,44 @@ def _fit_likelihood(
                         if not (scores.full[0] and scores.scored[0].all()):
                             continue
                         unusual = calibration.assess(scores, judge.groups)
-                        u = unusual.sensor[0, i]
+                        u = float(unusual.sensor[0, i])
+                        own_u = (
+                            math.nan if personal is None else float(personal.assess(scores, judge.groups).sensor[0, i])
+                        )
                         if end <= before:
-                            normal[i].append(float(u))
+                            normal[i].append((u, own_u))
                         elif end >= before + scorer.manifest.block:
-                            anomalous[i].append(float(u))
+                            anomalous[i].append((u, own_u))
                             for method, energy in (
                                 ("drop", scores.drop[0]),
                                 ("additive", np.maximum(unusual.excess[0], 0)),
                             ):
                                 share = [energy[g].sum() for g in judge.groups]
                                 hits[method] += int(np.argmax(share)) == i
-    ratios = []
+    ratios = np.zeros((2, n_sensors, 2))
+    complete = True
     for i in range(n_sensors):
         if min(len(normal[i]), len(anomalous[i])) < 5:
             raise SignalError(
                 f"too little ordinary movement for a likelihood ratio: {sum(_INJECT_S):.0f} s in one piece are needed"
             )
-        ratios.append(fit_likelihood_ratio(np.array(normal[i]), np.array(anomalous[i])))
-    return np.array(ratios), hits["additive"] > hits["drop"]
+        calm, odd = np.array(normal[i]), np.array(anomalous[i])
+        ratios[0, i] = fit_likelihood_ratio(calm[:, 0], odd[:, 0])
+        calm, odd = (x[np.isfinite(x[:, 1]), 1] for x in (calm, odd))
+        if min(len(calm), len(odd)) < 5:
+            complete = False
+        else:
+            ratios[1, i] = fit_likelihood_ratio(calm, odd)
+    return ratios[0], ratios[1] if complete else None, hits["additive"] > hits["drop"]
 
 
-def _ordinary_pieces(
-    recordings: Sequence[Recording], exclude: Sequence[str], n: int, *, look_back: int
-) -> Iterable[Recording]:
-    for recording in recordings:
-        good = _ordinary(recording, exclude, look_back=look_back)
-        start = 0
-        while start + n <= len(recording):
-            bad = np.flatnonzero(~good[start : start + n])
-            if len(bad):
-                start += int(bad[-1]) + 1
-                continue
-            yield recording.slice(start, start + n)
-            start += n
+def _ordinary_pieces(recording: Recording, exclude: Sequence[str], n: int, *, look_back: int) -> Iterable[Recording]:
+    good = _ordinary(recording, exclude, look_back=look_back)
+    start = 0
+    while start + n <= len(recording):
+        bad = np.flatnonzero(~good[start : start + n])
+        if len(bad):
+            start += int(bad[-1]) + 1
+            continue
+        yield recording.slice(start, start + n)
+        start += n

@@ -1,0 +1,119 @@
+"""The cohort against itself: each subject held against a baseline from other recordings of theirs.
+
+What comes out tells what an enrolled person may be expected to do: how unusual their ordinary blocks get against their
+own baseline, and how likely a detector exceeds when it just did. It is stored with the calibration of a bundle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kinedge.edge.calibration import Calibration, EnrolledCohort, pool_reference
+from kinedge.edge.history import History, history_of, limits_of
+from kinedge.edge.personal import Baseline, Blocks, Detectors, fit_baseline
+
+__all__ = ["Folds", "ScoredRecording", "enrol_each"]
+
+F64 = NDArray[np.float64]
+
+_LEVELS: Final = (0.5, 1.0)  # of u, at which exceedances are counted
+_MIN_FOLD: Final = 60  # blocks to learn a baseline from, and to hold against it
+
+
+@dataclass(frozen=True, eq=False)
+class ScoredRecording:
+    """Ordinary blocks of one recording."""
+
+    subject: str
+    blocks: Blocks
+
+
+@dataclass(frozen=True, eq=False)
+class Folds:
+    """For each recording, or half of one, a baseline of the same subject that it had no part in.
+
+    ``parts[i]`` lists ``(rows of recording i, baseline)``.
+    """
+
+    parts: Mapping[int, Sequence[tuple[slice, Baseline]]]
+
+    def of(self, i: int, cohort: Calibration, groups: Sequence[slice]) -> Calibration | None:
+        """Return a calibration to the subject for what is injected into recording ``i``."""
+        return self.parts[i][0][1].calibration(cohort, groups) if self.parts.get(i) else None
+
+    def cohort(
+        self,
+        scored: Sequence[ScoredRecording],
+        cohort: Calibration,
+        groups: Sequence[slice],
+        likelihood: F64 | None,
+        *,
+        stride: int,
+    ) -> EnrolledCohort | None:
+        """Hold every part against its baseline; None when fewer than two subjects had enough."""
+        statistics: dict[str, list[F64]] = {}
+        histories: dict[str, list[History]] = {}
+        for i, parts in self.parts.items():
+            subject = scored[i].subject
+            for rows, baseline in parts:
+                blocks = scored[i].blocks.take(rows)
+                u, detectors = _against(baseline, blocks, cohort, groups)
+                statistics.setdefault(subject, []).append(u.max(axis=1))
+                apart = blocks.hop % stride == 0
+                found = [history_of(detectors[apart] > level, blocks.hop[apart] // stride) for level in _LEVELS]
+                known = histories.setdefault(subject, [])
+                histories[subject] = [a + b for a, b in zip(known, found, strict=True)] if known else found
+        if len(statistics) < 2 or likelihood is None:
+            return None
+        return EnrolledCohort(
+            reference=pool_reference([np.concatenate(s) for s in statistics.values()]),
+            likelihood=likelihood,
+            levels=np.array(_LEVELS),
+            limits=np.stack([limits_of([h[g] for h in histories.values()]) for g in range(len(_LEVELS))]),
+            n_subjects=np.array([float(len(statistics))]),
+        )
+
+
+def _against(baseline: Baseline, blocks: Blocks, cohort: Calibration, groups: Sequence[slice]) -> tuple[F64, F64]:
+    """Return the ``u`` of all channels and of all detectors of blocks against a baseline."""
+    center, spread = baseline.calibration(cohort, groups).usual(blocks.intensity, groups)
+    u = (blocks.channel - center) / spread
+    return u, Detectors([baseline], groups).assess(u, blocks.intensity)[0]
+
+
+def enrol_each(scored: Sequence[ScoredRecording], cohort: Calibration, groups: Sequence[slice]) -> Folds:
+    """Split each subject's recordings, every other one, or their only recording in the middle, and enrol on each side.
+
+    Recordings of one subject are often of different days or donnings: their difference belongs into what is promised.
+    """
+    parts: dict[int, list[tuple[slice, Baseline]]] = {}
+    covariance = np.linalg.inv(cohort.precision)
+    for subject in sorted({s.subject for s in scored}):
+        own = [i for i, s in enumerate(scored) if s.subject == subject and len(s.blocks)]
+        whole = slice(None)
+        if len(own) > 1:
+            sides = [[(i, whole) for i in own[0::2]], [(i, whole) for i in own[1::2]]]
+        elif own:
+            half = len(scored[own[0]].blocks) // 2
+            sides = [[(own[0], slice(0, half))], [(own[0], slice(half, None))]]
+        else:
+            continue
+        blocks = [_joined([scored[i].blocks.take(rows) for i, rows in side]) for side in sides]
+        if min(len(b) for b in blocks) < _MIN_FOLD:
+            continue
+        for held, other in ((0, 1), (1, 0)):
+            baseline = fit_baseline(blocks[other], covariance, cohort=cohort, groups=groups)
+            for i, rows in sides[held]:
+                parts.setdefault(i, []).append((rows, baseline))
+    return Folds(parts)
+
+
+def _joined(blocks: Sequence[Blocks]) -> Blocks:
+    """Put blocks of several recordings into one; only their scores matter then, not when they were."""
+    channel, intensity = np.concatenate([b.channel for b in blocks]), np.concatenate([b.intensity for b in blocks])
+    return Blocks(channel, intensity, np.arange(len(channel)))
