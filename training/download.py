@@ -211,7 +211,7 @@ def _attempt(client: httpx.Client, url: str, part: Path, about: Path, report: Re
         about.write_text(json.dumps({"url": url, "validator": validator}), encoding="utf-8")
         done = start
         with part.open("ab" if start else "wb") as file:
-            for block in response.iter_raw(_BLOCK):
+            for block in response.iter_raw():
                 done += len(block)
                 if done > _MAX_BYTES:
                     raise StoreError(f"{url}: more than {_MAX_BYTES:,} bytes; no data set here is as large")
