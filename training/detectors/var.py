@@ -1,0 +1,166 @@
+"""The linear detector: a vector-autoregressive model with ridge, and surprise relative to how it has done lately.
+
+Choices
+-------
+* One ridge solution in closed form on the prefix, all channels from all channels; no training, no seed.
+* A residual is divided by its deviation on the prefix (plus a floor), clipped, squared, and averaged over channels.
+* Its unit follows slowly: a machine that has become noisier for good is not anomalous for good. The unit never falls
+  below that of the prefix, and one residual counts as at most five times the unit, so that an anomaly cannot hide itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from kinedge.errors import ConfigError
+from kinedge.training.detectors.interface import Detector, Standardisation, State, checked_samples, restored
+
+__all__ = ["VarConfig", "VarDetector"]
+
+F64 = NDArray[np.float64]
+_CHUNK: Final = 2048
+_LOUD: Final = 5.0  # units: what a single residual can at most add to the unit
+
+
+@dataclass(frozen=True)
+class VarConfig:
+    """Shape of the linear detector.
+
+    Parameters
+    ----------
+    order
+        Past samples a prediction sees.
+    ridge
+        Penalty on the squared coefficients, in normalised units.
+    clip, residual_clip
+        Of normalised samples, and of residuals in their units.
+    unit
+        Scale of channels that are constant in the prefix.
+    floor
+        Added to the deviation of residuals.
+    forget
+        Time constant of the unit, samples; 0 keeps that of the prefix.
+
+    Raises
+    ------
+    ConfigError
+        A value is out of range.
+    """
+
+    order: int = 16
+    ridge: float = 1000.0
+    clip: float = 50.0
+    residual_clip: float = 100.0
+    unit: float = 0.02
+    floor: float = 0.01
+    forget: float = 1000.0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.order <= 512:
+            raise ConfigError(f"the order of the linear model is {self.order}; give 1 to 512")
+        if min(self.ridge, self.clip, self.residual_clip, self.unit, self.floor) <= 0 or self.forget < 0:
+            raise ConfigError(f"ridge, clips, unit and floor must be above 0 and forget not below it, got {self}")
+
+
+class VarDetector(Detector):
+    """Mean square of the residuals, per sample."""
+
+    def __init__(self, config: VarConfig = VarConfig()) -> None:
+        self.config = config
+        self._weight: F64 = np.zeros((0, 0))
+
+    def fit(self, prefix: ArrayLike) -> F64:
+        """Learn from a prefix (n, C); its residuals are in-sample, which the ridge keeps honest."""
+        x = checked_samples(prefix, at_least=self.config.order + 16)
+        p, n_channels = self.config.order, x.shape[1]
+        self._standard = Standardisation.fit(x, clip=self.config.clip, unit=self.config.unit)
+        z, present = self._standard.apply(x)
+        n_features = p * n_channels + 1
+        gram, moment = self.config.ridge * np.eye(n_features), np.zeros((n_features, n_channels))
+        for a in range(p, len(z), _CHUNK):
+            b = min(a + _CHUNK, len(z))
+            features = self._features(z[a - p : b])
+            gram += features.T @ features
+            moment += features.T @ z[a:b]
+        self._weight = np.linalg.solve(gram, moment)
+        residual = np.concatenate(
+            [
+                z[a : min(a + _CHUNK, len(z))] - self._features(z[a - p : min(a + _CHUNK, len(z))]) @ self._weight
+                for a in range(p, len(z), _CHUNK)
+            ]
+        )
+        residual[~present[p:]] = np.nan
+        count = np.maximum(present[p:].sum(axis=0), 1)
+        deviation = np.sqrt(np.nansum((residual - np.nansum(residual, axis=0) / count) ** 2, axis=0) / count)
+        self._deviation = deviation + self.config.floor
+        self._reset()
+        scores = self.step(x)
+        self._reset()
+        return scores
+
+    def _reset(self) -> None:
+        n_channels = self._weight.shape[1]
+        self._state: State = {
+            "past": np.zeros((self.config.order, n_channels)),
+            "square": np.ones(n_channels),
+            "n_seen": np.zeros(1, dtype=np.int64),
+        }
+
+    def _features(self, z: F64) -> F64:
+        """Return (n - p, p * C + 1) of (n, C): what stands before each sample, the newest first, and a one."""
+        p, n_channels = self.config.order, z.shape[1]
+        windows = np.lib.stride_tricks.sliding_window_view(z[:-1], p, axis=0)[:, :, ::-1]
+        flat = windows.transpose(0, 2, 1).reshape(-1, p * n_channels)
+        return np.concatenate([flat, np.ones((len(flat), 1))], axis=1)
+
+    def step(self, x: ArrayLike) -> F64:
+        """Take (n, C), return the surprise (n,): 1 is usual."""
+        values = checked_samples(x, n_channels=self._weight.shape[1])
+        if len(values) == 0:
+            return np.zeros(0)
+        return np.concatenate([self._step(values[a : a + _CHUNK]) for a in range(0, len(values), _CHUNK)])
+
+    def _step(self, x: F64) -> F64:
+        z, present = self._standard.apply(x)
+        seen = np.concatenate([self._state["past"], z])
+        residual = (z - self._features(seen) @ self._weight) / self._deviation
+        limit = self.config.residual_clip
+        square = np.where(present, np.clip(residual, -limit, limit) ** 2, 0.0)
+        n_seen = int(self._state["n_seen"][0])
+        square[: max(0, self.config.order - n_seen)] = 0.0  # nothing can be predicted from before the start
+        self._state["past"] = seen[len(seen) - self.config.order :]
+        self._state["n_seen"] = np.array([n_seen + len(x)], dtype=np.int64)
+        if self.config.forget:
+            square = self._relative(square, present)
+        counted = np.maximum(present.sum(axis=1), 1)
+        return np.asarray(square.sum(axis=1) / counted)
+
+    def _relative(self, square: F64, present: NDArray[np.bool_]) -> F64:
+        """Divide by the running mean square before each sample."""
+        unit, share = self._state["square"], 1.0 / self.config.forget
+        units = np.empty_like(square)
+        for t in range(len(square)):
+            units[t] = unit
+            step = np.minimum(square[t], _LOUD**2 * unit) - unit
+            unit = np.maximum(unit + share * np.where(present[t], step, 0.0), 1.0)
+        self._state["square"] = unit
+        return square / units
+
+    @property
+    def state(self) -> State:
+        """Past samples, running units, samples seen."""
+        return {name: value.copy() for name, value in self._state.items()}
+
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Go back to a state."""
+        self._state = restored(self._state, state)
+
+    @property
+    def n_parameters(self) -> int:
+        """Coefficients, and three numbers per channel."""
+        return int(self._weight.size) + 3 * self._weight.shape[1]
