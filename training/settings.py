@@ -1,0 +1,87 @@
+"""How a forecaster is trained: the table ``[bundle.fit]`` of a training file."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field, model_validator
+
+from kinedge.config import Config
+from kinedge.errors import ConfigError
+from kinedge.training.model import ForecasterConfig
+from kinedge.training.windows import Augmentation
+
+__all__ = ["FitConfig"]
+
+
+class FitConfig(Config):
+    """How a forecaster is trained.
+
+    The network: ``horizons`` to ``kernel`` as in :class:`~kinedge.training.model.ForecasterConfig`. A crop holds
+    the receptive field, which counts for nothing, and ``window`` samples that count. ``steps_per_epoch`` is None for
+    one pass over the training data. Regions labelled with one of ``exclude_labels`` (``freeze``, ``anomaly:*``) are
+    cut out of training and validation.
+
+    ``device`` is where the network is trained; ``auto`` takes a CUDA device where torch finds one. ``bf16`` computes
+    the products of a training step in bfloat16 (autocast), ``compile`` hands the network to ``torch.compile``:
+    both change the last digits, and neither pays for a network this small on a CPU.
+    """
+
+    horizons: tuple[int, ...] = (2, 10)
+    var_order: int = Field(default=16, ge=2, le=64)
+    width: int = Field(default=24, ge=4, le=256)
+    dilations: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
+    kernel: int = Field(default=3, ge=2, le=9)
+    clip: float = Field(default=20.0, gt=0, le=1000)
+
+    ridge: float = Field(default=1e-4, ge=0, le=1e3)
+    window: int = Field(default=256, ge=16, le=65_536)
+    batch: int = Field(default=16, ge=1, le=4096)
+    steps_per_epoch: int | None = Field(default=100, ge=1)
+    max_epochs: int = Field(default=40, ge=0, le=10_000)
+    patience: int = Field(default=6, ge=1)
+    learning_rate: float = Field(default=1.2e-2, gt=0, le=1)
+    weight_decay: float = Field(default=1e-2, ge=0, le=1)
+
+    sensor_dropout: float = Field(default=0.1, ge=0, lt=1)
+    burst_dropout: float = Field(default=0.25, ge=0, le=1)
+    burst_s: float = Field(default=2.0, gt=0, le=60)
+    rotation_deg: float = Field(default=0.0, ge=0, le=90)
+    exclude_labels: tuple[str, ...] = ("freeze", "outside", "anomaly:*")
+
+    seed: int = Field(default=0, ge=0)
+    device: Literal["auto", "cpu", "cuda"] = "cpu"
+    bf16: bool = False
+    compile: bool = False
+    threads: int = Field(default=1, ge=1, le=256)
+
+    @model_validator(mode="after")
+    def _makes_a_network(self) -> FitConfig:
+        try:
+            self.forecaster(1)
+        except ConfigError as e:
+            raise ValueError(str(e)) from e
+        return self
+
+    def forecaster(self, n_channels: int) -> ForecasterConfig:
+        """Return the shape of the network for this many channels."""
+        return ForecasterConfig(n_channels, self.horizons, self.var_order, self.width, self.dilations, self.kernel)
+
+    def on_this_machine(self) -> FitConfig:
+        """Return the configuration with the device that ``auto`` means here.
+
+        Raises
+        ------
+        ConfigError
+            The device is not there.
+        """
+        there = torch.cuda.is_available()
+        if self.device == "cuda" and not there:
+            raise ConfigError("device is cuda, but torch finds no such device here; use cpu, or auto for either")
+        return self.model_copy(update={"device": "cuda" if there else "cpu"}) if self.device == "auto" else self
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """What is done to crops."""
+        return Augmentation(self.sensor_dropout, self.burst_dropout, self.burst_s, self.rotation_deg)
