@@ -1,246 +1,100 @@
-"""``kinedge replay``: real recordings through emulated devices, ttys, decoder and the whole edge."""
+"""``kinedge replay``: what was recorded, through the same code as what is live."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import json
-import logging
-from collections.abc import Iterator
-from dataclasses import dataclass
+import math
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import Progress
-from rich.table import Table
 
-from kinedge.bundle import read_bundle
-from kinedge.cli.app import app, need_extra
-from kinedge.cli.session import found_episode, run_folder, running_collector
-from kinedge.edge.caution import Decision
-from kinedge.edge.config import DEFAULT_BUNDLE, GatewayConfig
-from kinedge.edge.hostclock import HostClock
-from kinedge.edge.service import EdgeService
-from kinedge.edge.store import EpisodeStore
+from kinedge.cli.app import app
 from kinedge.errors import ConfigError
-from kinedge.firmware_bridge.emulator import Faults
-from kinedge.firmware_bridge.replay import play_on_ptys
-from kinedge.recording import Recording, Region
-from kinedge.training.evaluate import EpisodeMetrics, match_events
 
-__all__ = ["Played", "play", "replay"]
-
-_GRACE_S = 1.0  # of host time after the last byte, for what is still on the way
-
-
-@dataclass(frozen=True, eq=False)
-class Played:
-    """What one recording gave."""
-
-    recording: Recording
-    metrics: EpisodeMetrics
-    n_episodes: int
-    synced: bool
-    n_samples: int
-    n_lost: int
+__all__ = ["replay"]
 
 
 @app.command()
 def replay(
-    path: Annotated[Path, typer.Argument(help="A file of the data set.")],
-    dataset: Annotated[str, typer.Option(help="fog_stanford, gait_healthy or daphnet.")] = "fog_stanford",
-    bundle: Annotated[Path, typer.Option(help="A .kinedge file for the data set's sensors.")] = DEFAULT_BUNDLE,
-    subject: Annotated[str, typer.Option(help="Only this subject's recordings.")] = "",
-    item: Annotated[str, typer.Option(help="Only recordings whose name contains this.")] = "",
-    label: Annotated[str, typer.Option(help="The labelled regions that should be found.")] = "freeze",
-    speed: Annotated[float, typer.Option(min=0.1, max=50, help="Recorded seconds per second.")] = 8.0,
-    loss: Annotated[float, typer.Option(min=0, max=0.9, help="Share of packets lost on the way.")] = 0.0,
-    cut: Annotated[str, typer.Option(help="Play only from-to, in seconds, such as 0-20.")] = "",
-    collector: Annotated[str, typer.Option(help="URL of a collector; one is started when left out.")] = "",
+    path: Annotated[Path, typer.Argument(help="A recorded session's folder; or a data set's file, with --dataset.")],
+    speed: Annotated[
+        str, typer.Option(help="Recorded seconds per second, or 'max'. Default: 1 for a session, 8 for a data set.")
+    ] = "",
+    config: Annotated[
+        Path | None, typer.Option(help="A gateway's TOML: its model and settings, not those of the recording.")
+    ] = None,
+    bundle: Annotated[Path | None, typer.Option(help="A .kinedge file; the shipped wrist model when left out.")] = None,
+    subject: Annotated[str, typer.Option(help="Only this person.")] = "",
+    collector: Annotated[
+        str, typer.Option(help="URL of a collector. Left out: none for a session; one is started for a data set.")
+    ] = "",
     folder: Annotated[Path, typer.Option(help="Where the databases of this run go.")] = Path("runs"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One verdict per line, as run does; the figures for a data set.")
+    ] = False,
+    dataset: Annotated[str, typer.Option(help="fog_stanford, gait_healthy or daphnet.")] = "",
+    item: Annotated[str, typer.Option(help="Data set: only recordings whose name contains this.")] = "",
+    label: Annotated[str, typer.Option(help="Data set: the labelled regions that should be found.")] = "freeze",
+    loss: Annotated[float, typer.Option(min=0, max=0.9, help="Data set: share of packets lost on the way.")] = 0.0,
+    cut: Annotated[str, typer.Option(help="Data set: play only from-to, in seconds, such as 0-20.")] = "",
 ) -> None:
-    """Play recordings as if their sensors were plugged in: device, tty, decoder, edge, collector.
+    """Play a recorded session again, or a data set through emulated devices, and score it as if it were live.
 
-    Example: kinedge replay fog_stanford.npz --bundle fog-without-pt3.kinedge --subject pt3
+    A session that `kinedge run --record` made gives the same verdicts, bit for bit, at any speed.
+
+    Example: kinedge replay recordings/20260115T093000Z --speed max --json
+
+    Example: kinedge replay fog_stanford.npz --dataset fog_stanford --bundle fog-without-pt3.kinedge --subject pt3
     """
-    from kinedge.training.datasets import DATASETS
+    factor = _parse_speed(speed)
+    if dataset:
+        if config is not None:
+            raise ConfigError("--config is for recorded sessions; give a data set its model with --bundle")
+        from kinedge.cli.replay_dataset import replay_dataset
 
-    if dataset not in DATASETS:
-        raise ConfigError(f"no data set {dataset!r}; known are {', '.join(sorted(DATASETS))}")
-    names = [s.name for s in read_bundle(bundle).manifest.sensors]
-    recordings = [r for r in DATASETS[dataset](path, sensors=names) if subject in ("", r.subject) and item in r.source]
-    if not recordings:
-        raise ConfigError(f"{path}: nothing to play with subject {subject!r} and {item!r} in the name")
-    if cut:
-        recordings = [_cut(r, cut) for r in recordings]
-    here = run_folder(folder)
-    played = []
-    logging.getLogger("kinedge").addHandler(logging.NullHandler())
-    logging.getLogger("kinedge").propagate = False
-    with (
-        _collector(collector, here) as url,
-        Progress(console=Console(stderr=True), disable=as_json, transient=True) as progress,
-    ):
-        task = progress.add_task("playing", total=len(recordings))
-        for i, recording in enumerate(recordings):
-            progress.update(task, description=recording.source.rsplit("/", 1)[-1][-40:])
-            played.append(
-                asyncio.run(
-                    play(
-                        recording, bundle, here / f"{i:03}", url=url, label=label, speed=speed, faults=Faults(loss=loss)
-                    )
-                )
-            )
-            progress.advance(task)
-    _show(played, here, as_json=as_json)
-
-
-@contextlib.contextmanager
-def _collector(url: str, here: Path) -> Iterator[str]:
-    if url:
-        yield url
-        return
-    with need_extra("upstream"), running_collector(here) as own:
-        yield own
-
-
-def _cut(recording: Recording, cut: str) -> Recording:
-    start, _, end = cut.partition("-")
-    try:
-        a, b = float(start), float(end)
-    except ValueError as e:
-        raise ConfigError(f"--cut {cut!r}: expected from-to in seconds, such as 0-20") from e
-    part = recording.slice(round(a * recording.rate_hz), round(b * recording.rate_hz))
-    if not len(part):
-        raise ConfigError(f"--cut {cut!r}: nothing of {recording.source} is left")
-    return part
-
-
-async def play(
-    recording: Recording,
-    bundle: Path,
-    folder: Path,
-    *,
-    url: str | None,
-    label: str,
-    speed: float,
-    faults: Faults | None = None,
-) -> Played:
-    """Play one recording through the whole chain and match its episodes with the labelled regions.
-
-    Parameters
-    ----------
-    recording
-        With at least the bundle's sensors.
-    folder
-        For the ttys and the edge database.
-    url
-        Of a collector, None to keep episodes in the store.
-    label
-        Of the regions to be found.
-    speed
-        Recorded seconds per second; the host clock runs as fast.
-
-    Raises
-    ------
-    KinedgeError
-        The service failed.
-    """
-    devices = play_on_ptys(recording, folder / "ttys", speed=speed, faults=faults)
-    # a subject per recording: each is a session of its own
-    name = f"{recording.subject}.{folder.name}"
-    config = GatewayConfig.model_validate(
-        {
-            "site": "replay",
-            "gateway": "replay",
-            "bundle": bundle,
-            "store": folder / "edge.db",
-            "people": [{"subject": name, "devices": [{"port": str(d.link_path)} for d in devices.values()]}],
-            "uplink": {"url": url} if url else None,
-            # jitter of this machine is `speed` times as long on the clock of the replay
-            "max_delay_s": min(5.0, 0.25 * max(1.0, speed)),
-        }
-    )
-    clock = HostClock(speed=speed)
-    counts = {d: 0 for d in Decision}
-    service = EdgeService(
-        config, host_clock=clock, on_scored=lambda _, v: counts.update({v.decision: counts[v.decision] + 1})
-    )
-    stop = asyncio.Event()
-    serving = asyncio.create_task(service.run(stop))
-    origin_utc_ns = clock.utc_ns(clock.now_ns())
-    for device in devices.values():
-        device.start()
-    synced = False
-    try:
-        while not serving.done() and not all(d.finished for d in devices.values()):
-            await asyncio.wait([serving], timeout=0.05)
-        if not serving.done():
-            await asyncio.sleep(_GRACE_S / max(1.0, speed) + 0.1)
-            synced = await service.finish()
-    finally:
-        stop.set()
-        for device in devices.values():
-            await asyncio.to_thread(device.stop)
-    await serving
-    with EpisodeStore(folder / "edge.db", read_only=True) as store:
-        envelopes = [s.envelope for s in store.episodes(limit=10_000)]
-    open_hits = config.episodes.open_hits
-    episodes = sorted(
-        (found_episode(e, origin_utc_ns=origin_utc_ns, open_hits=open_hits) for e in envelopes),
-        key=lambda f: f.opened_s,
-    )
-    events: list[Region] = [r for r in recording.labels if r.label == label]
-    metrics = match_events(episodes, events, rate_hz=recording.rate_hz, duration_s=recording.duration_s)
-    metrics.n_verdicts = sum(counts.values())
-    metrics.n_unsure = counts[Decision.UNSURE]
-    return Played(
-        recording=recording,
-        metrics=metrics,
-        n_episodes=len(episodes),
-        synced=synced and url is not None,
-        n_samples=sum(h.samples for h in service.health.values()),
-        n_lost=sum(h.lost for h in service.health.values()),
-    )
-
-
-def _show(played: list[Played], here: Path, *, as_json: bool) -> None:
-    total = EpisodeMetrics()
-    for p in played:
-        total += p.metrics
-    if as_json:
-        rows: list[dict[str, Any]] = [
-            {"source": p.recording.source, "subject": p.recording.subject, "synced": p.synced, **p.metrics.summary()}
-            for p in played
-        ]
-        typer.echo(json.dumps({"recordings": rows, "total": total.summary(), "folder": str(here)}, indent=2))
-        return
-    table = Table(title="replayed")
-    for column in ("recording", "events", "found", "false", "median delay", "unsure", "lost", "synced"):
-        table.add_column(column, justify="left" if column == "recording" else "right")
-    for p in played:
-        s = p.metrics.summary()
-        delay = "" if s["median_delay_s"] is None else f"{s['median_delay_s']} s"
-        synced = f"{p.n_episodes}" if p.synced else "[magenta]waiting[/magenta]"
-        table.add_row(
-            p.recording.source.rsplit("/", 1)[-1],
-            str(s["events"]),
-            str(s["found"]),
-            str(s["false_episodes"]),
-            delay,
-            f"{s['unsure_share']:.0%}",
-            str(p.n_lost),
-            synced,
+        replay_dataset(
+            path,
+            dataset,
+            bundle=bundle,
+            subject=subject,
+            item=item,
+            label=label,
+            speed=factor,
+            loss=loss,
+            cut=cut,
+            collector=collector,
+            folder=folder,
+            as_json=as_json,
         )
-    Console().print(table)
-    s = total.summary()
-    delay = "no delay to tell" if s["median_delay_s"] is None else f"median delay {s['median_delay_s']} s"
-    Console().print(
-        f"{s['found']} of {s['events']} events found, {s['false_episodes']} false episodes in "
-        f"{s['hours_outside_events']:.2f} h ({s['false_per_hour']:.1f} per hour), "
-        f"{delay}, unsure {s['unsure_share']:.0%} of the time. Databases: {here}",
-        highlight=False,
+        return
+    if path.is_file():
+        advice = (
+            "kinedge record OUT --from-xdf makes a session of it" if "xdf" in path.suffix else "say which: --dataset"
+        )
+        raise ConfigError(f"{path}: is a file; sessions are folders, and files of data sets need their name ({advice})")
+    if item or cut or loss:
+        raise ConfigError("--item, --loss and --cut are for data sets; a session is played as it was")
+    from kinedge.cli.replay_session import replay_sessions
+
+    replay_sessions(
+        path,
+        speed=1.0 if factor is None else factor,
+        config_path=config,
+        bundle=bundle,
+        subject=subject,
+        collector=collector,
+        folder=folder,
+        as_json=as_json,
     )
+
+
+def _parse_speed(text: str) -> float | None:
+    if text in ("", "max"):
+        return math.inf if text else None
+    try:
+        speed = float(text)
+    except ValueError:
+        speed = math.nan
+    if not 0.01 <= speed <= 10_000:
+        raise ConfigError(f"--speed {text!r}: expected a factor from 0.01 to 10000, or max")
+    return speed

@@ -18,13 +18,17 @@ from rich.live import Live
 from kinedge.cli.app import app
 from kinedge.edge.pipeline import Scored
 from kinedge.edge.verdict import Verdict
+from kinedge.edge.verdict_json import verdict_as_json
 
-__all__ = ["run", "serve_until", "verdict_as_json"]
+__all__ = ["run", "serve_until"]
 
 
 @app.command()
 def run(
     config: Annotated[Path, typer.Argument(help="The gateway's TOML file.")],
+    record: Annotated[
+        Path | None, typer.Option(help="Record what is heard, too, into a folder of its own in here.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One verdict per line, as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but warnings.")] = False,
 ) -> None:
@@ -37,16 +41,24 @@ def run(
 
         [[people]]
         subject = "p-001"
-        devices = [{ port = "/dev/ttyACM0" }, { port = "/dev/ttyACM1" }]
+        devices = [{ port = "/dev/ttyACM0" }, { lsl = "Muse-4F21", sensor = "wrist_right" }]
+
+        [record]
+        folder = "recordings"
+
+        [lsl]
+        verdicts = true
 
         [uplink]
         url = "http://127.0.0.1:8765"
     """
     from kinedge.cli.live import LiveView
-    from kinedge.edge.config import load_gateway_config
+    from kinedge.edge.config import RecordConfig, load_gateway_config
     from kinedge.edge.service import EdgeService
 
     settings = load_gateway_config(config)
+    if record is not None:
+        settings = settings.model_copy(update={"record": RecordConfig(folder=record)})
     console = Console()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     view = LiveView("kinedge")
@@ -94,19 +106,3 @@ async def serve_until(
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)
-
-
-def verdict_as_json(subject: str, verdict: Verdict) -> dict[str, Any]:
-    """Return what ``--json`` prints of a verdict."""
-    return {
-        "subject": subject,
-        "host_time_ns": verdict.host_time_ns,
-        "decision": verdict.decision.word,
-        "score": round(verdict.score, 4),
-        "p_value": round(verdict.p_value, 6),
-        "belief_normal": round(verdict.belief_normal, 4),
-        "belief_anomalous": round(verdict.belief_anomalous, 4),
-        "reasons": [{"code": r.code, "text": r.text, "sensor": r.sensor} for r in verdict.reasons],
-        "sensor_share": {k: round(v, 4) for k, v in verdict.sensor_share.items()},
-        "top_channel": verdict.top_channel,
-    }

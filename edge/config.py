@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 from pydantic import Field, field_validator, model_validator
 
@@ -15,7 +15,15 @@ from kinedge.edge.episodes import EpisodeConfig
 from kinedge.errors import ConfigError
 from kinedge.firmware_bridge.open_device import DeviceConfig
 
-__all__ = ["DEFAULT_BUNDLE", "GatewayConfig", "PersonConfig", "UplinkConfig", "load_gateway_config"]
+__all__ = [
+    "DEFAULT_BUNDLE",
+    "GatewayConfig",
+    "LslConfig",
+    "PersonConfig",
+    "RecordConfig",
+    "UplinkConfig",
+    "load_gateway_config",
+]
 
 DEFAULT_BUNDLE: Final = Path(__file__).parent / "models" / "wrists-sim.kinedge"
 
@@ -26,7 +34,7 @@ class PersonConfig(Config):
     """One person, known by a pseudonym, and the devices they wear."""
 
     subject: Name
-    devices: tuple[DeviceConfig, ...] = Field(min_length=1, max_length=32)
+    devices: tuple[DeviceConfig, ...] = Field(default=(), max_length=32, description="none: only for a replay")
 
 
 class UplinkConfig(Config):
@@ -54,6 +62,20 @@ class UplinkConfig(Config):
         return token
 
 
+class RecordConfig(Config):
+    """What is heard is recorded, too: ``folder/TIME/SUBJECT`` for every start."""
+
+    folder: Path
+    segment_s: float = Field(default=5, ge=0.5, le=600, description="what a cut loses at most")
+
+
+class LslConfig(Config):
+    """What is told as streams of LSL."""
+
+    samples: bool = Field(default=True, description="of the model's sensors, on the host's clock")
+    verdicts: bool = Field(default=True, description="as JSON texts")
+
+
 class GatewayConfig(Config):
     """What ``kinedge run`` reads."""
 
@@ -63,6 +85,8 @@ class GatewayConfig(Config):
     store: Path = Field(default=Path("kinedge-edge.db"), description="SQLite file for episodes and the outbox")
     people: tuple[PersonConfig, ...] = Field(min_length=1, max_length=256)
     uplink: UplinkConfig | None = Field(default=None, description="none: episodes wait in the store")
+    record: RecordConfig | None = Field(default=None, description="none: nothing is recorded")
+    lsl: LslConfig | None = Field(default=None, description="none: nothing is told over LSL")
     caution: CautionConfig = CautionConfig()
     episodes: EpisodeConfig = EpisodeConfig()
     keep_sent_days: float = Field(
@@ -89,8 +113,12 @@ class GatewayConfig(Config):
 
     def digest(self) -> str:
         """Name the settings that decide what is said: caution, episodes, delay. Ports and paths do not count."""
-        decisive = self.model_dump(mode="json", include={"site", "gateway", "caution", "episodes", "max_delay_s"})
-        return sha256_hex(canonical_json(decisive))
+        who = {"site": self.site, "gateway": self.gateway}
+        return sha256_hex(canonical_json({**who, **self.decisive()}))
+
+    def decisive(self) -> dict[str, Any]:
+        """Return the settings that decide what is said, in JSON's words."""
+        return self.model_dump(mode="json", include={"caution", "episodes", "max_delay_s"})
 
 
 def load_gateway_config(path: Path) -> GatewayConfig:
@@ -117,4 +145,6 @@ def load_gateway_config(path: Path) -> GatewayConfig:
     changes: dict[str, object] = {"bundle": here / config.bundle, "store": here / config.store, "people": people}
     if config.uplink is not None and config.uplink.token_file is not None:
         changes["uplink"] = config.uplink.model_copy(update={"token_file": here / config.uplink.token_file})
+    if config.record is not None:
+        changes["record"] = config.record.model_copy(update={"folder": here / config.record.folder})
     return config.model_copy(update=changes)

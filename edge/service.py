@@ -19,18 +19,22 @@ from kinedge import __version__
 from kinedge.bundle import read_bundle
 from kinedge.edge.config import GatewayConfig
 from kinedge.edge.episodes import EpisodeBuilder
-from kinedge.edge.hostclock import HostClock
+from kinedge.edge.hostclock import HostClock, RecordedClock
 from kinedge.edge.keeper import DraftKeeper
+from kinedge.edge.lsl_streams import LslStreams
 from kinedge.edge.pipeline import Pipeline, Scored
 from kinedge.edge.scoring import Scorer
 from kinedge.edge.store import EpisodeStore
+from kinedge.edge.tape import Tape
 from kinedge.edge.uplink import Uplink
 from kinedge.edge.verdict import Verdict
-from kinedge.errors import SignalError, StoreError
+from kinedge.errors import ConfigError, SignalError, StoreError
 from kinedge.firmware_bridge.ble_radio import BleRadio
 from kinedge.firmware_bridge.device import Battery, ClockExchange, DeviceInfo, Doubt
+from kinedge.firmware_bridge.event_queue import SessionEvent
 from kinedge.firmware_bridge.links import LinkClosed, LinkOpened
 from kinedge.firmware_bridge.open_device import DeviceLink, open_device
+from kinedge.firmware_bridge.recorded_source import Arrival, RecordedSource
 from kinedge.signals import ImuChunk
 
 __all__ = ["EdgeService", "SensorHealth"]
@@ -71,11 +75,14 @@ class EdgeService:
         Called with every verdict, in the event loop; must return at once.
     radio
         For BLE devices; this machine's own when None.
+    source
+        Recorded sessions in place of devices; the service ends when they do.
 
     Raises
     ------
     BundleError, BackendError, ConfigError, StoreError
-        The model does not load, the configuration does not fit it, or the store cannot be opened.
+        The model does not load, the configuration does not fit it, a person has no device, or the store or the
+        recording cannot be opened.
     """
 
     def __init__(
@@ -85,9 +92,16 @@ class EdgeService:
         host_clock: HostClock | None = None,
         on_scored: Callable[[Scored, Verdict], None] | None = None,
         radio: BleRadio | None = None,
+        source: RecordedSource | None = None,
     ) -> None:
         self.config = config
+        if source is not None:
+            utc_ns = time.time_ns() if source.utc_ns is None else source.utc_ns
+            host_clock = RecordedClock(source.host_time_ns, utc_ns)
+        elif idle := [p.subject for p in config.people if not p.devices]:
+            raise ConfigError(f"{', '.join(idle)}: has no devices; say under [[people]] what they wear")
         self.clock = host_clock or HostClock()
+        self._source = source
         self.scorer = Scorer(read_bundle(config.bundle), caution=config.caution)
         manifest = self.scorer.manifest
         self.pipeline = Pipeline(self.scorer, [p.subject for p in config.people], max_delay_s=config.max_delay_s)
@@ -112,8 +126,12 @@ class EdgeService:
         self._links = [
             (p.subject, d.where, open_device(d, radio=radio, host_clock=self.clock.now_ns))
             for p in config.people
-            for d in p.devices
+            for d in (p.devices if source is None else ())
         ]
+        self.tape = self._lsl = None
+        subjects = [p.subject for p in config.people]
+        if config.lsl is not None:
+            self._lsl = LslStreams(config.lsl, gateway=config.gateway, subjects=subjects)
         self.store = EpisodeStore(config.store)
         self.uplink = None
         if config.uplink is not None:
@@ -122,11 +140,20 @@ class EdgeService:
         self.notes: deque[str] = deque(maxlen=100)
         self._on_scored = on_scored
         self._keeper = DraftKeeper(self.store, site=config.site, gateway=config.gateway, note=self._note)
+        if config.record is not None:
+            self.tape = Tape(
+                config.record.folder,
+                subjects,
+                segment_s=config.record.segment_s,
+                facts={"gateway": config.gateway, **provenance, "settings": config.decisive()},
+                clock=self.clock,
+                note=self._note,
+            )
         self._owner: dict[tuple[str, str], str] = {}
         self._channels: dict[tuple[str, str], tuple[str, ...]] = {}
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Serve until ``stop`` is set, then close what is open and keep it.
+        """Serve until ``stop`` is set or a recording has been played, then close what is open and keep it.
 
         Raises
         ------
@@ -136,8 +163,10 @@ class EdgeService:
         await self._finish_drafts_of_before()
         keeper = asyncio.create_task(self._keeper.run(), name="keeper")
         stopping = asyncio.create_task(stop.wait(), name="stop")
+        taping = None if self.tape is None else asyncio.create_task(self.tape.run(), name="tape")
+        scoring = self._score() if self._source is None else self._play(self._source)
         workers = [
-            asyncio.create_task(self._score(), name="scorer"),
+            asyncio.create_task(scoring, name="scorer"),
             asyncio.create_task(self._look_after_the_store(), name="pruning"),
         ]
         for subject, where, link in self._links:
@@ -161,19 +190,30 @@ class EdgeService:
                 for draft in builder.stop():
                     self._keeper.put(draft)
             self._keeper.end()
+            if self.tape is not None:
+                self.tape.end()
             with contextlib.suppress(asyncio.CancelledError):
                 await keeper
+                if taping is not None:
+                    await taping
             self.store.close()
 
-    async def finish(self, *, timeout_s: float = 30.0) -> bool:
-        """Bring a replay to its end: score what is buffered, close episodes, wait until all is kept and synced.
+    async def finish(self, *, flush: bool = True, timeout_s: float = 30.0) -> bool:
+        """Bring a replay to its end: close episodes, wait until all is kept and synced.
+
+        Parameters
+        ----------
+        flush
+            Score what is buffered first, waiting for no sensor.
+        timeout_s
+            For the uplink.
 
         Returns
         -------
         synced
             False when messages still wait after ``timeout_s``; they stay in the store.
         """
-        for scored in self.pipeline.advance(flush=True):
+        for scored in self.pipeline.advance(flush=True) if flush else ():
             self._take(scored)
         for builder in self._builders.values():
             for draft in builder.stop():
@@ -213,25 +253,43 @@ class EdgeService:
     async def _serve(self, subject: str, where: str, link: DeviceLink) -> None:
         """Follow one device for as long as the service runs; its link comes back by itself."""
         async for event in link.events():
-            if isinstance(event, ImuChunk):
-                self._push(subject, where, event)
-            elif isinstance(event, DeviceInfo):
-                self._meet(subject, where, event)
-            elif isinstance(event, LinkOpened):
-                self._set_connected(where, True)
-            elif isinstance(event, LinkClosed):
-                self._set_connected(where, False)
-                self._note(event.reason)
-            elif isinstance(event, ClockExchange):
-                clock = self.pipeline.clock(subject, event.sensor)
-                if clock is not None and self._owner.get((subject, event.sensor)) == where:
-                    clock.update_two_way(event.t1_ns, event.t2_ns, event.t3_ns, event.t4_ns)
-            elif isinstance(event, Battery):
-                for health in self.health.values():
-                    if health.where == where:
-                        health.battery_percent, health.temperature_c = event.percent, event.temperature_c
-            elif isinstance(event, Doubt):
-                self._note(f"{where}: {event.text}")
+            self._hear(subject, where, event)
+
+    async def _play(self, source: RecordedSource) -> None:
+        """Take a recording as if it happened, and score at its own moments; a busy disk holds it up."""
+        clock = self.clock
+        async for item in source.events():
+            if isinstance(item, Arrival):
+                self._hear(item.subject, item.link, item.event)
+                continue
+            if isinstance(clock, RecordedClock):
+                clock.move_to(item.host_time_ns)
+            self._advance(item.host_time_ns)
+            await self._keeper.join()
+        await self.finish(flush=not source.scored)
+
+    def _hear(self, subject: str, where: str, event: SessionEvent) -> None:
+        if self.tape is not None:
+            self.tape.put(subject, where, event)
+        if isinstance(event, ImuChunk):
+            self._push(subject, where, event)
+        elif isinstance(event, DeviceInfo):
+            self._meet(subject, where, event)
+        elif isinstance(event, LinkOpened):
+            self._set_connected(where, True)
+        elif isinstance(event, LinkClosed):
+            self._set_connected(where, False)
+            self._note(event.reason)
+        elif isinstance(event, ClockExchange):
+            clock = self.pipeline.clock(subject, event.sensor)
+            if clock is not None and self._owner.get((subject, event.sensor)) == where:
+                clock.update_two_way(event.t1_ns, event.t2_ns, event.t3_ns, event.t4_ns)
+        elif isinstance(event, Battery):
+            for health in self.health.values():
+                if health.where == where:
+                    health.battery_percent, health.temperature_c = event.percent, event.temperature_c
+        elif isinstance(event, Doubt):
+            self._note(f"{where}: {event.text}")
 
     def _meet(self, subject: str, where: str, info: DeviceInfo) -> None:
         sensor = info.spec.name
@@ -240,6 +298,8 @@ class EdgeService:
             self._note(f"{where}: says it is {sensor} of {subject}, but {owner} is; it is not used")
             return
         self._channels[(subject, sensor)] = info.spec.channels
+        if self._lsl is not None:
+            self._lsl.meet(subject, info)
         known = self.health.get((subject, sensor))
         if known is None:
             self.health[(subject, sensor)] = SensorHealth(subject, sensor, where, serial=info.serial)
@@ -266,6 +326,8 @@ class EdgeService:
         clock = self.pipeline.clock(subject, chunk.sensor)
         if clock is not None:
             health.clock_uncertainty_ms = clock.uncertainty_ns / 1e6
+            if self._lsl is not None:
+                self._lsl.tell_samples(subject, chunk, clock.to_host_ns(chunk.device_time_ns))
 
     def _set_connected(self, where: str, connected: bool) -> None:
         for health in self.health.values():
@@ -275,8 +337,13 @@ class EdgeService:
     async def _score(self) -> None:
         while True:
             await asyncio.sleep(_TICK_S / self.clock.speed)
-            for scored in self.pipeline.advance(now_ns=self.clock.now_ns()):
-                self._take(scored)
+            self._advance(self.clock.now_ns())
+
+    def _advance(self, now_ns: int) -> None:
+        if self.tape is not None:
+            self.tape.tick(now_ns)
+        for scored in self.pipeline.advance(now_ns=now_ns):
+            self._take(scored)
 
     def _take(self, scored: Scored) -> None:
         verdict = scored.batch.verdict(scored.stream)
@@ -284,6 +351,8 @@ class EdgeService:
         end_utc_ns = self.clock.utc_ns(verdict.host_time_ns)
         for draft in builder.step(verdict, scored.values, scored.valid, end_utc_ns=end_utc_ns):
             self._keeper.put(draft)
+        if self._lsl is not None:
+            self._lsl.tell_verdict(scored.subject, verdict)
         if self._on_scored is not None:
             self._on_scored(scored, verdict)
 

@@ -78,6 +78,12 @@ class RecordedSession:
         """Whether the recorder closed it, and every segment is readable."""
         return self.manifest.get("complete") is True and not self.damage
 
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What was told about the session when it was recorded."""
+        facts = self.manifest.get("facts")
+        return facts if isinstance(facts, dict) else {}
+
     def chunks(self) -> Iterator[ImuChunk]:
         """Yield the chunks in order of arrival, as ``in_order`` does.
 

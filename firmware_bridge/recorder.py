@@ -57,7 +57,9 @@ class SessionWriter:
     facts
         About the session, for people and programs: subject, place, protocol.
     clock
-        Monotonic, in ns: says when a segment is due.
+        Monotonic, in ns, the links': says when a segment is due.
+    wall_clock
+        UTC, in ns.
 
     Attributes
     ----------
@@ -79,6 +81,7 @@ class SessionWriter:
         segment_s: float = 5.0,
         facts: Mapping[str, Any] | None = None,
         clock: Callable[[], int] = time.monotonic_ns,
+        wall_clock: Callable[[], int] = time.time_ns,
     ) -> None:
         if not segment_s > 0:
             raise ConfigError(f"segment_s must be positive, got {segment_s}")
@@ -86,6 +89,7 @@ class SessionWriter:
         self.folder = Path(folder)
         self.n_segments = self.n_bytes = 0
         self._clock = clock
+        self._wall_clock = wall_clock
         self._segment_ns = round(segment_s * NS_PER_S)
         self._due_ns = clock() + self._segment_ns
         self._sensors: dict[str, SensorSpec] = {}
@@ -99,7 +103,7 @@ class SessionWriter:
         self._manifest: dict[str, Any] = {
             "format": FORMAT,
             "kinedge_version": __version__,
-            "started_utc_ns": time.time_ns(),
+            "started_utc_ns": wall_clock(),
             "started_host_time_ns": clock(),
             "facts": dict(facts or {}),
             "complete": False,
@@ -261,7 +265,7 @@ class SessionWriter:
             self._written[sensor] = written._replace(lost=written.lost + lost)
         self._manifest |= {
             "complete": True,
-            "ended_utc_ns": time.time_ns(),
+            "ended_utc_ns": self._wall_clock(),
             "n_segments": self.n_segments,
             "held": {name: self._written.get(name, Count())._asdict() for name in self._sensors},
         }

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
+from kinedge.errors import SignalError
 from kinedge.firmware_bridge.device import Battery, ClockExchange, DeviceInfo, Doubt
 from kinedge.firmware_bridge.event_queue import SessionEvent
 from kinedge.firmware_bridge.links import LinkClosed, LinkOpened
@@ -65,8 +66,8 @@ class SessionLog:
         self._host_clock = host_clock
         self._owner: dict[str, str] = {}
 
-    def take(self, link: str, event: SessionEvent) -> None:
-        """Write what happened on a link.
+    def take(self, link: str, event: SessionEvent, *, host_time_ns: int | None = None) -> None:
+        """Write what happened on a link; ``host_time_ns`` says when, for what has no time of its own (None: now).
 
         Raises
         ------
@@ -76,6 +77,7 @@ class SessionLog:
             The disk refuses; see ``SessionWriter``.
         """
         writer, progress = self.writer, self.progress
+        now_ns = self._host_clock() if host_time_ns is None else host_time_ns
         if isinstance(event, ImuChunk):
             if self._owner.get(event.sensor) == link:
                 progress.samples[event.sensor] += len(event)
@@ -84,32 +86,34 @@ class SessionLog:
         elif isinstance(event, DeviceInfo):
             name = event.spec.name
             if self._owner.setdefault(name, link) != link:
-                self._say(
-                    "doubt", link, text=f"{link} says it is {name}, but {self._owner[name]} is; it is not recorded"
-                )
+                text = f"{link} says it is {name}, but {self._owner[name] or 'nobody'} is; it is not recorded"
+                self._say("doubt", link, now_ns, text=text)
                 return
-            writer.describe(event.spec)
+            try:
+                writer.describe(event.spec)
+            except SignalError:
+                self._owner[name] = ""  # what comes now does not fit what came before
+                raise
             progress.samples.setdefault(name, 0)
             progress.lost.setdefault(name, 0)
             facts = {"rate_hz": event.rate_hz, "serial": event.serial, "firmware": event.firmware}
-            writer.note("device", host_time_ns=self._host_clock(), link=link, sensor=name, **facts)
+            writer.note("device", host_time_ns=now_ns, link=link, sensor=name, **facts)
         elif isinstance(event, LinkOpened):
             writer.note("link_opened", host_time_ns=event.host_time_ns, link=link)
         elif isinstance(event, LinkClosed):
-            self._say("link_closed", link, text=event.reason, host_time_ns=event.host_time_ns)
+            self._say("link_closed", link, event.host_time_ns, text=event.reason)
         elif isinstance(event, Battery):
             fares = {"percent": event.percent, "charging": event.charging, "temperature_c": event.temperature_c}
-            writer.note("battery", host_time_ns=self._host_clock(), link=link, **fares)
+            writer.note("battery", host_time_ns=now_ns, link=link, **fares)
         elif isinstance(event, Doubt):
-            self._say("doubt", link, text=event.text)
+            self._say("doubt", link, now_ns, text=event.text)
         elif isinstance(event, ClockExchange):
             times = [event.t1_ns, event.t2_ns, event.t3_ns, event.t4_ns]
             writer.note("clock_exchange", host_time_ns=event.t4_ns, link=link, sensor=event.sensor, times_ns=times)
 
-    def _say(self, kind: str, link: str, *, text: str, host_time_ns: int | None = None) -> None:
-        now_ns = self._host_clock() if host_time_ns is None else host_time_ns
+    def _say(self, kind: str, link: str, host_time_ns: int, *, text: str) -> None:
         self.progress.note = text
-        self.writer.note(kind, host_time_ns=now_ns, link=link, text=text)
+        self.writer.note(kind, host_time_ns=host_time_ns, link=link, text=text)
 
 
 def link_events(

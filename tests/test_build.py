@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from kinedge.bundle import read_bundle, write_bundle
-from kinedge.cli.replay import play
+from kinedge.cli.replay_dataset import play
 from kinedge.cli.session import running_collector
 from kinedge.edge.offline import verdicts_of
 from kinedge.edge.scoring import Scorer

@@ -1,0 +1,25 @@
+"""A verdict as others read it: a line of ``kinedge run --json``, a sample of an LSL stream."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kinedge.edge.verdict import Verdict
+
+__all__ = ["verdict_as_json"]
+
+
+def verdict_as_json(subject: str, verdict: Verdict) -> dict[str, Any]:
+    """Return a verdict as plain numbers and texts, rounded for reading."""
+    return {
+        "subject": subject,
+        "host_time_ns": verdict.host_time_ns,
+        "decision": verdict.decision.word,
+        "score": round(verdict.score, 4),
+        "p_value": round(verdict.p_value, 6),
+        "belief_normal": round(verdict.belief_normal, 4),
+        "belief_anomalous": round(verdict.belief_anomalous, 4),
+        "reasons": [{"code": r.code, "text": r.text, "sensor": r.sensor} for r in verdict.reasons],
+        "sensor_share": {k: round(v, 4) for k, v in verdict.sensor_share.items()},
+        "top_channel": verdict.top_channel,
+    }
