@@ -192,6 +192,8 @@ def move(
     sensors: tuple[str, ...],
     rate_hz: float,
     seeds: tuple[int, int],
+    reaches: dict[str, Array] | None = None,
+    sits: Array | None = None,
 ) -> dict[str, Motion]:
     """Move the body through its bouts of activity.
 
@@ -203,6 +205,10 @@ def move(
         Labelled with one of :data:`ACTIVITIES`, without gaps.
     seeds
         Of subject and session.
+    reaches
+        Arm movements (n, 4) per side in place of drawn ones: shoulder flexion, elbow flexion, turn inward, pronation.
+    sits
+        Per bout, 1 where the person sits, in place of drawn ones.
 
     Returns
     -------
@@ -217,10 +223,11 @@ def move(
     # Draws are counted in real time, not on the body's clock: an anomaly changes nothing before it begins.
     duration_s = n / rate_hz
     heading = _turns(stream("turns", *seeds), clock, walk, duration_s=duration_s)
-    reaches = _arm_movements(stream("reaches", *seeds), clock, subject, duration_s=duration_s)
+    reaches = reaches or _arm_movements(stream("reaches", *seeds), clock, subject, duration_s=duration_s)
     rng = stream("posture", *seeds)
     starts = np.array([b.start / rate_hz for b in bouts])
-    sits = np.array([b.label != "gait" and rng.random() < 0.6 for b in bouts], dtype=np.float64)
+    if sits is None:
+        sits = np.array([b.label != "gait" and rng.random() < 0.6 for b in bouts], dtype=np.float64)
     sitting = moves(t, starts, np.full(len(starts), BLEND_S), sits, initial=float(sits[0]))
     zero = np.zeros(n)
 

@@ -57,13 +57,15 @@ def acceleration(position: Array, rate_hz: float) -> Array:
     return acc
 
 
-def ring(t: Array, times: Array, peaks: Array, rate_hz: float) -> Array:
+def ring(
+    t: Array, times: Array, peaks: Array, rate_hz: float, *, hz: float = _IMPACT_HZ, decay_s: float = _IMPACT_DECAY_S
+) -> Array:
     """Return damped oscillations (n,) that start at ``times``, between samples too."""
-    n_tail = int(np.ceil(6 * _IMPACT_DECAY_S * rate_hz)) + 1
+    n_tail = int(np.ceil(6 * decay_s * rate_hz)) + 1
     first = np.ceil(times * rate_hz).astype(np.int64)
     index = first[:, None] + np.arange(n_tail)
     age = index / rate_hz - times[:, None]
-    value = peaks[:, None] * np.exp(-age / _IMPACT_DECAY_S) * np.cos(2 * np.pi * _IMPACT_HZ * age)
+    value = peaks[:, None] * np.exp(-age / decay_s) * np.cos(2 * np.pi * hz * age)
     inside = (index >= 0) & (index < len(t))
     ringing: Array = np.bincount(index[inside], weights=value[inside], minlength=len(t)).astype(np.float64)
     return ringing

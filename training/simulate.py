@@ -19,11 +19,13 @@ from kinedge.errors import ConfigError
 from kinedge.recording import Recording, Region
 from kinedge.signals import SensorSpec
 from kinedge.training.body import ACTIVITIES, BLEND_S, Motion, Subject, move, stream
+from kinedge.training.donning import Donning, wear
+from kinedge.training.loss_traces import LossModel
 from kinedge.training.perturb import ALL, Drive, Perturbation
 from kinedge.training.rotations import angular_rate, conjugate, multiply, rotate, small_rotation
 from kinedge.units import STANDARD_GRAVITY_M_S2
 
-__all__ = ["ImuModel", "RadioModel", "SimulationConfig", "motions", "schedule", "simulate"]
+__all__ = ["ImuModel", "RadioModel", "SimulationConfig", "motions", "schedule", "sense", "simulate"]
 
 _MAX_SAMPLES: Final = 20_000_000
 _BOUT_S: Final = {"rest": (6.0, 20.0), "gait": (12.0, 45.0), "arm": (10.0, 40.0)}
@@ -81,6 +83,10 @@ class SimulationConfig:
         Relative share of time of ``rest``, ``gait`` and ``arm``.
     perturbations
         Kinematic anomalies; :func:`kinedge.training.anomalies.perturb` adds one.
+    donning
+        How differently each session's sensors sit; None leaves that to ``imu.donning_deg`` alone.
+    loss
+        A fitted model of radio loss, in place of ``radio``.
 
     Raises
     ------
@@ -97,6 +103,8 @@ class SimulationConfig:
     perturbations: tuple[Perturbation, ...] = ()
     imu: ImuModel = ImuModel()
     radio: RadioModel = RadioModel()
+    donning: Donning | None = None
+    loss: LossModel | None = None
 
     def __post_init__(self) -> None:
         if not self.sensors or len(set(self.sensors)) != len(self.sensors) or not set(self.sensors) <= set(ALL):
@@ -188,7 +196,10 @@ def simulate(config: SimulationConfig) -> Recording:
     valid = np.empty(values.shape, dtype=bool)
     for i, (sensor, motion) in enumerate(motions(config).items()):
         columns = slice(6 * i, 6 * i + 6)
-        values[:, columns] = _sense(motion, config, sensor)
+        seeds = (config.subject_seed, config.session_seed)
+        if config.donning is not None:
+            motion = wear(motion, config.donning.draw(stream(f"donning {sensor}", *seeds)), rate_hz=config.rate_hz)
+        values[:, columns] = sense(motion, config.imu, sensor=sensor, rate_hz=config.rate_hz, seeds=seeds)
         valid[:, columns] = _received(config, sensor)[:, None]
     labels = [*schedule(config)]
     for p in config.perturbations:
@@ -208,15 +219,23 @@ def simulate(config: SimulationConfig) -> Recording:
     )
 
 
-def _sense(motion: Motion, config: SimulationConfig, sensor: str) -> NDArray[np.float64]:
-    """Return (n, 6) readings of an imperfect sensor that moves like this."""
-    imu, n = config.imu, len(motion.acc_world)
-    rng = stream(f"imu {sensor}", config.subject_seed, config.session_seed)
+def sense(motion: Motion, imu: ImuModel, *, sensor: str, rate_hz: float, seeds: tuple[int, int]) -> NDArray[np.float64]:
+    """Return readings (n, 6) of an imperfect sensor that moves like this: acc in m/s^2, gyr in rad/s.
+
+    Parameters
+    ----------
+    sensor
+        Its name: each has errors of its own.
+    seeds
+        Of subject and session.
+    """
+    n = len(motion.acc_world)
+    rng = stream(f"imu {sensor}", *seeds)
     orientation = multiply(motion.orientation, small_rotation(rng, sd_deg=imu.donning_deg))
     specific_force = motion.acc_world + np.array([0.0, 0.0, STANDARD_GRAVITY_M_S2])
     readings = np.empty((n, 6))
     readings[:, :3] = rotate(conjugate(orientation), specific_force)
-    readings[:, 3:] = angular_rate(orientation, rate_hz=config.rate_hz)
+    readings[:, 3:] = angular_rate(orientation, rate_hz=rate_hz)
 
     bias_sd = np.repeat([imu.acc_bias_m_s2, imu.gyr_bias_rad_s], 3)
     noise_density = np.repeat([imu.acc_noise_m_s2_per_sqrt_hz, imu.gyr_noise_rad_s_per_sqrt_hz], 3)
@@ -224,21 +243,25 @@ def _sense(motion: Motion, config: SimulationConfig, sensor: str) -> NDArray[np.
     readings *= 1 + rng.normal(0, imu.scale_error, 6)
     readings += rng.normal(0, 1, 6) * bias_sd
     # The walk is drawn once a second: what it does in between is far below the noise.
-    n_seconds = math.ceil(n / config.rate_hz) + 1
+    n_seconds = math.ceil(n / rate_hz) + 1
     walk = np.cumsum(rng.normal(0, imu.bias_drift / math.sqrt(60.0), (n_seconds, 6)), axis=0) * bias_sd
-    seconds = np.arange(n) / config.rate_hz
+    seconds = np.arange(n) / rate_hz
     for c in range(6):
         readings[:, c] += np.interp(seconds, np.arange(n_seconds), walk[:, c])
-    readings += rng.normal(0, 1, (n, 6)) * noise_density * math.sqrt(config.rate_hz / 2)
+    readings += rng.normal(0, 1, (n, 6)) * noise_density * math.sqrt(rate_hz / 2)
     return np.clip(readings, -limit, limit)
 
 
 def _received(config: SimulationConfig, sensor: str) -> NDArray[np.bool_]:
     """Return (n,) bool: which samples arrived. Sojourn times in both states are geometric."""
     radio, n = config.radio, config.n_samples
+    seeds = (config.subject_seed, config.session_seed)
+    if config.loss is not None:
+        trouble = config.loss.draw_trouble(stream("trouble", *seeds))
+        return config.loss.draw(stream(f"radio {sensor}", *seeds), n, trouble=trouble)
     if radio.loss_rate == 0:
         return np.ones(n, dtype=bool)
-    rng = stream(f"radio {sensor}", config.subject_seed, config.session_seed)
+    rng = stream(f"radio {sensor}", *seeds)
     n_packets = math.ceil(n / radio.packet_samples)
     # A mean good run below one packet is impossible: bursts grow instead, so that the loss rate holds.
     bad = max(radio.burst_packets, radio.loss_rate / (1 - radio.loss_rate))
