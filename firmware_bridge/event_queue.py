@@ -34,7 +34,7 @@ class EventQueue:
     def __init__(self, max_bytes: int) -> None:
         self.dropped_samples = 0
         self._max_bytes = max_bytes
-        self._events: deque[SessionEvent] = deque()
+        self._events: deque[tuple[SessionEvent, int]] = deque()  # with their sizes
         self._bytes = 0
         self._untold: Counter[str] = Counter()
 
@@ -43,22 +43,23 @@ class EventQueue:
 
     def put(self, event: SessionEvent) -> None:
         """Add an event."""
-        self._events.append(event)
-        self._bytes += _size(event)
+        size = _size(event)
+        self._events.append((event, size))
+        self._bytes += size
         while self._bytes > self._max_bytes and len(self._events) > 1:
             # What the device is, and that it was lost, is worth more than old samples.
-            at = next((i for i, e in enumerate(self._events) if isinstance(e, ImuChunk)), 0)
-            dropped = self._events[at]
+            at = next((i for i, (e, _) in enumerate(self._events) if isinstance(e, ImuChunk)), 0)
+            dropped, size = self._events[at]
             del self._events[at]
-            self._bytes -= _size(dropped)
+            self._bytes -= size
             if isinstance(dropped, ImuChunk):
                 self.dropped_samples += len(dropped)
                 self._untold[dropped.sensor] += len(dropped) + dropped.lost
 
     def take(self) -> SessionEvent:
         """Remove and return the oldest event; there must be one."""
-        event = self._events.popleft()
-        self._bytes -= _size(event)
+        event, size = self._events.popleft()
+        self._bytes -= size
         if self._untold and isinstance(event, ImuChunk):
             return replace(event, lost=event.lost + self._untold.pop(event.sensor, 0))
         return event
@@ -66,6 +67,5 @@ class EventQueue:
 
 def _size(event: SessionEvent) -> int:
     if isinstance(event, ImuChunk):
-        arrays = (event.device_time_ns, event.values, event.valid, event.saturated)
-        return _EVENT_OVERHEAD + sum(a.nbytes for a in arrays)
+        return _EVENT_OVERHEAD + event.device_time_ns.nbytes + event.values.nbytes + 2 * event.valid.nbytes
     return _EVENT_OVERHEAD

@@ -23,6 +23,7 @@ import serial
 from kinedge.errors import LinkError
 from kinedge.firmware_bridge.device import Command
 from kinedge.firmware_bridge.links import LinkClosed, LinkData, LinkEvent, LinkOpened
+from kinedge.firmware_bridge.waking import waker_of
 
 __all__ = ["LinkClosed", "LinkData", "LinkEvent", "LinkOpened", "SerialLink"]
 
@@ -102,14 +103,9 @@ class SerialLink:
             raise LinkError(f"{self.path}: events() can be used once per link; make a new SerialLink")
         if self._closing.is_set():
             return
-        loop = asyncio.get_running_loop()
         ready = asyncio.Event()
-
-        def notify() -> None:
-            with contextlib.suppress(RuntimeError):  # the loop was closed while the link was open
-                loop.call_soon_threadsafe(ready.set)
-
-        self._notify = notify
+        waker = waker_of(asyncio.get_running_loop())
+        self._notify = lambda: waker.wake(ready)
         self._thread = threading.Thread(target=self._run, name=f"kinedge-serial {self.path}", daemon=True)
         self._thread.start()
         try:

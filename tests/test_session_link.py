@@ -20,6 +20,7 @@ from kinedge.firmware_bridge.lateness import Lateness
 from kinedge.firmware_bridge.links import LinkClosed, LinkOpened
 from kinedge.firmware_bridge.links_serial import SerialLink
 from kinedge.firmware_bridge.session_link import SessionEvent, SessionLink
+from kinedge.firmware_bridge.waking import waker_of
 from kinedge.signals import ImuChunk, SensorSpec
 from kinedge.units import NS_PER_S
 
@@ -172,6 +173,37 @@ def test_failing_session_ends_the_link_with_its_error(tmp_path: Path) -> None:
 
     with PtyDevice(imu(), link_path=tmp_path / "imu"):
         run(main())
+
+
+def test_wakes_from_many_threads_cost_the_loop_one() -> None:
+    class Counting(asyncio.SelectorEventLoop):
+        calls = 0
+
+        def call_soon_threadsafe(self, *args: Any, **kwargs: Any) -> asyncio.Handle:
+            self.calls += 1
+            return super().call_soon_threadsafe(*args, **kwargs)
+
+    async def main() -> None:
+        waker, events = waker_of(loop), [asyncio.Event() for _ in range(20)]
+        assert waker_of(loop) is waker
+        for turn in (1, 2):
+            threads = [threading.Thread(target=waker.wake, args=(event,)) for event in events]
+            for thread in threads:  # the loop is held up here: all of them come before it gathers
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert not any(event.is_set() for event in events)
+            await asyncio.wait_for(asyncio.gather(*(event.wait() for event in events)), TIMEOUT_S)
+            assert loop.calls == turn
+            for event in events:
+                event.clear()
+
+    loop = Counting()
+    try:
+        loop.run_until_complete(main())
+    finally:
+        loop.close()
+    waker_of(loop).wake(asyncio.Event())  # a loop that is closed is left alone
 
 
 def chunk(device_ns: int, host_ns: int | None, *, boot_id: int = 0) -> ImuChunk:
