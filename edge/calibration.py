@@ -206,7 +206,8 @@ class Calibration:
                     f"bundle {manifest.name}: calibration array {name} is {arrays[name].dtype}, not float"
                 )
         plain = {name: array.astype(np.float64) for name, array in arrays.items()}
-        self = cls(**{name: plain[name] for name in _OWN_ARRAYS})
+        own: dict[str, Any] = {name: plain[name] for name in _OWN_ARRAYS}
+        self = cls(**own)
         if has_enrolled:
             enrolled = EnrolledCohort(**{name: plain[_ENROLLED + name] for name in _ENROLLED_ARRAYS})
             if not enrolled.limits.size or (np.diff(enrolled.levels) <= 0).any():
@@ -251,7 +252,7 @@ class Calibration:
         p_value = np.empty(len(score))
         for i, reference in enumerate(np.atleast_2d(self.reference)):  # one for all, or two: cohort's and enrolled
             rows = slice(None) if self.which is None else self.which == i
-            n = np.isfinite(reference).sum()
+            n = int(np.isfinite(reference).sum())
             at_least = len(reference) - np.searchsorted(reference, score[rows], side="left")
             p_value[rows] = (1 + at_least) / (n + 1)
         score = np.where(score > UNSCORED, score, 0.0)
@@ -392,8 +393,7 @@ def pool_reference(statistics: Sequence[F64]) -> F64:
 def precision_of(covariance: F64) -> F64:
     """Invert a covariance of residuals (n_channels, n_channels), with a ridge of 0.02 of their mean power."""
     ridge = _RIDGE * max(1.0, float(np.trace(covariance)) / len(covariance))
-    precision: F64 = np.linalg.inv(covariance + ridge * np.eye(len(covariance)))
-    return precision
+    return np.linalg.inv(covariance + ridge * np.eye(len(covariance))).astype(np.float64)
 
 
 def _thin(ordered: F64, n: int) -> F64:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,7 +114,7 @@ class Baseline:
         center, spread = self.median[:, :n_channels], (self.q99 - self.median)[:, :n_channels]
         below = center[0] + usual[:_BEYOND] - usual[_BEYOND]
         above = center[-1] + usual[-_BEYOND:] - usual[-_BEYOND - 1]
-        changes: dict[str, F64] = {}
+        changes: dict[str, Any] = {}
         if cohort.enrolled is not None:
             changes = {"reference": cohort.enrolled.reference, "likelihood": cohort.enrolled.likelihood}
         return replace(

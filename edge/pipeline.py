@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kinedge.edge.aligner import AlignedBlock, Aligner
+from kinedge.edge.people import People
 from kinedge.edge.scoring import Scorer, ScoringState, put_rows, take_rows
 from kinedge.edge.verdict import VerdictBatch
 from kinedge.errors import SignalError
@@ -28,7 +29,7 @@ F32 = NDArray[np.float32]
 class Scored:
     """One hop of one person with its verdict: row ``stream`` of ``batch``.
 
-    ``values`` and ``valid`` are the hop itself, ``(hop, n_channels)``.
+    ``values`` and ``valid`` are the hop itself, ``(hop, n_channels)``, as the sensors sit.
     """
 
     subject: str
@@ -93,6 +94,7 @@ class _Person:
         self.clocks: dict[str, Clock] = {}
         self.boot_ids: dict[str, int] = {}
         self.last_index: int | None = None
+        self.turned = False
 
 
 class Pipeline:
@@ -108,6 +110,8 @@ class Pipeline:
         How long a tick waits for a slow sensor.
     make_clock
         Makes the clock map of each sensor.
+    people
+        Whom each subject is compared with; everybody with the cohort when None.
 
     Raises
     ------
@@ -122,11 +126,15 @@ class Pipeline:
         *,
         max_delay_s: float = 0.25,
         make_clock: Callable[[], Clock] = ClockMap,
+        people: People | None = None,
     ) -> None:
         if not subjects or len(set(subjects)) != len(subjects):
             raise SignalError("a pipeline needs distinct subjects, at least one")
         self.scorer = scorer
         self.subjects = tuple(subjects)
+        self.people = people or People(scorer, self.subjects)
+        if self.people.subjects != self.subjects:
+            raise SignalError("a pipeline and its people need the same subjects in the same order")
         self._make_clock = make_clock
         self._people = {s: _Person(scorer, max_delay_s=max_delay_s) for s in subjects}
         self._channels = {s.name: s.channels for s in scorer.manifest.sensor_specs}
@@ -219,25 +227,40 @@ class Pipeline:
         people = [self._people[self.subjects[i]] for i in rows]
         hops = [p.hops.popleft() for p in people]
         at = np.array(rows, np.intp)
-        leapt = [i for i, p in zip(rows, people, strict=True) if p.last_index is not None and p.last_index + 1 != index]
+        leapt = [
+            i
+            for i, p in zip(rows, people, strict=True)
+            if p.turned or (p.last_index is not None and p.last_index + 1 != index)
+        ]
         state = self._state
         if leapt:
-            # the grid leapt over a long silence: what the model remembers is no longer the past of what comes
+            # the grid leapt over a long silence, or the sensors are turned otherwise from here on: what the model
+            # remembers is no longer the past of what comes
             fresh = self.scorer.initial_state(len(leapt))
             gone = np.array(leapt, np.intp)
             state = ScoringState(put_rows(state.engine, gone, fresh.engine), put_rows(state.blocks, gone, fresh.blocks))
         everybody = len(rows) == len(self.subjects)
         part = state if everybody else ScoringState(take_rows(state.engine, at), take_rows(state.blocks, at))
-        values = np.stack([h.values for h in hops])
-        valid = np.stack([h.valid for h in hops])
-        saturated = np.stack([h.saturated for h in hops])
-        batch, part = self.scorer.step(values, valid, saturated, part, end_tick=(index + 1) * self.scorer.manifest.hop)
+        values, valid, saturated = self.people.turn(
+            at,
+            np.stack([h.values for h in hops]),
+            np.stack([h.valid for h in hops]),
+            np.stack([h.saturated for h in hops]),
+        )
+        calibration = self.people.calibration
+        if calibration is not None and not everybody:
+            calibration = calibration.rows(at)
+        end_tick = (index + 1) * self.scorer.manifest.hop
+        batch, part = self.scorer.step(values, valid, saturated, part, end_tick=end_tick, calibration=calibration)
+        bases = self.people.bases
+        batch = replace(batch, bases=bases if everybody else tuple(bases[i] for i in rows))
         if everybody:
             self._state = part
         else:
             self._state = ScoringState(put_rows(state.engine, at, part.engine), put_rows(state.blocks, at, part.blocks))
-        for p in people:
+        for i, p, h in zip(rows, people, hops, strict=True):
             p.last_index = index
+            p.turned = self.people.learn(i, h.values, h.valid)
         return [
             Scored(self.subjects[i], batch, k, h.values, h.valid)
             for k, (i, h) in enumerate(zip(rows, hops, strict=True))

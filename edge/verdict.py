@@ -28,11 +28,15 @@ class Basis:
     ----------
     enrolment_digest
         Of the person's enrolment; None while they are compared with the cohort.
+    alignment
+        Whether today's sensor frames were brought to those of the enrolment: ``pending`` until enough walking was
+        seen, ``partly`` when that succeeded for some sensors only, ``none`` when nobody tries.
     unsigned
         ``model`` and ``enrolment``, as far as nobody trusted has signed them.
     """
 
     enrolment_digest: str | None = None
+    alignment: Literal["none", "pending", "partly", "done", "failed"] = "none"
     unsigned: tuple[Literal["model", "enrolment"], ...] = ()
 
     @property

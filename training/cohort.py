@@ -63,7 +63,7 @@ def calibrate_cohort(
         Too little ordinary movement.
     """
     scored: list[ScoredRecording] = []
-    residuals: list[F64] = []
+    residuals: list[NDArray[np.float32]] = []
     for recordings, scorer in scorers:
         look_back = scorer.manifest.block + scorer.manifest.receptive_field
         for recording in recordings:

@@ -92,7 +92,7 @@ def enrol_each(scored: Sequence[ScoredRecording], cohort: Calibration, groups: S
     Recordings of one subject are often of different days or donnings: their difference belongs into what is promised.
     """
     parts: dict[int, list[tuple[slice, Baseline]]] = {}
-    covariance = np.linalg.inv(cohort.precision)
+    covariance = np.linalg.inv(cohort.precision).astype(np.float64)
     for subject in sorted({s.subject for s in scored}):
         own = [i for i, s in enumerate(scored) if s.subject == subject and len(s.blocks)]
         whole = slice(None)

@@ -1,0 +1,266 @@
+"""Enrol a person: collect what they ordinarily do through the code that scores live, and pack what is usual of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kinedge import __version__
+from kinedge.edge.enrolment_audit import audit_person
+from kinedge.edge.engine import Surprise
+from kinedge.edge.enrolment import Enrolment, pack_enrolment, read_enrolment
+from kinedge.edge.offline import align_recording, hops
+from kinedge.edge.orientation import FrameEstimator
+from kinedge.edge.personal import Blocks, fit_baseline
+from kinedge.edge.pipeline import Pipeline, Scored
+from kinedge.edge.scores import BlockScores
+from kinedge.edge.scoring import Scorer
+from kinedge.errors import SignalError
+from kinedge.recording import Recording
+from kinedge.signals import ImuChunk
+
+__all__ = ["MIN_USABLE_S", "EnrolmentBuilder", "enrol_chunks", "enrol_recordings"]
+
+F32 = NDArray[np.float32]
+
+MIN_USABLE_S: Final = 1800.0
+_MAX_S: Final = 4 * 3600.0
+_MAX_MISSING: Final = 0.25  # of a block, at any sensor
+_MAX_SATURATED: Final = 0.05
+_MIN_USABLE_SHARE: Final = 0.5
+_MIN_BLOCKS: Final = 30
+
+
+class EnrolmentBuilder:
+    """Collects the ordinary movement of one person, hop by hop; four hours at most.
+
+    Parameters
+    ----------
+    scorer
+        The model with its cohort calibration.
+    """
+
+    def __init__(self, scorer: Scorer) -> None:
+        manifest = scorer.manifest
+        self._scorer = scorer
+        self._hop_s = manifest.hop / manifest.rate_hz
+        self._max_hops = round(_MAX_S / self._hop_s)
+        self._frames = FrameEstimator(manifest.sensor_specs, rate_hz=manifest.rate_hz)
+        self._channel: list[NDArray[np.float64]] = []
+        self._intensity: list[NDArray[np.float64]] = []
+        self._hop: list[int] = []
+        self._moment = np.zeros((manifest.n_channels, manifest.n_channels))
+        self._n_residuals = 0
+        self._n_hops = 0
+        self._bad = np.zeros(len(scorer.sensors), np.int64)
+        self._heard = np.zeros(len(scorer.sensors), bool)
+
+    @property
+    def recorded_s(self) -> float:
+        """How much was taken in."""
+        return self._n_hops * self._hop_s
+
+    @property
+    def usable_s(self) -> float:
+        """How much of it can be learned from."""
+        return len(self._hop) * self._hop_s
+
+    @property
+    def is_full(self) -> bool:
+        """Whether more would be ignored."""
+        return self._n_hops >= self._max_hops
+
+    def add(
+        self,
+        scores: BlockScores,
+        surprise: Surprise,
+        stream: int,
+        *,
+        hop: int,
+        values: F32,
+        valid: NDArray[np.bool_],
+    ) -> None:
+        """Take one hop of one stream.
+
+        Parameters
+        ----------
+        scores, surprise
+            From one step of the scorer.
+        stream
+            Which row of them.
+        hop
+            Its number: increasing, one more for the next hop without a break.
+        values, valid : (hop, n_channels)
+            The samples, in the sensors' own frames.
+        """
+        if self.is_full:
+            return
+        self._n_hops += 1
+        self._frames.add(values, valid)
+        missing, saturated = scores.missing[stream], scores.saturated[stream]
+        self._heard |= missing < 1 - _MAX_MISSING
+        if not scores.full[stream]:
+            return
+        bad = (missing > _MAX_MISSING) | (saturated > _MAX_SATURATED) | scores.flat[stream]
+        self._bad += bad
+        if bad.any() or not scores.scored[stream].all():
+            return
+        self._channel.append(scores.channel[stream].copy())
+        self._intensity.append(scores.intensity[stream].copy())
+        self._hop.append(hop)
+        z = surprise.z[stream, surprise.valid[stream, :, 0].all(axis=1), 0].astype(np.float64)
+        self._moment += z.T @ z
+        self._n_residuals += len(z)
+
+    def add_scored(self, scored: Scored) -> None:
+        """Take one hop from a pipeline."""
+        batch = scored.batch
+        hop = batch.end_tick // self._scorer.manifest.hop
+        self.add(batch.scores, batch.surprise, scored.stream, hop=hop, values=scored.values, valid=scored.valid)
+
+    def finish(
+        self,
+        subject: str,
+        *,
+        source: str,
+        placement: Mapping[str, str] | None = None,
+        allow_short: bool = False,
+        made_s: float | None = None,
+    ) -> bytes:
+        """Learn what is usual, audit it, and return the bytes of the enrolment, not yet signed.
+
+        Parameters
+        ----------
+        subject
+            A pseudonym.
+        source
+            Where the movement came from, for people.
+        placement
+            Sensor to device, as far as known.
+        allow_short
+            Take less than half an hour. It costs: the 99 % quantile is then more the cohort's than the person's, and
+            the audit cannot tell.
+        made_s
+            UNIX time; now when None.
+
+        Raises
+        ------
+        SignalError
+            A sensor is missing, most of the data cannot be used, or there is too little of it.
+        BundleError
+            The subject is no pseudonym.
+        """
+        scorer, manifest = self._scorer, self._scorer.manifest
+        self._refuse_if_unfit(allow_short=allow_short)
+        blocks = Blocks(np.stack(self._channel), np.stack(self._intensity), np.array(self._hop, np.int64))
+        covariance = self._moment / max(self._n_residuals, 1)
+        cohort, groups = scorer.calibration, scorer.groups
+        baseline = fit_baseline(blocks, covariance, cohort=cohort, groups=groups)
+        audit = audit_person(blocks, covariance, cohort=cohort, groups=groups, stride=manifest.block // manifest.hop)
+        when = time.gmtime(time.time() if made_s is None else made_s)
+        return pack_enrolment(
+            {
+                "subject": subject,
+                "bundle_digest": scorer.bundle.digest,
+                "bundle_name": manifest.name,
+                "kinedge_version": __version__,
+                "enrolled_utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", when),
+                "source": source[:400],
+                "sensors": manifest.sensors,
+                "placement": {k: v for k, v in (placement or {}).items() if k in scorer.sensors},
+                "recorded_s": round(self.recorded_s, 3),
+                "usable_s": round(self.usable_s, 3),
+                "walking_s": self._frames.walking_s,
+                "n_blocks": len(blocks),
+                "n_trimmed": int(baseline.n_trimmed[0]),
+                "short": self.usable_s < MIN_USABLE_S,
+                "audit": audit,
+            },
+            baseline,
+            self._frames.frames(),
+        )
+
+    def _refuse_if_unfit(self, *, allow_short: bool) -> None:
+        sensors = self._scorer.sensors
+        if not self._n_hops:
+            raise SignalError("nothing was recorded; are the sensors on?")
+        silent = [s for s, heard in zip(sensors, self._heard, strict=True) if not heard]
+        if silent:
+            raise SignalError(f"no data from {', '.join(silent)}; the model needs {', '.join(sensors)}")
+        share = len(self._hop) / self._n_hops
+        if share < _MIN_USABLE_SHARE:
+            worst = int(self._bad.argmax())
+            raise SignalError(
+                f"only {share:.0%} of {self.recorded_s / 60:.1f} min can be used, mostly because of {sensors[worst]} "
+                "(missing, saturated or flat); mend that and record again"
+            )
+        if len(self._hop) < _MIN_BLOCKS:
+            raise SignalError(f"only {self.usable_s:.0f} s can be used; not even a short enrolment can be made of that")
+        if self.usable_s < MIN_USABLE_S and not allow_short:
+            raise SignalError(
+                f"{self.usable_s / 60:.1f} min of ordinary movement, and {MIN_USABLE_S / 60:.0f} are needed; a short "
+                f"enrolment (--allow-short) leans {100 / (100 + len(self._hop)):.0%} on the cohort for what is rare, "
+                "and its audit says little"
+            )
+
+
+def enrol_recordings(
+    scorer: Scorer,
+    recordings: Sequence[Recording],
+    *,
+    subject: str | None = None,
+    allow_short: bool = False,
+    made_s: float | None = None,
+) -> Enrolment:
+    """Enrol from recordings of one person; what is labelled in them is taken like the rest.
+
+    Raises
+    ------
+    SignalError
+        They are of several people, lack a channel, or are not enough.
+    """
+    people = {r.subject for r in recordings}
+    if len(people) != 1:
+        raise SignalError(f"an enrolment is of one person; here are {', '.join(sorted(people)) or 'no recordings'}")
+    manifest = scorer.manifest
+    builder = EnrolmentBuilder(scorer)
+    number = 0
+    for recording in recordings:
+        grid = align_recording(recording.select(manifest.sensor_specs), rate_hz=manifest.rate_hz)
+        state = scorer.initial_state(1)
+        for values, valid, saturated in hops(grid, manifest.hop):
+            scores, surprise, state = scorer.score(values, valid, saturated, state)
+            number += 1
+            builder.add(scores, surprise, 0, hop=number, values=values[0], valid=valid[0])
+        number += 1  # a break
+    source = ", ".join(r.source or r.session for r in recordings)
+    name = subject or next(iter(people))
+    return read_enrolment(builder.finish(name, source=source, allow_short=allow_short, made_s=made_s))
+
+
+def enrol_chunks(scorer: Scorer, chunks: Iterable[ImuChunk], channels: Mapping[str, Sequence[str]]) -> EnrolmentBuilder:
+    """Take the chunks of one person's recorded session in, as they came.
+
+    Parameters
+    ----------
+    channels
+        Names of the columns of each sensor's chunks.
+
+    Raises
+    ------
+    SignalError
+        A sensor lacks a channel that the model needs.
+    """
+    builder = EnrolmentBuilder(scorer)
+    pipeline = Pipeline(scorer, ["wearer"])
+    for chunk in chunks:
+        pipeline.push("wearer", chunk, channels=channels[chunk.sensor])
+        for scored in pipeline.advance():
+            builder.add_scored(scored)
+    for scored in pipeline.advance(flush=True):
+        builder.add_scored(scored)
+    return builder

@@ -1,0 +1,150 @@
+"""The people of one board: whom each is compared with, and how their sensors sit today. Rows go in fixed order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kinedge.edge.calibration import Calibration, stack_calibrations
+from kinedge.edge.enrolment import Enrolment
+from kinedge.edge.orientation import Alignment, FrameEstimator, align, rotate_samples, triads_of
+from kinedge.edge.scoring import Scorer
+from kinedge.edge.verdict import Basis
+from kinedge.errors import ConfigError
+
+__all__ = ["ALIGN_AFTER_S", "People"]
+
+F32 = NDArray[np.float32]
+
+ALIGN_AFTER_S: Final = 60.0  # of walking
+_WORTH_TURNING_RAD: Final = float(np.deg2rad(2.0))
+
+
+class People:
+    """Calibrations, bases and rotations of all streams.
+
+    Parameters
+    ----------
+    scorer
+        The model.
+    subjects
+        One stream each.
+    enrolments
+        By subject; who is missing is compared with the cohort.
+    unsigned
+        By subject, what of theirs nobody trusted has signed.
+
+    Raises
+    ------
+    ConfigError
+        An enrolment is of another person, or was made with another bundle.
+    """
+
+    def __init__(
+        self,
+        scorer: Scorer,
+        subjects: Sequence[str],
+        enrolments: Mapping[str, Enrolment] | None = None,
+        *,
+        unsigned: Mapping[str, tuple[Literal["model", "enrolment"], ...]] | None = None,
+    ) -> None:
+        enrolments, unsigned = enrolments or {}, unsigned or {}
+        for subject, enrolment in enrolments.items():
+            _refuse_misfit(subject, enrolment, scorer)
+        manifest = scorer.manifest
+        self.subjects = tuple(subjects)
+        self.enrolments = {s: e for s, e in enrolments.items() if s in self.subjects}
+        self.calibration: Calibration | None = None
+        if self.enrolments:
+            cohort = scorer.calibration
+            own = {s: e.baseline.calibration(cohort, scorer.groups) for s, e in self.enrolments.items()}
+            self.calibration = stack_calibrations([own.get(s, cohort) for s in self.subjects])
+        self._triads, self._owner = triads_of(manifest.sensor_specs)
+        self._rotations = np.tile(np.eye(3, dtype=np.float32), (len(self.subjects), len(manifest.sensors), 1, 1))
+        self._turned = np.zeros(len(self.subjects), bool)
+        self._bases = [
+            Basis(
+                enrolment_digest=None if s not in self.enrolments else self.enrolments[s].digest,
+                alignment="pending" if self._can_align(s) else "none",
+                unsigned=unsigned.get(s, ()),
+            )
+            for s in self.subjects
+        ]
+        self.bases: tuple[Basis, ...] = tuple(self._bases)
+        self._learning: dict[int, FrameEstimator] = {}
+        self._specs, self._rate_hz = manifest.sensor_specs, manifest.rate_hz
+        self.alignments: dict[str, Alignment] = {}
+        for row, subject in enumerate(self.subjects):
+            if self._can_align(subject):
+                self._learning[row] = FrameEstimator(self._specs, rate_hz=self._rate_hz)
+
+    def realign(self, subject: str) -> None:
+        """Look anew at how the sensors of a person sit: they were taken off, or slipped.
+
+        What is turned stays turned until then.
+
+        Raises
+        ------
+        ConfigError
+            The person is not enrolled, or their enrolment saw too little walking.
+        """
+        if subject not in self.subjects or not self._can_align(subject):
+            raise ConfigError(f"{subject}: nothing to align to; enrol with at least a minute of walking")
+        row = self.subjects.index(subject)
+        self._learning[row] = FrameEstimator(self._specs, rate_hz=self._rate_hz)
+        self._set_basis(row, "pending")
+
+    def learn(self, row: int, values: F32, valid: NDArray[np.bool_]) -> bool:
+        """Take the hop of one stream, unturned; True if its sensors are turned otherwise from the next hop on.
+
+        Does nothing but while an alignment is pending.
+        """
+        learning = self._learning.get(row)
+        if learning is None:
+            return False
+        learning.add(values, valid)
+        if learning.walking_s < ALIGN_AFTER_S:
+            return False
+        del self._learning[row]
+        subject = self.subjects[row]
+        found = align(learning.frames(), self.enrolments[subject].frames)
+        self.alignments[subject] = found
+        self._set_basis(row, "done" if found.usable.all() else "partly" if found.usable.any() else "failed")
+        before = self._rotations[row].copy()
+        worth = found.usable & (found.angle_rad > np.maximum(found.error_rad, _WORTH_TURNING_RAD))
+        self._rotations[row] = np.where(worth[:, None, None], found.rotation, np.eye(3))
+        self._turned[row] = bool(worth.any())
+        return bool((before != self._rotations[row]).any())
+
+    def turn(
+        self, rows: NDArray[np.intp], values: F32, valid: NDArray[np.bool_], saturated: NDArray[np.bool_]
+    ) -> tuple[F32, NDArray[np.bool_], NDArray[np.bool_]]:
+        """Bring hops (n_rows, hop, n_channels) into the frames of the enrolments, all in one step."""
+        if not self._turned[rows].any():
+            return values, valid, saturated
+        return rotate_samples(values, valid, saturated, self._rotations[rows], self._triads, self._owner)
+
+    def _can_align(self, subject: str) -> bool:
+        enrolment = self.enrolments.get(subject)
+        return enrolment is not None and bool((enrolment.frames.anisotropy > 0).any())
+
+    def _set_basis(self, row: int, alignment: Literal["none", "pending", "partly", "done", "failed"]) -> None:
+        self._bases[row] = replace(self._bases[row], alignment=alignment)
+        self.bases = tuple(self._bases)
+
+
+def _refuse_misfit(subject: str, enrolment: Enrolment, scorer: Scorer) -> None:
+    own, manifest = enrolment.manifest, scorer.manifest
+    if own.subject != subject:
+        raise ConfigError(f"{subject}: the enrolment is of {own.subject}; each person needs their own")
+    if own.bundle_digest != scorer.bundle.digest:
+        raise ConfigError(
+            f"{subject}: the enrolment was made with {own.bundle_name} {own.bundle_digest[:16]}, and {manifest.name} "
+            f"{scorer.bundle.digest[:16]} runs here; enrol again with this model"
+        )
+    if own.sensors != manifest.sensors:
+        raise ConfigError(f"{subject}: the enrolment names other sensors than the bundle; enrol again")
