@@ -237,7 +237,7 @@ def _install(linear: LinearFit, model: Forecaster) -> None:
 
 
 def masked_nll(
-    likelihood: StudentT,
+    likelihood: Callable[[Tensor, Tensor, Tensor], Tensor],
     truth: Tensor,
     there: Tensor,
     mu: Tensor,
