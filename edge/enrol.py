@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinedge import __version__
-from kinedge.edge.enrolment_audit import audit_person
 from kinedge.edge.engine import Surprise
 from kinedge.edge.enrolment import Enrolment, pack_enrolment, read_enrolment
+from kinedge.edge.enrolment_audit import audit_person
 from kinedge.edge.offline import align_recording, hops
 from kinedge.edge.orientation import FrameEstimator
 from kinedge.edge.personal import Blocks, fit_baseline
