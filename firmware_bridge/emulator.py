@@ -53,15 +53,22 @@ class Faults:
         state, everything in the bad one); 1 makes losses nearly independent.
     corruption
         Probability, per byte on a wire, that it is flipped, lost or doubled.
+    duplication
+        Probability that a packet comes twice.
+    reordering
+        Probability that a packet comes after the one that follows it.
     """
 
     loss: float = 0.0
     mean_burst: float = 1.0
     corruption: float = 0.0
+    duplication: float = 0.0
+    reordering: float = 0.0
 
     def __post_init__(self) -> None:
-        if not (0 <= self.loss < 1 and 0 <= self.corruption <= 1 and self.mean_burst >= 1):
-            raise ConfigError(f"faults: loss in [0, 1), corruption in [0, 1], mean_burst at least 1; got {self}")
+        shares = (self.corruption, self.duplication, self.reordering)
+        if not (0 <= self.loss < 1 and all(0 <= share <= 1 for share in shares) and self.mean_burst >= 1):
+            raise ConfigError(f"faults: loss in [0, 1), other shares in [0, 1], mean_burst at least 1; got {self}")
         if self._bad_per_good > 1:
             raise ConfigError(f"faults: a loss of {self.loss} needs bursts of more than {self.mean_burst} packets")
 
@@ -153,8 +160,10 @@ class EmulatedImu:
 
     Attributes
     ----------
+    faults
+        As given; may be set to others at any time.
     n_sent
-        Samples in packets returned by ``advance``.
+        Samples in packets returned by ``advance``, copies included.
     n_lost
         Samples in packets lost on the way.
     n_dropped
@@ -194,6 +203,7 @@ class EmulatedImu:
         self._next_hello_ns = 0
         self._next_status_ns = 0
         self._overflowed = False
+        self._overtaken: tuple[bytes, int] | None = None
         self._replies: deque[bytes] = deque(maxlen=_MAX_REPLIES)
         self._pending_sync: deque[tuple[TimeSync, int]] = deque(maxlen=_MAX_REPLIES)
         self._packet = self._measure()
@@ -202,6 +212,11 @@ class EmulatedImu:
     def finished(self) -> bool:
         """Whether everything measured has been sent."""
         return self._packet is None
+
+    @property
+    def n_made(self) -> int:
+        """Samples measured and packed so far, whatever became of them: the index of the next one."""
+        return self._index
 
     @property
     def next_due_ns(self) -> int | None:
@@ -257,7 +272,7 @@ class EmulatedImu:
                 ).to_bytes()
             )
         self._pending_sync.clear()
-        arrived = [payload for payload in due if not self._is_lost()]
+        arrived = [payload for reply in due for payload in self._on_the_way(reply, 0)]
         while self._packet is not None:
             packet_due_ns = self._packet_due_ns()
             if min(self._next_hello_ns, self._next_status_ns, packet_due_ns) > self._now_ns:
@@ -274,11 +289,12 @@ class EmulatedImu:
                 payload = self._samples(self._packet).to_bytes()
                 self._index += n
                 self._packet = self._measure()
-            if self._is_lost():
-                self.n_lost += n
-            else:
-                self.n_sent += n
-                arrived.append(payload)
+            arrived += self._on_the_way(payload, n)
+        if self._packet is None and self._overtaken is not None:
+            payload, n = self._overtaken
+            self._overtaken = None
+            self.n_sent += n
+            arrived.append(payload)
         return arrived
 
     def drop(self, payload: bytes) -> None:
@@ -337,6 +353,22 @@ class EmulatedImu:
             uptime_us=at_ns // NS_PER_US,
         )
 
+    def _on_the_way(self, payload: bytes, n: int) -> list[bytes]:
+        """Return what arrives now when a payload with ``n`` samples is sent."""
+        if self._is_lost():
+            self.n_lost += n
+            return []
+        faults, coming = self.faults, [(payload, n)]
+        if faults.duplication and self._rng.random() < faults.duplication:
+            coming *= 2
+        if self._overtaken is not None:
+            coming.append(self._overtaken)
+            self._overtaken = None
+        elif faults.reordering and self._rng.random() < faults.reordering:
+            self._overtaken = coming.pop()
+        self.n_sent += sum(n for _, n in coming)
+        return [payload for payload, _ in coming]
+
     def _is_lost(self) -> bool:
         self._bad_channel = self.faults.becomes_bad(self._bad_channel, self._rng.random())
         return self._bad_channel
@@ -347,19 +379,22 @@ class FaultyWire:
 
     Attributes
     ----------
+    faults
+        As given; may be set to others at any time.
     n_damaged
         Bytes damaged so far.
     """
 
     def __init__(self, *, faults: Faults | None = None, seed: int = 0) -> None:
+        self.faults = Faults() if faults is None else faults
         self.n_damaged = 0
-        self._corruption = 0.0 if faults is None else faults.corruption
         self._rng = np.random.default_rng((seed, 1))
 
     def carry(self, payload: bytes) -> bytes:
         """Frame a payload and return what arrives of it."""
         frame = encode_frame(payload)
-        n = int(self._rng.binomial(len(frame), self._corruption)) if self._corruption else 0
+        corruption = self.faults.corruption
+        n = int(self._rng.binomial(len(frame), corruption)) if corruption else 0
         if not n:
             return frame
         self.n_damaged += n

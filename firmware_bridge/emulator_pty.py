@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Final
 
 from kinedge.errors import ConfigError, LinkError
-from kinedge.firmware_bridge.emulator import EmulatedImu, FaultyWire
+from kinedge.firmware_bridge.emulator import EmulatedImu, Faults, FaultyWire
 from kinedge.firmware_bridge.framing import FrameSplitter
 from kinedge.units import NS_PER_S
 
@@ -54,6 +54,8 @@ class PtyDevice:
         Where the symbolic link to the tty is made.
     speed
         Device seconds per second.
+    await_host
+        Switched on by the first packet from the host, not by ``start``: then nothing is sent that nobody hears.
 
     Raises
     ------
@@ -67,15 +69,21 @@ class PtyDevice:
     ...     device.replug()
     """
 
-    def __init__(self, imus: EmulatedImu | Sequence[EmulatedImu], *, link_path: Path, speed: float = 1.0) -> None:
-        self.imus = (imus,) if isinstance(imus, EmulatedImu) else tuple(imus)
-        if not self.imus or len({imu.hello.stream_id for imu in self.imus}) != len(self.imus):
-            raise ConfigError("a line needs devices with different stream ids, at least one")
+    def __init__(
+        self,
+        imus: EmulatedImu | Sequence[EmulatedImu],
+        *,
+        link_path: Path,
+        speed: float = 1.0,
+        await_host: bool = False,
+    ) -> None:
         if not speed > 0:
             raise ConfigError(f"speed must be positive, got {speed}")
         self.link_path = Path(link_path)
         self._speed = speed
-        self._wires = [FaultyWire(faults=imu.faults, seed=imu.seed) for imu in self.imus]
+        self.imus, self._wires = _wired(imus)
+        self._off = await_host
+        self._stalled = False
         self._splitter = FrameSplitter()
         self._out = bytearray()
         self._fds: tuple[int, int] | None = None
@@ -148,6 +156,61 @@ class PtyDevice:
         """
         self._order(self._plug)
 
+    def restart(self, imus: EmulatedImu | Sequence[EmulatedImu]) -> None:
+        """Switch off and on: other devices take over the line, plugged in or not, and their time begins now.
+
+        Raises
+        ------
+        LinkError
+            The device is not running.
+        ConfigError
+            As for the class.
+        """
+        wired = _wired(imus)
+
+        def start_anew() -> None:
+            self.imus, self._wires = wired
+            self._start_ns = time.monotonic_ns()
+            self._off = False
+            self._finished.clear()
+
+        self._order(start_anew)
+
+    def stall(self) -> None:
+        """Hold back what is sent, as far as there is room for it, until ``resume``.
+
+        Raises
+        ------
+        LinkError
+            The device is not running.
+        """
+        self._order(lambda: setattr(self, "_stalled", True))
+
+    def resume(self) -> None:
+        """End a stall: what was held back comes at once.
+
+        Raises
+        ------
+        LinkError
+            The device is not running.
+        """
+        self._order(lambda: setattr(self, "_stalled", False))
+
+    def set_faults(self, faults: Faults) -> None:
+        """Let other things go wrong from now on.
+
+        Raises
+        ------
+        LinkError
+            The device is not running.
+        """
+
+        def change() -> None:
+            for imu, wire in zip(self.imus, self._wires, strict=True):
+                imu.faults = wire.faults = faults
+
+        self._order(change)
+
     # Between the threads.
 
     def _poke(self) -> None:
@@ -199,9 +262,11 @@ class PtyDevice:
             order.done.set()
 
     def _elapsed_ns(self) -> int:
-        return int((time.monotonic_ns() - self._start_ns) * self._speed)
+        return 0 if self._off else int((time.monotonic_ns() - self._start_ns) * self._speed)
 
     def _advance(self) -> None:
+        if self._off:
+            return
         elapsed_ns = self._elapsed_ns()
         for imu, wire in zip(self.imus, self._wires, strict=True):
             for payload in imu.advance(elapsed_ns):
@@ -212,7 +277,7 @@ class PtyDevice:
                     imu.drop(payload)
 
     def _flush(self) -> None:
-        if self._fds is None:
+        if self._fds is None or self._stalled:
             return
         try:
             while self._out:
@@ -222,12 +287,12 @@ class PtyDevice:
 
     def _wait(self) -> None:
         """Sleep until something is due, the host says something, or a person pulls a cable."""
-        dues = [due for imu in self.imus if (due := imu.next_due_ns) is not None]
+        dues = [] if self._off else [due for imu in self.imus if (due := imu.next_due_ns) is not None]
         timeout_s = None
         if dues:
             due_ns = self._start_ns + min(dues) / self._speed
             timeout_s = max(0.0, (due_ns - time.monotonic_ns()) / NS_PER_S)
-        if self._out:
+        if self._out and not self._stalled:
             timeout_s = _WRITABLE_RETRY_S if timeout_s is None else min(timeout_s, _WRITABLE_RETRY_S)
         if self._wake is None:
             return
@@ -240,8 +305,11 @@ class PtyDevice:
             self._listen(self._fds[0])
 
     def _listen(self, fd: int) -> None:
+        payloads = self._splitter.feed(os.read(fd, _READ_BYTES))
+        if payloads and self._off:
+            self._off, self._start_ns = False, time.monotonic_ns()
         elapsed_ns = self._elapsed_ns()
-        for payload in self._splitter.feed(os.read(fd, _READ_BYTES)):
+        for payload in payloads:
             for imu in self.imus:
                 imu.receive_data(payload, elapsed_ns=elapsed_ns)
         self._advance()
@@ -271,3 +339,10 @@ class PtyDevice:
         self._fds = None
         self._out.clear()
         self._splitter.reset()
+
+
+def _wired(imus: EmulatedImu | Sequence[EmulatedImu]) -> tuple[tuple[EmulatedImu, ...], list[FaultyWire]]:
+    devices = (imus,) if isinstance(imus, EmulatedImu) else tuple(imus)
+    if not devices or len({imu.hello.stream_id for imu in devices}) != len(devices):
+        raise ConfigError("a line needs devices with different stream ids, at least one")
+    return devices, [FaultyWire(faults=imu.faults, seed=imu.seed) for imu in devices]

@@ -299,3 +299,83 @@ def test_line_without_devices_or_with_one_stream_twice_is_refused(tmp_path: Path
             PtyDevice(imus, link_path=tmp_path / "x")
     with pytest.raises(ConfigError, match="speed"):
         PtyDevice(imu, link_path=tmp_path / "x", speed=0)
+
+
+def test_packets_come_twice_and_after_the_next_one_as_told_and_none_is_missing() -> None:
+    imu = EmulatedImu(HELLO, ramp(5000), faults=Faults(duplication=0.2, reordering=0.2), seed=4)
+    events, decoder = decode([HELLO.to_bytes(), *imu.advance(60 * S)])
+    starts = [e.device_time_ns[0] for e in chunks_of(events)]
+    assert imu.n_made == 5000 and imu.finished
+    counters = decoder.counters
+    # what was overtaken comes too late for the decoder: it is lost, and a duplicate
+    assert counters.samples + counters.lost == 5000
+    assert counters.samples + counters.duplicates == imu.n_sent > 5000
+    assert counters.lost > 500 and starts == sorted(starts)
+
+
+def test_device_that_awaits_its_host_begins_with_the_first_packet_from_it(tmp_path: Path) -> None:
+    imu = EmulatedImu(HELLO, ramp(100_000))
+    with PtyDevice(imu, link_path=tmp_path / "imu", speed=50.0, await_host=True) as device:
+        fd = os.open(tmp_path / "imu", os.O_RDWR)
+        try:
+            device.stall()  # an order passes through the thread: were the device on, it would have begun by now
+            device.resume()
+            assert imu.n_made == 0 and not select.select([fd], [], [], 0)[0]
+            os.write(fd, encode_frame(HelloRequest().to_bytes()))
+            events, _ = read_until(fd, n_samples=200)
+            assert chunks_of(events)[0].device_time_ns[0] == 0
+        finally:
+            os.close(fd)
+
+
+def test_stalled_device_holds_back_and_loses_nothing_that_fits(tmp_path: Path) -> None:
+    imu = EmulatedImu(HELLO, ramp(400), seed=1)
+    with PtyDevice(imu, link_path=tmp_path / "imu", speed=100.0, await_host=True) as device:
+        fd = os.open(tmp_path / "imu", os.O_RDWR)
+        try:
+            device.stall()
+            os.write(fd, encode_frame(HelloRequest().to_bytes()))
+            end = time.monotonic() + 20
+            while not imu.finished and time.monotonic() < end:
+                select.select([fd], [], [], 0.01)
+            assert imu.finished and not device.finished and not select.select([fd], [], [], 0)[0]
+            device.resume()
+            events, decoder = read_until(fd, n_samples=400)
+            assert sum(map(len, chunks_of(events))) == 400 and decoder.counters.lost == 0
+        finally:
+            os.close(fd)
+
+
+def test_restarted_device_counts_from_nought_and_faults_can_change_meanwhile(tmp_path: Path) -> None:
+    second = EmulatedImu(make_hello(SPEC, rate_hz=100, boot_id=10), ramp(100_000))
+    with PtyDevice(EmulatedImu(HELLO, ramp(100_000)), link_path=tmp_path / "imu", speed=50.0) as device:
+        fd = os.open(tmp_path / "imu", os.O_RDWR)
+        try:
+            decoder = WireDecoder()
+            read_until(fd, n_samples=100, decoder=decoder)
+            device.set_faults(Faults(corruption=1.0))
+            device.restart(second)
+            assert device.imus == (second,)
+            events, _ = read_until(fd, n_samples=100, decoder=decoder, boot_id=10)
+            chunk = next(e for e in chunks_of(events) if e.boot_id == 10)
+            assert chunk.device_time_ns[0] == 0 and chunk.lost == 0
+            device.set_faults(Faults(loss=0.5, mean_burst=3))
+            read_until(fd, n_samples=500, decoder=decoder, boot_id=10)
+        finally:
+            os.close(fd)
+        with pytest.raises(ConfigError):
+            device.restart([])
+
+
+def read_until(
+    fd: int, *, n_samples: int, decoder: WireDecoder | None = None, boot_id: int = 9
+) -> tuple[list[Event], WireDecoder]:
+    decoder, events = decoder or WireDecoder(), []
+    end = time.monotonic() + 20
+    while sum(len(c) for c in chunks_of(events) if c.boot_id == boot_id) < n_samples:
+        assert time.monotonic() < end, "the device did not send enough in time"
+        if select.select([fd], [], [], 1.0)[0]:
+            decoder.receive_data(os.read(fd, 4096))
+        while (event := decoder.next_event()) is not None:
+            events.append(event)
+    return events, decoder
