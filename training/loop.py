@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from kinedge.errors import ConfigError, SignalError
+from kinedge.training.augment import Augment, apply
 from kinedge.training.linear import LinearFit, fit_linear
 from kinedge.training.model import LOG_SIGMA_MAX, LOG_SIGMA_MIN, Forecaster, ForecasterConfig, StudentT
 from kinedge.training.settings import FitConfig
@@ -156,6 +157,10 @@ class Loop:
         shape, config = self.model.config, self.config
         n_input = shape.receptive_field + config.window
         values, valid, _ = self.pieces.crops(rng, n_crops=config.batch, length=n_input + shape.horizons[-1])
+        if config.augment:
+            options = Augment(**config.augment)
+            sensors, rate_hz = self.pieces.sensors, self.pieces.rate_hz
+            values, valid = apply(options, rng, values, valid, sensors=sensors, rate_hz=rate_hz)
         config.augmentation.rotate(rng, values, valid, self.pieces.sensors)
         x, present = self.normalisation.apply(values, valid)
         seen = present[:, :n_input].copy()

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import difflib
+from dataclasses import fields
+from typing import Final, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from kinedge.config import Config
 from kinedge.errors import ConfigError
+from kinedge.training.augment import Augment
 from kinedge.training.model import ForecasterConfig
 from kinedge.training.windows import Augmentation
 
-__all__ = ["FitConfig"]
+__all__ = ["AUGMENT_OPTIONS", "FitConfig"]
+
+_HERE: Final = {"rotation_deg", "session_rotation_deg", "sensor_dropout", "burst_dropout", "burst_s"}
+AUGMENT_OPTIONS: Final = tuple(f.name for f in fields(Augment) if f.name not in _HERE)
 
 
 class FitConfig(Config):
@@ -22,6 +28,9 @@ class FitConfig(Config):
     the receptive field, which counts for nothing, and ``window`` samples that count. ``steps_per_epoch`` is None for
     one pass over the training data. Regions labelled with one of ``exclude_labels`` (``freeze``, ``anomaly:*``) are
     cut out of training and validation.
+
+    ``augment`` holds further changes to crops by the name of the :class:`~kinedge.training.augment.Augment` option,
+    such as ``gain`` or ``time_warp``; every crop counts as a session of its own.
 
     ``device`` is where the network is trained; ``auto`` takes a CUDA device where torch finds one. ``bf16`` computes
     the products of a training step in bfloat16 (autocast), ``compile`` hands the network to ``torch.compile``:
@@ -48,6 +57,7 @@ class FitConfig(Config):
     burst_dropout: float = Field(default=0.25, ge=0, le=1)
     burst_s: float = Field(default=2.0, gt=0, le=60)
     rotation_deg: float = Field(default=0.0, ge=0, le=90)
+    augment: dict[str, float] = Field(default_factory=dict)
     exclude_labels: tuple[str, ...] = ("freeze", "outside", "anomaly:*")
 
     seed: int = Field(default=0, ge=0)
@@ -63,6 +73,22 @@ class FitConfig(Config):
         except ConfigError as e:
             raise ValueError(str(e)) from e
         return self
+
+    @field_validator("augment")
+    @classmethod
+    def _known_options(cls, options: dict[str, float]) -> dict[str, float]:
+        for name in options:
+            if name in _HERE:
+                raise ValueError(f"{name} belongs to the table around augment (session_rotation_deg: rotation_deg)")
+            if name not in AUGMENT_OPTIONS:
+                near = difflib.get_close_matches(name, AUGMENT_OPTIONS, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(AUGMENT_OPTIONS)}"
+                raise ValueError(f"{name}: unknown key; {hint}")
+        try:
+            Augment(**options)
+        except ConfigError as e:
+            raise ValueError(str(e)) from e
+        return options
 
     def forecaster(self, n_channels: int) -> ForecasterConfig:
         """Return the shape of the network for this many channels."""
@@ -83,5 +109,5 @@ class FitConfig(Config):
 
     @property
     def augmentation(self) -> Augmentation:
-        """What is done to crops."""
+        """What is done to crops: mounting, and what is hidden."""
         return Augmentation(self.sensor_dropout, self.burst_dropout, self.burst_s, self.rotation_deg)
