@@ -17,6 +17,7 @@ from rich.live import Live
 from rich.text import Text
 
 from kinedge.cli.app import app
+from kinedge.cli.record_xdf import import_xdf
 from kinedge.errors import ConfigError, LinkError
 from kinedge.firmware_bridge.ble_radio import BleRadio
 from kinedge.firmware_bridge.open_device import DeviceConfig, DeviceLink, open_device
@@ -40,6 +41,15 @@ def record(
         list[str] | None,
         typer.Option(help="A device of any family, as PLACE=FAMILY@PORT or PLACE=FAMILY@ADDRESS; may be repeated."),
     ] = None,
+    lsl: Annotated[
+        list[str] | None, typer.Option(help="A stream of LSL, as PLACE=NAME or PLACE=SOURCE_ID; may be repeated.")
+    ] = None,
+    unit: Annotated[
+        list[str] | None, typer.Option(help="Unit of a quantity where a stream tells none, such as acc=g or gyr=deg/s.")
+    ] = None,
+    from_xdf: Annotated[
+        Path | None, typer.Option(help="Take the streams named by --lsl from this XDF file, not from the network.")
+    ] = None,
     rate_hz: Annotated[float, typer.Option("--rate", min=1, max=10_000, help="Wanted rate, Hz.")] = 100.0,
     baud: Annotated[int, typer.Option(min=1200, max=12_000_000, help="Line speed; USB ignores it.")] = 115_200,
     duration_s: Annotated[float, typer.Option("--duration", min=0, help="Seconds; 0: until Ctrl-C.")] = 0.0,
@@ -51,9 +61,18 @@ def record(
     """Record sensors as Parquet, until Ctrl-C; whatever happens, at most the last seconds are lost.
 
     Example: kinedge record monday --port /dev/ttyACM0 --sensor chest=polar_pmd@A0:9E:1A:00:00:01
+
+    Example: kinedge record tuesday --from-xdf tuesday.xdf --lsl wrist_left=Muse-4F21
     """
-    links = open_links(port or [], sensor or [], rate_hz=rate_hz, baud=baud)
     facts = {k: v for k, v in (("subject", subject), ("note", note)) if v}
+    streams, units = _pairs("--lsl", lsl or []), _pairs("--unit", unit or [])
+    if from_xdf is not None:
+        if port or sensor:
+            raise ConfigError("--from-xdf takes streams of the file alone; leave --port and --sensor out")
+        writer, progress = import_xdf(from_xdf, streams, out, unit_of=units, segment_s=segment_s, facts=facts)
+        _tell(out, writer, progress, as_json=as_json)
+        return
+    links = open_links(port or [], sensor or [], rate_hz=rate_hz, baud=baud, lsl=streams, units=units)
     progress = Progress()
     started_s = time.monotonic()
     console = Console(stderr=True)
@@ -88,8 +107,26 @@ async def _record(
     await record_links(links, writer, stop=stop, progress=progress, on_tick=on_tick)
 
 
-def open_links(ports: list[str], sensors: list[str], *, rate_hz: float, baud: int) -> dict[str, DeviceLink]:
-    """Make a link for every port and every ``PLACE=FAMILY@WHERE``; by port or address.
+def _pairs(option: str, texts: list[str]) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not (key and equals and value) or key in pairs:
+            raise ConfigError(f"{option} {text!r}: expected NAME=VALUE, each name once")
+        pairs[key] = value
+    return pairs
+
+
+def open_links(
+    ports: list[str],
+    sensors: list[str],
+    *,
+    rate_hz: float,
+    baud: int,
+    lsl: Mapping[str, str] | None = None,
+    units: Mapping[str, str] | None = None,
+) -> dict[str, DeviceLink]:
+    """Make a link for every port, every ``PLACE=FAMILY@WHERE`` and every stream of LSL by place; by where it is.
 
     Raises
     ------
@@ -98,6 +135,10 @@ def open_links(ports: list[str], sensors: list[str], *, rate_hz: float, baud: in
     """
     wanted = [DeviceConfig(port=port, rate_hz=rate_hz, baud=baud) for port in ports]
     wanted += [_parse_sensor(text, rate_hz=rate_hz, baud=baud) for text in sensors]
+    wanted += [
+        DeviceConfig.model_validate({"sensor": place, "lsl": name, "options": dict(units or {})})
+        for place, name in (lsl or {}).items()
+    ]
     radio = BleRadio()
     links: dict[str, DeviceLink] = {}
     for config in wanted:
@@ -105,7 +146,7 @@ def open_links(ports: list[str], sensors: list[str], *, rate_hz: float, baud: in
             raise ConfigError(f"{config.where} stands twice; a device can be recorded once")
         links[config.where] = open_device(config, radio=radio)
     if not links:
-        raise ConfigError("nothing to record: name a port with --port, or a device with --sensor")
+        raise ConfigError("nothing to record: name a port with --port, a device with --sensor, or a stream with --lsl")
     return links
 
 
