@@ -19,7 +19,7 @@ from kinedge.training.anomalies import ANOMALIES, inject, parse_label, perturb
 from kinedge.training.evaluate import EpisodeMetrics, episodes_of, match_events
 from kinedge.training.simulate import RadioModel, SimulationConfig, simulate
 
-__all__ = ["bench_anomalies"]
+__all__ = ["bench_anomalies", "poisson_interval"]
 
 _WRISTS: Final = ("wrist_left", "wrist_right")
 _FROM_S, _TO_S, _LENGTH_S = 25.0, 35.0, 50.0
@@ -58,7 +58,7 @@ def bench_anomalies(
                 duration_s=ordinary_minutes * 60, subject_seed=seed, session_seed=seed, radio=radio
             )
             total += _measure(scorer, simulate(config).select(specs), ())
-        rate, low, high = (n / total.hours for n in (total.n_false, *_poisson_interval(total.n_false)))
+        rate, low, high = (n / total.hours for n in (total.n_false, *poisson_interval(total.n_false)))
         rows.append(
             {
                 "what": f"ordinary movement, {loss:.0%} loss",
@@ -122,7 +122,7 @@ def _measure(scorer: Scorer, recording: Recording, events: list[Region] | tuple[
     return metrics
 
 
-def _poisson_interval(count: int) -> tuple[float, float]:
+def poisson_interval(count: int) -> tuple[float, float]:
     """Return the exact 95 % interval of a Poisson mean, by bisection on its distribution function."""
 
     def at_most(k: int, mean: float) -> float:

@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 
 from kinedge.edge.aligner import Aligner
 from kinedge.edge.engine import Surprise
+from kinedge.edge.orientation import Alignment, FrameEstimator, Frames, rotate_samples, triads_of
 from kinedge.edge.scores import BlockScores
 from kinedge.edge.scoring import Scorer
 from kinedge.edge.verdict import Verdict
 from kinedge.recording import Recording, Region
 from kinedge.units import period_ns
 
-__all__ = ["align_recording", "hops", "score_recording", "verdicts_of"]
+__all__ = ["align_recording", "frames_of", "hops", "score_recording", "turn_recording", "verdicts_of"]
 
 
 def align_recording(recording: Recording, *, rate_hz: float) -> Recording:
@@ -45,6 +46,26 @@ def align_recording(recording: Recording, *, rate_hz: float) -> Recording:
 
     labels = tuple(Region(tick(r.start), tick(r.end), r.label) for r in recording.labels if tick(r.end) > tick(r.start))
     return replace(recording, rate_hz=rate_hz, values=block.values, valid=block.valid, labels=labels)
+
+
+def frames_of(recording: Recording, *, walking_s: float | None = None) -> Frames:
+    """Learn how the sensors of a recording sit, from its first ``walking_s`` of walking, or from all of it."""
+    estimator = FrameEstimator(recording.sensors, rate_hz=recording.rate_hz)
+    step = max(1, round(recording.rate_hz))
+    for start in range(0, len(recording), step):
+        estimator.add(recording.values[start : start + step], recording.valid[start : start + step])
+        if walking_s is not None and estimator.walking_s >= walking_s:
+            break
+    return estimator.frames()
+
+
+def turn_recording(recording: Recording, alignment: Alignment) -> Recording:
+    """Return a recording as if its sensors sat as at enrolment, as far as the alignment could be told."""
+    triads, owner = triads_of(recording.sensors)
+    nothing = np.zeros((1, *recording.valid.shape), bool)
+    rotations = alignment.rotation[None].astype(np.float32)
+    values, valid, _ = rotate_samples(recording.values[None], recording.valid[None], nothing, rotations, triads, owner)
+    return replace(recording, values=values[0], valid=valid[0])
 
 
 def hops(recording: Recording, hop: int) -> Iterator[tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]]:
