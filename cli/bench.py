@@ -14,7 +14,7 @@ from kinedge.cli.app import app
 from kinedge.edge.config import DEFAULT_BUNDLE
 from kinedge.errors import ConfigError
 
-__all__ = ["anomalies", "bench", "clock", "decode", "links", "step"]
+__all__ = ["anomalies", "bench", "clock", "decode", "links", "step", "tsb"]
 
 bench = typer.Typer(help="Measure, always beside something to compare with.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
@@ -105,6 +105,28 @@ def links(
     from kinedge.benchmarks.links import bench_links
 
     _deliver(bench_links(n_sensors=sensors, rate_hz=rate_hz, seconds=seconds), out, as_json=as_json)
+
+
+@bench.command()
+def tsb(
+    data: Annotated[Path, typer.Option(help="The series, as npz.")],
+    published: Annotated[Path | None, typer.Option(help="CSV of published figures per series.")] = None,
+    tuning: Annotated[bool, typer.Option("--tuning", help="Score the three tuning series instead.")] = False,
+    method: Annotated[list[str] | None, typer.Option(help="Only this one; may be given again.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the result as JSON there.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Score TSB-AD-M by its official metric, lag 0 and fixed lag apart, beside published figures.
+
+    Example: kinedge bench tsb --data tsb_ad_m.npz --published tsb_ad_m_published_vus_pr.csv --out tsb.json
+    """
+    from kinedge.benchmarks.tsb import METHODS, bench_tsb
+
+    with Console(stderr=True).status("reading") as status:
+        found = bench_tsb(
+            data, published=published, tuning=tuning, methods=tuple(method or METHODS), progress=status.update
+        )
+    _deliver(found, out, as_json=as_json)
 
 
 def _deliver(found: dict[str, Any], out: Path | None, *, as_json: bool) -> None:

@@ -4,8 +4,8 @@ Choices
 -------
 * Smoothing comes first and is the largest single gain; a fixed output lag the second, since a trailing mean speaks best
   of the middle of what it has seen. Both are in samples, and the lag is part of the result.
-* ``weight * log(1 + mean / q99)`` with the 99 % quantile of the smoothed prefix: below it a branch says next to nothing,
-  far above it counts by its order of magnitude, so that no branch can drown the others by its units.
+* ``weight * log(1 + mean / q99)`` with the 99 % quantile of the smoothed prefix: below it a branch says next to
+  nothing, far above it counts by its order of magnitude, so that no branch can drown the others by its units.
 * A floor under each quantile: on a constant prefix it would be 0.
 """
 

@@ -165,7 +165,7 @@ class TrailingMean:
 
 
 def blocks(first: int, n: int, *, size: int) -> Iterator[tuple[int, int]]:
-    """Cut ``n`` samples that begin at stream position ``first`` at multiples of ``size``: chunking cannot move a cut."""
+    """Cut ``n`` samples from stream position ``first`` on at multiples of ``size``: chunking cannot move a cut."""
     at = 0
     while at < n:
         stop = min(n, at + size - (first + at) % size)

@@ -5,8 +5,8 @@ Choices
 * Patches of ``length`` samples, standardised by the prefix, compared by root mean square: no training, and repeating
   patterns need no model. Every ``stride``-th patch of the prefix is kept, more sparsely where there is no room.
 * The memory may go on learning (``learns``): a pattern surprises once. For anomalies that come back in the same form
-  (freezing of gait) it must not. A patch enters only when it is a patch's length old, so that nothing matches itself,
-  and only if it was new enough; half of the memory belongs to the prefix for good, the other half forgets its oldest.
+  (freezing of gait) it must not. A patch enters only if it was new, and when it is old enough to belong to nothing that
+  still goes on. Half of the memory belongs to the prefix for good; the other half forgets its oldest.
 * The memory changes at fixed positions of the stream, every 64 samples, so that chunking changes nothing.
 """
 
@@ -44,6 +44,9 @@ class PatchConfig:
         Numbers the memory may hold.
     learns
         Whether it takes in what it sees after the prefix.
+    delay
+        Samples before a patch may enter the memory; at least ``length``. Longer than an anomaly lasts, or it would
+        learn the beginning of one before its end.
     clip, unit
         Of normalised samples; scale of channels that are constant in the prefix.
 
@@ -58,12 +61,15 @@ class PatchConfig:
     stride: int = 4
     budget: int = 48_000
     learns: bool = True
+    delay: int = 32
     clip: float = 50.0
     unit: float = 0.02
 
     def __post_init__(self) -> None:
         if not 1 <= self.length <= 4096 or self.stride < 1 or self.budget < 1:
             raise ConfigError(f"patches need a length of 1 to 4096, and stride and budget of at least 1, got {self}")
+        if self.delay < self.length:
+            raise ConfigError(f"a patch of {self.length} samples enters after {self.delay}: it would match itself")
         if min(self.clip, self.unit) <= 0:
             raise ConfigError(f"clip and unit of patches must be above 0, got {self.clip} and {self.unit}")
         if self.columns is not None and (not self.columns or min(self.columns) < 0):
@@ -92,12 +98,11 @@ class PatchDetector(Detector):
         patches = self._patches(z)
         n_fixed = room // 2 if cfg.learns else room
         ends = np.arange(0, len(patches), max(cfg.stride, -(-len(patches) // n_fixed)))
-        self._n_fixed = len(ends)
-        self._memory = np.full((len(ends) + (room - n_fixed if cfg.learns else 0), size), np.inf)
-        self._memory[: len(ends)] = patches[ends]
+        self._memory = patches[ends]
+        self._n_slots = len(ends) + (room - n_fixed if cfg.learns else 0)
         unseen = np.concatenate(
             [
-                self._distance(patches[a : a + _REFRESH], self._memory[: len(ends)], not_near=ends, first=a)
+                self._distance(patches[a : a + _REFRESH], self._memory, not_near=ends, first=a)
                 for a in range(0, len(patches), _REFRESH)
             ]
         )
@@ -110,7 +115,7 @@ class PatchDetector(Detector):
         cfg, size = self.config, self._memory.shape[1]
         self._state: State = {
             "past": np.zeros((cfg.length - 1, len(self._columns))),
-            "learned": np.full((len(self._memory) - self._n_fixed, size), np.inf),
+            "learned": np.zeros((self._n_slots - len(self._memory), size)),
             "waiting": np.zeros((0, size)),
             "waiting_ends": np.zeros(0, dtype=np.int64),
             "n_seen": np.zeros(1, dtype=np.int64),
@@ -122,18 +127,15 @@ class PatchDetector(Detector):
         windows = np.lib.stride_tricks.sliding_window_view(z, self.config.length, axis=0)
         return windows.reshape(len(windows), -1)
 
-    def _distance(self, patches: F64, memory: F64, *, not_near: NDArray[np.int64] | None = None, first: int = 0) -> F64:
-        """Return the root mean square difference to the nearest patch in memory; 0 while there is none."""
-        known = memory[np.isfinite(memory[:, 0])]
-        if len(known) == 0:
-            return np.full(len(patches), np.inf)
-        square = (patches**2).sum(axis=1)[:, None] + (known**2).sum(axis=1) - 2 * patches @ known.T
+    def _distance(self, patches: F64, known: F64, *, not_near: NDArray[np.int64] | None = None, first: int = 0) -> F64:
+        """Return the root mean square difference to the nearest of some stored patches; 0 if none may be compared."""
+        square = (patches**2).sum(axis=1)[:, None] + np.einsum("ij,ij->i", known, known) - 2 * patches @ known.T
         if not_near is not None:
             near = np.abs(first + np.arange(len(patches))[:, None] - not_near) < self.config.length
             square[near] = np.inf
         nearest = square.min(axis=1)
         nearest[np.isinf(nearest)] = 0.0
-        return np.asarray(np.sqrt(np.maximum(nearest, 0.0) / memory.shape[1]))
+        return np.asarray(np.sqrt(np.maximum(nearest, 0.0) / known.shape[1]))
 
     def step(self, x: ArrayLike) -> F64:
         """Take (n, C), return distances (n,)."""
@@ -151,9 +153,10 @@ class PatchDetector(Detector):
         z, _ = self._standard.apply(x)
         seen = np.concatenate([state["past"], z])
         patches = self._patches(seen)
-        distance = self._distance(patches, self._memory[: self._n_fixed])
-        if cfg.learns and state["n_learned"][0]:
-            distance = np.minimum(distance, self._distance(patches, state["learned"]))
+        distance = self._distance(patches, self._memory)
+        n_learned = min(int(state["n_learned"][0]), len(state["learned"]))
+        if n_learned:
+            distance = np.minimum(distance, self._distance(patches, state["learned"][:n_learned]))
         distance[: max(0, cfg.length - 1 - first)] = 0.0
         ends = first + np.arange(len(x))
         if cfg.learns:
@@ -165,9 +168,9 @@ class PatchDetector(Detector):
         return distance
 
     def _learn(self, now: int) -> None:
-        """Take in the waiting patches that ended at least a patch's length ago."""
+        """Take in the waiting patches that are old enough."""
         state = self._state
-        ripe = state["waiting_ends"] < now - self.config.length
+        ripe = state["waiting_ends"] < now - self.config.delay
         slots = len(state["learned"])
         for patch in state["waiting"][ripe]:
             state["learned"][int(state["n_learned"][0]) % slots] = patch
@@ -189,4 +192,4 @@ class PatchDetector(Detector):
     @property
     def n_parameters(self) -> int:
         """All slots of the memory, and two numbers per channel."""
-        return int(self._memory.size) + 2 * len(self._columns) + 1
+        return self._n_slots * self._memory.shape[1] + 2 * len(self._columns) + 1

@@ -1,13 +1,15 @@
-"""The network detector: the causal forecaster of the package on channels of any kind, trained on a prefix, stepped in numpy.
+"""The network detector: the causal forecaster on channels of any kind, trained on a prefix and stepped in numpy.
 
 Choices
 -------
-* The network is :class:`~kinedge.training.model.Forecaster`: linear skip plus a small dilated TCN, Student-t likelihood,
+* The network is :class:`~kinedge.training.model.Forecaster`: linear skip and small dilated TCN, Student-t likelihood,
   two horizons. It starts as the linear model, and the best epoch on the last quarter of the prefix is kept: where there
   is too little data to learn from, it stays the linear model.
-* Channels that never change in the prefix cannot be learned; the linear detector watches those.
+* Channels that never change in the prefix cannot be learned; they are predicted to stay as they are.
 * Missing samples and hidden channels are masked: in training, some channels are hidden from the input at random.
-* Surprise is the mean of ``z^2`` over channels and both horizons, ``z = (x - mu) / sigma``, clipped.
+* Surprise is that of :mod:`~kinedge.training.detectors.residuals`, over channels and both horizons, in units of the
+  residuals of the last quarter. The network's own scale serves its training alone: on commands that are 0 for hours it
+  becomes so small that the next command outshines everything.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from torch import Tensor, nn
 
 from kinedge.errors import ConfigError, SignalError
 from kinedge.training.detectors.interface import Detector, Standardisation, State, checked_samples, restored
+from kinedge.training.detectors.residuals import ResidualUnits
 from kinedge.training.linear import fit_linear
 from kinedge.training.model import LOG_SIGMA_MAX, LOG_SIGMA_MIN, Forecaster, ForecasterConfig, StudentT
 
@@ -42,7 +45,7 @@ class TcnConfig:
     ----------
     horizons, var_order, width, dilations
         As in :class:`~kinedge.training.model.ForecasterConfig`.
-    clip, residual_clip, unit
+    clip, residual_clip, unit, floor, forget
         As in :class:`~kinedge.training.detectors.var.VarConfig`.
     ridge
         Of the linear start, in all.
@@ -66,8 +69,10 @@ class TcnConfig:
     clip: float = 50.0
     residual_clip: float = 100.0
     unit: float = 0.02
+    floor: float = 0.01
+    forget: float = 1000.0
     ridge: float = 1000.0
-    steps: int = 400
+    steps: int = 250
     batch: int = 8
     window: int = 96
     learning_rate: float = 3e-3
@@ -76,9 +81,14 @@ class TcnConfig:
 
     def __post_init__(self) -> None:
         if self.steps < 0 or self.batch < 1 or self.window < 8 or not 0 <= self.dropout < 1:
-            raise ConfigError(f"training of a network detector needs steps, crops and a window of 8 samples, got {self}")
-        if min(self.clip, self.residual_clip, self.unit, self.learning_rate) <= 0 or self.ridge < 0:
-            raise ConfigError(f"clips, unit and learning rate must be above 0 and ridge not below it, got {self}")
+            raise ConfigError(
+                f"training of a network detector needs steps, crops and a window of 8 samples, got {self}"
+            )
+        if (
+            min(self.clip, self.residual_clip, self.unit, self.floor, self.learning_rate) <= 0
+            or min(self.ridge, self.forget) < 0
+        ):
+            raise ConfigError(f"clips, unit, floor and rate must be above 0, ridge and forget not below it, got {self}")
 
 
 class TcnDetector(Detector):
@@ -102,12 +112,10 @@ class TcnDetector(Detector):
         self._n_channels = x.shape[1]
         standard = Standardisation.fit(x, clip=cfg.clip, unit=cfg.unit)
         z, present = standard.apply(x)
-        self._columns = np.flatnonzero(np.ptp(z, axis=0) > 0)
+        self._columns, self._constant = (np.flatnonzero(c) for c in (np.ptp(z, axis=0) > 0, np.ptp(z, axis=0) == 0))
         if len(self._columns) == 0:
             raise SignalError("no channel of the prefix changes; there is nothing for a network to learn")
-        self._standard = Standardisation(
-            standard.center[self._columns], standard.scale[self._columns], standard.clip
-        )
+        self._standard = standard
         self._shape = ForecasterConfig(len(self._columns), cfg.horizons, cfg.var_order, cfg.width, cfg.dilations)
         least = 4 * (self._shape.receptive_field + cfg.horizons[-1] + 8) // 3
         if len(x) < least:
@@ -123,6 +131,12 @@ class TcnDetector(Detector):
             torch.set_num_threads(threads)
         self._layers = {name: value.numpy().copy() for name, value in model.state_dict().items()}
         self._reset()
+        residual, there = self._residuals(x)
+        late = 3 * len(x) // 4
+        self._units = ResidualUnits(
+            residual[late:], there[late:], floor=cfg.floor, clip=cfg.residual_clip, forget=cfg.forget
+        )
+        self._reset()
         scores = self.step(x)
         self._reset()
         return scores
@@ -133,7 +147,7 @@ class TcnDetector(Detector):
         self._state: State = {
             "var": np.zeros((shape.var_order - 1, n_channels), np.float32),
             "mu": np.zeros((horizon, shape.n_outputs), np.float32),
-            "log_sigma": np.zeros((horizon, shape.n_outputs), np.float32),
+            "square": np.ones(shape.n_outputs + len(self._constant)),
             "n_seen": np.zeros(1, dtype=np.int64),
         }
         for i, kept in enumerate(shape.history):
@@ -146,26 +160,32 @@ class TcnDetector(Detector):
         return np.concatenate(parts) if parts else np.zeros(0)
 
     def _step(self, x: F64) -> F64:
-        z, present = self._standard.apply(x[:, self._columns])
-        mu, log_sigma = self._predict(z.astype(np.float32), present.astype(np.float32))
-        state, n, n_channels = self._state, len(x), self._shape.n_channels
-        mus = np.concatenate([state["mu"], mu])
-        log_sigmas = np.concatenate([state["log_sigma"], log_sigma])
-        first, horizon = int(state["n_seen"][0]), self._shape.horizons[-1]
-        total = np.zeros(n)
-        for i, h in enumerate(self._shape.horizons):
-            rows, columns = slice(horizon - h, horizon - h + n), slice(i * n_channels, (i + 1) * n_channels)
-            limit = self.config.residual_clip
-            residual = (z - mus[rows, columns]) * np.exp(-log_sigmas[rows, columns].astype(np.float64))
-            total += np.where(present, np.clip(residual, -limit, limit) ** 2, 0.0).sum(axis=1)
-        total /= len(self._shape.horizons) * np.maximum(present.sum(axis=1), 1)
-        total[: max(0, self._shape.receptive_field + horizon - first)] = 0.0
-        state["mu"], state["log_sigma"] = mus[-horizon:], log_sigmas[-horizon:]
-        state["n_seen"] = np.array([first + n], dtype=np.int64)
-        return total
+        residual, there = self._residuals(x)
+        surprise, self._state["square"] = self._units.surprise(residual, there, self._state["square"])
+        return surprise
 
-    def _predict(self, x: F32, mask: F32) -> tuple[F32, F32]:
-        """Do what :meth:`Forecaster.forward` does, for one stream (n, C), without torch."""
+    def _residuals(self, x: F64) -> tuple[F64, NDArray[np.bool_]]:
+        """Return what no prediction explains (n, K), and where that can be told; moves the state on."""
+        whole, whole_present = self._standard.apply(x)
+        z, present = whole[:, self._columns], whole_present[:, self._columns]
+        state, n, n_channels = self._state, len(x), self._shape.n_channels
+        mu = np.concatenate([state["mu"], self._predict(z.astype(np.float32), present.astype(np.float32))])
+        first, horizon = int(state["n_seen"][0]), self._shape.horizons[-1]
+        due = [
+            mu[horizon - h : horizon - h + n, i * n_channels : (i + 1) * n_channels]
+            for i, h in enumerate(self._shape.horizons)
+        ]
+        there = np.tile(present, len(due))
+        there[: max(0, self._shape.receptive_field + horizon - first)] = False
+        state["mu"] = mu[-horizon:]
+        state["n_seen"] = np.array([first + n], dtype=np.int64)
+        residual = np.concatenate(
+            [np.tile(z, len(due)) - np.concatenate(due, axis=1), whole[:, self._constant]], axis=1
+        )
+        return residual, np.concatenate([there, whole_present[:, self._constant]], axis=1)
+
+    def _predict(self, x: F32, mask: F32) -> F32:
+        """Return the locations that :meth:`Forecaster.forward` gives, for one stream (n, C), without torch."""
         shape, layers, state, n = self._shape, self._layers, self._state, len(x)
         seen = np.concatenate([state["var"], x])
         location = _linear(_taps(seen, n, shape.var_order, 1), layers, "var")
@@ -175,8 +195,8 @@ class TcnDetector(Detector):
             seen = np.concatenate([state[f"conv{i}"], np.maximum(h, 0)])
             h = h + _linear(_taps(seen, n, shape.kernel, dilation), layers, f"convs.{i}")
             state[f"conv{i}"] = seen[len(seen) - kept :]
-        correction, log_sigma = np.split(_linear(np.maximum(h, 0), layers, "head"), 2, axis=1)
-        return location + correction, np.clip(log_sigma, LOG_SIGMA_MIN, LOG_SIGMA_MAX)
+        correction: F32 = _linear(np.maximum(h, 0), layers, "head")[:, : shape.n_outputs]
+        return location + correction
 
     @property
     def state(self) -> State:
@@ -189,8 +209,9 @@ class TcnDetector(Detector):
 
     @property
     def n_parameters(self) -> int:
-        """Weights, and two numbers per channel."""
-        return sum(layer.size for layer in self._layers.values()) + 2 * len(self._columns)
+        """Weights, two numbers per channel, one per residual."""
+        n_weights = sum(layer.size for layer in self._layers.values())
+        return n_weights + 2 * self._n_channels + len(self._units.deviation)
 
 
 def _linear(x: F32, layers: Mapping[str, F32], name: str) -> F32:
@@ -218,7 +239,9 @@ def _train(shape: ForecasterConfig, cfg: TcnConfig, x: F32, mask: F32) -> Foreca
     rng = np.random.default_rng(cfg.seed)
     truth, there = torch.from_numpy(x), torch.from_numpy(mask)
     length = min(shape.receptive_field + cfg.window, n_fit - shape.horizons[-1] - 1)
-    best = _nll(model, likelihood, truth[None, n_fit - shape.receptive_field :], there[None, n_fit - shape.receptive_field :])
+    best = _nll(
+        model, likelihood, truth[None, n_fit - shape.receptive_field :], there[None, n_fit - shape.receptive_field :]
+    )
     kept, lowest = {k: v.clone() for k, v in model.state_dict().items()}, float(best.detach())
     for step in range(1, cfg.steps + 1):
         starts = rng.integers(0, n_fit - length - shape.horizons[-1], cfg.batch)

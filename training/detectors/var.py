@@ -3,9 +3,7 @@
 Choices
 -------
 * One ridge solution in closed form on the prefix, all channels from all channels; no training, no seed.
-* A residual is divided by its deviation on the prefix (plus a floor), clipped, squared, and averaged over channels.
-* Its unit follows slowly: a machine that has become noisier for good is not anomalous for good. The unit never falls
-  below that of the prefix, and one residual counts as at most five times the unit, so that an anomaly cannot hide itself.
+* What a residual means is said in :mod:`~kinedge.training.detectors.residuals`.
 """
 
 from __future__ import annotations
@@ -19,12 +17,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from kinedge.errors import ConfigError
 from kinedge.training.detectors.interface import Detector, Standardisation, State, checked_samples, restored
+from kinedge.training.detectors.residuals import ResidualUnits
 
 __all__ = ["VarConfig", "VarDetector"]
 
 F64 = NDArray[np.float64]
 _CHUNK: Final = 2048
-_LOUD: Final = 5.0  # units: what a single residual can at most add to the unit
 
 
 @dataclass(frozen=True)
@@ -94,10 +92,8 @@ class VarDetector(Detector):
                 for a in range(p, len(z), _CHUNK)
             ]
         )
-        residual[~present[p:]] = np.nan
-        count = np.maximum(present[p:].sum(axis=0), 1)
-        deviation = np.sqrt(np.nansum((residual - np.nansum(residual, axis=0) / count) ** 2, axis=0) / count)
-        self._deviation = deviation + self.config.floor
+        cfg = self.config
+        self._units = ResidualUnits(residual, present[p:], floor=cfg.floor, clip=cfg.residual_clip, forget=cfg.forget)
         self._reset()
         scores = self.step(x)
         self._reset()
@@ -128,28 +124,13 @@ class VarDetector(Detector):
     def _step(self, x: F64) -> F64:
         z, present = self._standard.apply(x)
         seen = np.concatenate([self._state["past"], z])
-        residual = (z - self._features(seen) @ self._weight) / self._deviation
-        limit = self.config.residual_clip
-        square = np.where(present, np.clip(residual, -limit, limit) ** 2, 0.0)
+        residual = z - self._features(seen) @ self._weight
         n_seen = int(self._state["n_seen"][0])
-        square[: max(0, self.config.order - n_seen)] = 0.0  # nothing can be predicted from before the start
+        present[: max(0, self.config.order - n_seen)] = False  # nothing can be predicted from before the start
+        surprise, self._state["square"] = self._units.surprise(residual, present, self._state["square"])
         self._state["past"] = seen[len(seen) - self.config.order :]
         self._state["n_seen"] = np.array([n_seen + len(x)], dtype=np.int64)
-        if self.config.forget:
-            square = self._relative(square, present)
-        counted = np.maximum(present.sum(axis=1), 1)
-        return np.asarray(square.sum(axis=1) / counted)
-
-    def _relative(self, square: F64, present: NDArray[np.bool_]) -> F64:
-        """Divide by the running mean square before each sample."""
-        unit, share = self._state["square"], 1.0 / self.config.forget
-        units = np.empty_like(square)
-        for t in range(len(square)):
-            units[t] = unit
-            step = np.minimum(square[t], _LOUD**2 * unit) - unit
-            unit = np.maximum(unit + share * np.where(present[t], step, 0.0), 1.0)
-        self._state["square"] = unit
-        return square / units
+        return surprise
 
     @property
     def state(self) -> State:

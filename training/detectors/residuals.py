@@ -1,0 +1,67 @@
+"""From residuals to surprise: the part that all forecasting detectors share.
+
+Choices
+-------
+* A residual is divided by its deviation on the prefix, plus a floor, clipped, squared, and averaged over channels and
+  horizons.
+* Its unit follows slowly: a machine that has become noisier for good is not anomalous for good. The unit never falls
+  below that of the prefix, and one residual counts as at most five units, so that an anomaly cannot hide itself.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["ResidualUnits"]
+
+F64 = NDArray[np.float64]
+_LOUD: Final = 5.0
+
+
+class ResidualUnits:
+    """Deviations of residuals on the prefix, and how they have grown since.
+
+    Parameters
+    ----------
+    residual : (n, K)
+        Of the prefix.
+    present : (n, K)
+        Where there was something to predict.
+    floor
+        Added to the deviation.
+    clip
+        Of residuals in their units.
+    forget
+        Time constant of the unit, samples; 0 keeps that of the prefix.
+    """
+
+    def __init__(self, residual: F64, present: NDArray[np.bool_], *, floor: float, clip: float, forget: float) -> None:
+        count = np.maximum(present.sum(axis=0), 1)
+        known = np.where(present, residual, 0.0)
+        deviation = np.where(present, known - known.sum(axis=0) / count, 0.0)
+        self.deviation = np.sqrt((deviation**2).sum(axis=0) / count) + floor
+        self.clip = clip
+        self.forget = forget
+
+    def surprise(self, residual: F64, present: NDArray[np.bool_], square: F64) -> tuple[F64, F64]:
+        """Return the surprise (n,) of residuals (n, K), 1 being usual, and the running mean square (K,) behind them.
+
+        Parameters
+        ----------
+        square : (K,)
+            The running mean square before them; ones at the start.
+        """
+        z = np.clip(residual / self.deviation, -self.clip, self.clip)
+        squares = np.where(present, z**2, 0.0)
+        if self.forget:
+            units = np.empty_like(squares)
+            share = present / self.forget
+            for t in range(len(squares)):
+                units[t] = square
+                step = np.minimum(squares[t], _LOUD**2 * square) - square
+                square = np.maximum(square + share[t] * step, 1.0)
+            squares /= units
+        return np.asarray(squares.sum(axis=1) / np.maximum(present.sum(axis=1), 1)), square
