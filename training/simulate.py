@@ -219,7 +219,9 @@ def simulate(config: SimulationConfig) -> Recording:
     )
 
 
-def sense(motion: Motion, imu: ImuModel, *, sensor: str, rate_hz: float, seeds: tuple[int, int]) -> NDArray[np.float64]:
+def sense(
+    motion: Motion, imu: ImuModel, *, sensor: str, rate_hz: float, seeds: tuple[int, int], part: int = 0
+) -> NDArray[np.float64]:
     """Return readings (n, 6) of an imperfect sensor that moves like this: acc in m/s^2, gyr in rad/s.
 
     Parameters
@@ -228,6 +230,8 @@ def sense(motion: Motion, imu: ImuModel, *, sensor: str, rate_hz: float, seeds: 
         Its name: each has errors of its own.
     seeds
         Of subject and session.
+    part
+        Which piece of a session this is: pieces share gain and bias, and have noise of their own.
     """
     n = len(motion.acc_world)
     rng = stream(f"imu {sensor}", *seeds)
@@ -242,6 +246,8 @@ def sense(motion: Motion, imu: ImuModel, *, sensor: str, rate_hz: float, seeds: 
     limit = np.repeat([imu.acc_range_m_s2, imu.gyr_range_rad_s], 3)
     readings *= 1 + rng.normal(0, imu.scale_error, 6)
     readings += rng.normal(0, 1, 6) * bias_sd
+    if part:
+        rng = stream(f"imu {sensor} part {part}", *seeds)
     # The walk is drawn once a second: what it does in between is far below the noise.
     n_seconds = math.ceil(n / rate_hz) + 1
     walk = np.cumsum(rng.normal(0, imu.bias_drift / math.sqrt(60.0), (n_seconds, 6)), axis=0) * bias_sd
