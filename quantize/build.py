@@ -2,12 +2,12 @@
 
 ``holdout``: subjects are split once into those that train, that stop the training, that calibrate, and that test.
 ``cross``: for few subjects. Each is scored by a model trained on the others, and these scores calibrate the model
-that is trained on all; nobody is scored by a model that saw them.
+that is trained on all; nobody is scored by a model that saw them. ``personal``: one person's own recordings, split
+in the order of time, so that what calibrates and what tests is later than what was trained on.
 """
 
 from __future__ import annotations
 
-import itertools
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from pydantic import Field
 
 from kinedge import __version__
@@ -29,15 +28,31 @@ from kinedge.edge.scoring import Scorer
 from kinedge.errors import ConfigError, SignalError
 from kinedge.quantize.card import model_card
 from kinedge.quantize.export import export_onnx
+from kinedge.quantize.parts import Parts, some_to_stop, split_in_time, split_subjects
 from kinedge.recording import Recording
 from kinedge.signals import SensorSpec
 from kinedge.training.cohort import calibrate_cohort
 from kinedge.training.evaluate import EpisodeMetrics, episodes_of, match_events
 from kinedge.training.fit import EpochRecord, FitConfig, FitResult, fit
+from kinedge.training.windows import labelled
 
-__all__ = ["BuildConfig", "Built", "build_bundle", "split_subjects"]
+__all__ = [
+    "BuildConfig",
+    "Built",
+    "Parts",
+    "build_bundle",
+    "complete",
+    "fit_settings",
+    "held_out",
+    "on_grid",
+    "split_in_time",
+    "split_parts",
+    "split_subjects",
+]
 
 Report = Callable[[str, EpochRecord | None], None]
+Scored = tuple[Sequence[Recording], Scorer]
+_MAX_FOLDS = 6  # of the cohort, when everybody is to be judged by a calibration they had no part in
 
 
 class BuildConfig(Config):
@@ -52,9 +67,10 @@ class BuildConfig(Config):
     rate_hz: float = Field(default=50.0, ge=10, le=500)
     hop_s: float = Field(default=1.0, gt=0, le=60, description="a verdict every so often")
     block_s: float = Field(default=2.0, gt=0, le=120, description="what a verdict looks back; a multiple of hop_s")
-    split: Literal["holdout", "cross"] = "holdout"
+    split: Literal["holdout", "cross", "personal"] = "holdout"
     shares: tuple[float, float, float] = Field(
-        default=(0.15, 0.25, 0.15), description="of subjects that stop the training, calibrate, and test (holdout)"
+        default=(0.15, 0.25, 0.15),
+        description="that stop the training, calibrate, and test; of subjects (holdout) or of time (personal)",
     )
     exclude_labels: tuple[str, ...] = Field(
         default=("freeze", "outside", "anomaly:*"), description="regions that are no ordinary movement"
@@ -65,36 +81,17 @@ class BuildConfig(Config):
 
 @dataclass(frozen=True, eq=False)
 class Built:
-    """A bundle with what is known of its making."""
+    """A bundle with what is known of its making.
+
+    ``scorers`` are the models that scored what it was calibrated on: recordings, and a model that never saw them.
+    """
 
     data: bytes
     bundle: Bundle
     fit: FitResult
     test: EpisodeMetrics | None
-
-
-def split_subjects(
-    recordings: Sequence[Recording], shares: Sequence[float], *, seed: int
-) -> tuple[list[Recording], ...]:
-    """Split by subject into the rest and one part per share.
-
-    Raises
-    ------
-    SignalError
-        There are too few subjects for every part to have one.
-    """
-    subjects = sorted({r.subject for r in recordings})
-    counts = [max(1, round(s * len(subjects))) if s > 0 else 0 for s in shares]
-    if sum(counts) >= len(subjects):
-        raise SignalError(
-            f"{len(subjects)} subjects cannot be split into training and {sum(c > 0 for c in counts)} other parts; "
-            "record more people, or use split = 'cross'"
-        )
-    order = [subjects[i] for i in np.random.default_rng(seed).permutation(len(subjects))]
-    edges = np.cumsum([0, *counts])
-    parts = [set(order[a:b]) for a, b in itertools.pairwise(edges)]
-    rest = set(order[edges[-1] :])
-    return tuple([r for r in recordings if r.subject in part] for part in (rest, *parts))
+    parts: Parts
+    scorers: Sequence[Scored]
 
 
 def build_bundle(
@@ -104,6 +101,7 @@ def build_bundle(
     command: str = "",
     report: Report | None = None,
     checkpoints: Path | None = None,
+    made_s: int | None = None,
 ) -> Built:
     """Train, calibrate, measure and pack.
 
@@ -119,6 +117,8 @@ def build_bundle(
         Called with a stage's name, and with each epoch.
     checkpoints
         A folder; a run that was cut off goes on from what lies there.
+    made_s
+        When the bundle was made, in seconds of the Unix epoch; ``SOURCE_DATE_EPOCH`` or now when None.
 
     Raises
     ------
@@ -127,33 +127,89 @@ def build_bundle(
     ConfigError
         The settings contradict each other.
     """
-    hop, block = round(config.hop_s * config.rate_hz), round(config.block_s * config.rate_hz)
-    if hop < 1 or block % hop:
-        raise ConfigError(f"block_s {config.block_s} must be a whole number of hop_s {config.hop_s}")
     say: Report = report or (lambda stage, epoch: None)
     say("aligning", None)
+    grid = on_grid(recordings, config)
+    if config.split != "cross":
+        parts = split_parts(grid, config)
+        result = _fit(parts.training, parts.stopping, config, "training", say, checkpoints)
+        return complete(grid, parts, result, config, command=command, report=say, made_s=made_s)
+    scorers: list[Scored] = []
+    subjects = sorted({r.subject for r in grid})
+    if len(subjects) < 2:
+        raise SignalError("split = 'cross' needs at least 2 subjects")
+    for subject in subjects:
+        own = [r for r in grid if r.subject == subject]
+        others = [r for r in grid if r.subject != subject]
+        partial = _fit(*some_to_stop(others), config, f"training without {subject}", say, checkpoints)
+        scorers.append((own, _provisional(partial, config)))
+    result = _fit(*some_to_stop(grid), config, "training on all", say, checkpoints)
+    parts = Parts(training=grid)
+    return complete(grid, parts, result, config, scorers=scorers, command=command, report=say, made_s=made_s)
+
+
+def on_grid(recordings: Sequence[Recording], config: BuildConfig) -> list[Recording]:
+    """Select the sensors, and bring recordings to the model's grid.
+
+    Raises
+    ------
+    SignalError
+        A sensor is not there.
+    ConfigError
+        The times of block and hop do not go together.
+    """
+    hop, block = _samples(config)
+    if hop < 1 or block % hop:
+        raise ConfigError(f"block_s {config.block_s} must be a whole number of hop_s {config.hop_s}")
     specs = _wanted_sensors(recordings, config.sensors)
-    grid = [align_recording(r.select(specs), rate_hz=config.rate_hz) for r in recordings]
-    test: list[Recording] = []
+    return [align_recording(r.select(specs), rate_hz=config.rate_hz) for r in recordings]
+
+
+def split_parts(grid: Sequence[Recording], config: BuildConfig) -> Parts:
+    """Split recordings on the grid by subject, or, for a person's own model, by time.
+
+    Raises
+    ------
+    SignalError
+        There are too few subjects or samples; or several people where there must be one.
+    """
     if config.split == "holdout":
-        train, val, calibrate, test = split_subjects(grid, config.shares, seed=config.seed)
-        result = _fit(train, val, config, "training", say, checkpoints)
-        say("calibrating", None)
-        scorers = [(calibrate, _provisional(result, config, hop=hop, block=block))]
-    else:
-        scorers = []
-        subjects = sorted({r.subject for r in grid})
-        if len(subjects) < 2:
-            raise SignalError("split = 'cross' needs at least 2 subjects")
-        for subject in subjects:
-            own = [r for r in grid if r.subject == subject]
-            others = [r for r in grid if r.subject != subject]
-            partial = _fit(*_some_to_stop(others), config, f"training without {subject}", say, checkpoints)
-            scorers.append((own, _provisional(partial, config, hop=hop, block=block)))
-        result = _fit(*_some_to_stop(grid), config, "training on all", say, checkpoints)
-        say("calibrating", None)
+        return Parts(*split_subjects(grid, config.shares, seed=config.seed))
+    subjects = sorted({r.subject for r in grid})
+    if len(subjects) > 1:
+        raise SignalError(f"split = 'personal' takes one person's recordings, got those of {', '.join(subjects)}")
+    channels = sum(s.n_channels for s in grid[0].sensors)
+    gap = config.fit.forecaster(channels).receptive_field + _samples(config)[1]
+    return Parts(*split_in_time(grid, config.shares, gap=gap))
+
+
+def complete(
+    grid: Sequence[Recording],
+    parts: Parts,
+    result: FitResult,
+    config: BuildConfig,
+    *,
+    scorers: Sequence[Scored] = (),
+    command: str = "",
+    report: Report | None = None,
+    made_s: int | None = None,
+) -> Built:
+    """Calibrate a trained model, measure it on the test part, and pack.
+
+    Parameters
+    ----------
+    grid
+        All recordings, for the manifest.
+    parts
+        The same by what they are used for.
+    scorers
+        What to calibrate on; the calibration part, scored by this very model, when empty.
+    """
+    say: Report = report or (lambda stage, epoch: None)
+    say("calibrating", None)
+    scorers = scorers or [(parts.calibration, _provisional(result, config))]
     calibration = calibrate_cohort(scorers, exclude_labels=config.exclude_labels, seed=config.seed)
-    manifest = _manifest_fields(result, config, grid, hop=hop, block=block, command=command)
+    manifest = _manifest_fields(result, config, grid, command=command, made_s=made_s)
     bundle = _pack(manifest, result, calibration)
     say("measuring", None)
     quality: dict[str, str | int | float] = {
@@ -163,20 +219,47 @@ def build_bundle(
         "calibration_subjects": sum(len({r.subject for r in rs}) for rs, _ in scorers),
     }
     metrics = None
-    if test:
+    if parts.test:
         scorer = Scorer(read_bundle(bundle))
         metrics = EpisodeMetrics()
-        for recording in test:
+        for recording in parts.test:
             found, n, unsure = episodes_of(scorer, recording)
-            metrics += match_events(found, (), rate_hz=config.rate_hz, duration_s=recording.duration_s)
+            events = labelled(recording, config.exclude_labels)
+            metrics += match_events(found, events, rate_hz=config.rate_hz, duration_s=recording.duration_s)
             metrics.n_verdicts += n
             metrics.n_unsure += unsure
-        quality["test_subjects"] = len({r.subject for r in test})
+        quality["test_subjects"] = len({r.subject for r in parts.test})
         quality["test_hours_of_ordinary_movement"] = round(metrics.hours, 3)
         quality["test_false_episodes"] = metrics.n_false
         quality["test_unsure_share"] = round(metrics.n_unsure / max(metrics.n_verdicts, 1), 4)
     data = _pack({**manifest, "quality": quality}, result, calibration)
-    return Built(data=data, bundle=read_bundle(data), fit=result, test=metrics)
+    return Built(data, read_bundle(data), result, metrics, parts, scorers)
+
+
+def held_out(built: Built, config: BuildConfig) -> list[Scored]:
+    """Return recordings with models that had no part in them, neither in training nor in calibration.
+
+    The test part, where there is one. Else (``cross``) the cohort in up to six folds, each judged by a calibration
+    on the others.
+    """
+    if built.parts.test:
+        return [(built.parts.test, Scorer(built.bundle))]
+    if len(built.scorers) < 2:
+        return []
+    judged: list[Scored] = []
+    for k in range(min(_MAX_FOLDS, len(built.scorers))):
+        others = [pair for i, pair in enumerate(built.scorers) if i % _MAX_FOLDS != k]
+        calibration = calibrate_cohort(others, exclude_labels=config.exclude_labels, seed=config.seed)
+        judged += [
+            (recordings, Scorer(scorer.bundle, backend=scorer.engine.backend, calibration=calibration))
+            for recordings, scorer in built.scorers[k::_MAX_FOLDS]
+        ]
+    return judged
+
+
+def _samples(config: BuildConfig) -> tuple[int, int]:
+    """Return hop and block."""
+    return round(config.hop_s * config.rate_hz), round(config.block_s * config.rate_hz)
 
 
 def _wanted_sensors(recordings: Sequence[Recording], names: Sequence[str]) -> tuple[SensorSpec, ...]:
@@ -189,26 +272,16 @@ def _wanted_sensors(recordings: Sequence[Recording], names: Sequence[str]) -> tu
     return tuple(known[n] for n in names) if names else recordings[0].sensors
 
 
-def _some_to_stop(recordings: Sequence[Recording]) -> tuple[list[Recording], list[Recording]]:
-    """Set every fourth recording aside to stop the training; with one recording, its last quarter."""
-    if len(recordings) == 1:
-        r = recordings[0]
-        cut = len(r) * 3 // 4
-        return [r.slice(0, cut)], [r.slice(cut, len(r))]
-    held = {i for i in range(len(recordings)) if i % 4 == 3} or {len(recordings) - 1}
-    return [r for i, r in enumerate(recordings) if i not in held], [r for i, r in enumerate(recordings) if i in held]
-
-
 def _fit(
-    train: list[Recording],
-    val: list[Recording],
+    train: Sequence[Recording],
+    val: Sequence[Recording],
     config: BuildConfig,
     stage: str,
     say: Report,
     checkpoints: Path | None,
 ) -> FitResult:
     say(stage, None)
-    settings = config.fit.model_copy(update={"exclude_labels": config.exclude_labels})
+    settings = fit_settings(config)
     checkpoint = None
     if checkpoints is not None:
         checkpoints.mkdir(parents=True, exist_ok=True)
@@ -216,19 +289,26 @@ def _fit(
     return fit(train, val, settings, progress=lambda epoch: say(stage, epoch), checkpoint=checkpoint)
 
 
-def _provisional(result: FitResult, config: BuildConfig, *, hop: int, block: int) -> Scorer:
+def fit_settings(config: BuildConfig) -> FitConfig:
+    """Return how the network is trained: what is no ordinary movement is said once for all stages."""
+    return config.fit.model_copy(update={"exclude_labels": config.exclude_labels})
+
+
+def _provisional(result: FitResult, config: BuildConfig) -> Scorer:
     """Score before there is a calibration: only scores are read, no verdicts."""
-    fields = _manifest_fields(result, config, (), hop=hop, block=block, command="")
-    manifest = read_bundle(_pack(fields, result, None)).manifest
-    return Scorer(read_bundle(_pack(fields, result, Calibration.blank(manifest))))
+    entries = _manifest_fields(result, config, (), command="", made_s=None)
+    manifest = read_bundle(_pack(entries, result, None)).manifest
+    return Scorer(read_bundle(_pack(entries, result, Calibration.blank(manifest))))
 
 
 def _manifest_fields(
-    result: FitResult, config: BuildConfig, recordings: Sequence[Recording], *, hop: int, block: int, command: str
+    result: FitResult, config: BuildConfig, recordings: Sequence[Recording], *, command: str, made_s: int | None
 ) -> dict[str, Any]:
+    hop, block = _samples(config)
     model = result.model
     n, outputs = model.config.n_channels, model.config.n_outputs
-    made_s = int(os.environ.get("SOURCE_DATE_EPOCH", time.time()))  # set it to make the same bytes again
+    if made_s is None:
+        made_s = int(os.environ.get("SOURCE_DATE_EPOCH", time.time()))  # set it to make the same bytes again
     digests = sorted(r.digest() for r in recordings)
     return {
         "name": config.name,

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinedge.errors import SignalError
-from kinedge.recording import Recording
+from kinedge.recording import Recording, Region
 from kinedge.signals import Quantity, SensorSpec, quantity_of
 from kinedge.training.rotations import matrix, small_rotation
 
-__all__ = ["Augmentation", "Normalisation", "Pieces", "common_layout"]
+__all__ = ["Augmentation", "Normalisation", "Pieces", "common_layout", "labelled"]
 
 F32 = NDArray[np.float32]
 # A channel that never moves gets this unit: well above the noise of a sensor at rest, well below any movement.
@@ -111,9 +111,8 @@ class Pieces:
         values, valid, lengths = [], [], []
         for recording in recordings:
             keep = np.ones(len(recording), dtype=bool)
-            for region in recording.labels:
-                if any(_matches(region.label, pattern) for pattern in exclude_labels):
-                    keep[region.start : region.end] = False
+            for region in labelled(recording, exclude_labels):
+                keep[region.start : region.end] = False
             edges = np.flatnonzero(np.diff(np.concatenate([[0], keep.astype(np.int8), [0]])))
             for start, end in zip(edges[::2], edges[1::2], strict=True):
                 if end - start >= min_length:
@@ -154,8 +153,11 @@ class Pieces:
         return np.where(valid, self.values[index], np.float32(0)), valid, inside
 
 
-def _matches(label: str, pattern: str) -> bool:
-    return label.startswith(pattern[:-1]) if pattern.endswith("*") else label == pattern
+def labelled(recording: Recording, patterns: Sequence[str]) -> tuple[Region, ...]:
+    """Return the regions with one of these labels; one that ends in ``*`` stands for all that begin so."""
+    whole = {p for p in patterns if not p.endswith("*")}
+    begins = tuple(p[:-1] for p in patterns if p.endswith("*"))
+    return tuple(r for r in recording.labels if r.label in whole or r.label.startswith(begins))
 
 
 @dataclass(frozen=True)
