@@ -100,5 +100,5 @@ async def _look_around(ports: list[str], listen_s: float) -> list[Finding]:
         a = h.advertisement
         strength = "" if a.rssi_dbm is None else f", {a.rssi_dbm} dBm"
         text = f"{printable(a.name) or '(no name)'}: {', '.join(h.families)}{strength}"
-        findings.append(Finding(f"heard {a.address}", OK, text))
+        findings.append(Finding(f"heard {a.address}", OK, text, configure=f"ble = {json.dumps(a.address)}"))
     return findings

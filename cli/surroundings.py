@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
+import itertools
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +20,9 @@ from kinedge.firmware_bridge.ble_radio import BleRadio, Heard
 from kinedge.firmware_bridge.device import SERIAL_CHANNEL, Command, SessionConfig
 from kinedge.firmware_bridge.devices.registry import driver, drivers
 from kinedge.firmware_bridge.links import LinkData, LinkOpened
+from kinedge.firmware_bridge.links_seeking import TellsIdentity, common_bauds
 from kinedge.firmware_bridge.links_serial import SerialLink
+from kinedge.firmware_bridge.ports import SerialPort, list_ports
 from kinedge.firmware_bridge.session_link import SessionLink
 from kinedge.signals import ImuChunk
 
@@ -42,6 +46,9 @@ BROKEN: Final = "broken"
 _STYLE: Final = {OK: "green", NOTE: "yellow", BROKEN: "red"}
 _BLUETOOTH_TIMEOUT_S: Final = 10.0
 _BAUDS: Final = (115_200, 9_600)
+_OURS: Final = "kinedge"
+_ANSWER_S: Final = 0.3
+_QUIET_SPEEDS: Final = len(_BAUDS)  # so many where nothing is heard at all
 _MAX_HEARD_BYTES: Final = 1 << 16
 
 
@@ -59,19 +66,23 @@ class Finding:
         What was found.
     advice
         What to do about it, empty where nothing is.
+    configure
+        The line of a configuration that means this device, wherever it is plugged in; empty where there is none.
     """
 
     what: str
     state: str
     text: str
     advice: str = ""
+    configure: str = ""
 
 
 def table_of(findings: Sequence[Finding]) -> Table:
-    """Lay findings out, with the advice below each."""
+    """Lay findings out, with what to configure and the advice below each."""
     table = Table(show_header=False)
     for f in findings:
-        text = escape(f.text) + (f"\n[bold]{escape(f.advice)}[/bold]" if f.advice else "")
+        text = escape(f.text) + (f"\n[cyan]{escape(f.configure)}[/cyan]" if f.configure else "")
+        text += f"\n[bold]{escape(f.advice)}[/bold]" if f.advice else ""
         table.add_row(f"[{_STYLE[f.state]}]{f.state}[/]", escape(f.what), text)
     return table
 
@@ -91,29 +102,27 @@ async def check_ports(wanted: Sequence[str], *, listen_s: float) -> list[Finding
     listen_s
         0 opens no port.
     """
-    from serial.tools.list_ports import comports
-
-    present = {str(p.device): str(p.description) for p in comports()}
+    present = {port.path: port for port in list_ports()}
     paths = list(dict.fromkeys([*wanted, *present]))
     if not paths:
         return [Finding("serial ports", NOTE, "there are none", "plug a device in; a charging cable carries no data")]
     findings = []
     for path in paths:
-        findings.append(check_port(path, description=present.get(path, ""), needed=path in wanted))
+        findings.append(check_port(path, listed=present.get(path), needed=path in wanted))
         if findings[-1].state == OK and listen_s:
             findings.append(await hear_port(path, listen_s=listen_s))
     return findings
 
 
-def check_port(path: str, *, description: str = "", needed: bool = True) -> Finding:
+def check_port(path: str, *, listed: SerialPort | None = None, needed: bool = True) -> Finding:
     """Look at a port without opening it: opening one makes some boards start anew.
 
     Parameters
     ----------
     path
         Such as ``/dev/ttyACM0``.
-    description
-        What the system calls the device.
+    listed
+        What the system says of the device.
     needed
         Whether a port that cannot be used is broken, or only noted.
     """
@@ -123,7 +132,7 @@ def check_port(path: str, *, description: str = "", needed: bool = True) -> Find
     except OSError as e:
         return Finding(what, bad, f"is not there ({e.strerror})", "plug the device in, or name another port")
     if os.access(path, os.R_OK | os.W_OK):
-        return Finding(what, OK, description or "can be read and written")
+        return Finding(what, OK, _told(listed) or "can be read and written", configure=_usb_line(listed))
     group = str(status.st_gid)
     with contextlib.suppress(ImportError, KeyError):
         group = importlib.import_module("grp").getgrgid(status.st_gid).gr_name
@@ -132,18 +141,70 @@ def check_port(path: str, *, description: str = "", needed: bool = True) -> Find
     advice = (
         f"sudo usermod -aG {group} $USER, then log in again"
         if joins
-        else "give it to the group dialout with a udev rule; the documentation of the serial link has one"
+        else "give it to the group dialout with a udev rule; docs/serial-ports.md has one"
     )
-    return Finding(what, bad, f"this user may not use it (it belongs to the group {group})", advice)
+    text = f"this user may not use it (it belongs to the group {group})"
+    return Finding(what, bad, text, advice, _usb_line(listed))
+
+
+def _told(port: SerialPort | None) -> str:
+    if port is None:
+        return ""
+    return printable(
+        " ".join(word for word in (port.description, port.usb_id and f"[{port.usb_id}]", port.by_id) if word)
+    )
+
+
+def _usb_line(port: SerialPort | None) -> str:
+    """Return how a configuration means the USB chip of a port; nothing where the chip cannot be told from others."""
+    if port is None or not port.usb_serial or not port.usb_serial.isprintable():
+        return ""
+    return f"usb = {json.dumps(port.usb_serial, ensure_ascii=False)}"
 
 
 async def hear_port(path: str, *, listen_s: float) -> Finding:
-    """Ask who is behind a port and, where it is one of ours, how its samples come.
+    """Find out who is behind a port and, where it is one of ours, how its samples come.
 
-    Takes ``listen_s`` where kinedge's own protocol is spoken, up to three times as long where it is not.
+    Takes up to twice ``listen_s`` where kinedge's own protocol is spoken. Elsewhere it takes ``listen_s`` for each line
+    speed that is tried: two, and all that any family is met at where something is heard that nobody understands.
     """
+    what, n_bytes, tried = f"heard on {path}", 0, 0
+    for baud in _speeds():
+        if tried >= _QUIET_SPEEDS and not n_bytes:
+            break
+        tried += 1
+        families, said = await families_on(path, baud=baud, listen_s=listen_s)
+        n_bytes += len(said)
+        if not families:
+            continue
+        lines = [f"family = {json.dumps(families[0])}"] if families[0] != _OURS else []
+        lines += [f"baud = {baud}"] if baud != _BAUDS[0] or lines else []
+        told = sorted({name for family in families for name in _identities(family, said)})
+        lines += [f"serial_number = {json.dumps(name, ensure_ascii=False)}" for name in told]
+        text = f"{' or '.join(families)} at {baud} baud"
+        if families == (_OURS,):
+            text = await _fares(path, baud=baud, listen_s=listen_s) or text
+        return Finding(what, OK, text, configure=", ".join(lines))
+    text = f"{n_bytes} bytes, but of no known family" if n_bytes else "nothing"
+    speeds = ", ".join(map(str, _speeds()[:tried]))
+    return Finding(what, NOTE, text, f"see that the device is on; tried were {speeds} baud, it may speak at another")
+
+
+def _speeds() -> list[int]:
+    """Return all line speeds at which some family is met, those of most families first."""
+    offered = [b for d in drivers().values() if "serial" in d.transports for b in common_bauds(d)]
+    return list(dict.fromkeys([*_BAUDS, *sorted(offered, key=lambda b: (-offered.count(b), -b))]))
+
+
+def _identities(family: str, data: bytes) -> Sequence[str]:
+    known = driver(family)
+    return known.identities_in(data) if isinstance(known, TellsIdentity) else ()
+
+
+async def _fares(path: str, *, baud: int, listen_s: float) -> str:
+    """Return how the samples of kinedge's own devices come; nothing where none come."""
     config = SessionConfig("unnamed", options={"placement": "device"})
-    link = SessionLink(SerialLink(path), driver("kinedge").open(config, transport="serial"))
+    link = SessionLink(SerialLink(path, baud=baud), driver(_OURS).open(config, transport="serial"))
     heard: dict[str, list[ImuChunk]] = {}
 
     async def listen() -> None:
@@ -154,48 +215,61 @@ async def hear_port(path: str, *, listen_s: float) -> Finding:
     with contextlib.suppress(asyncio.TimeoutError):
         await asyncio.wait_for(listen(), listen_s)
     await link.close()
-    what = f"heard on {path}"
-    if heard:
-        return Finding(what, OK, "; ".join(_describe(name, chunks) for name, chunks in heard.items()))
-    n_bytes = link.counters.bytes
-    for baud in _BAUDS:
-        families, n_heard = await families_on(path, baud=baud, listen_s=listen_s)
-        n_bytes += n_heard
-        if families:
-            return Finding(what, OK, f"{' or '.join(families)} at {baud} baud")
-    said = f"{n_bytes} bytes, but of no known family" if n_bytes else "nothing"
-    tried = " and ".join(map(str, _BAUDS))
-    return Finding(what, NOTE, said, f"see that the device is on; {tried} baud were tried, it may speak at another")
+    return "; ".join(_describe(name, chunks) for name, chunks in heard.items())
 
 
-async def families_on(path: str, *, baud: int, listen_s: float) -> tuple[tuple[str, ...], int]:
-    """Send every family's question to a port; return the families that recognise what comes, and how much came.
+async def families_on(path: str, *, baud: int, listen_s: float) -> tuple[tuple[str, ...], bytes]:
+    """Ask every family's question on a port; return the families that recognise what comes, and what came.
 
-    Bytes of before and after the questions count alike; at most 64 KiB are listened to.
+    The shortest question comes first, and there is time for its answer: to a Shimmer3, whose commands are single bytes,
+    the longer ones of others are commands, too. Once a family is recognised it is asked who it is, where it can tell:
+    an Xsens MTi is silent then, until a session starts it. At most 64 KiB are listened to.
     """
     candidates = {name: d for name, d in drivers().items() if "serial" in d.transports}
+    questions = sorted((q for d in candidates.values() if (q := d.serial_probe())), key=len)
     link = SerialLink(path, baud=baud)
-    heard = bytearray()
+    heard, opened, recognised = bytearray(), asyncio.Event(), asyncio.Event()
     families: tuple[str, ...] = ()
 
     async def listen() -> None:
         nonlocal families
         async for event in link.events():
             if isinstance(event, LinkOpened):
-                for candidate in candidates.values():
-                    if probe := candidate.serial_probe():
-                        with contextlib.suppress(LinkError):  # a port that takes nothing may still speak
-                            await link.send(Command(SERIAL_CHANNEL, probe))
+                opened.set()
             elif isinstance(event, LinkData):
                 heard.extend(event.data)
-                families = tuple(name for name, d in candidates.items() if d.recognise_serial(bytes(heard)))
-                if families or len(heard) > _MAX_HEARD_BYTES:
+                if not families:
+                    families = tuple(name for name, d in candidates.items() if d.recognise_serial(bytes(heard)))
+                tellers = [f for f in families if isinstance(candidates[f], TellsIdentity)]
+                if families:
+                    recognised.set()
+                told = any(_identities(family, bytes(heard)) for family in tellers)
+                if len(heard) > _MAX_HEARD_BYTES or told or (families and not tellers):
                     return
 
+    async def ask() -> None:
+        await opened.wait()
+        for question in itertools.cycle(questions):
+            await say(Command(SERIAL_CHANNEL, question))
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(recognised.wait(), min(_ANSWER_S, listen_s / 6))
+                break
+        for teller in (candidates[family] for family in families):
+            for command in teller.identity_commands() if isinstance(teller, TellsIdentity) else ():
+                await say(command)
+
+    async def say(command: Command) -> None:
+        with contextlib.suppress(LinkError):  # a port that takes nothing may still speak
+            await link.send(command)
+        await asyncio.sleep(command.pause_s)
+
+    asking = asyncio.create_task(ask())
     with contextlib.suppress(asyncio.TimeoutError):
         await asyncio.wait_for(listen(), listen_s)
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
     await link.close()
-    return families, len(heard)
+    return families, bytes(heard)
 
 
 def _describe(name: str, chunks: list[ImuChunk]) -> str:

@@ -257,10 +257,10 @@ class SerialLink:
         if code in (errno.EACCES, errno.EPERM):
             return (
                 f"no permission to open {self.path}; add this user to the group that owns it, as a rule with "
-                "'sudo usermod -aG dialout $USER', and log in again"
+                "'sudo usermod -aG dialout $USER', and log in again (more in docs/serial-ports.md)"
             )
         if code in (errno.EAGAIN, errno.EBUSY):
-            return f"{self.path} is in use by another program; close it there"
+            return f"{self.path} is in use by another program; close it there (who that may be: docs/serial-ports.md)"
         return f"{self.path} cannot be used as a serial port: {error}"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -12,14 +12,16 @@ from pydantic import Field, model_validator
 from kinedge.config import Config
 from kinedge.errors import ConfigError
 from kinedge.firmware_bridge.ble_radio import BleRadio
-from kinedge.firmware_bridge.device import Driver, SessionConfig
+from kinedge.firmware_bridge.device import Driver, Session, SessionConfig
+from kinedge.firmware_bridge.devices.kinedge_imu import KinedgeDriver
 from kinedge.firmware_bridge.devices.registry import driver
 from kinedge.firmware_bridge.devices.struct_map import StructMapDriver
 from kinedge.firmware_bridge.event_queue import SessionEvent
 from kinedge.firmware_bridge.links import Link
 from kinedge.firmware_bridge.links_ble import BleLink, channels_of
 from kinedge.firmware_bridge.links_lsl import LslLink
-from kinedge.firmware_bridge.links_serial import SerialLink
+from kinedge.firmware_bridge.links_seeking import SeekingLink, TellsIdentity
+from kinedge.firmware_bridge.ports import is_pattern, matching_ports, usb_ports
 from kinedge.firmware_bridge.session_link import SessionLink
 
 __all__ = ["DeviceConfig", "DeviceLink", "open_device"]
@@ -38,9 +40,25 @@ class DeviceLink(Protocol):
 
 
 class DeviceConfig(Config):
-    """One device: behind a serial port, over BLE, or as a stream of LSL."""
+    """One device: behind a serial port, over BLE, or as a stream of LSL.
 
-    port: str | None = Field(default=None, min_length=1, description="a serial port, such as /dev/ttyACM0")
+    A port is where a device is plugged in today. ``usb`` and ``serial_number`` say which one is meant, and it is found
+    on whatever port it is.
+    """
+
+    port: str | None = Field(
+        default=None,
+        min_length=1,
+        description="a serial port, such as /dev/ttyACM0; with serial_number, a pattern, too",
+    )
+    usb: str | None = Field(
+        default=None, min_length=1, description="serial number of its USB chip, or vendor:product; see `kinedge scan`"
+    )
+    serial_number: str | None = Field(
+        default=None,
+        min_length=1,
+        description="what the device itself says on its serial line, wherever it is plugged in",
+    )
     ble: str | None = Field(default=None, min_length=1, description="a BLE address, or a name that only it has")
     lsl: str | None = Field(default=None, min_length=1, description="name or source id of an LSL stream")
     family: str = Field(default="kinedge", description="such as movella_dot; see `kinedge scan`")
@@ -54,8 +72,13 @@ class DeviceConfig(Config):
 
     @model_validator(mode="after")
     def _one_way(self) -> DeviceConfig:
-        if sum(way is not None for way in (self.port, self.ble, self.lsl)) != 1:
-            raise ValueError("give either port (serial), ble (an address or a name) or lsl (a stream)")
+        n_ways = sum(way is not None for way in (self.port, self.usb, self.ble, self.lsl))
+        if n_ways > 1 or (n_ways == 0 and self.serial_number is None):
+            raise ValueError("give one of port or usb (serial), ble (an address or a name) and lsl (a stream)")
+        if self.serial_number is not None and not self.is_serial:
+            raise ValueError("serial_number is for serial lines: over BLE the address says who a device is")
+        if self.serial_number is None and self.port is not None and is_pattern(self.port):
+            raise ValueError(f"port {self.port!r} is a pattern; give serial_number, to tell which one is meant")
         if self.lsl is not None and (self.family != "kinedge" or self.struct_map is not None):
             raise ValueError("an LSL stream has no family and no struct_map: it says itself what its channels are")
         if self.struct_map is not None and self.family != "kinedge":
@@ -67,8 +90,29 @@ class DeviceConfig(Config):
 
     @property
     def where(self) -> str:
-        """The port, address or name, or the stream's name."""
+        """Whom the device is known by: its serial number, USB identity, port, address or name."""
+        if self.serial_number is not None:
+            return f"id:{self.serial_number}"
+        if self.usb is not None:
+            return f"usb:{self.usb}"
         return self.port or self.ble or self.lsl or ""
+
+    @property
+    def is_serial(self) -> bool:
+        """Whether it is on a serial line."""
+        return self.ble is None and self.lsl is None
+
+    @staticmethod
+    def way_of(where: str) -> dict[str, str]:
+        """Return the field that a word of a command line means.
+
+        ``usb:A1B2`` is ``usb``, ``id:KE-7`` is ``serial_number``, what has a slash is ``port``, all else ``ble``.
+        """
+        kind, colon, name = where.partition(":")
+        fields = {"usb": "usb", "id": "serial_number"}
+        if colon and name and kind in fields:
+            return {fields[kind]: name}
+        return {"port" if "/" in where else "ble": where}
 
     @property
     def _says_itself(self) -> bool:
@@ -102,12 +146,14 @@ def open_device(
     family: Driver = (
         driver(config.family) if config.struct_map is None else StructMapDriver.from_toml(config.struct_map)
     )
-    transport = "serial" if config.port is not None else "ble"
+    transport = "serial" if config.is_serial else "ble"
     if transport not in family.transports:
         raise ConfigError(f"{config.where}: {family.name} speaks over {', '.join(sorted(family.transports))} only")
     options = dict(config.options)
     if config.sensor is None:
         options.setdefault("placement", "device")
+    if config.serial_number is not None and config.family == KinedgeDriver.name and config.struct_map is None:
+        options["serial_number"] = config.serial_number
     session = family.open(
         SessionConfig(
             config.sensor or "unnamed",
@@ -119,8 +165,35 @@ def open_device(
         transport=transport,
     )
     link: Link
-    if config.port is not None:
-        link = SerialLink(config.port, baud=config.baud, host_clock=host_clock)
+    if config.is_serial:
+        link = _serial_link(config, family, session, host_clock)
     else:
         link = BleLink(config.where, radio=radio, choose=channels_of(session), host_clock=host_clock)
     return SessionLink(link, session, host_clock=host_clock)
+
+
+def _serial_link(config: DeviceConfig, family: Driver, session: Session, host_clock: Callable[[], int]) -> SeekingLink:
+    port, usb = config.port, config.usb
+    if config.serial_number is not None and not isinstance(family, TellsIdentity):
+        raise ConfigError(
+            f"serial_number {config.serial_number}: devices of family {family.name} do not tell one over the line; "
+            "give usb, the serial number of the USB chip, as 'kinedge scan' shows it"
+        )
+
+    def ports() -> Sequence[str]:
+        if usb is not None:
+            return usb_ports(usb)
+        return matching_ports(port) if config.serial_number is not None or port is None else [port]
+
+    def understood() -> int:
+        return session.counters.get("packets", 0) + session.counters.get("samples", 0)
+
+    return SeekingLink(
+        config.where,
+        family,
+        ports=ports,
+        serial_number=config.serial_number,
+        baud=config.baud,
+        host_clock=host_clock,
+        understood=understood,
+    )

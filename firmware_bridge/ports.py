@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-__all__ = ["SerialPort", "list_ports", "matching_ports", "usb_ports"]
+__all__ = ["SerialPort", "is_pattern", "list_ports", "matching_ports", "usb_ports"]
 
 _BY_ID: Final = Path("/dev/serial/by-id")
 
@@ -78,6 +78,11 @@ def usb_ports(wanted: str) -> list[str]:
     return [port.path for port in list_ports() if port.is_usb(wanted)]
 
 
+def is_pattern(path: str) -> bool:
+    """Whether a path stands for several: it has ``*``, ``?`` or ``[``."""
+    return any(c in path for c in "*?[")
+
+
 def matching_ports(pattern: str | None) -> Sequence[str]:
     """Return where a device may be that can be told by what it says of itself.
 
@@ -87,7 +92,7 @@ def matching_ports(pattern: str | None) -> Sequence[str]:
         A path with ``*``, ``?`` or ``[...]``: the ports that match. A plain path: that one first, then all that the
         system lists. None: all that the system lists.
     """
-    if pattern is not None and glob.has_magic(pattern):
+    if pattern is not None and is_pattern(pattern):
         return sorted(glob.glob(pattern))
     listed = [port.path for port in list_ports()]
     return listed if pattern is None else list(dict.fromkeys([pattern, *listed]))

@@ -101,7 +101,7 @@ def test_port_is_recognised_by_a_whole_packet_alone() -> None:
 
 
 def test_commands_are_these_bytes() -> None:
-    assert KinedgeDriver().serial_probe() == bytes.fromhex("0515ff79ff00")
+    assert KinedgeDriver().serial_probe() == bytes.fromhex("000515ff79ff00")
     ble, serial = open_session("ble"), open_session("serial")
     assert ble.next_command() == Command("26ef0003-4d11-4aac-9fef-a9743db42cf7", b"\x15\xff", response=True)
     assert ble.next_command() is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Coroutine
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +15,22 @@ import pytest
 pytest.importorskip("bumble", reason="the virtual radio needs bumble, of the extra 'dev'")
 
 from virtual_ble import ImuPeripheral, Peripheral, Room
+from virtual_uart import Uart
 
 import kinedge.cli.scan  # noqa: F401  registers its command
 from kinedge.cli.app import main
 from kinedge.cli.scan import Surroundings, look_around, tell
-from kinedge.cli.surroundings import BROKEN, NOTE, OK, Finding, hear_port
+from kinedge.cli.surroundings import BROKEN, NOTE, OK, Finding, check_port, hear_port
 from kinedge.errors import LinkError
 from kinedge.firmware_bridge.ble_radio import BleRadio, Heard
 from kinedge.firmware_bridge.device import Advertisement
 from kinedge.firmware_bridge.devices.emulated_serial import EmulatedSerial, PtyLine
+from kinedge.firmware_bridge.devices.emulated_shimmer3 import EmulatedShimmer3
 from kinedge.firmware_bridge.devices.emulated_witmotion import EmulatedWitMotion
 from kinedge.firmware_bridge.devices.emulated_xsens_mti import EmulatedXsensMti
 from kinedge.firmware_bridge.emulator import EmulatedImu, make_hello
 from kinedge.firmware_bridge.emulator_pty import PtyDevice
+from kinedge.firmware_bridge.ports import SerialPort
 from kinedge.signals import SensorSpec
 
 TIMEOUT_S = 60.0
@@ -84,23 +88,55 @@ def test_scan_listens_to_a_port_only_when_told_to(tmp_path: Path) -> None:
     assert [f.state for f in silent.ports if f.what == f"port {device.link_path}"] == [OK]
     (heard,) = [f for f in listened.ports if f.what == about]
     assert "wrist_left" in heard.text
+    assert heard.configure == 'serial_number = "EMULATED"'
     assert "0 lost" in heard.text
 
 
 @pytest.mark.parametrize(
-    ("device", "state", "says"),
+    ("device", "state", "says", "configure"),
     [
-        (EmulatedWitMotion(STILL), OK, "witmotion at 115200 baud"),
-        (EmulatedXsensMti(STILL), OK, "xsens_mti at 115200 baud"),
-        (Chatter(), NOTE, "bytes, but of no known family"),
+        (EmulatedWitMotion(STILL), OK, "witmotion at 115200 baud", 'family = "witmotion", baud = 115200'),
+        (
+            EmulatedXsensMti(STILL),
+            OK,
+            "xsens_mti at 115200 baud",
+            'family = "xsens_mti", baud = 115200, serial_number = "037003F8"',
+        ),
+        (
+            EmulatedShimmer3(STILL, name="left"),
+            OK,
+            "shimmer3 at 115200 baud",
+            'family = "shimmer3", baud = 115200, serial_number = "left"',
+        ),
+        (Chatter(), NOTE, "bytes, but of no known family", ""),
     ],
 )
 def test_a_port_where_another_protocol_is_spoken_is_told_by_its_family(
-    device: EmulatedSerial, state: str, says: str, tmp_path: Path
+    device: EmulatedSerial, state: str, says: str, configure: str, tmp_path: Path
 ) -> None:
     with PtyLine(device, link_path=tmp_path / "tty"):
-        found = asyncio.run(asyncio.wait_for(hear_port(str(tmp_path / "tty"), listen_s=0.5), TIMEOUT_S))
+        found = asyncio.run(asyncio.wait_for(hear_port(str(tmp_path / "tty"), listen_s=1.0), TIMEOUT_S))
     assert (found.state, says in found.text) == (state, True), found.text
+    assert found.configure == configure
+
+
+@pytest.mark.parametrize("baud", [9600, 57_600, 230_400])
+def test_the_line_speed_of_a_device_is_found_by_trying(baud: int, tmp_path: Path) -> None:
+    path = tmp_path / "tty"
+    with PtyLine(Uart(EmulatedWitMotion(STILL), baud=baud, link_path=path), link_path=path):
+        found = asyncio.run(asyncio.wait_for(hear_port(str(path), listen_s=0.6), TIMEOUT_S))
+    assert found.text == f"witmotion at {baud} baud"
+    assert found.configure == f'family = "witmotion", baud = {baud}'
+
+
+def test_ports_are_told_with_the_line_that_configures_their_usb_chip(tmp_path: Path) -> None:
+    port = tmp_path / "tty"
+    port.touch()
+    listed = SerialPort(str(port), "Nano 33", "2341:8057", 'A1"\x1b', "/dev/serial/by-id/usb-KE")
+    assert check_port(str(port), listed=listed).configure == ""  # nothing that a terminal could choke on
+    found = check_port(str(port), listed=replace(listed, usb_serial="A1B2"))
+    assert found.configure == 'usb = "A1B2"'
+    assert found.text == "Nano 33 [2341:8057] /dev/serial/by-id/usb-KE"
 
 
 def test_without_bluetooth_the_ports_are_told_and_one_sentence_ends_it(

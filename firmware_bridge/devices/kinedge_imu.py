@@ -89,8 +89,8 @@ class KinedgeDriver:
         return False
 
     def serial_probe(self) -> bytes:
-        """Ask who is there; a device says it by itself every 2 s."""
-        return encode_frame(HelloRequest().to_bytes())
+        """Ask who is there, whatever was on the line before; a device says it by itself every 2 s."""
+        return b"\0" + encode_frame(HelloRequest().to_bytes())
 
     def identity_commands(self) -> Sequence[Command]:
         """Ask who is there."""
