@@ -4,7 +4,8 @@ A packet never arrives before it was sent: (arrival - device time) is the clock 
 small now and then. The map keeps the smallest one of every second over 120 s and lays a line under them, the
 edge of their lower convex hull below the middle of the window (the one-way method of Moon, Skelly and Towsley,
 INFOCOM 1999, with a sliding window). A two-way exchange, where a device answers one, bounds the delay that
-one-way data cannot see.
+one-way data cannot see: the line is then the one with the widest margin between what may not be exceeded (arrivals)
+and what may not be undercut (questions).
 
 What is published never jumps: it moves towards the line by at most 500 ppm (5 % in the first 10 s, when the
 line still moves by milliseconds), so that mapped time is continuous and strictly increasing.
@@ -12,7 +13,6 @@ line still moves by milliseconds), so that mapped time is continuous and strictl
 
 from __future__ import annotations
 
-import statistics
 from bisect import bisect_left
 from collections import deque
 from dataclasses import dataclass
@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinedge.errors import SignalError
+from kinedge.firmware_bridge.clock_lines import lines_between, lower_hull
 from kinedge.units import NS_PER_S
 
 __all__ = ["Clock", "ClockMap", "FixedClock"]
@@ -34,14 +35,20 @@ _MAX_SLEW: Final = 500e-6
 _MAX_SLEW_WARM_UP: Final = 0.05
 _RECENT_BINS: Final = 15
 _MAX_SYNC_DISTANCE_NS: Final = 10 * NS_PER_S
+_WANDER: Final = 2e-6  # of a crystal's rate within the window, as its temperature changes
 
 
 class Clock(Protocol):
     """What turns the time of one device into host time."""
 
     @property
+    def error_bounds_ns(self) -> tuple[int, int]:
+        """By how much mapped times near the last update may be early, and by how much late; neither is negative."""
+        ...
+
+    @property
     def uncertainty_ns(self) -> int:
-        """How far mapped times near the last update may be off."""
+        """How far mapped times near the last update may be off, the greater of both bounds."""
         ...
 
     @property
@@ -77,6 +84,11 @@ class FixedClock:
     def __init__(self, offset_ns: int = 0) -> None:
         self.offset_ns = offset_ns
         self.n_updates = 0
+
+    @property
+    def error_bounds_ns(self) -> tuple[int, int]:
+        """0, 0: the offset is known."""
+        return 0, 0
 
     @property
     def uncertainty_ns(self) -> int:
@@ -129,13 +141,26 @@ class _Bins:
             return False
         if not bins or index > bins[-1].index:
             bins.append(_Extreme(index, at, residual))
-            while bins[0].at < at - _WINDOW_NS:
-                bins.popleft()
+            self.drop_before(at - _WINDOW_NS)
             return True
         if self._sign * residual < self._sign * bins[-1].residual:
             bins[-1].at, bins[-1].residual = at, residual
             return True
         return False
+
+    def drop_before(self, at: int) -> None:
+        """Forget what is older."""
+        while self.bins and self.bins[0].at < at:
+            self.bins.popleft()
+
+
+@dataclass(frozen=True)
+class _TwoWay:
+    """What exchanges leave open: the offset at ``at`` lies from ``low`` to ``high``."""
+
+    at: int
+    low: float
+    high: float
 
 
 class ClockMap:
@@ -145,26 +170,37 @@ class ClockMap:
     ----------
     delay_floor_ns
         Longest delay that even the fastest packets may have: some ms on a wire; over BLE up to a connection
-        interval, where packets and connection events keep step. One-way data cannot tell it from a clock offset:
-        until a two-way exchange bounds it, mapped times are late by the true one, and ``uncertainty_ns``
-        holds all of this.
+        interval and some ms, where packets and connection events keep step. One-way data cannot tell it from a clock
+        offset: until a two-way exchange bounds it, mapped times are late by the true one.
+    shift_ns, shift_uncertainty_ns
+        Added to all mapped times, and to the bounds of their error: what is known of the device's own delay from
+        elsewhere.
 
     Notes
     -----
-    ``uncertainty_ns`` is the sum of
+    From one-way data mapped times are late by at most the delay floor, as the line is below all minima. They are early
+    by at most what the line is below the least of the minima of the last 15 s, each taken as higher by 400 ppm of its
+    age: no packet arrives before it was sent, but the line may run away from all of them.
 
-    * the delay floor (or half of what the two-way bounds leave open),
-    * the median of how far the minima of the last 15 s lie above the line: how well the line fits now,
-    * what the published time still has to move to reach the line,
-    * before 10 s have been seen, 200 ppm of the time seen so far.
+    Exchanges bound the offset from both sides at other times than now; both bounds now are those of all straight lines
+    between them, of at most 200 ppm, when each bound is taken as looser by 2 ppm of its age. Mapped times are in their
+    middle, and wrong by at most half of what is between.
 
-    All arithmetic on time is on integers; floats see only differences. State is bounded: 120 bins.
+    What the published time still has to move to reach the line adds to each bound. None holds before the first of the
+    fastest packets has come: give it a second.
+
+    All arithmetic on time is on integers; floats see only differences. State is bounded: 120 bins a side.
     """
 
-    def __init__(self, *, delay_floor_ns: int = 10_000_000) -> None:
-        if delay_floor_ns < 0:
-            raise SignalError(f"delay_floor_ns must not be negative, got {delay_floor_ns}")
+    def __init__(self, *, delay_floor_ns: int = 10_000_000, shift_ns: int = 0, shift_uncertainty_ns: int = 0) -> None:
+        if delay_floor_ns < 0 or shift_uncertainty_ns < 0:
+            raise SignalError(
+                f"delay_floor_ns and shift_uncertainty_ns must not be negative, got {delay_floor_ns} and "
+                f"{shift_uncertainty_ns}"
+            )
         self._delay_floor_ns = delay_floor_ns
+        self._shift_ns = shift_ns
+        self._shift_uncertainty_ns = shift_uncertainty_ns
         self.reset()
 
     def reset(self) -> None:
@@ -175,7 +211,7 @@ class ClockMap:
         self._device_origin = 0
         self._offset_origin = 0
         self._line_at, self._line_residual, self._slope = 0, 0.0, 0.0
-        self._half_width: float | None = None
+        self._two_way: _TwoWay | None = None
         self._now = 0
         self._published = 0.0
         self._published_slope = 0.0
@@ -186,8 +222,13 @@ class ClockMap:
         return -self._slope * 1e6
 
     @property
-    def uncertainty_ns(self) -> int:
-        """How far mapped times near the last update may be off; see the notes of the class.
+    def bounded(self) -> bool:
+        """Whether two-way exchanges bound the delay."""
+        return self._two_way is not None
+
+    @property
+    def error_bounds_ns(self) -> tuple[int, int]:
+        """By how much mapped times near the last update may be early, and by how much late; see the notes of the class.
 
         Raises
         ------
@@ -195,14 +236,28 @@ class ClockMap:
             Nothing has arrived yet.
         """
         self._require_update()
+        more = abs(self._target() - self._published) + self._shift_uncertainty_ns
+        if self._two_way is not None:
+            since = max(self._now - self._two_way.at, 0)
+            half = (self._two_way.high - self._two_way.low) / 2 + 2 * _MAX_SKEW * since
+            return round(half + more), round(half + more)
         bins = self._latest.bins
         recent = [bins[i] for i in range(-min(len(bins), _RECENT_BINS), 0)]
-        spread = statistics.median(b.residual - self._line(b.at) for b in recent)
-        floor = self._delay_floor_ns if self._half_width is None else self._half_width
-        pending = abs(self._target() - self._published)
-        span = bins[-1].at - bins[0].at
-        unknown_skew = _MAX_SKEW * span if span < _WARM_UP_NS else 0.0
-        return round(floor + spread + pending + unknown_skew)
+        # what arrived least late bounds the truth then; since then both may have gone apart by all that is possible
+        fit = min(b.residual - self._line(b.at) + 2 * _MAX_SKEW * abs(self._now - b.at) for b in recent)
+        early = round(max(fit, 0.0) + more)
+        return early, round(self._delay_floor_ns + more)
+
+    @property
+    def uncertainty_ns(self) -> int:
+        """How far mapped times near the last update may be off, the greater of both bounds.
+
+        Raises
+        ------
+        SignalError
+            Nothing has arrived yet.
+        """
+        return max(self.error_bounds_ns)
 
     def update(self, device_time_ns: int, host_time_ns: int) -> None:
         """Take in when the sample measured at a device time arrived.
@@ -261,7 +316,7 @@ class ClockMap:
         since = (device_time_ns - np.int64(self._device_origin + self._now)).astype(np.float64)
         slope = np.where(since > 0, self._slope, self._published_slope)
         correction = np.rint(self._published + slope * since).astype(np.int64)
-        host_time_ns: NDArray[np.int64] = device_time_ns + np.int64(self._offset_origin) + correction
+        host_time_ns: NDArray[np.int64] = device_time_ns + np.int64(self._offset_origin + self._shift_ns) + correction
         return host_time_ns
 
     def _require_update(self) -> None:
@@ -272,17 +327,18 @@ class ClockMap:
         return self._line_residual + self._slope * (at - self._line_at)
 
     def _target(self) -> float:
-        return self._line(self._now) - (self._half_width or 0.0)
+        return self._line(self._now)
 
     def _fit(self) -> None:
-        """Lay the line under the minima, and measure how far the two-way bounds are below it."""
+        """Lay the line under the minima, or between them and what exchanges bound from below."""
         bins = self._latest.bins
+        self._earliest.drop_before(bins[-1].at - _WINDOW_NS)
+        if self._earliest.bins:
+            self._fit_between()
+            return
+        self._two_way = None
         first, last = bins[0].at, bins[-1].at
-        hull: list[tuple[int, int]] = []
-        for b in bins:
-            while len(hull) > 1 and _not_below(hull[-2], hull[-1], (b.at, b.residual)):
-                hull.pop()
-            hull.append((b.at, b.residual))
+        hull = lower_hull([(b.at, b.residual) for b in bins])
         middle = (first + last) // 2
         if last - first >= _WARM_UP_NS and len(hull) > 1:
             right = max(1, bisect_left(hull, (middle,)))
@@ -291,9 +347,18 @@ class ClockMap:
         # else the slope known from before: 0 at the start, the old one after a long silence
         self._line_at = middle
         self._line_residual = min(y - self._slope * (x - middle) for x, y in hull)
-        if self._earliest.bins:
-            width = min(self._line(b.at) - b.residual for b in self._earliest.bins)
-            self._half_width = max(width, 0.0) / 2
+
+    def _fit_between(self) -> None:
+        """Lay the line between the bounds of both sides."""
+        now = max(self._latest.bins[-1].at, self._earliest.bins[-1].at)
+        between = lines_between(
+            [(b.at - now, -b.residual + _WANDER * (now - b.at)) for b in self._earliest.bins],
+            [(b.at - now, b.residual + _WANDER * (now - b.at)) for b in self._latest.bins],
+            max_slope=_MAX_SKEW,
+        )
+        self._slope = between.slope
+        self._line_at, self._line_residual = now, (between.low + between.high) / 2
+        self._two_way = _TwoWay(now, between.low, between.high)
 
     def _slew(self, now: int) -> None:
         """Move the published time towards the line, along a straight piece from the last update to this one."""
@@ -310,8 +375,3 @@ class ClockMap:
         change = min(max(self._target() - self._published, -most), most)
         self._published += change
         self._published_slope = change / elapsed
-
-
-def _not_below(a: tuple[int, int], b: tuple[int, int], c: tuple[int, int]) -> bool:
-    """Whether b lies on or above the straight line from a to c."""
-    return (b[1] - a[1]) * (c[0] - a[0]) >= (c[1] - a[1]) * (b[0] - a[0])

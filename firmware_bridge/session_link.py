@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import random
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
@@ -26,6 +27,7 @@ __all__ = ["SessionEvent", "SessionLink", "SessionLinkCounters"]
 
 _FAREWELL_S: Final = 2.0
 _NOT_YET_S: Final = 0.1
+_MAX_SENSORS: Final = 256
 
 
 @dataclass
@@ -46,6 +48,9 @@ class SessionLinkCounters:
         Packets that the session refused with an error; what it refuses silently is in its own counters.
     reconnects
         Times the link was lost and is open again.
+    restarts
+        Times that the device itself began anew: what it made before, and nobody received, is not known and not in
+        ``lost``, which goes on from the first sample received after it.
     silences
         Times that no samples came although the link was open.
     refused_commands
@@ -63,6 +68,7 @@ class SessionLinkCounters:
     late: int = 0
     bad: int = 0
     reconnects: int = 0
+    restarts: int = 0
     silences: int = 0
     refused_commands: int = 0
     dropped_bytes: int = 0
@@ -87,7 +93,7 @@ class SessionLink:
     late_s
         A packet that took so much longer than the fastest of the last minutes is late.
     time_sync_s
-        Between two questions about the device's clock, where it answers them.
+        Between two questions about the device's clock on average, where it answers them.
     queue_bytes
         What may wait for ``events``; beyond it the oldest samples are dropped.
 
@@ -124,6 +130,7 @@ class SessionLink:
         self._time_sync_s = time_sync_s
         self._counters = SessionLinkCounters()
         self._lateness = Lateness(round(late_s * NS_PER_S))
+        self._boot_ids: dict[str, int] = {}
         self._events = EventQueue(queue_bytes)
         self._ready = asyncio.Event()
         self._pending: Command | None = None
@@ -244,7 +251,8 @@ class SessionLink:
                 continue
             with contextlib.suppress(LinkError):  # the next one may pass
                 await self._link.send(request)
-            await asyncio.sleep(self._time_sync_s)
+            # at any phase of the radio's connection events: some question then waits for none of them
+            await asyncio.sleep(self._time_sync_s * random.uniform(0.5, 1.5))
 
     async def _watch(self) -> None:
         """See that samples keep coming."""
@@ -307,6 +315,11 @@ class SessionLink:
         self._said_silent = False
         self._counters.samples += len(chunk)
         self._counters.lost += chunk.lost
+        if self._boot_ids.get(chunk.sensor) != chunk.boot_id:
+            self._counters.restarts += chunk.sensor in self._boot_ids
+            if len(self._boot_ids) >= _MAX_SENSORS:
+                self._boot_ids.clear()
+            self._boot_ids[chunk.sensor] = chunk.boot_id
         self._counters.late += self._lateness.is_late(chunk)
 
     def _put(self, event: SessionEvent) -> None:

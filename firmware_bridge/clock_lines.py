@@ -1,0 +1,103 @@
+"""Straight lines that keep above some points and below others: what a clock's offset can have been."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["LinesBetween", "Point", "lines_between", "lower_hull"]
+
+Point: TypeAlias = tuple[int, float]
+F64: TypeAlias = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class LinesBetween:
+    """What lines between two sets of points have at x = 0.
+
+    Parameters
+    ----------
+    slope
+        Of the line that is farthest from both sets.
+    low, high
+        Least and greatest value of all such lines.
+    """
+
+    slope: float
+    low: float
+    high: float
+
+
+def lower_hull(points: Sequence[Point]) -> list[Point]:
+    """Return the corners of the lower convex hull of points in order of x."""
+    hull: list[Point] = []
+    for c in points:
+        while len(hull) > 1:
+            (ax, ay), (bx, by) = hull[-2], hull[-1]
+            if (by - ay) * (c[0] - ax) < (c[1] - ay) * (bx - ax):
+                break
+            hull.pop()
+        hull.append(c)
+    return hull
+
+
+def lines_between(below: Sequence[Point], above: Sequence[Point], *, max_slope: float) -> LinesBetween:
+    """Find all lines that pass above the points ``below`` and below the points ``above``.
+
+    The room that lines of one slope have is concave and piecewise linear in the slope, with corners at the slopes of
+    the edges of both hulls; so are both ends of what they reach at x = 0. The extremes are therefore at such corners,
+    or where the room closes.
+
+    Parameters
+    ----------
+    below, above
+        In order of x. The values of ``below`` are *negative*, so that both sets are bounded by lower hulls.
+    max_slope
+        Lines are not steeper.
+
+    Returns
+    -------
+    LinesBetween
+        Where the sets contradict each other, the line that does so least, and by how much.
+    """
+    lower, upper = lower_hull(below), lower_hull(above)
+    edges = [-_slope(a, b) for a, b in pairwise(lower)] + [_slope(a, b) for a, b in pairwise(upper)]
+    slopes = np.unique(np.clip([-max_slope, *edges, max_slope], -max_slope, max_slope))
+    low, high = _reach(lower, upper, slopes)
+    room = high - low
+    best = int(room.argmax())
+    if room[best] <= 0:
+        return LinesBetween(float(slopes[best]), float(high[best]), float(low[best]))
+    possible = np.flatnonzero(room >= 0)
+    ends = [
+        _where_room_closes(slopes, room, int(possible[0]), -1),
+        _where_room_closes(slopes, room, int(possible[-1]), 1),
+    ]
+    low, high = _reach(lower, upper, np.concatenate([slopes[possible], ends]))
+    return LinesBetween(float(slopes[best]), float(low.min()), float(high.max()))
+
+
+def _slope(a: Point, b: Point) -> float:
+    return (b[1] - a[1]) / (b[0] - a[0])
+
+
+def _reach(lower: list[Point], upper: list[Point], slopes: F64) -> tuple[F64, F64]:
+    """Return the least and the greatest value at x = 0 of lines with these slopes (k,) that keep to both hulls."""
+    (xb, yb), (xa, ya) = np.array(lower, np.float64).T, np.array(upper, np.float64).T
+    low: F64 = (-yb - slopes[:, None] * xb).max(axis=1)
+    high: F64 = (ya - slopes[:, None] * xa).min(axis=1)
+    return low, high
+
+
+def _where_room_closes(slopes: F64, room: F64, inside: int, step: int) -> float:
+    """Return the slope between the outermost possible one and its neighbour at which no room is left."""
+    outside = inside + step
+    if not 0 <= outside < len(slopes):
+        return float(slopes[inside])
+    share = room[inside] / (room[inside] - room[outside])
+    return float(slopes[inside] + share * (slopes[outside] - slopes[inside]))
