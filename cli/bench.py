@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -126,10 +127,12 @@ def tsb(
         found = bench_tsb(
             data, published=published, tuning=tuning, methods=tuple(method or METHODS), progress=status.update
         )
-    _deliver(found, out, as_json=as_json)
+    columns = ["what", "lag", "vus_pr", "MSL", "SMAP", "SMD", "Daphnet", "parameters"]
+    _deliver(found, out, as_json=as_json, columns=columns)
 
 
-def _deliver(found: dict[str, Any], out: Path | None, *, as_json: bool) -> None:
+def _deliver(found: dict[str, Any], out: Path | None, *, as_json: bool, columns: Sequence[str] | None = None) -> None:
+    """Write and print a result; the table shows all columns, or these."""
     text = json.dumps(found, indent=2)
     if out is not None:
         out.write_text(text + "\n", encoding="utf-8")
@@ -138,12 +141,14 @@ def _deliver(found: dict[str, Any], out: Path | None, *, as_json: bool) -> None:
         return
     facts = found["settings"]
     title = f"{found['benchmark']}: " + ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in facts.items())
-    columns = [c for c in found["rows"][0] if c not in ("unstable", "n_rounds")]
+    columns = columns or [c for c in found["rows"][0] if c not in ("unstable", "n_rounds")]
     table = Table(title=title, title_justify="left")
     for column in columns:
         table.add_column(column.replace("_", " "), justify="left" if column == "what" else "right")
     for row in found["rows"]:
-        table.add_row(*(f"{row[c]:g}" if isinstance(row[c], float) else str(row[c]) for c in columns))
+        table.add_row(
+            *(f"{row[c]:g}" if isinstance(row[c], float) else str("" if row[c] is None else row[c]) for c in columns)
+        )
     console = Console()
     console.print(table)
     m = found["machine"]

@@ -21,7 +21,16 @@ from numpy.typing import ArrayLike, NDArray
 
 from kinedge.errors import ConfigError, SignalError
 
-__all__ = ["Detector", "Standardisation", "TrailingMean", "checked_samples", "score_series"]
+__all__ = [
+    "Detector",
+    "Standardisation",
+    "State",
+    "TrailingMean",
+    "blocks",
+    "checked_samples",
+    "restored",
+    "score_series",
+]
 
 F64 = NDArray[np.float64]
 State = dict[str, NDArray[Any]]
@@ -161,7 +170,7 @@ class TrailingMean:
         length = len(self.past) + 1
         self.past = seen[len(seen) - length + 1 :]
         # A sum of each window anew, not a running one: no error can pile up over days.
-        return np.lib.stride_tricks.sliding_window_view(seen, length).sum(axis=1) / length
+        return np.asarray(np.lib.stride_tricks.sliding_window_view(seen, length).sum(axis=1) / length)
 
 
 def blocks(first: int, n: int, *, size: int) -> Iterator[tuple[int, int]]:

@@ -184,12 +184,13 @@ class PatchDetector(Detector):
 
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
         """Go back to a state."""
-        waits = {name: state[name][:0] for name in ("waiting", "waiting_ends") if name in state}
-        self._state |= {name: value.copy() for name, value in waits.items()}
-        restored(self._state, {**state, **waits})
+        old, new = (
+            {k: v[:0] if k.startswith("waiting") else v for k, v in parts.items()} for parts in (self._state, state)
+        )
+        restored(old, new)  # how many patches wait is no matter of shape
         self._state = {name: value.copy() for name, value in state.items()}
 
     @property
     def n_parameters(self) -> int:
         """All slots of the memory, and two numbers per channel."""
-        return self._n_slots * self._memory.shape[1] + 2 * len(self._columns) + 1
+        return self._n_slots * self.config.length * len(self._columns) + 2 * len(self._columns) + 1

@@ -80,18 +80,13 @@ class VarDetector(Detector):
         z, present = self._standard.apply(x)
         n_features = p * n_channels + 1
         gram, moment = self.config.ridge * np.eye(n_features), np.zeros((n_features, n_channels))
-        for a in range(p, len(z), _CHUNK):
-            b = min(a + _CHUNK, len(z))
+        chunks = [(a, min(a + _CHUNK, len(z))) for a in range(p, len(z), _CHUNK)]
+        for a, b in chunks:
             features = self._features(z[a - p : b])
             gram += features.T @ features
             moment += features.T @ z[a:b]
-        self._weight = np.linalg.solve(gram, moment)
-        residual = np.concatenate(
-            [
-                z[a : min(a + _CHUNK, len(z))] - self._features(z[a - p : min(a + _CHUNK, len(z))]) @ self._weight
-                for a in range(p, len(z), _CHUNK)
-            ]
-        )
+        self._weight = np.asarray(np.linalg.solve(gram, moment), dtype=np.float64)
+        residual = np.concatenate([z[a:b] - self._features(z[a - p : b]) @ self._weight for a, b in chunks])
         cfg = self.config
         self._units = ResidualUnits(residual, present[p:], floor=cfg.floor, clip=cfg.residual_clip, forget=cfg.forget)
         self._reset()
@@ -144,4 +139,5 @@ class VarDetector(Detector):
     @property
     def n_parameters(self) -> int:
         """Coefficients, and three numbers per channel."""
-        return int(self._weight.size) + 3 * self._weight.shape[1]
+        n_channels = self._weight.shape[1]
+        return int(self._weight.size + 3 * n_channels)
