@@ -166,6 +166,7 @@ async def play(
             "site": "replay",
             "gateway": "replay",
             "bundle": bundle,
+            "trust": {"allow_unsigned": True},  # who names a model on the command line trusts it
             "store": folder / "edge.db",
             "people": [{"subject": name, "devices": [{"port": str(d.link_path)} for d in devices.values()]}],
             "uplink": {"url": url} if url else None,

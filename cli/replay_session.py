@@ -136,9 +136,12 @@ def gateway_of(
         The file, or what the recording holds, is no configuration.
     """
     people: list[dict[str, Any]] = [{"subject": name} for name in sessions]
+    trust: dict[str, Any] = {"allow_unsigned": True}  # who names a model on the command line trusts it
     if config_path is not None:
         own = load_gateway_config(config_path)
-        kept, bundle = own.decisive(), bundle or own.bundle
+        kept, bundle, trust = own.decisive(), bundle or own.bundle, own.trust.model_dump()
+        enrolments = {p.subject: p.enrolment for p in own.people}
+        people = [{"subject": name, "enrolment": enrolments.get(name)} for name in sessions]
     else:
         kept = next((s.facts["settings"] for s in sessions.values() if "settings" in s.facts), {})
     first = next(iter(sessions.values()))
@@ -149,6 +152,7 @@ def gateway_of(
         "bundle": bundle or DEFAULT_BUNDLE,
         "store": store,
         "people": people,
+        "trust": trust,
         "uplink": {"url": collector} if collector else None,
     }
     try:

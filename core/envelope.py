@@ -28,6 +28,8 @@ __all__ = [
 ENVELOPE_SCHEMA: Final = "kinedge.episode/1"
 MAX_ENVELOPE_BYTES: Final = 1 << 20
 
+_YOUNGER: Final = ("enrolment_digest", "unsigned")  # an envelope without them keeps its bytes
+
 _HEX64 = r"^[0-9a-f]{64}$"
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}$"
 
@@ -87,6 +89,12 @@ class Envelope(Config):
     model_digest: str = Field(pattern=_HEX64)
     config_digest: str = Field(pattern=_HEX64)
     kinedge_version: str = Field(max_length=64)
+    enrolment_digest: str | None = Field(
+        default=None, pattern=_HEX64, description="the person was compared with their own enrolment; none: the cohort"
+    )
+    unsigned: tuple[Literal["model", "enrolment"], ...] = Field(
+        default=(), max_length=2, description="what nobody trusted had signed"
+    )
 
     model_config = Config.model_config | {"populate_by_name": True}
 
@@ -115,8 +123,9 @@ class Envelope(Config):
         return self
 
     def to_bytes(self) -> bytes:
-        """Canonical JSON: what is stored, sent and digested."""
-        return canonical_json(self.model_dump(mode="json", by_alias=True))
+        """Canonical JSON: what is stored, sent and digested. Fields younger than the schema stay out while empty."""
+        content = self.model_dump(mode="json", by_alias=True)
+        return canonical_json({k: v for k, v in content.items() if v or k not in _YOUNGER})
 
 
 def episode_id(

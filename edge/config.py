@@ -21,6 +21,7 @@ __all__ = [
     "LslConfig",
     "PersonConfig",
     "RecordConfig",
+    "TrustConfig",
     "UplinkConfig",
     "load_gateway_config",
 ]
@@ -35,6 +36,14 @@ class PersonConfig(Config):
 
     subject: Name
     devices: tuple[DeviceConfig, ...] = Field(default=(), max_length=32, description="none: only for a replay")
+    enrolment: Path | None = Field(default=None, description="from kinedge enrol; none: compared with the cohort")
+
+
+class TrustConfig(Config):
+    """Whose signatures on models and enrolments count. The model that ships with kinedge needs none."""
+
+    keys: tuple[Path, ...] = Field(default=(), max_length=64, description="public keys, from kinedge keygen")
+    allow_unsigned: bool = Field(default=False, description="take what no trusted key has signed; verdicts say so")
 
 
 class UplinkConfig(Config):
@@ -87,6 +96,7 @@ class GatewayConfig(Config):
     uplink: UplinkConfig | None = Field(default=None, description="none: episodes wait in the store")
     record: RecordConfig | None = Field(default=None, description="none: nothing is recorded")
     lsl: LslConfig | None = Field(default=None, description="none: nothing is told over LSL")
+    trust: TrustConfig = TrustConfig()
     caution: CautionConfig = CautionConfig()
     episodes: EpisodeConfig = EpisodeConfig()
     keep_sent_days: float = Field(
@@ -134,10 +144,11 @@ def load_gateway_config(path: Path) -> GatewayConfig:
     people = tuple(
         person.model_copy(
             update={
+                "enrolment": None if person.enrolment is None else here / person.enrolment,
                 "devices": tuple(
                     d if d.struct_map is None else d.model_copy(update={"struct_map": here / d.struct_map})
                     for d in person.devices
-                )
+                ),
             }
         )
         for person in config.people
@@ -145,6 +156,8 @@ def load_gateway_config(path: Path) -> GatewayConfig:
     changes: dict[str, object] = {"bundle": here / config.bundle, "store": here / config.store, "people": people}
     if config.uplink is not None and config.uplink.token_file is not None:
         changes["uplink"] = config.uplink.model_copy(update={"token_file": here / config.uplink.token_file})
+    if config.trust.keys:
+        changes["trust"] = config.trust.model_copy(update={"keys": tuple(here / k for k in config.trust.keys)})
     if config.record is not None:
         changes["record"] = config.record.model_copy(update={"folder": here / config.record.folder})
     return config.model_copy(update=changes)

@@ -16,18 +16,18 @@ from dataclasses import dataclass
 from typing import Final
 
 from kinedge import __version__
-from kinedge.bundle import read_bundle
 from kinedge.edge.config import GatewayConfig
 from kinedge.edge.episodes import EpisodeBuilder
 from kinedge.edge.hostclock import HostClock, RecordedClock
 from kinedge.edge.keeper import DraftKeeper
 from kinedge.edge.lsl_streams import LslStreams
 from kinedge.edge.pipeline import Pipeline, Scored
-from kinedge.edge.scoring import Scorer
 from kinedge.edge.store import EpisodeStore
 from kinedge.edge.tape import Tape
+from kinedge.edge.trusted import load_trusted
 from kinedge.edge.uplink import Uplink
 from kinedge.edge.verdict import Verdict
+from kinedge.edge.verdict_json import basis_fields
 from kinedge.errors import ConfigError, SignalError, StoreError
 from kinedge.firmware_bridge.ble_radio import BleRadio
 from kinedge.firmware_bridge.device import Battery, ClockExchange, DeviceInfo, Doubt
@@ -102,9 +102,9 @@ class EdgeService:
             raise ConfigError(f"{', '.join(idle)}: has no devices; say under [[people]] what they wear")
         self.clock = host_clock or HostClock()
         self._source = source
-        self.scorer = Scorer(read_bundle(config.bundle), caution=config.caution)
+        self.scorer, people = load_trusted(config)
         manifest = self.scorer.manifest
-        self.pipeline = Pipeline(self.scorer, [p.subject for p in config.people], max_delay_s=config.max_delay_s)
+        self.pipeline = Pipeline(self.scorer, people.subjects, max_delay_s=config.max_delay_s, people=people)
         provenance = {
             "model_digest": self.scorer.bundle.digest,
             "config_digest": config.digest(),
@@ -117,10 +117,10 @@ class EdgeService:
                 rate_hz=manifest.rate_hz,
                 hop=manifest.hop,
                 block=manifest.block,
-                provenance=provenance,
+                provenance={**provenance, **basis_fields(basis)},
                 config=config.episodes,
             )
-            for p in config.people
+            for p, basis in zip(config.people, people.bases, strict=True)
         }
         radio = radio or BleRadio()
         self._links = [

@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from kinedge.edge.verdict import Verdict
+from kinedge.edge.verdict import Basis, Verdict
 
-__all__ = ["verdict_as_json"]
+__all__ = ["basis_fields", "verdict_as_json"]
+
+
+def basis_fields(basis: Basis) -> dict[str, Any]:
+    """Return what an envelope says of a basis; nothing of what goes without saying."""
+    fields: dict[str, Any] = {}
+    if basis.enrolment_digest is not None:
+        fields["enrolment_digest"] = basis.enrolment_digest
+    if basis.unsigned:
+        fields["unsigned"] = list(basis.unsigned)
+    return fields
 
 
 def verdict_as_json(subject: str, verdict: Verdict) -> dict[str, Any]:
@@ -22,4 +32,7 @@ def verdict_as_json(subject: str, verdict: Verdict) -> dict[str, Any]:
         "reasons": [{"code": r.code, "text": r.text, "sensor": r.sensor} for r in verdict.reasons],
         "sensor_share": {k: round(v, 4) for k, v in verdict.sensor_share.items()},
         "top_channel": verdict.top_channel,
+        "calibration": verdict.basis.calibration,
+        "alignment": verdict.basis.alignment,
+        **basis_fields(verdict.basis),
     }
