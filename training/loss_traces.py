@@ -99,7 +99,7 @@ class LossModel:
             if runs.sum() >= begin + n:
                 break
             n_runs *= 2
-        states = np.repeat(np.tile([True, False], n_runs), runs)
+        states: Mask = np.repeat(np.tile(np.array([True, False]), n_runs), runs)
         return states[begin : begin + n]
 
 
