@@ -2,6 +2,9 @@
 
 Whatever the bytes, neither raises: what cannot be decoded is counted in ``counters``, and every sample of a
 described stream is either delivered, or counted as lost before the next one that is.
+
+SAMPLES do not say of which boot they are. Where the device may have started anew (the link was reopened, or its
+counter is far behind) they wait for the next HELLO, which does: up to 10 s of them, then they are taken as they are.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ from kinedge.firmware_bridge.packets import (
 )
 from kinedge.firmware_bridge.timeline import MAX_T_US, Timeline
 from kinedge.signals import ImuChunk, Quantity
+from kinedge.units import NS_PER_S
 
 __all__ = ["DecoderCounters", "Event", "HelloReceived", "StatusReceived", "TimeSyncReceived", "WireDecoder"]
 
@@ -39,6 +43,8 @@ _MAX_PACKETS_PER_CHUNK: Final = 1024
 _PAYLOAD_OVERHEAD: Final = 64
 _MAX_LAYOUTS: Final = 8
 _LONG_RUN: Final = 8  # from here on arrays are faster than numbers
+_FAR_BEHIND_NS: Final = NS_PER_S  # and three packets: no copy and no late packet comes from there
+_MAX_HELD_NS: Final = 10 * NS_PER_S
 _FLAG_OF: Final = {Quantity.ACC: SampleFlags.ACC_CLIPPED, Quantity.GYR: SampleFlags.GYR_CLIPPED}
 
 
@@ -89,6 +95,8 @@ class DecoderCounters(FrameCounters):
         Samples before the first HELLO of their stream.
     overflows
         Packets before which the device itself dropped samples.
+    held_back
+        Times that samples began to wait for a HELLO because their counter was far behind: it is time to ask for one.
     timeline_resets
         Times that a stream went on far from where it was, without a new boot id.
     backlog_dropped
@@ -102,6 +110,7 @@ class DecoderCounters(FrameCounters):
     duplicates: int = 0
     undescribed: int = 0
     overflows: int = 0
+    held_back: int = 0
     timeline_resets: int = 0
     backlog_dropped: int = 0
 
@@ -149,11 +158,22 @@ class _Layout:
 
 
 class _Stream:
-    """One described stream."""
+    """One described stream.
+
+    Attributes
+    ----------
+    held
+        Packets that wait for a HELLO, each with its host time; None when none need to.
+    confirmed
+        Whether a HELLO has come since the last packet that was new: then this boot it is, however odd its counter.
+    """
 
     def __init__(self, hello: Hello, timeline: Timeline) -> None:
         self.hello = hello
         self.timeline = timeline
+        self.held: list[tuple[bytes, int | None]] | None = None
+        self.n_held = 0  # samples
+        self.confirmed = False
         self.n_channels = len(hello.channels)
         self._layouts: dict[int, _Layout] = {}
 
@@ -228,9 +248,14 @@ class WireDecoder:
         return self._events.popleft() if self._events else None
 
     def link_reopened(self) -> None:
-        """Forget a half-received frame: the port was lost and is open again."""
+        """Forget a half-received frame: the port was lost and is open again, and the device may have been restarted."""
         if self._splitter is not None:
             self._splitter.reset()
+        while self._backlog:  # came before
+            self._decode_read(self._backlog.popleft())
+        self._backlog_bytes = 0
+        for stream in self._streams.values():
+            stream.held = stream.held or []
 
     def _enqueue(self, payloads: list[bytes], host_time_ns: int | None) -> None:
         read = self._backlog[-1] if self._backlog else None
@@ -276,6 +301,7 @@ class WireDecoder:
         if isinstance(packet, Hello):
             self._describe(packet)
             self._events.append(HelloReceived(packet, host_time_ns))
+            self._release(packet.stream_id)
         elif isinstance(packet, Status):
             self._events.append(StatusReceived(packet, host_time_ns))
         elif isinstance(packet, TimeSync) and packet.is_response:
@@ -286,21 +312,44 @@ class WireDecoder:
         if before is not None and before.hello == hello:
             return
         for stream_id in [i for i, s in self._streams.items() if s.hello.sensor == hello.sensor and s is not before]:
-            del self._streams[stream_id]  # the sensor moved to another stream id
+            moved = self._streams.pop(stream_id)  # the sensor moved to another stream id
+            self.counters.undescribed += moved.n_held
         timeline = Timeline() if before is None else before.timeline
         if before is None or (before.hello.boot_id, before.hello.serial) != (hello.boot_id, hello.serial):
             timeline.restart()
-        self._streams[hello.stream_id] = _Stream(hello, timeline)
+        stream = self._streams[hello.stream_id] = _Stream(hello, timeline)
+        if before is not None:
+            stream.held, stream.n_held = before.held, before.n_held
 
     def _reject(self, why: str, *, n: int = 1) -> None:
         self.counters.malformed += n
         self.last_error = why
+
+    def _hold(self, stream_id: int, stream: _Stream, run: list[bytes], host_time_ns: int | None) -> None:
+        """Let packets wait for a HELLO, but not for ever."""
+        stream.held = stream.held or []
+        stream.held += [(payload, host_time_ns) for payload in run]
+        stream.n_held += sum(max(1, payload[_COUNT_AT]) for payload in run)
+        if stream.n_held * stream.hello.interval_ns > _MAX_HELD_NS:
+            self._release(stream_id)
+
+    def _release(self, stream_id: int) -> None:
+        """Decode what waited for a HELLO, or has waited long enough."""
+        stream = self._streams[stream_id]
+        if stream.held is None:
+            return
+        held, stream.held, stream.n_held, stream.confirmed = stream.held, None, 0, True
+        for payload, host_time_ns in held:
+            self._decode_samples(stream_id, [payload], host_time_ns)
 
     def _decode_samples(self, stream_id: int, run: list[bytes], host_time_ns: int | None) -> None:
         """Decode packets of one stream and one length."""
         stream = self._streams.get(stream_id)
         if stream is None:
             self.counters.undescribed += sum(payload[_COUNT_AT] for payload in run)
+            return
+        if stream.held is not None:
+            self._hold(stream_id, stream, run, host_time_ns)
             return
         n, rest = divmod(len(run[0]) - _HEADER, 2 * stream.n_channels)
         if rest or not 1 <= n <= 255:
@@ -309,22 +358,33 @@ class WireDecoder:
         layout = stream.layout(n)
         times = _pass_run(stream, layout, run) if len(run) >= _LONG_RUN else None
         if times is not None:
+            stream.confirmed = False
             self._deliver(stream, layout, run, times, lost=0, host_time_ns=host_time_ns)
-        else:
-            self._judge(stream, layout, run, host_time_ns)
+            return
+        n_judged = self._judge(stream, layout, run, host_time_ns)
+        if n_judged < len(run):
+            self.counters.held_back += 1
+            self._hold(stream_id, stream, run[n_judged:], host_time_ns)
 
-    def _judge(self, stream: _Stream, layout: _Layout, run: list[bytes], host_time_ns: int | None) -> None:
-        """Decode packets of which any may be odd."""
+    def _judge(self, stream: _Stream, layout: _Layout, run: list[bytes], host_time_ns: int | None) -> int:
+        """Decode packets of which any may be odd; return how many, up to one that may be of another boot."""
         counters, timeline, nominal, n = self.counters, stream.timeline, stream.hello.interval_ns, len(layout.index)
         before = timeline.repeated, timeline.implausible, timeline.resets
-        kept, times, lost = [], [], 0
-        for payload in run:
+        far_behind_ns = _FAR_BEHIND_NS + 3 * n * nominal
+        kept, times, lost, n_judged = [], [], 0, len(run)
+        for i, payload in enumerate(run):
             _, _, sequence, t_us, interval_ns, count, _ = SAMPLES_HEADER.unpack_from(payload)
             if count != n:
                 self._reject(f"SAMPLES: the count does not fit {n} samples")
             elif not 3 * nominal <= 4 * interval_ns <= 5 * nominal or t_us > MAX_T_US:
                 counters.implausible += 1
+            elif (
+                not stream.confirmed and timeline.missing(sequence, t_us * 1000, interval_ns) * nominal < -far_behind_ns
+            ):
+                n_judged = i
+                break
             elif (missing := timeline.admit(sequence, t_us * 1000, interval_ns, n=n)) is not None:
+                stream.confirmed = False
                 kept.append(payload)
                 times.append(layout.elapsed_ns(interval_ns) + t_us * 1000)
                 lost += missing
@@ -334,6 +394,7 @@ class WireDecoder:
         if kept:
             all_times = times[0] if len(times) == 1 else np.concatenate(times)
             self._deliver(stream, layout, kept, all_times, lost=lost, host_time_ns=host_time_ns)
+        return n_judged
 
     def _deliver(
         self,

@@ -67,6 +67,18 @@ class Timeline:
         self._last_ns = -1
         self._suspect: _Suspect | None = None
 
+    def missing(self, sequence: int, start_ns: int, interval_ns: int) -> int:
+        """Return the samples missing before a packet; negative where it lies behind what was admitted.
+
+        This is the gap by sequence, with as many wraps as bring it nearest to the gap by time. What was missing before
+        the first packet since the device started is not known, and counts as 0.
+        """
+        if self._next_sequence is None:
+            return 0
+        gap = (sequence - self._next_sequence) % _WRAP
+        half = _NEAR * interval_ns
+        return gap + _WRAP * ((start_ns - self._next_ns - gap * interval_ns + half) // (2 * half))
+
     def admit(self, sequence: int, start_ns: int, interval_ns: int, *, n: int) -> int | None:
         """Judge a packet of ``n`` samples.
 
@@ -80,15 +92,9 @@ class Timeline:
         Returns
         -------
         lost
-            Samples missing before it; None where it is not new. What was missing before the first packet since the
-            device started is not known, and counts as 0.
+            Samples missing before it; None where it is not new.
         """
-        if self._next_sequence is None:
-            self._next_sequence, self._next_ns = sequence, start_ns
-        # The gap by sequence, with as many wraps as bring it nearest to the gap by time.
-        gap = (sequence - self._next_sequence) % _WRAP
-        half = _NEAR * interval_ns
-        lost = gap + _WRAP * ((start_ns - self._next_ns - gap * interval_ns + half) // (2 * half))
+        lost = self.missing(sequence, start_ns, interval_ns)
         if 0 <= lost <= MAX_GAP:
             if start_ns <= self._last_ns:
                 self.implausible += 1  # the clock stepped back a little: it will catch up

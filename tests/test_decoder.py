@@ -392,6 +392,56 @@ def test_device_that_started_anew_begins_anew(change: dict[str, int]) -> None:
     assert chunks[1].boot_id == change.get("boot_id", 7)
 
 
+@pytest.mark.parametrize("split", [False, True])
+def test_restart_whose_hello_was_lost_costs_no_sample_once_a_hello_comes(split: bool) -> None:
+    decoder = described()
+    sent = [packet(i) for i in (*range(0, 500, 10), *range(0, 80, 10))]
+    for i, payload in enumerate(sent):
+        decoder.receive_data(payload, host_time_ns=i if split else 0)
+    assert indices(chunks_of(decoder)) == [*range(500)]
+    assert decoder.counters.held_back == 1
+    decoder.receive_data(hello(boot_id=8).to_bytes(), host_time_ns=100)
+    decoder.receive_data(packet(80), host_time_ns=100)
+    kinds = events_of(decoder)
+    assert isinstance(kinds[0], HelloReceived)
+    chunks = [e for e in kinds if isinstance(e, ImuChunk)]
+    assert indices(chunks) == [*range(90)]
+    assert {c.boot_id for c in chunks} == {8}
+    assert chunks[0].host_time_ns == (50 if split else 0)
+    assert decoder.counters.lost == decoder.counters.duplicates == decoder.counters.undescribed == 0
+
+
+def test_samples_behind_a_reopened_link_belong_to_the_boot_that_the_next_hello_names() -> None:
+    # power was cycled while nobody listened, and the new counter goes on just where the old one was
+    decoder = described()
+    decoder.receive_data(packet(0))
+    decoder.link_reopened()
+    decoder.receive_data(packet(10))
+    decoder.receive_data(packet(30))
+    assert [c.boot_id for c in chunks_of(decoder)] == [7]
+    decoder.receive_data(hello(boot_id=8).to_bytes())
+    chunks = chunks_of(decoder)
+    assert [(c.boot_id, len(c), c.lost) for c in chunks] == [(8, 10, 0), (8, 10, 10)]
+    # and here it was not: the gap is counted
+    decoder.link_reopened()
+    decoder.receive_data(packet(60))
+    decoder.receive_data(hello(boot_id=8).to_bytes())
+    assert [(c.boot_id, c.lost) for c in chunks_of(decoder)] == [(8, 20)]
+    assert decoder.counters.held_back == 0
+
+
+def test_samples_do_not_wait_for_a_hello_for_ever() -> None:
+    decoder = described()
+    decoder.receive_data(packet(0))
+    assert len(chunks_of(decoder)) == 1
+    decoder.link_reopened()
+    for index in range(10, 1010, 10):
+        decoder.receive_data(packet(index))
+        assert not chunks_of(decoder)
+    decoder.receive_data(packet(1010))
+    assert indices(chunks_of(decoder)) == [*range(10, 1020)]
+
+
 def test_sensor_that_moves_to_another_stream_is_taken_from_there() -> None:
     decoder = described()
     for payload in (hello(stream_id=2).to_bytes(), packet(0), packet(0, stream_id=2)):
@@ -405,6 +455,7 @@ def test_time_far_away_is_refused_but_a_stream_that_stays_there_is_followed() ->
     for index in (50_000_000, 50_000_010):
         decoder.receive_data(packet(index))
     decoder.receive_data(packet(0), host_time_ns=1)
+    decoder.receive_data(hello().to_bytes())
     assert [len(c) for c in chunks_of(decoder)] == [20]
     assert decoder.counters.implausible == 1
     decoder.receive_data(packet(50_000_020), host_time_ns=2)
@@ -413,6 +464,7 @@ def test_time_far_away_is_refused_but_a_stream_that_stays_there_is_followed() ->
     # a clock that went back for good, as at a restart under the same boot id: the third packet is believed
     for index in (20, 30, 40, 50):
         decoder.receive_data(packet(index), host_time_ns=index)
+    decoder.receive_data(hello().to_bytes())
     chunks = chunks_of(decoder)
     assert indices(chunks) == [*range(30, 60)]
     assert [c.lost for c in chunks] == [20, 0, 0]

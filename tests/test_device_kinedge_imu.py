@@ -296,10 +296,25 @@ def test_reopened_link_forgets_half_frames_and_asks_again() -> None:
     frame = encode_frame(SAMPLES)
     session.receive_data(frame[:10], channel=SERIAL_CHANNEL)
     session.link_reopened()
-    session.receive_data(frame, channel=SERIAL_CHANNEL)
+    session.receive_data(frame + encode_frame(HELLO), channel=SERIAL_CHANNEL)
     assert [type(e) for e in events_of(session)] == [DeviceInfo, ImuChunk]
     assert session.next_command() == Command(SERIAL_CHANNEL, encode_frame(HelloRequest().to_bytes()))
     assert session.next_command() is None
+
+
+def test_counter_far_behind_makes_the_session_ask_who_is_there() -> None:
+    session = open_session()
+    counts = np.zeros((10, 6), np.int16)
+    late, early = (
+        Samples.from_counts(counts, stream_id=1, sequence=at, t_us=at * 10_000, interval_ns=10_000_000).to_bytes()
+        for at in (1000, 0)
+    )
+    ble_events(session, HELLO, late)
+    while session.next_command() is not None:
+        pass
+    assert not ble_events(session, early)
+    asked = session.next_command()
+    assert asked is not None and asked.data == HelloRequest().to_bytes()
 
 
 @given(

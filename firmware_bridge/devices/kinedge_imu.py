@@ -206,8 +206,10 @@ class KinedgeSession:
 
     def _decode_one(self) -> bool:
         """Take the next event of the decoder; False when there is none."""
-        malformed = self._decoder.counters.malformed
+        malformed, held_back = self._decoder.counters.malformed, self._decoder.counters.held_back
         event = self._decoder.next_event()
+        if self._decoder.counters.held_back != held_back:
+            self._greet()  # it may have started anew
         if self._decoder.counters.malformed != malformed:
             self._doubt(f"packets that cannot be read, such as this: {self._decoder.last_error}", key="malformed")
         if isinstance(event, ImuChunk):
