@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import struct
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -15,11 +17,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kinedge.cli.app import main
+from kinedge.edge.config import GatewayConfig
+from kinedge.edge.service import EdgeService
 from kinedge.errors import ConfigError, LinkError, SignalError
 from kinedge.firmware_bridge.channel_map import map_channels
-from kinedge.firmware_bridge.lsl import LslInlet, SampleOutlet, VerdictOutlet
+from kinedge.firmware_bridge.device import DeviceInfo
+from kinedge.firmware_bridge.links import LinkClosed
+from kinedge.firmware_bridge.links_lsl import LslLink
+from kinedge.firmware_bridge.lsl import LslInlet, SampleOutlet, VerdictOutlet, heard_streams
+from kinedge.firmware_bridge.recorded import read_session
 from kinedge.firmware_bridge.xdf import read_xdf
 from kinedge.signals import IMU6, ImuChunk, SensorSpec
+from kinedge.training.scenario import demo_recording
 
 TIMEOUT_S = 10.0
 RATE_HZ = 100.0
@@ -46,6 +56,13 @@ def foreign(lsl: Any, labels: list[str], units: list[str], *, rate_hz: float = R
     info = lsl.StreamInfo(name, "IMU", len(labels), rate_hz, "double64", name)
     info.set_channel_labels(labels)
     info.set_channel_units(units)
+    return lsl.StreamOutlet(info), name
+
+
+def foreign_named(lsl: Any, name: str) -> tuple[Any, str]:
+    info = lsl.StreamInfo(name, "IMU", 1, RATE_HZ, "double64", name)
+    info.set_channel_labels(["acc_x"])
+    info.set_channel_units(["g"])
     return lsl.StreamOutlet(info), name
 
 
@@ -165,6 +182,128 @@ def test_what_is_not_known_is_never_guessed(labels: list[str], units: list[str],
         map_channels("chest", labels, units, where="here", **options)
 
 
+class Walk:
+    """Two wrists of a simulated person as LSL streams, pushed as time passes, from a thread."""
+
+    def __init__(self, lsl: Any, *, labels: tuple[str, ...] = IMU6) -> None:
+        self._recording = demo_recording(seed=3, duration_s=60, events=())
+        self._clock = lsl.local_clock
+        units = ["m/s^2"] * 3 + ["rad/s"] * 3
+        made = {s.name: foreign(lsl, list(labels), units, rate_hz=50.0) for s in self._recording.sensors}
+        self.names = {sensor: name for sensor, (_, name) in made.items()}
+        self._outlets = {sensor: outlet for sensor, (outlet, _) in made.items()}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._push, daemon=True)
+
+    def __enter__(self) -> Walk:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._outlets.clear()
+
+    def _push(self) -> None:
+        began_s, done = self._clock(), 0
+        while not self._stop.wait(0.1):
+            now = min(int((self._clock() - began_s) * 50), len(self._recording))
+            stamps = (began_s + np.arange(done, now) / 50).tolist()
+            for sensor, outlet in self._outlets.items():
+                rows = self._recording.values[done:now, self._recording.columns(sensor)]
+                if len(rows):
+                    outlet.push_chunk(rows.astype(np.float64), stamps)
+            done = now
+
+
+def test_a_gateway_scores_streams_and_tells_samples_and_verdicts(lsl: Any, tmp_path: Path) -> None:
+    subject = f"p{uuid.uuid4().hex[:8]}"
+
+    async def run(walk: Walk) -> tuple[dict[str, Any], list[Any], EdgeService]:
+        devices = [{"lsl": name, "sensor": sensor} for sensor, name in walk.names.items()]
+        people = [{"subject": subject, "devices": devices}]
+        content = {"site": "s", "gateway": "g", "store": tmp_path / "x.db", "people": people, "lsl": {}}
+        said: list[Any] = []
+        service = EdgeService(GatewayConfig.model_validate(content), on_scored=lambda _, v: said.append(v))
+        stop = asyncio.Event()
+        serving = asyncio.create_task(service.run(stop))
+        (info,) = await asyncio.to_thread(lsl.resolve_byprop, "name", f"{subject} verdicts", 1, TIMEOUT_S)
+        inlet = lsl.StreamInlet(info)
+        sample, _ = await asyncio.to_thread(inlet.pull_sample, 2 * TIMEOUT_S)
+        with await asyncio.to_thread(LslInlet, f"{subject} wrist_left", "chest") as echoed:
+            chunks = await asyncio.to_thread(lambda: list(pulled(echoed, 20)))
+        stop.set()
+        await serving
+        return json.loads(sample[0]), chunks, service
+
+    with Walk(lsl) as walk:
+        verdict, chunks, service = asyncio.run(run(walk))
+    assert (verdict["subject"], verdict["decision"] in ("normal", "anomalous", "unsure")) == (subject, True)
+    assert chunks[0].values.shape[1] == 6
+    assert set(np.unique(np.diff(np.concatenate([c.device_time_ns for c in chunks])) // 1_000_000)) <= set(
+        range(15, 26)
+    )
+    assert {(h.sensor, h.connected, h.lost) for h in service.health.values()} == {
+        ("wrist_left", True, 0),
+        ("wrist_right", True, 0),
+    }
+
+
+def test_a_stream_that_vanishes_is_told_and_followed_when_it_comes_back(lsl: Any) -> None:
+    async def run() -> list[Any]:
+        first, name = foreign(lsl, ["acc_x"], ["g"])
+        link = LslLink(name, "chest", stale_s=0.5)
+        seen: list[Any] = []
+        source: Any = first
+        at_s = 100.0
+        async for event in link.events():
+            seen.append(event)
+            if isinstance(event, DeviceInfo):
+                assert await asyncio.to_thread(source.wait_for_consumers, TIMEOUT_S)
+                source.push_chunk([[1.0]] * 5, (at_s + np.arange(5) / RATE_HZ).tolist())
+            elif isinstance(event, LinkClosed) and source is not None:
+                source.push_chunk([[2.0]], [at_s + 5 / RATE_HZ])
+                source = None
+            elif isinstance(event, ImuChunk) and source is None:
+                await link.close()
+        return seen
+
+    seen = asyncio.run(asyncio.wait_for(run(), 4 * TIMEOUT_S))
+    kinds = [type(e).__name__ for e in seen if not isinstance(e, ImuChunk)]
+    assert kinds == ["LinkOpened", "DeviceInfo", "LinkClosed", "LinkOpened"]
+    assert next(e for e in seen if isinstance(e, LinkClosed)).reason.endswith("sent no samples for 0.5 s")
+    assert sum(len(e) for e in seen if isinstance(e, ImuChunk)) == 6
+
+
+def test_a_stream_that_cannot_be_used_yet_is_told_once_and_asked_for_again(lsl: Any) -> None:
+    async def run() -> list[Any]:
+        silent, name = foreign(lsl, ["acc_x"], [""])
+        link = LslLink(name, "chest")
+        seen: list[Any] = []
+        async for event in link.events():
+            seen.append(event)
+            if isinstance(event, LinkClosed):
+                del silent
+                silent, _ = foreign_named(lsl, name)
+            elif isinstance(event, DeviceInfo):
+                await link.close()
+        return seen
+
+    seen = asyncio.run(asyncio.wait_for(run(), 4 * TIMEOUT_S))
+    assert "no unit is given for acc_x" in seen[0].reason
+    assert isinstance(seen[-1], DeviceInfo)
+    assert sum(isinstance(e, LinkClosed) and "no unit" in e.reason for e in seen) == 1
+    with pytest.raises(ConfigError, match="unknown options rate"):
+        LslLink("x", "chest", options={"rate": "50", "acc": "g"})
+
+
+def test_streams_near_are_listed_by_name(lsl: Any) -> None:
+    kept, name = foreign(lsl, ["acc_x"], ["g"])
+    (found,) = [s for s in heard_streams(seconds=1.0) if s.name == name]
+    assert (found.source_id, found.kind, found.n_channels, found.rate_hz) == (name, "IMU", 1, RATE_HZ)
+    del kept
+
+
 def xdf_chunk(tag: int, content: bytes) -> bytes:
     return b"\x04" + struct.pack("<IH", len(content) + 2, tag) + content
 
@@ -211,6 +350,38 @@ def test_xdf_streams_come_on_one_grid_with_their_clocks_together_and_gaps_masked
         np.testing.assert_allclose(recording.values[there, columns][:, 0], index * 0.001 * scale, atol=1e-4)
     with pytest.raises(ConfigError, match="is there 0 times; the file holds L, R"):
         read_xdf(path, {"wrist_left": "X"})
+
+
+def test_an_xdf_file_becomes_a_session_that_can_be_played(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("pyxdf", reason="the extra 'lsl' is not installed")
+    pytest.importorskip("pyarrow", reason="the extra 'record' is not installed")
+    index = np.r_[0:100, 130:700]
+    times = 50.0 + index / 100
+    rows = np.stack([index * 0.001, np.ones(len(index)), np.zeros(len(index))], axis=1)
+    rows[7, 1] = np.nan
+    path = tmp_path / "a.xdf"
+    path.write_bytes(xdf_file(xdf_stream(1, "L", times, rows, unit=""), xdf_stream(2, "R", times, rows, unit="")))
+    streams = ["--lsl", "wrist_left=L", "--lsl", "wrist_right=R"]
+    command = ["record", str(tmp_path / "s"), "--from-xdf", str(path), *streams, "--subject", "p-7", "--json"]
+    assert main(command) == 1
+    assert "no unit is given" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "s").exists()
+    assert main([*command, "--unit", "acc=g"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["sensors"]["wrist_left"] == {"samples": 670, "lost": 30}
+    assert told["segments"] == 2
+    session = read_session(tmp_path / "s")
+    assert session.complete
+    assert session.facts == {"subject": "p-7", "imported_from": "a.xdf"}
+    left = [c for c in session.chunks() if c.sensor == "wrist_left"]
+    np.testing.assert_array_equal(np.concatenate([c.device_time_ns for c in left]), np.rint(times * 1e9))
+    np.testing.assert_allclose(np.concatenate([c.values for c in left])[:, 0], index * 0.001 * G, atol=1e-5)
+    assert np.flatnonzero(~np.concatenate([c.valid for c in left]).all(axis=1)).tolist() == [7]
+    items = list(session.in_order())
+    arrivals = [c.host_time_ns for c in items if isinstance(c, ImuChunk)]
+    assert arrivals == sorted(arrivals)  # type: ignore[type-var]
+    assert main([*command[:4], "--port", "/dev/x"]) == 1
+    assert "leave --port" in " ".join(capsys.readouterr().err.split())
 
 
 @settings(deadline=None, max_examples=40)
