@@ -40,6 +40,7 @@ _OTHER_WORDS: Final = {
     "m/s^2": "m_s2", "m/s2": "m_s2", "m/s²": "m_s2", "ms2": "m_s2", "m_s_2": "m_s2", "rad/s": "rad_s", "rads": "rad_s",
     "deg/s": "deg_s", "dps": "deg_s", "°/s": "deg_s", "µt": "uT", "μt": "uT", "ut": "uT", "gauss": "G",
 }  # fmt: skip
+_USUAL_SHARE: Final = 0.6  # the rest may be gaps
 _SECONDS: Final = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 _HEADING: Final = re.compile(r"([a-z][a-z0-9_]*)\.(acc|gyr|mag)(?:_([^.]*))?\.([xyz])")
 _TIME_HEADING: Final = re.compile(r"time(?:_(.*))?")
@@ -127,8 +128,6 @@ def load_csv(path: Path, *, mapping: CsvConfig | Path | None = None, rate_hz: fl
             raise SignalError(f"{path}: time unit {_suggested(config.time.unit, list(_SECONDS))}; known are {known}")
         tick, rate = _grid(seconds * unit, rate, path)
     n = int(tick[-1]) + 1
-    if n > MAX_ROWS:
-        raise SignalError(f"{path}: {n:,} samples on its grid; cut it into sessions first")
     specs, order = _sensors(columns)
     values, valid = np.zeros((n, len(columns)), np.float32), np.zeros((n, len(columns)), bool)
     finite = np.isfinite(raw[:, order]) & (np.abs(raw[:, order]) < np.finfo(np.float32).max)
@@ -238,8 +237,18 @@ def _grid(seconds: NDArray[np.float64], rate_hz: float | None, path: Path) -> tu
     if len(seconds) < 2 or not np.isfinite(seconds).all() or not (steps > 0).all():
         bad = int(np.flatnonzero(~(steps > 0))[0]) + 3 if len(steps) and not (steps > 0).all() else 2
         raise SignalError(f"{path}: times must be finite and increase; they do not at line {bad}")
-    usual = steps[steps < 1.5 * np.median(steps)]
+    usual = steps[np.abs(steps / np.median(steps) - 1) < 0.5]
+    if rate_hz is None and len(usual) < _USUAL_SHARE * len(steps):
+        raise SignalError(
+            f"{path}: only {len(usual)} of {len(steps)} steps in time are about alike: the times are too irregular to "
+            "tell a rate; give rate_hz"
+        )
     rate = rate_hz or float(1 / usual.mean())
+    if (seconds[-1] - seconds[0]) * rate >= MAX_ROWS:
+        raise SignalError(
+            f"{path}: its times span more than {MAX_ROWS:,} samples of {rate:g} Hz; cut it into sessions, or check the "
+            "unit of time"
+        )
     tick = np.rint((seconds - seconds[0]) * rate).astype(np.int64)
     if not (np.diff(tick) > 0).all():
         share = float((np.diff(tick) <= 0).mean())

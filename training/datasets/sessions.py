@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -96,11 +97,16 @@ def load_session(folder: Path, *, sensors: Sequence[str] | None = None, rate_hz:
         rate_hz=grid_hz,
         values=values,
         valid=valid,
-        subject=str(session.manifest.get("subject") or session.folder.name),
+        subject=str(_facts(session).get("subject") or session.folder.name),
         session=session.folder.name,
         source=str(session.folder),
         notes=notes,
     )
+
+
+def _facts(session: RecordedSession) -> Mapping[str, Any]:
+    facts = session.manifest.get("facts")
+    return facts if isinstance(facts, dict) else {}
 
 
 def _slowest_hz(session: RecordedSession, names: tuple[str, ...]) -> float:
