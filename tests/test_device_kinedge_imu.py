@@ -34,7 +34,7 @@ from kinedge.firmware_bridge.devices.kinedge_imu import (
 )
 from kinedge.firmware_bridge.emulator import EmulatedImu, make_hello
 from kinedge.firmware_bridge.framing import encode_frame
-from kinedge.firmware_bridge.packets import HelloRequest, Status, TimeSync
+from kinedge.firmware_bridge.packets import HelloRequest, Samples, Status, TimeSync
 from kinedge.signals import IMU6, ImuChunk, SensorSpec
 
 # HELLO: stream 1, boot 7, 20 ms, "wrist_left", serial "A1", acc_x alone with 0.5 m/s^2 a count up to 16
