@@ -9,13 +9,14 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 
 from kinedge.cli.app import app
 from kinedge.edge.config import DEFAULT_BUNDLE
 from kinedge.errors import ConfigError
 
-__all__ = ["anomalies", "bench", "clock", "decode", "links", "step", "tsb"]
+__all__ = ["anomalies", "attribution", "bench", "clock", "decode", "endurance", "links", "step", "tsb"]
 
 bench = typer.Typer(help="Measure, always beside something to compare with.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
@@ -129,6 +130,55 @@ def tsb(
         )
     columns = ["what", "lag", "vus_pr", "MSL", "SMAP", "SMD", "Daphnet", "parameters"]
     _deliver(found, out, as_json=as_json, columns=columns)
+
+
+@bench.command()
+def endurance(
+    minutes: Annotated[float, typer.Option(min=0.05, max=10_000, help="How long the devices misbehave.")] = 10.0,
+    devices: Annotated[int, typer.Option(min=1, max=100, help="Emulated devices, each on a tty.")] = 5,
+    speed: Annotated[float, typer.Option(min=0.1, max=20, help="Device seconds per second.")] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, help="Of what happens to the devices.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Write the result as JSON there.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Listen to devices that fail in every way, and account for every sample and for memory.
+
+    They connect and disconnect, stall, restart, and damage, lose, repeat and reorder packets.
+
+    Example: kinedge bench endurance --minutes 10 --seed 0 --json
+    """
+    from kinedge.benchmarks.endurance import bench_endurance
+
+    with Progress(console=Console(stderr=True), transient=True, disable=as_json) as progress:
+        task = progress.add_task("listening", total=1.0)
+        found = bench_endurance(
+            minutes=minutes,
+            n_devices=devices,
+            speed=speed,
+            seed=seed,
+            progress=lambda share: progress.update(task, completed=share),
+        )
+    _deliver(found, out, as_json=as_json)
+    if not as_json:
+        facts = ", ".join(f"{k.replace('_', ' ')} {v:g}" for k, v in {**found["actions"], **found["memory"]}.items())
+        typer.echo(facts)
+
+
+@bench.command()
+def attribution(
+    data: Annotated[Path, typer.Option(help="Machines with labelled root causes, as npz.")],
+    out: Annotated[Path | None, typer.Option(help="Write the result as JSON there.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Rank the channels of labelled anomalies: how many of the true ones come first.
+
+    Example: kinedge bench attribution --data smd.npz
+    """
+    from kinedge.benchmarks.attribution import bench_attribution
+
+    with Console(stderr=True).status("reading") as status:
+        found = bench_attribution(data, progress=status.update)
+    _deliver(found, out, as_json=as_json)
 
 
 def _deliver(found: dict[str, Any], out: Path | None, *, as_json: bool, columns: Sequence[str] | None = None) -> None:

@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ResidualUnits"]
+__all__ = ["ResidualUnits", "mean_surprise"]
 
 F64 = NDArray[np.float64]
 _LOUD: Final = 5.0
@@ -47,7 +47,7 @@ class ResidualUnits:
         self.forget = forget
 
     def surprise(self, residual: F64, present: NDArray[np.bool_], square: F64) -> tuple[F64, F64]:
-        """Return the surprise (n,) of residuals (n, K), 1 being usual, and the running mean square (K,) behind them.
+        """Return the surprise of residuals (n, K), 1 being usual, and the running mean square (K,) behind them.
 
         Parameters
         ----------
@@ -64,4 +64,9 @@ class ResidualUnits:
                 step = np.minimum(squares[t], _LOUD**2 * square) - square
                 square = np.maximum(square + share[t] * step, 1.0)
             squares /= units
-        return np.asarray(squares.sum(axis=1) / np.maximum(present.sum(axis=1), 1)), square
+        return squares, square
+
+
+def mean_surprise(squares: F64, present: NDArray[np.bool_]) -> F64:
+    """Return the mean over what is present (n,) of (n, K); 0 where nothing is."""
+    return np.asarray(squares.sum(axis=1) / np.maximum(present.sum(axis=1), 1))

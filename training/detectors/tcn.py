@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from kinedge.errors import ConfigError, SignalError
 from kinedge.training.detectors.interface import Detector, Standardisation, State, checked_samples, restored
-from kinedge.training.detectors.residuals import ResidualUnits
+from kinedge.training.detectors.residuals import ResidualUnits, mean_surprise
 from kinedge.training.linear import fit_linear
 from kinedge.training.model import LOG_SIGMA_MAX, LOG_SIGMA_MIN, Forecaster, ForecasterConfig, StudentT
 
@@ -161,8 +161,8 @@ class TcnDetector(Detector):
 
     def _step(self, x: F64) -> F64:
         residual, there = self._residuals(x)
-        surprise, self._state["square"] = self._units.surprise(residual, there, self._state["square"])
-        return surprise
+        squares, self._state["square"] = self._units.surprise(residual, there, self._state["square"])
+        return mean_surprise(squares, there)
 
     def _residuals(self, x: F64) -> tuple[F64, NDArray[np.bool_]]:
         """Return what no prediction explains (n, K), and where that can be told; moves the state on."""

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from kinedge.errors import ConfigError
 from kinedge.training.detectors.interface import Detector, Standardisation, State, checked_samples, restored
-from kinedge.training.detectors.residuals import ResidualUnits
+from kinedge.training.detectors.residuals import ResidualUnits, mean_surprise
 
 __all__ = ["VarConfig", "VarDetector"]
 
@@ -112,20 +112,28 @@ class VarDetector(Detector):
     def step(self, x: ArrayLike) -> F64:
         """Take (n, C), return the surprise (n,): 1 is usual."""
         values = checked_samples(x, n_channels=self._weight.shape[1])
-        if len(values) == 0:
-            return np.zeros(0)
-        return np.concatenate([self._step(values[a : a + _CHUNK]) for a in range(0, len(values), _CHUNK)])
+        parts = [mean_surprise(*self._squares(part)) for part in self._parts(values)]
+        return np.concatenate(parts) if parts else np.zeros(0)
 
-    def _step(self, x: F64) -> F64:
+    def channel_surprise(self, x: ArrayLike) -> F64:
+        """Take (n, C) as :meth:`step` does, return the surprise of each channel (n, C)."""
+        values = checked_samples(x, n_channels=self._weight.shape[1])
+        return np.concatenate([np.zeros_like(values[:0]), *(self._squares(part)[0] for part in self._parts(values))])
+
+    def _parts(self, values: F64) -> list[F64]:
+        return [values[a : a + _CHUNK] for a in range(0, len(values), _CHUNK)]
+
+    def _squares(self, x: F64) -> tuple[F64, NDArray[np.bool_]]:
+        """Return squared residuals in their units, and which could be told; moves the state on."""
         z, present = self._standard.apply(x)
         seen = np.concatenate([self._state["past"], z])
         residual = z - self._features(seen) @ self._weight
         n_seen = int(self._state["n_seen"][0])
         present[: max(0, self.config.order - n_seen)] = False  # nothing can be predicted from before the start
-        surprise, self._state["square"] = self._units.surprise(residual, present, self._state["square"])
+        squares, self._state["square"] = self._units.surprise(residual, present, self._state["square"])
         self._state["past"] = seen[len(seen) - self.config.order :]
         self._state["n_seen"] = np.array([n_seen + len(x)], dtype=np.int64)
-        return surprise
+        return squares, present
 
     @property
     def state(self) -> State:
