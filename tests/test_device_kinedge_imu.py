@@ -304,9 +304,9 @@ def test_reopened_link_forgets_half_frames_and_asks_again() -> None:
 
 def test_counter_far_behind_makes_the_session_ask_who_is_there() -> None:
     session = open_session()
-    counts = np.zeros((10, 6), np.int16)
+    counts = np.zeros((10, 1), np.int16)
     late, early = (
-        Samples.from_counts(counts, stream_id=1, sequence=at, t_us=at * 10_000, interval_ns=10_000_000).to_bytes()
+        Samples.from_counts(counts, stream_id=1, sequence=at, t_us=at * 20_000, interval_ns=20_000_000).to_bytes()
         for at in (1000, 0)
     )
     ble_events(session, HELLO, late)
