@@ -157,9 +157,9 @@ def plan(config: DayConfig) -> tuple[Region, ...]:
     regions: list[Region] = []
     now = 0
     for start, length, name in sorted(fixed):
+        if not 0 <= start < end:
+            continue  # a meal before the sensors are put on
         start = max(now, round(start))
-        if start >= end or length < 1:
-            continue
         now = _fill(rng, regions, now, min(start, end), style)
         stop = min(end, now + max(1, round(length)))
         if stop > now:

@@ -99,7 +99,7 @@ class LossModel:
             if runs.sum() >= begin + n:
                 break
             n_runs *= 2
-        states: Mask = np.repeat(np.tile(np.array([True, False]), n_runs), runs)
+        states = np.repeat(np.arange(2 * n_runs) % 2 == 0, runs)
         return states[begin : begin + n]
 
 
@@ -109,7 +109,7 @@ def traces_of(recordings: Sequence[Recording]) -> list[list[Mask]]:
     for recording in recordings:
         sensors = []
         for spec in recording.sensors:
-            arrived = recording.valid[:, recording.columns(spec.name)].any(axis=1)
+            arrived: Mask = recording.valid[:, recording.columns(spec.name)].any(axis=1)
             at = np.flatnonzero(arrived)
             if len(at):
                 sensors.append(arrived[at[0] : at[-1] + 1])

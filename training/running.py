@@ -256,7 +256,8 @@ def _motions(config: RunConfig, hits: Strikes, n: int) -> dict[str, Motion]:
             segment = multiply(about("z", yaw), about("y", lean))
             local = np.zeros((n, 3))
         else:
-            segment, local = _leg(runner, phase[side], t, place, rng)
+            own_rng = stream(f"run leg {side}", config.subject_seed, config.session_seed, config.day)
+            segment, local = _leg(runner, phase[side], t, place, own_rng)
         turned = np.stack(
             [cos * local[:, 0] - sin * local[:, 1], sin * local[:, 0] + cos * local[:, 1], local[:, 2]], 1
         )
