@@ -77,7 +77,9 @@ def vus_pr(labels: ArrayLike, scores: ArrayLike, *, window: int) -> float:
     if window < 0:
         raise SignalError(f"the window of the metric is {window}; it cannot be negative")
     if not np.isfinite(score).all():
-        raise SignalError(f"score {int(np.flatnonzero(~np.isfinite(score))[0])} is not finite; the metric needs an order")
+        raise SignalError(
+            f"score {int(np.flatnonzero(~np.isfinite(score))[0])} is not finite; the metric needs an order"
+        )
     if label.all() or not label.any():
         raise SignalError("all samples have the same label; there is nothing to tell apart")
     return _volume(label, _first_threshold(score), window)

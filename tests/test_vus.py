@@ -50,7 +50,7 @@ def test_vus_pr_equals_the_recorded_figure_of_the_reference(seed: int) -> None:
     assert vus_pr(labels, scores, window=window) == pytest.approx(REFERENCE[seed], abs=1e-12)
 
 
-@pytest.mark.parametrize("seed", range(100, 120))
+@pytest.mark.parametrize("seed", range(100, 106))
 def test_vus_pr_equals_the_reference_where_it_is_installed(seed: int) -> None:
     oracle = pytest.importorskip("TSB_AD.evaluation.basic_metrics", reason="tsb-ad (and scikit-learn) not installed")
     labels, scores, window = _case(seed)
