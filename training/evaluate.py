@@ -8,6 +8,7 @@ given too: who cries wolf all the time finds every wolf.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -17,9 +18,10 @@ from kinedge.edge.caution import Decision
 from kinedge.edge.episodes import EpisodeBuilder, EpisodeConfig
 from kinedge.edge.offline import hops, verdicts_of
 from kinedge.edge.scoring import Scorer
+from kinedge.edge.verdict import Verdict
 from kinedge.recording import Recording, Region
 
-__all__ = ["EpisodeMetrics", "FoundEpisode", "episodes_of", "match_events"]
+__all__ = ["EpisodeMetrics", "FoundEpisode", "episodes_from", "episodes_of", "match_events", "poisson_interval"]
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,15 @@ def episodes_of(
     n_verdicts, n_unsure
         How often an answer was given, and how often it was "unsure".
     """
+    verdicts = verdicts_of(scorer, recording)
+    n_unsure = sum(v.decision is Decision.UNSURE for v in verdicts)
+    return episodes_from(verdicts, scorer, recording, config=config), len(verdicts), n_unsure
+
+
+def episodes_from(
+    verdicts: Sequence[Verdict], scorer: Scorer, recording: Recording, *, config: EpisodeConfig | None = None
+) -> list[FoundEpisode]:
+    """Run the verdicts about a recording on the model's grid through the episode builder."""
     manifest = scorer.manifest
     builder = EpisodeBuilder(
         recording.subject,
@@ -101,7 +112,6 @@ def episodes_of(
     offset_ns = 10**12  # times before the recording's start must stay positive
     opened: dict[str, float] = {}
     found: dict[str, FoundEpisode] = {}
-    verdicts = verdicts_of(scorer, recording)
     for verdict, (values, valid, _) in zip(verdicts, hops(recording, manifest.hop), strict=True):
         now_s = verdict.end_tick / manifest.rate_hz
         for draft in builder.step(verdict, values[0], valid[0], end_utc_ns=offset_ns + round(now_s * 1e9)):
@@ -112,8 +122,7 @@ def episodes_of(
                 opened_s=opened[draft.key],
                 top_sensor=draft.fields["contributions"][0]["sensor"],
             )
-    n_unsure = sum(v.decision is Decision.UNSURE for v in verdicts)
-    return sorted(found.values(), key=lambda e: e.opened_s), len(verdicts), n_unsure
+    return sorted(found.values(), key=lambda e: e.opened_s)
 
 
 def match_events(
@@ -170,3 +179,19 @@ def match_events(
         flagged[event.start : event.end] = False
     metrics.flagged_s = float(flagged.sum()) / rate_hz
     return metrics
+
+
+def poisson_interval(count: int) -> tuple[float, float]:
+    """Return the exact 95 % interval of a Poisson mean, by bisection on its distribution function."""
+
+    def at_most(k: int, mean: float) -> float:
+        return math.fsum(math.exp(i * math.log(mean) - mean - math.lgamma(i + 1)) for i in range(k + 1))
+
+    def solve(k: int, target: float) -> float:
+        low, high = 0.0, 2.0 * (k + 10)
+        for _ in range(60):
+            middle = (low + high) / 2
+            low, high = (middle, high) if at_most(k, middle) > target else (low, middle)
+        return low
+
+    return (0.0 if count == 0 else solve(count - 1, 0.975)), solve(count, 0.025)
