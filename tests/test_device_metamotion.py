@@ -57,7 +57,7 @@ def test_published_acceleration_decodes_to_si_units(data: str, acc_g: float, exp
     silent = b"\x13\x05" if data.startswith("0304") else b"\x13\x07"
     joined = join(take(session, bytes.fromhex(data), silent + bytes(6 * len(expected))))
     np.testing.assert_allclose(joined.values[:, :3], np.array(expected) * G, atol=0.001 * G)
-    assert joined.valid.all()
+    assert joined.valid[:, :3].all()
 
 
 @pytest.mark.parametrize(
@@ -104,17 +104,31 @@ def test_rates_and_ranges_have_their_codes(config: dict[str, float], acc: str, g
     assert commands[2:4] == [acc, gyr]
 
 
-def test_streams_that_start_apart_are_paired_by_their_newest_packets() -> None:
-    session = open_session(rate_hz=100)
-    events = take(
-        session, packed("gyr", 1, 2, 3), packed("gyr", 4, 5, 6), packed("gyr", 7, 8, 9), packed("acc", 7, 8, 9)
+@pytest.mark.parametrize("phase", range(3))
+@pytest.mark.parametrize("acc_is_sent_first", [True, False])
+@pytest.mark.parametrize("from_s", [0.0, 0.02, 0.05, 0.1])
+@pytest.mark.parametrize("heard_from", range(6))
+@pytest.mark.parametrize("on_time", [True, False])
+def test_streams_are_paired_within_two_samples_however_their_packets_lie(
+    phase: int, acc_is_sent_first: bool, from_s: float, heard_from: int, on_time: bool
+) -> None:
+    """Packets of the two end ``phase`` samples apart, one stream may speak alone for a while, times may say nothing."""
+    order = ("acc", "gyr") if acc_is_sent_first else ("gyr", "acc")
+    sent = sorted(
+        (start + 2, order.index(kind), packed(kind, start, start + 1, start + 2))
+        for kind in order
+        for start in range(phase if kind == "gyr" else round(from_s * 100), 90, 3)
     )
+    session, events = open_session(rate_hz=100), []
+    for end, _, packet in sent[heard_from:]:
+        events += take(session, packet, at_ns=START_NS + (end * 10_000_000 if on_time else 0))
     joined = join(events)
-    assert joined.valid[:, 0].tolist() == [False] * 6 + [True] * 3
-    assert joined.valid[:, 3].all()
-    acc, gyr = joined.values[:, 0] * 4096 / G, np.rad2deg(joined.values[:, 3]) * 16.4
-    np.testing.assert_allclose(acc[6:], gyr[6:], atol=1e-3)
-    np.testing.assert_array_equal(np.diff(joined.time_ns), 10_000_000)
+    both = joined.valid.all(axis=1)
+    acc, gyr = np.rint(joined.values[:, 0] * 4096 / G), np.rint(np.rad2deg(joined.values[:, 3]) * 16.4)
+    assert both.sum() > 60 and both[-50:].all()
+    apart = acc[both] - gyr[both]
+    assert np.ptp(apart) == 0 and abs(apart[0]) <= (1 if on_time else 2)
+    assert (np.diff(joined.time_ns) > 0).all()
 
 
 @pytest.mark.parametrize("lost", ["acc", "gyr"])
@@ -128,12 +142,16 @@ def test_a_dropped_notification_masks_samples_and_pairing_heals_within_two_secon
     joined = join(events)
     acc, gyr = np.rint(joined.values[:, 0] * 4096 / G), np.rint(np.rad2deg(joined.values[:, 3]) * 16.4)
     both = joined.valid.all(axis=1)
-    apart = both & (acc != gyr)
-    assert session.counters["unpaired"] == 3 and (~both).sum() == 3
+    apart = np.where(both, acc - gyr, 0)
+    usual = apart[100]
+    n_first = session.counters["unpaired"] - 3
+    assert abs(usual) <= 2 and 0 <= n_first <= 3 and (~both).sum() == 3 + n_first
+    alone = np.flatnonzero(~both)[n_first:]
     column = 0 if lost == "acc" else 3
-    assert not joined.valid[~both][:, column : column + 3].any()
-    assert 0 < apart.sum() <= 200 and not apart[510:].any()
-    assert len(joined.time_ns) == 900
+    assert not joined.valid[alone][:, column : column + 3].any()
+    wrong = both & (apart != usual)
+    assert 0 < wrong.sum() <= 200 and not wrong[510:].any()
+    assert 897 <= len(joined.time_ns) <= 900 + n_first
 
 
 def test_a_stream_whose_partner_is_silent_goes_on_alone() -> None:
@@ -194,7 +212,9 @@ def test_conversation_streams_what_the_board_measured() -> None:
     n = len(joined.values)
     assert n >= 500 and device.n_dropped_samples == 3
     healed = slice(450, n)
-    np.testing.assert_allclose(joined.values[healed], values[healed], atol=0.003)
+    acc, gyr = joined.values[healed, :3], joined.values[healed, 3:]
+    np.testing.assert_allclose(acc, values[450:n, :3], atol=0.003)
+    assert any(np.allclose(gyr, values[450 + by : n + by, 3:], atol=0.003) for by in range(-2, 3))
     assert joined.valid[healed].all()
     for command in session.stop_commands():
         device.write(command.channel, command.data, elapsed_ns=talk.elapsed_ns)

@@ -8,9 +8,10 @@ ones, both at one rate.
 other. The two do not start together, and a board whose radio is busy drops notifications without a word, so the count
 is held to the order in which they arrive:
 
-* when the second stream speaks for the first time, what waits of the first beyond its newest packet is older than
-  it, and goes out alone, with the other three channels masked. As packets of the two need not begin at one sample,
-  this is right to within two samples;
+* when the second stream speaks for the first time, the newest packet of the first was full none to three samples
+  before: none where both are full at once and the second is sent last, three where it is sent first. One or two is
+  assumed, by the times of arrival: right to within one sample where these are good, to within two always. What is
+  older goes out alone, with the other three channels masked;
 * from then on the difference of the two counts stays within the same bounds, second for second (learned when two
   seconds agree). When for one second it kept within bounds that are m higher or lower, m samples of one were lost,
   and the next m of the other go out alone: up to two seconds are paired wrongly by m samples;
@@ -162,6 +163,7 @@ class MetaMotionSession(QueueSession):
         self._clock = CountClock(interval_ns=self.interval_ns)
         self._waiting = [_NONE, _NONE]
         self._spoken = [False, False]
+        self._arrived_ns: list[int | None] = [None, None]
         self._alone = [0, 0]  # samples to go out alone, because their partners were lost
         self._usual: tuple[int, int] | None = None
         self._last_bounds: tuple[int, int] | None = None
@@ -176,7 +178,9 @@ class MetaMotionSession(QueueSession):
         waiting[stream] = np.concatenate([waiting[stream], counts])
         if not self._spoken[stream]:
             self._spoken[stream] = True
-            self._deliver_alone(other, len(waiting[other]) - len(counts), host_time_ns)
+            overlap = len(counts) - self._lag(len(counts), self._arrived_ns[other], host_time_ns)
+            self._deliver_alone(other, len(waiting[other]) - overlap, host_time_ns)
+        self._arrived_ns[stream] = host_time_ns
         if self._alone[stream]:
             n = min(self._alone[stream], len(waiting[stream]))
             self._alone[stream] -= n
@@ -188,8 +192,15 @@ class MetaMotionSession(QueueSession):
         self._deliver_alone(stream, len(waiting[stream]) - _MAX_WAITING, host_time_ns)
         self._balance(n)
 
+    def _lag(self, n_each: int, other_ns: int | None, now_ns: int | None) -> int:
+        """Return how many samples before this packet the newest of the other stream is taken to have been full."""
+        later = other_ns is not None and now_ns is not None and 2 * (now_ns - other_ns) >= n_each * self.interval_ns
+        return n_each // 2 + (later and n_each > 1)
+
     def _balance(self, n_paired: int) -> None:
         """Compare the bounds of the difference, second for second, with the usual ones."""
+        if not all(self._spoken):
+            return
         difference = len(self._waiting[_ACC]) - len(self._waiting[_GYR])
         self._low, self._high = min(self._low, difference), max(self._high, difference)
         self._n_rows += n_paired
