@@ -16,7 +16,7 @@ from kinedge.cli.app import app
 from kinedge.edge.config import DEFAULT_BUNDLE
 from kinedge.errors import ConfigError
 
-__all__ = ["anomalies", "attribution", "bench", "clock", "decode", "endurance", "links", "step", "tsb"]
+__all__ = ["anomalies", "attribution", "bench", "clap", "clock", "decode", "endurance", "links", "step", "tsb"]
 
 bench = typer.Typer(help="Measure, always beside something to compare with.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
@@ -69,13 +69,28 @@ def clock(
     out: Annotated[Path | None, typer.Option(help="Write the result as JSON there.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Compare the clock map with what others do, on simulated BLE delays.
+    """Compare the clock map with what others do on simulated BLE delays, and pairs with what is said of them.
 
     Example: kinedge bench clock --out clock.json
     """
     from kinedge.benchmarks.clock import bench_clock
 
     _deliver(bench_clock(), out, as_json=as_json)
+
+
+@bench.command()
+def clap(
+    trials: Annotated[int, typer.Option(min=10, max=100_000, help="Simulated pairs of each kind and rate.")] = 500,
+    out: Annotated[Path | None, typer.Option(help="Write the result as JSON there.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Count how well, how wrongly and how often not at all knocks tell the offset between two simulated sensors.
+
+    Example: kinedge bench clap --trials 100
+    """
+    from kinedge.benchmarks.claps import bench_clap
+
+    _deliver(bench_clap(n_trials=trials), out, as_json=as_json)
 
 
 @bench.command()

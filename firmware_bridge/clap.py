@@ -4,11 +4,14 @@ A fallback where no clock can be asked: the wearer claps a few times, unevenly, 
 What is compared is how far |acc| stands above its mean of half a second: that needs no orientation.
 
 1. Impacts are the peaks of each sensor that stand out from its other movement.
-2. The coarse offset is the one at which both courses, clipped, fall together best; where another is nearly as good,
-   both are refused.
+2. The coarse offset is the one at which both courses, clipped, fall together best; where another is nearly as good, or
+   brings nearly as many impacts together, all are refused.
 3. Around each pair the two courses are laid on a grid of 1 ms, smoothed alike with a Gaussian as wide as the longer
    sample interval, and correlated; a parabola through the three greatest values gives the offset between grid points.
-4. The offset is the median over the impacts.
+4. The offset is the mean over the impacts that agree with their median within half a sample interval; where fewer than
+   ``min_impacts`` do, or where most do not, it is refused.
+
+A refusal costs three more knocks, a wrong offset a study: each of these rules is there to refuse.
 
 What it cannot know: sensors' own filters, and limbs, delay impacts by some ms, differently where devices or places
 differ. The offset contains that, and the uncertainty an allowance for it.
@@ -37,16 +40,20 @@ _MAX_IMPACTS: Final = 64
 _PAIRED_S: Final = 0.05
 _COARSE_S: Final = 0.005
 _COARSE_KERNEL: Final = np.exp(-0.5 * (np.arange(-12, 13) * _COARSE_S / 0.015) ** 2)
-_RIVAL: Final = 0.8  # of the best offset's score
+_RIVAL: Final = 0.7  # of the best offset's score
+_FEWER: Final = 2  # impacts that any other offset brings together
+_COMMON: Final = 0.6  # of the impacts of the sensor that has more of them
+_AGREED: Final = 0.5  # sample intervals
+_LEAST_AGREED_S: Final = 0.005
 _MAX_SPAN_S: Final = 600.0
 _HALF_WINDOW_S: Final = 0.15
 _GRID_S: Final = 0.001
 _MIN_CORRELATION: Final = 0.8
 _GAP: Final = 2.5  # sample intervals
 _MIN_SAMPLES: Final = 32
-_SD_OF_INTERVALS: Final = 0.12  # of the sum of both; this and the next from simulated claps, see the tests
+_SD_OF_INTERVALS: Final = 0.15  # of the sum of both; this and the next from simulated claps, see the tests
 _SD_OF_LIMBS_MS: Final = 2.0
-_ADVICE: Final = "clap three times, hard and unevenly, with a second of rest before and after"
+_ADVICE: Final = "clap or knock four times, hard and unevenly, with a second of rest before and after"
 
 
 @dataclass(frozen=True)
@@ -84,9 +91,9 @@ def clap_offset(
     host_time_b_ns: NDArray[np.int64],
     acc_b_m_s2: NDArray[np.floating],
     *,
-    max_offset_s: float = 1.0,
+    max_offset_s: float = 0.25,
     min_impact_m_s2: float = 8.0,
-    min_impacts: int = 2,
+    min_impacts: int = 3,
 ) -> ClapOffset:
     """Estimate the offset between two sensors from common impacts.
 
@@ -97,11 +104,11 @@ def clap_offset(
     acc_a_m_s2, acc_b_m_s2 : (n, 3), (m, 3)
         Acceleration with gravity; rows with NaN are missing samples.
     max_offset_s
-        Impacts further apart are not the same.
+        Impacts further apart are not the same. Clock maps leave less than the default; more makes mistakes possible.
     min_impact_m_s2
         What is weaker is no impact.
     min_impacts
-        Common ones needed. One alone may be two different ones, each missed by the other sensor.
+        Common ones needed that agree. One or two alone may be different ones, each missed by the other sensor.
 
     Raises
     ------
@@ -117,22 +124,29 @@ def clap_offset(
     b = _course("the second sensor", host_time_b_ns, acc_b_m_s2, origin_ns)
     threshold_a, threshold_b = _threshold(a, min_impact_m_s2), _threshold(b, min_impact_m_s2)
     times_a, times_b = _impacts(a, threshold_a), _impacts(b, threshold_b)
-    pairs = _pair(times_a, times_b, _coarse_offset(a, b, threshold_a, threshold_b, max_offset_s))
+    coarse_s = _coarse_offset(a, b, threshold_a, threshold_b, max_offset_s)
+    pairs = _pair(times_a, times_b, coarse_s)
+    _refuse_rivals(times_a, times_b, len(pairs), coarse_s, max_offset_s)
     measured = [(at, offset) for at, coarse in pairs if (offset := _refine(a, b, at, coarse)) is not None]
-    if len(measured) < max(1, min_impacts):
+    offsets_s = np.array([offset for _, offset in measured])
+    agreed_s = max(_AGREED * max(a.interval_s, b.interval_s), _LEAST_AGREED_S)
+    agree = np.abs(offsets_s - np.median(offsets_s)) <= agreed_s if measured else np.zeros(0, bool)
+    if agree.sum() < max(1, min_impacts) or 2 * agree.sum() <= len(pairs):
         raise SignalError(
-            f"{len(measured)} of {len(pairs)} common impacts look alike on both sensors without missing samples, and "
-            f"{max(1, min_impacts)} are needed; {_ADVICE}"
+            f"{agree.sum()} of {len(pairs)} common impacts look alike on both sensors, without missing samples, and "
+            f"agree; {max(1, min_impacts)} and most of them are needed; {_ADVICE}"
         )
-    offsets_ms = 1e3 * np.array([offset for _, offset in measured])
-    offset_ms = float(np.median(offsets_ms))
+    offsets_ms = 1e3 * offsets_s[agree]
+    offset_ms = float(np.mean(offsets_ms))
     # nothing but the spread becomes less with more impacts: filters and limbs delay all of them alike
-    spread_ms = 1.4826 * float(np.median(np.abs(offsets_ms - offset_ms))) / math.sqrt(len(measured))
+    spread_ms = float(np.std(offsets_ms)) / math.sqrt(max(len(offsets_ms) - 1, 1))
     sampling_ms = 1e3 * _SD_OF_INTERVALS * (a.interval_s + b.interval_s)
     return ClapOffset(
         offset_ns=round(offset_ms * 1e6),
         uncertainty_ms=2 * math.hypot(spread_ms, sampling_ms, _SD_OF_LIMBS_MS),
-        impact_times_ns=tuple(origin_ns + round(at * NS_PER_S) for at, _ in measured),
+        impact_times_ns=tuple(
+            origin_ns + round(at * NS_PER_S) for (at, _), used in zip(measured, agree, strict=True) if used
+        ),
     )
 
 
@@ -211,9 +225,18 @@ def _pair(times_a: F64, times_b: F64, coarse: float) -> list[tuple[float, float]
     nearest = np.abs(lags - coarse).argmin(axis=1)
     offsets = lags[np.arange(times_a.size), nearest]
     common = np.abs(offsets - coarse) <= _PAIRED_S
-    if 2 * common.sum() < min(times_a.size, times_b.size):
+    if common.sum() < _COMMON * max(times_a.size, times_b.size):
         raise SignalError(f"of {times_a.size} and {times_b.size} impacts only {common.sum()} can be common; {_ADVICE}")
     return list(zip(times_a[common].tolist(), offsets[common].tolist(), strict=True))
+
+
+def _refuse_rivals(times_a: F64, times_b: F64, n_common: int, coarse: float, max_offset_s: float) -> None:
+    """Refuse where another offset brings nearly as many impacts together: regular knocks, or few."""
+    lags = (times_a[:, None] - times_b[None, :]).ravel()
+    others = lags[(np.abs(lags) <= max_offset_s + _PAIRED_S) & (np.abs(lags - coarse) > 2 * _PAIRED_S)]
+    together = (np.abs(others[:, None] - lags[None, :]) <= _PAIRED_S).sum(axis=1)
+    if together.size and together.max() > n_common - _FEWER:
+        raise SignalError(f"{n_common} impacts fall together at one offset, {together.max()} at another; {_ADVICE}")
 
 
 def _refine(a: _Course, b: _Course, at: float, coarse: float) -> float | None:

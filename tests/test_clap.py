@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from kinedge.benchmarks.claps import Knocking, simulate_knocks
 from kinedge.errors import SignalError
 from kinedge.firmware_bridge.clap import ClapOffset, clap_offset
 
@@ -17,7 +18,7 @@ F64 = NDArray[np.float64]
 FINE_S = 0.0005
 DURATION_S = 7.0
 EPOCH_NS = 7_000_000_000_000_000
-CLAPS_S = (2.0, 2.7, 3.9)
+CLAPS_S = (1.2, 1.9, 3.1, 4.0, 5.7)
 FULL_SCALE_M_S2 = 16 * 9.80665
 
 
@@ -67,7 +68,7 @@ def estimate(
     rng = np.random.default_rng(seed)
     time_a, acc_a = sensor(rng, claps_s, rates_hz[0])
     time_b, acc_b = sensor(rng, claps_s, rates_hz[1])
-    return clap_offset(times_ns(time_a), acc_a, times_ns(time_b - offset_s), acc_b)
+    return clap_offset(times_ns(time_a), acc_a, times_ns(time_b - offset_s), acc_b, max_offset_s=1.0)
 
 
 @settings(deadline=None, max_examples=40)
@@ -82,10 +83,10 @@ def test_the_offset_is_found_wherever_the_clocks_and_however_the_sensors_sit(
     try:
         found = estimate(seed, rates_hz, offset_s)
     except SignalError as refusal:
-        assert "clap three times" in str(refusal)  # a refusal is right, a wrong offset is not
+        assert "clap or knock four times" in str(refusal)  # a refusal is right, a wrong offset is not
         return
     assert abs(found.offset_ns / 1e6 - offset_s * 1e3) < 2 * found.uncertainty_ms
-    assert 2 <= len(found.impact_times_ns) <= len(CLAPS_S)
+    assert 3 <= len(found.impact_times_ns) <= len(CLAPS_S)
 
 
 @pytest.mark.parametrize(
@@ -104,10 +105,10 @@ def test_errors_stay_within_what_is_said_of_them(rates_hz: tuple[float, float], 
         errors.append(abs(found.offset_ns / 1e6 - offset_s * 1e3))
         said.append(found.uncertainty_ms)
     print(f"{rates_hz}: median {np.median(errors):.2f} ms, 95 % {np.quantile(errors, 0.95):.2f} ms, {refused} refused")
-    assert refused <= 4
+    assert refused <= 16
     assert np.quantile(errors, 0.95) < p95_ms
     assert np.mean(np.array(errors) <= said) >= 0.9
-    assert np.median(said) < 11.0
+    assert np.median(said) < 13.5
 
 
 def test_the_offset_is_finer_than_a_sample_where_both_feel_the_same() -> None:
@@ -132,11 +133,10 @@ def test_swapping_the_sensors_turns_the_sign() -> None:
 def test_a_clap_with_missing_samples_is_left_out_and_the_others_count() -> None:
     rng = np.random.default_rng(3)
     (time_a, acc_a), (time_b, acc_b) = sensor(rng, CLAPS_S, 100.0), sensor(rng, CLAPS_S, 100.0)
-    acc_b[np.abs(time_b - 5.0) < 0.2] = np.nan
+    acc_b[np.abs(time_b - CLAPS_S[4]) < 0.2] = np.nan
     gone = np.abs(time_b - CLAPS_S[1] - 0.12) < 0.04  # beside the peak: the impact is seen, its course is not
     found = clap_offset(times_ns(time_a), acc_a, times_ns(time_b[~gone]), acc_b[~gone])
-    assert len(found.impact_times_ns) == 2
-    assert [round((t - EPOCH_NS) / 1e9, 1) for t in found.impact_times_ns] == [2.0, 3.9]
+    assert [round((t - EPOCH_NS) / 1e9, 1) for t in found.impact_times_ns] == [1.2, 3.1, 4.0]
     assert found.offset_ns == pytest.approx(0, abs=7e6)
 
 
@@ -144,9 +144,33 @@ def test_one_impact_is_enough_only_for_who_says_so() -> None:
     rng = np.random.default_rng(4)
     (time_a, acc_a), (time_b, acc_b) = sensor(rng, (3.0,), 100.0), sensor(rng, (3.0,), 100.0)
     pair = (times_ns(time_a), acc_a, times_ns(time_b + 0.1), acc_b)
-    with pytest.raises(SignalError, match="2 are needed; clap three times"):
+    with pytest.raises(SignalError, match="3 and most of them are needed; clap or knock four"):
         clap_offset(*pair)
     assert clap_offset(*pair, min_impacts=1).offset_ns == pytest.approx(-0.1e9, abs=7e6)
+
+
+def test_knocks_of_a_machine_are_clear_only_within_half_their_period() -> None:
+    rng = np.random.default_rng(9)
+    regular = tuple(1 + 0.5 * i for i in range(8))
+    (time_a, acc_a), (time_b, acc_b) = sensor(rng, regular, 100.0), sensor(rng, regular, 100.0)
+    pair = (times_ns(time_a), acc_a, times_ns(time_b - 0.1), acc_b)
+    assert clap_offset(*pair).offset_ns == pytest.approx(0.1e9, abs=7e6)
+    with pytest.raises(SignalError, match="more than one offset"):
+        clap_offset(*pair, max_offset_s=0.6)
+
+
+@pytest.mark.parametrize("rate_hz", [25.0, 50.0])
+def test_slow_unfiltered_sensors_are_refused_rather_than_wrong(rate_hz: float) -> None:
+    kind = Knocking(together=False, filtered=False, n_knocks=4)
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        (time_a, acc_a), (time_b, acc_b) = simulate_knocks(kind, (rate_hz, rate_hz), rng=rng)
+        offset_s = rng.uniform(-0.9, 0.9)
+        try:
+            found = clap_offset(times_ns(time_a), acc_a, times_ns(time_b - offset_s), acc_b, max_offset_s=1.0)
+        except SignalError:
+            continue
+        assert abs(found.offset_ns / 1e9 - offset_s) < 1 / rate_hz
 
 
 @pytest.mark.parametrize(
@@ -155,8 +179,8 @@ def test_one_impact_is_enough_only_for_who_says_so() -> None:
         ((), (), "no impact above"),
         (CLAPS_S, (), "the second sensor: no impact above"),
         (tuple(1 + 0.5 * i for i in range(8)), tuple(1 + 0.5 * i for i in range(8)), "more than one offset"),
-        ((1.0, 1.6), (5.0, 5.6), "within 1 s"),
-        ((2.0, 2.6, 3.5, 4.1, 5.5), (2.33, 3.17, 3.74, 4.4, 5.2), "clap three times"),
+        ((1.0, 1.6), (5.0, 5.6), "within 0.6 s"),
+        ((2.0, 2.6, 3.5, 4.1, 5.5), (2.33, 3.17, 3.74, 4.4, 5.2), "clap or knock"),
     ],
 )
 def test_what_is_not_clear_is_refused_with_advice(
@@ -165,8 +189,8 @@ def test_what_is_not_clear_is_refused_with_advice(
     rng = np.random.default_rng(6)
     (time_a, acc_a), (time_b, acc_b) = sensor(rng, claps_a, 100.0), sensor(rng, claps_b, 100.0)
     with pytest.raises(SignalError, match=says) as refusal:
-        clap_offset(times_ns(time_a), acc_a, times_ns(time_b), acc_b)
-    assert "clap three times, hard and unevenly" in str(refusal.value)
+        clap_offset(times_ns(time_a), acc_a, times_ns(time_b), acc_b, max_offset_s=0.6)
+    assert "clap or knock four times, hard and unevenly" in str(refusal.value)
 
 
 def test_walking_is_no_clap() -> None:
