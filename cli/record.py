@@ -39,7 +39,9 @@ def record(
     ] = None,
     sensor: Annotated[
         list[str] | None,
-        typer.Option(help="A device of any family, as PLACE=FAMILY@PORT or PLACE=FAMILY@ADDRESS; may be repeated."),
+        typer.Option(
+            help="A device, as PLACE=FAMILY@WHERE (a port, an address, usb:CHIP or id:SERIAL); may be repeated."
+        ),
     ] = None,
     lsl: Annotated[
         list[str] | None, typer.Option(help="A stream of LSL, as PLACE=NAME or PLACE=SOURCE_ID; may be repeated.")
@@ -155,9 +157,10 @@ def _parse_sensor(text: str, *, rate_hz: float, baud: int) -> DeviceConfig:
     family, at, where = rest.partition("@")
     if not (equals and at and place and family and where):
         raise ConfigError(f"--sensor {text!r}: expected PLACE=FAMILY@WHERE, such as wrist_left=witmotion@/dev/ttyUSB0")
-    way = "port" if "/" in where else "ble"
     own = {"struct_map": family} if family.endswith(".toml") else {"family": family}
-    return DeviceConfig.model_validate({"sensor": place, way: where, "rate_hz": rate_hz, "baud": baud, **own})
+    return DeviceConfig.model_validate(
+        {"sensor": place, **DeviceConfig.way_of(where), "rate_hz": rate_hz, "baud": baud, **own}
+    )
 
 
 async def record_links(

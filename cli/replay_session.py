@@ -162,10 +162,14 @@ def gateway_of(
 
 
 def _say_what_differs(console: Console, sessions: Mapping[str, RecordedSession], service: EdgeService) -> None:
-    digest = service.scorer.bundle.digest
-    told = {str(s.facts["model_digest"]) for s in sessions.values() if "model_digest" in s.facts}
-    if told - {digest}:
-        _warn(console, "another model scored this when it was recorded; name that one with --bundle for its verdicts")
+    bases = dict(zip(service.pipeline.subjects, service.pipeline.people.bases, strict=True))
+    for name, session in sessions.items():
+        if session.facts.get("model_digest", service.scorer.bundle.digest) != service.scorer.bundle.digest:
+            _warn(
+                console, f"{name}: another model scored this when it was recorded; for its verdicts, name it: --bundle"
+            )
+        if session.scored and session.facts.get("enrolment_digest") != bases[name].enrolment_digest:
+            _warn(console, f"{name}: another enrolment counted when it was recorded; for its verdicts, give --config")
 
 
 def _warn(console: Console, text: str) -> None:

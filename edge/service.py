@@ -143,9 +143,16 @@ class EdgeService:
         if config.record is not None:
             self.tape = Tape(
                 config.record.folder,
-                subjects,
+                {
+                    subject: {
+                        "gateway": config.gateway,
+                        **provenance,
+                        **basis_fields(basis),
+                        "settings": config.decisive(),
+                    }
+                    for subject, basis in zip(subjects, people.bases, strict=True)
+                },
                 segment_s=config.record.segment_s,
-                facts={"gateway": config.gateway, **provenance, "settings": config.decisive()},
                 clock=self.clock,
                 note=self._note,
             )

@@ -43,12 +43,10 @@ class Tape:
     ----------
     parent
         Where recordings lie.
-    subjects
-        Pseudonyms, each a session.
+    facts_of
+        By the pseudonym of each person: what is kept with their session.
     segment_s
         What a cut loses at most.
-    facts
-        Kept with each session.
     clock
         The links'.
     note
@@ -70,10 +68,9 @@ class Tape:
     def __init__(
         self,
         parent: Path,
-        subjects: Iterable[str],
+        facts_of: Mapping[str, Mapping[str, Any]],
         *,
         segment_s: float,
-        facts: Mapping[str, Any],
         clock: HostClock,
         note: Callable[[str], None],
     ) -> None:
@@ -81,7 +78,7 @@ class Tape:
         self._clock = clock
         self._note = note
         self._logs = {}
-        for subject in subjects:
+        for subject, facts in facts_of.items():
             own = {"subject": subject, "run": self.folder.name, **facts}
             writer = SessionWriter(
                 self.folder / subject,

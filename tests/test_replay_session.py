@@ -350,7 +350,7 @@ def test_sessions_that_do_not_belong_together_are_not_played_together(tmp_path: 
 def test_a_recording_waits_for_a_disk_that_refuses_and_is_whole_once_it_takes(tmp_path: Path) -> None:
     notes: list[str] = []
     clock = HostClock()
-    tape = Tape(tmp_path, ["p"], segment_s=0.5, facts={}, clock=clock, note=notes.append)
+    tape = Tape(tmp_path, {"p": {}}, segment_s=0.5, clock=clock, note=notes.append)
     chunks = packets(demo_recording(seed=1, duration_s=8, events=()))
 
     async def run() -> None:
@@ -440,11 +440,15 @@ def test_the_command_tells_damage_losses_and_what_came_of_it(
     write_session(tmp_path / "s", packets(demo_recording(seed=1, duration_s=12, events=())))
     (hit,) = (tmp_path / "s").glob("segment-000002-*")
     hit.write_bytes(hit.read_bytes()[:-1])
+    manifest = json.loads(Path("s/session.json").read_text())
+    manifest["facts"]["model_digest"] = "0" * 64
+    Path("s/session.json").write_text(json.dumps(manifest))
     assert main(["replay", "s", "--speed", "max"]) == 0
     told = capsys.readouterr()
     errors, out = (" ".join(text.split()) for text in (told.err, told.out))
     assert "segment-000002" in errors
     assert "cut or damaged" in errors
+    assert "another model scored this" in errors
     assert "samples of wrist_left were in damaged segments; they count as lost" in errors
     assert "normal" in out
     assert "wrist_right" in out
