@@ -109,7 +109,7 @@ def traces_of(recordings: Sequence[Recording]) -> list[list[Mask]]:
     for recording in recordings:
         sensors = []
         for spec in recording.sensors:
-            arrived: Mask = recording.valid[:, recording.columns(spec.name)].any(axis=1)
+            arrived = np.asarray(recording.valid[:, recording.columns(spec.name)].any(axis=1))
             at = np.flatnonzero(arrived)
             if len(at):
                 sensors.append(arrived[at[0] : at[-1] + 1])
