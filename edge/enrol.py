@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -16,14 +16,13 @@ from kinedge.edge.enrolment_audit import audit_person
 from kinedge.edge.offline import align_recording, hops
 from kinedge.edge.orientation import FrameEstimator
 from kinedge.edge.personal import Blocks, fit_baseline
-from kinedge.edge.pipeline import Pipeline, Scored
+from kinedge.edge.pipeline import Scored
 from kinedge.edge.scores import BlockScores
 from kinedge.edge.scoring import Scorer
 from kinedge.errors import SignalError
 from kinedge.recording import Recording
-from kinedge.signals import ImuChunk
 
-__all__ = ["MIN_USABLE_S", "EnrolmentBuilder", "enrol_chunks", "enrol_recordings"]
+__all__ = ["MIN_USABLE_S", "EnrolmentBuilder", "enrol_recordings"]
 
 F32 = NDArray[np.float32]
 
@@ -240,27 +239,3 @@ def enrol_recordings(
     source = ", ".join(r.source or r.session for r in recordings)
     name = subject or next(iter(people))
     return read_enrolment(builder.finish(name, source=source, allow_short=allow_short, made_s=made_s))
-
-
-def enrol_chunks(scorer: Scorer, chunks: Iterable[ImuChunk], channels: Mapping[str, Sequence[str]]) -> EnrolmentBuilder:
-    """Take the chunks of one person's recorded session in, as they came.
-
-    Parameters
-    ----------
-    channels
-        Names of the columns of each sensor's chunks.
-
-    Raises
-    ------
-    SignalError
-        A sensor lacks a channel that the model needs.
-    """
-    builder = EnrolmentBuilder(scorer)
-    pipeline = Pipeline(scorer, ["wearer"])
-    for chunk in chunks:
-        pipeline.push("wearer", chunk, channels=channels[chunk.sensor])
-        for scored in pipeline.advance():
-            builder.add_scored(scored)
-    for scored in pipeline.advance(flush=True):
-        builder.add_scored(scored)
-    return builder

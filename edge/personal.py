@@ -6,7 +6,7 @@ crossed one. Detectors are numbered: each channel, the mean of each sensor's cha
 channels, and one over all channels; the last three work on the channels' ``u``, with a center and spread of their own.
 
 A few abnormal minutes in an enrolment must not become usual: before quantiles are taken, blocks are left out in which
-a channel lies further above the median than six times the distance from there to the 90 % quantile, at most 5 % of all.
+a channel lies further above its center than six times the distance from the median to the 90 % quantile, at most 5 %.
 With Gaussian scores that is 7.7 standard deviations, with exponential ones 10 means: ordinary movement hardly gets
 there.
 
@@ -197,8 +197,15 @@ def fit_baseline(
     """
     if len(blocks) < _MIN_BLOCKS:
         raise SignalError(f"a baseline needs at least {_MIN_BLOCKS} scored blocks, got {len(blocks)}; record longer")
-    keep = ~_abnormal(blocks.channel)
-    kept = blocks.take(keep)
+    groups = tuple(groups)
+    first = _fit(blocks, covariance, cohort, groups, n_contexts)
+    center, _ = first.calibration(cohort, groups).usual(blocks.intensity, groups)
+    kept = blocks.take(~_abnormal(blocks.channel - center))
+    found = _fit(kept, covariance, cohort, groups, n_contexts) if len(kept) < len(blocks) else first
+    return replace(found, n_trimmed=np.array([float(len(blocks) - len(kept))]))
+
+
+def _fit(kept: Blocks, covariance: F64, cohort: Calibration, groups: tuple[slice, ...], n_contexts: int) -> Baseline:
     everything = np.concatenate([kept.intensity, kept.intensity.mean(axis=1, keepdims=True)], axis=1)
     context = np.empty(everything.shape, np.intp)
     knots = np.empty((n_contexts, everything.shape[1]))
@@ -210,13 +217,14 @@ def fit_baseline(
     of = _knots_of(groups)
     n_channels = groups[-1].stop
     n_detectors = len(of)
+    precision = precision_of(covariance)
     prior = cohort.usual(knots[:, :-1], groups)[1]
     trust = len(kept) / (len(kept) + _PRIOR_BLOCKS)
     median, q95, q99 = (np.zeros((n_contexts, n_detectors)) for _ in range(3))
 
     def baseline() -> Baseline:
-        n, trimmed = np.array([float(len(kept))]), np.array([float(len(blocks) - len(kept))])
-        return Baseline(knots, median.copy(), q95.copy(), q99.copy(), precision_of(covariance), n, trimmed)
+        n = np.array([float(len(kept))])
+        return Baseline(knots, median.copy(), q95.copy(), q99.copy(), precision, n, np.zeros(1))
 
     def usual() -> tuple[F64, F64]:
         return baseline().calibration(cohort, groups).usual(kept.intensity, groups)
@@ -246,10 +254,10 @@ def fit_baseline(
     return baseline()
 
 
-def _abnormal(channel: F64) -> NDArray[np.bool_]:
-    """Return (n,) bool: blocks to leave out, at most the most extreme 5 %."""
-    middle, high = np.quantile(channel, [0.5, 0.9], axis=0)
-    far = ((channel - middle) / np.maximum(high - middle, _MIN_SPREAD / 2)).max(axis=1)
+def _abnormal(left: F64) -> NDArray[np.bool_]:
+    """Return (n,) bool: blocks to leave out by what is left above their center, at most the most extreme 5 %."""
+    middle, high = np.quantile(left, [0.5, 0.9], axis=0)
+    far = ((left - middle) / np.maximum(high - middle, _MIN_SPREAD / 2)).max(axis=1)
     limit = max(_ABNORMAL, float(np.quantile(far, 1 - _MAX_TRIMMED)))
     out: NDArray[np.bool_] = far > limit
     return out

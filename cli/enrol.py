@@ -1,0 +1,157 @@
+"""``kinedge enrol``: half an hour of a wearer's ordinary movement to a small file of what is usual for them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from kinedge.bundle import write_bundle
+from kinedge.cli.app import app
+from kinedge.cli.enrol_picture import draw_enrolment
+from kinedge.cli.replay_session import gateway_of, sessions_by_subject
+from kinedge.cli.run import serve_until
+from kinedge.edge.config import GatewayConfig, load_gateway_config
+from kinedge.edge.enrol import EnrolmentBuilder
+from kinedge.edge.enrolment import Enrolment, read_enrolment
+from kinedge.edge.history import N_BACK
+from kinedge.edge.pipeline import Scored
+from kinedge.edge.service import EdgeService
+from kinedge.edge.verdict import Verdict
+from kinedge.errors import ConfigError
+from kinedge.firmware_bridge.recorded_source import RecordedSource, read_sessions
+from kinedge.signing import load_signing_key, sign_archive
+
+__all__ = ["enrol"]
+
+
+@app.command()
+def enrol(
+    source: Annotated[Path, typer.Argument(help="A recorded session, or a gateway's TOML file to enrol live.")],
+    subject: Annotated[str, typer.Option(help="Pseudonym; needed where there are several people.")] = "",
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="SUBJECT.enrolment when left out.")] = None,
+    bundle: Annotated[Path | None, typer.Option(help="A .kinedge file; the gateway's, else the shipped model.")] = None,
+    key: Annotated[Path | None, typer.Option(help="Sign it with this secret key.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Draw it there, as SVG.")] = None,
+    minutes: Annotated[float, typer.Option(min=1, max=240, help="Live: how much usable movement to take.")] = 40.0,
+    allow_short: Annotated[bool, typer.Option("--allow-short", help="Take less than 30 minutes, at a cost.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was learned as JSON.")] = False,
+) -> None:
+    """Learn what is usual for one person, and say whether the cohort's assumption holds for them.
+
+    30 to 60 minutes of what they ordinarily do, walking among it. Needs no torch: it runs on the board.
+
+    Example: kinedge enrol recordings/monday --subject p-001 --key clinic.pem --picture p-001.svg
+    """
+    signing_key = None if key is None else load_signing_key(key)
+    logging.getLogger("kinedge").addHandler(logging.NullHandler())
+    logging.getLogger("kinedge").propagate = False
+    with tempfile.TemporaryDirectory(prefix="kinedge-enrol-") as folder:
+        config, recorded = _settings(source, subject, bundle, Path(folder) / "enrol.db")
+        name = config.people[0].subject
+        service, builder = _prepare(config, recorded)
+        _collect(service, builder, recorded, minutes=minutes, quiet=as_json)
+        placement = {h.sensor: f"{h.where} {h.serial}".strip() for h in service.health.values()}
+        told = f"{'recorded' if recorded else 'live'}: {source.name}"
+        data = builder.finish(name, source=told, placement=placement, allow_short=allow_short)
+    enrolment = read_enrolment(data)
+    if signing_key is not None:
+        data = sign_archive(data, signing_key, kind="enrolment", digest=enrolment.digest)
+    place = out or Path(f"{name}.enrolment")
+    write_bundle(place, data)
+    if picture is not None:
+        write_bundle(picture, draw_enrolment(enrolment, service.scorer).encode())
+    signer = None if signing_key is None else signing_key.verify_key.key_id
+    if as_json:
+        facts = enrolment.manifest.model_dump(mode="json")
+        typer.echo(json.dumps({"out": str(place), "digest": enrolment.digest, "signed_by": signer, **facts}, indent=2))
+        return
+    _tell(place, enrolment, signer)
+
+
+def _settings(
+    source: Path, subject: str, bundle: Path | None, store: Path
+) -> tuple[GatewayConfig, RecordedSource | None]:
+    """Return settings for one person, who is compared with the cohort while they enrol."""
+    if source.suffix == ".toml":
+        config = load_gateway_config(source)
+        people = [p for p in config.people if subject in ("", p.subject)]
+        if len(people) != 1:
+            raise ConfigError(f"{source}: name one of {', '.join(p.subject for p in config.people)} with --subject")
+        changes: dict[str, object] = {
+            "people": (people[0].model_copy(update={"enrolment": None}),),
+            "store": store,
+            "uplink": None,
+            "record": None,
+            "lsl": None,
+        }
+        if bundle is not None:
+            changes["bundle"] = bundle
+        return config.model_copy(update=changes), None
+    sessions = sessions_by_subject(read_sessions(source), subject=subject)
+    if len(sessions) != 1:
+        raise ConfigError(f"{source}: name one of {', '.join(sessions)} with --subject")
+    return gateway_of(sessions, store, bundle=bundle), RecordedSource(sessions, speed=float("inf"))
+
+
+def _prepare(config: GatewayConfig, recorded: RecordedSource | None) -> tuple[EdgeService, EnrolmentBuilder]:
+    def on_scored(scored: Scored, verdict: Verdict) -> None:
+        del verdict
+        builder.add_scored(scored)
+
+    service = EdgeService(config, on_scored=on_scored, source=recorded)
+    builder = EnrolmentBuilder(service.scorer)
+    return service, builder
+
+
+def _collect(
+    service: EdgeService, builder: EnrolmentBuilder, recorded: RecordedSource | None, *, minutes: float, quiet: bool
+) -> None:
+    """Run until the recording has ended, enough was seen, or somebody says stop."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=quiet, transient=True) as progress:
+        total = (recorded.n_samples or None) if recorded is not None else minutes * 60
+        task = progress.add_task("listening", total=total)
+
+        def on_tick() -> None:
+            done = sum(h.samples for h in service.health.values()) if recorded is not None else builder.usable_s
+            told = f"{builder.usable_s / 60:.1f} usable of {builder.recorded_s / 60:.1f} min"
+            progress.update(task, completed=done, description=told)
+
+        enough = None if recorded is not None else lambda: builder.usable_s >= minutes * 60 or builder.is_full
+        asyncio.run(serve_until(service, on_tick=on_tick, until=enough))
+
+
+def _tell(place: Path, enrolment: Enrolment, signer: str | None) -> None:
+    manifest, audit = enrolment.manifest, enrolment.manifest.audit
+    console = Console()
+    table = Table(title=f"{place}  ({enrolment.digest[:16]})", show_header=False)
+    table.add_row("person", manifest.subject)
+    table.add_row("model", f"{manifest.bundle_name}  {manifest.bundle_digest[:16]}")
+    table.add_row(
+        "used", f"{manifest.usable_s / 60:.1f} of {manifest.recorded_s / 60:.1f} min, as {manifest.n_blocks} blocks"
+    )
+    table.add_row("left out as abnormal", f"{manifest.n_trimmed} blocks")
+    table.add_row("walking", f"{manifest.walking_s / 60:.1f} min, from which new days are aligned")
+    table.add_row("independent blocks", f"{audit.effective_blocks:.0f}")
+    for level in audit.levels:
+        limit = "" if level.limit is None else f", cohort at most {level.limit:.1%}"
+        rate = f"{level.hits} of {level.visits} ({level.hits / max(level.visits, 1):.1%}{limit}): {level.found}"
+        table.add_row(f"exceeds after {level.h} of {N_BACK}", rate)
+    table.add_row(
+        "signed", "no: a gateway takes it only with trust.allow_unsigned" if signer is None else f"key {signer}"
+    )
+    console.print(table)
+    style = {"holds": "green", "doubtful": "yellow", "does not hold": "red"}[audit.verdict]
+    console.print(f"[{style}]{escape(audit.sentence())}[/{style}]", highlight=False)
+    if manifest.short:
+        console.print("[yellow]Short: what is rare is taken from the cohort for a good part.[/yellow]")
