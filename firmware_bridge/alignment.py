@@ -34,6 +34,7 @@ from kinedge.units import NS_PER_S
 __all__ = ["ClockGroup", "GroupClock", "PairUncertainty", "alignment_of", "pair_uncertainty_ns"]
 
 _SAME_CLOCK_NS: Final = NS_PER_S
+_MAX_SLEW: Final = 500e-6
 
 
 @dataclass(frozen=True)
@@ -80,38 +81,45 @@ class ClockGroup:
     agreement_ns
         How far apart the clocks of two members may be. The default is what Movella expects an hour after a sync
         ("Synchronization Explained": 1.8 ms after 30 minutes, 10 ms after 60).
+    lifetime_ns
+        For how long that holds; then each member slews to a map of its own.
     make_clock
-        For the common map, and for members that turn out not to belong.
+        For the common map, and for the members' own.
     """
 
-    def __init__(self, *, agreement_ns: int = 10_000_000, make_clock: Callable[[], ClockMap] = ClockMap) -> None:
-        if agreement_ns < 0:
-            raise SignalError(f"agreement_ns must not be negative, got {agreement_ns}")
+    def __init__(
+        self,
+        *,
+        agreement_ns: int = 10_000_000,
+        lifetime_ns: int = 3600 * NS_PER_S,
+        make_clock: Callable[[], ClockMap] = ClockMap,
+    ) -> None:
+        if agreement_ns < 0 or lifetime_ns < 0:
+            raise SignalError(f"agreement and lifetime must not be negative, got {agreement_ns} and {lifetime_ns} ns")
         self.agreement_ns = agreement_ns
+        self.lifetime_ns = lifetime_ns
         self.common = make_clock()
         self._make_clock = make_clock
 
     def member(self) -> GroupClock:
         """Return the clock of another member."""
-        return GroupClock(self, self._make_clock)
+        return GroupClock(self, self._make_clock())
 
 
 class GroupClock:
     """One member's view of a ``ClockGroup``.
 
     A member whose first packet is more than a second off the common map was not set with the others, and one that
-    starts anew has lost the setting: both go by a map of their own from then on.
+    starts anew has lost the setting: both go by a map of their own.
     """
 
-    def __init__(self, group: ClockGroup, make_own: Callable[[], Clock]) -> None:
+    def __init__(self, group: ClockGroup, own: ClockMap) -> None:
         self._group = group
-        self._make_own = make_own
-        self._own: Clock | None = None
-        self.n_updates = 0
-
-    @property
-    def _clock(self) -> Clock:
-        return self._own or self._group.common
+        self._own = own
+        self._start_ns = 0
+        self._left_ns = 0
+        self._lead_ns = 0  # of the common map over its own when it left
+        self.belongs = group.lifetime_ns > 0
 
     @property
     def agreement_ns(self) -> int:
@@ -119,9 +127,9 @@ class GroupClock:
         return self._group.agreement_ns
 
     @property
-    def belongs(self) -> bool:
-        """Whether it goes by the common map."""
-        return self._own is None
+    def n_updates(self) -> int:
+        """Arrivals taken in since the last reset."""
+        return self._own.n_updates
 
     def shares_with(self, other: GroupClock) -> bool:
         """Whether both go by the same map."""
@@ -130,8 +138,8 @@ class GroupClock:
     @property
     def error_bounds_ns(self) -> tuple[int, int]:
         """By how much mapped times near the last update may be early, and late."""
-        early, late = self._clock.error_bounds_ns
-        more = self.agreement_ns if self.belongs else 0
+        early, late = (self._group.common if self.belongs else self._own).error_bounds_ns
+        more = self.agreement_ns if self.belongs else abs(self._lead_ns)
         return early + more, late + more
 
     @property
@@ -142,27 +150,44 @@ class GroupClock:
     @property
     def skew_ppm(self) -> float:
         """How much faster than the host clock the device clock runs."""
-        return self._clock.skew_ppm
+        return (self._group.common if self.belongs else self._own).skew_ppm
 
     def update(self, device_time_ns: int, host_time_ns: int) -> None:
         """Take in when what was measured at a device time arrived."""
-        common = self._group.common
-        if self.belongs and not self.n_updates and common.n_updates:
-            expected_ns = int(common.to_host_ns(np.array([device_time_ns], np.int64))[0])
-            if abs(host_time_ns - expected_ns) > _SAME_CLOCK_NS:
-                self._own = self._make_own()
-        self.n_updates += 1
-        self._clock.update(device_time_ns, host_time_ns)
+        common, first = self._group.common, not self.n_updates
+        self._own.update(device_time_ns, host_time_ns)
+        if not self.belongs:
+            return
+        at = np.array([device_time_ns], np.int64)
+        if first:
+            self._start_ns = device_time_ns
+            if common.n_updates and abs(host_time_ns - int(common.to_host_ns(at)[0])) > _SAME_CLOCK_NS:
+                self.belongs = False
+                return
+        elif device_time_ns - self._start_ns > self._group.lifetime_ns:
+            self.belongs = False
+            self._left_ns = device_time_ns
+            self._lead_ns = int((common.to_host_ns(at) - self._own.to_host_ns(at))[0])
+            return
+        common.update(device_time_ns, host_time_ns)
 
     def update_two_way(self, t1_ns: int, t2_ns: int, t3_ns: int, t4_ns: int) -> None:
         """Take in a two-way exchange."""
-        self._clock.update_two_way(t1_ns, t2_ns, t3_ns, t4_ns)
+        self._own.update_two_way(t1_ns, t2_ns, t3_ns, t4_ns)
+        if self.belongs:
+            self._group.common.update_two_way(t1_ns, t2_ns, t3_ns, t4_ns)
 
     def to_host_ns(self, device_time_ns: NDArray[np.int64]) -> NDArray[np.int64]:
         """Map device times (n,) to host times (n,)."""
-        return self._clock.to_host_ns(device_time_ns)
+        if self.belongs:
+            return self._group.common.to_host_ns(device_time_ns)
+        since = np.maximum(device_time_ns - self._left_ns, 0)
+        left = np.maximum(abs(self._lead_ns) - np.rint(_MAX_SLEW * since), 0).astype(np.int64)
+        host_time_ns: NDArray[np.int64] = self._own.to_host_ns(device_time_ns) + np.sign(self._lead_ns) * left
+        return host_time_ns
 
     def reset(self) -> None:
         """Leave the group: the device started anew, and its clock with it."""
-        self._own = self._make_own()
-        self.n_updates = 0
+        self.belongs = False
+        self._lead_ns = 0
+        self._own.reset()

@@ -166,3 +166,19 @@ def test_member_that_was_not_set_or_started_anew_goes_by_its_own_clock() -> None
     assert a.to_host_ns(np.array([39 * S])).tolist() == before.tolist()
     with pytest.raises(SignalError, match="must not be negative"):
         ClockGroup(agreement_ns=-1)
+
+
+def test_setting_that_has_grown_old_is_left_without_a_step() -> None:
+    group = ClockGroup(lifetime_ns=60 * S, make_clock=lambda: ClockMap(delay_floor_ns=55 * MS))
+    a, b = group.member(), group.member()
+    mapped = []
+    for k in range(220):
+        a.update(k * S, k * S + 3 * MS)
+        b.update(k * S, k * S + 41 * MS)
+        mapped.append(int(b.to_host_ns(np.array([k * S]))[0]))
+    steps = np.diff(mapped)
+    assert abs(steps - S).max() <= 501_000
+    assert mapped[55] == 55 * S + 3 * MS  # with the others
+    assert mapped[-1] == 219 * S + 41 * MS  # by itself
+    assert pair_uncertainty_ns(a, b) >= 55 * MS
+    assert ClockGroup(lifetime_ns=0).member().belongs is False

@@ -61,6 +61,13 @@ def test_sync_comes_before_the_first_start_and_not_after_a_reconnection() -> Non
     first = commands(dot_session)
     assert first[0] == dot.start_sync("d4:ca:6e:f1:69:3d")
     assert first[0].pause_s >= 14
+    assert dot_session.sync_state is dot.DotSync.ASKED
+    dot_session.link_reopened()  # they hang up while they sync
+    again = commands(dot_session)
+    assert [c.data for c in again] == [c.data for c in first[1:]]
+    assert again[0].pause_s >= 14
+    dot_session.receive_data(bytes.fromhex("02020300f9"), channel=dot.MESSAGE_ACK)
+    assert dot_session.sync_state is dot.DotSync.ACKNOWLEDGED
     dot_session.link_reopened()
     assert commands(dot_session) == first[1:]
 
@@ -151,6 +158,7 @@ def test_battery_and_a_refused_sync_are_told() -> None:
     assert doubts(dot_session) == []
     dot_session.receive_data(dot.message(2, bytes([3, 5])), channel=dot.MESSAGE_ACK)
     assert "refused with code 5" in doubts(dot_session)[0]
+    assert dot_session.sync_state is dot.DotSync.REFUSED
     dot_session.receive_data(bytes.fromhex("02020300f8"), channel=dot.MESSAGE_ACK)
     assert dot_session.counters["bad"] == 1
 

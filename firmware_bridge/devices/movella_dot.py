@@ -18,7 +18,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import Enum
 from typing import Any, Final
 
 import numpy as np
@@ -48,6 +49,7 @@ __all__ = [
     "MESSAGE_CONTROL",
     "PAYLOADS",
     "SHORT",
+    "DotSync",
     "MovellaDotDriver",
     "MovellaDotSession",
     "message",
@@ -99,6 +101,15 @@ _FIELDS: Final[dict[str, tuple[Any, ...]]] = {
     "status": ("status", "<u2"),
     "clips": ("clips", "u1", 2),
 }
+
+
+class DotSync(Enum):
+    """How far a sync has come, as this DOT told."""
+
+    NOT_ASKED = "not asked"
+    ASKED = "not acknowledged"
+    ACKNOWLEDGED = "acknowledged"
+    REFUSED = "refused"
 
 
 @dataclass(frozen=True)
@@ -233,6 +244,11 @@ class MovellaDotSession(QueueSession):
         Address of the DOT whose clock all are to follow; the sync is done before the first start.
     field_ut
         Strength of the local magnetic field in uT; with it, mode 20 delivers the magnetometer.
+
+    Attributes
+    ----------
+    sync_state
+        Whether the sync was acknowledged. DOTs hang up and come back while they sync: the start then waits again.
     """
 
     def __init__(self, config: SessionConfig) -> None:
@@ -242,6 +258,7 @@ class MovellaDotSession(QueueSession):
         self._mode = int(options.get("mode", "21"))
         self._profile = options.get("profile")
         self._sync = [start_sync(options["sync_root"])] if "sync_root" in options else []
+        self.sync_state = DotSync.NOT_ASKED
         self._field_ut = _field_ut(options["field_ut"], self._mode) if "field_ut" in options else None
         self._channel = PAYLOADS[self._mode].channel
         channels = IMU6 if self._field_ut is None else IMU9
@@ -261,8 +278,13 @@ class MovellaDotSession(QueueSession):
 
     def start_commands(self) -> Sequence[Command]:
         """Sync (once), rate, start."""
+        rate = rate_command(int(self.rate_hz), profile=self._profile)
+        if self.sync_state is DotSync.ASKED:
+            rate = replace(rate, pause_s=_SYNC_S)
         sync, self._sync = self._sync, []
-        return (*sync, rate_command(int(self.rate_hz), profile=self._profile), start_command(self._mode))
+        if sync:
+            self.sync_state = DotSync.ASKED
+        return (*sync, rate, start_command(self._mode))
 
     def stop_commands(self) -> Sequence[Command]:
         """Stop measuring; a sync stays."""
@@ -315,7 +337,10 @@ class MovellaDotSession(QueueSession):
     def _receive_message(self, data: bytes) -> None:
         if len(data) < 4 or len(data) < data[1] + 3 or sum(data[: data[1] + 3]) & 0xFF:
             self.reject(f"Movella DOT: no message, or its sum is wrong: {data.hex()}")
-        elif data[0] == 0x02 and data[1] >= 2 and data[2] == _SYNC_ACK and data[3] != 0:
+        elif data[0] == 0x02 and data[1] >= 2 and data[2] == _SYNC_ACK and data[3] == 0:
+            self.sync_state = DotSync.ACKNOWLEDGED
+        elif data[0] == 0x02 and data[1] >= 2 and data[2] == _SYNC_ACK:
+            self.sync_state = DotSync.REFUSED
             self.doubt(f"the sync was refused with code {data[3]}; its clock is not that of the other sensors")
 
 
