@@ -45,6 +45,8 @@ _MAX_LAYOUTS: Final = 8
 _LONG_RUN: Final = 8  # from here on arrays are faster than numbers
 _FAR_BEHIND_NS: Final = NS_PER_S  # and three packets: no copy and no late packet comes from there
 _MAX_HELD_NS: Final = 10 * NS_PER_S
+_MAX_HELD: Final = 1 << 14  # packets
+_ASK_EVERY_NS: Final = NS_PER_S // 2
 _FLAG_OF: Final = {Quantity.ACC: SampleFlags.ACC_CLIPPED, Quantity.GYR: SampleFlags.GYR_CLIPPED}
 
 
@@ -95,8 +97,8 @@ class DecoderCounters(FrameCounters):
         Samples before the first HELLO of their stream.
     overflows
         Packets before which the device itself dropped samples.
-    held_back
-        Times that samples began to wait for a HELLO because their counter was far behind: it is time to ask for one.
+    hello_due
+        Times to ask for a HELLO, as samples wait for one: at first, and about every 0.5 s.
     timeline_resets
         Times that a stream went on far from where it was, without a new boot id.
     backlog_dropped
@@ -110,7 +112,7 @@ class DecoderCounters(FrameCounters):
     duplicates: int = 0
     undescribed: int = 0
     overflows: int = 0
-    held_back: int = 0
+    hello_due: int = 0
     timeline_resets: int = 0
     backlog_dropped: int = 0
 
@@ -318,8 +320,10 @@ class WireDecoder:
         if before is None or (before.hello.boot_id, before.hello.serial) != (hello.boot_id, hello.serial):
             timeline.restart()
         stream = self._streams[hello.stream_id] = _Stream(hello, timeline)
-        if before is not None:
-            stream.held, stream.n_held = before.held, before.n_held
+        if before is not None and before.held is not None:
+            stream.held = before.held if stream.timeline.begun else _of_last_boot(before.held, hello)
+            stream.n_held = sum(payload[_COUNT_AT] for payload, _ in stream.held)
+            self.counters.undescribed += before.n_held - stream.n_held
 
     def _reject(self, why: str, *, n: int = 1) -> None:
         self.counters.malformed += n
@@ -329,8 +333,11 @@ class WireDecoder:
         """Let packets wait for a HELLO, but not for ever."""
         stream.held = stream.held or []
         stream.held += [(payload, host_time_ns) for payload in run]
-        stream.n_held += sum(max(1, payload[_COUNT_AT]) for payload in run)
-        if stream.n_held * stream.hello.interval_ns > _MAX_HELD_NS:
+        interval_ns, n_before = stream.hello.interval_ns, stream.n_held
+        stream.n_held += sum(payload[_COUNT_AT] for payload in run)
+        if not n_before or stream.n_held * interval_ns // _ASK_EVERY_NS > n_before * interval_ns // _ASK_EVERY_NS:
+            self.counters.hello_due += 1
+        if stream.n_held * interval_ns > _MAX_HELD_NS or len(stream.held) > _MAX_HELD:
             self._release(stream_id)
 
     def _release(self, stream_id: int) -> None:
@@ -363,7 +370,6 @@ class WireDecoder:
             return
         n_judged = self._judge(stream, layout, run, host_time_ns)
         if n_judged < len(run):
-            self.counters.held_back += 1
             self._hold(stream_id, stream, run[n_judged:], host_time_ns)
 
     def _judge(self, stream: _Stream, layout: _Layout, run: list[bytes], host_time_ns: int | None) -> int:
@@ -453,3 +459,14 @@ def _pass_run(stream: _Stream, layout: _Layout, run: list[bytes]) -> NDArray[np.
         return None
     times: NDArray[np.int64] = start_ns[:, None] + interval_ns[:, None] * layout.index
     return times.reshape(-1)
+
+
+def _of_last_boot(held: list[tuple[bytes, int | None]], hello: Hello) -> list[tuple[bytes, int | None]]:
+    """Leave out packets before the clock went far back: they are of a boot that no HELLO has named."""
+    first, last_ns = 0, 0
+    for i, (payload, _) in enumerate(held):
+        _, _, _, t_us, _, n, _ = SAMPLES_HEADER.unpack_from(payload)
+        if t_us * 1000 < last_ns - _FAR_BEHIND_NS - 3 * n * hello.interval_ns:
+            first = i
+        last_ns = t_us * 1000
+    return held[first:]

@@ -67,6 +67,11 @@ class Timeline:
         self._last_ns = -1
         self._suspect: _Suspect | None = None
 
+    @property
+    def begun(self) -> bool:
+        """Whether a packet was admitted since the device started."""
+        return self._next_sequence is not None
+
     def missing(self, sequence: int, start_ns: int, interval_ns: int) -> int:
         """Return the samples missing before a packet; negative where it lies behind what was admitted.
 

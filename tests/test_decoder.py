@@ -399,7 +399,7 @@ def test_restart_whose_hello_was_lost_costs_no_sample_once_a_hello_comes(split: 
     for i, payload in enumerate(sent):
         decoder.receive_data(payload, host_time_ns=i if split else 0)
     assert indices(chunks_of(decoder)) == [*range(500)]
-    assert decoder.counters.held_back == 1
+    assert decoder.counters.hello_due == 1 + split  # when they began to wait, and half a second later
     decoder.receive_data(hello(boot_id=8).to_bytes(), host_time_ns=100)
     decoder.receive_data(packet(80), host_time_ns=100)
     kinds = events_of(decoder)
@@ -427,7 +427,18 @@ def test_samples_behind_a_reopened_link_belong_to_the_boot_that_the_next_hello_n
     decoder.receive_data(packet(60))
     decoder.receive_data(hello(boot_id=8).to_bytes())
     assert [(c.boot_id, c.lost) for c in chunks_of(decoder)] == [(8, 20)]
-    assert decoder.counters.held_back == 0
+
+
+def test_boot_that_no_hello_has_named_is_not_taken_for_another() -> None:
+    decoder = described()
+    for index in (*range(0, 500, 10), *range(0, 300, 10), *range(0, 50, 10)):
+        decoder.receive_data(packet(index))
+    assert len(indices(chunks_of(decoder))) == 500
+    decoder.receive_data(hello(boot_id=9).to_bytes())
+    chunks = chunks_of(decoder)
+    assert indices(chunks) == [*range(50)]
+    assert {c.boot_id for c in chunks} == {9}
+    assert decoder.counters.undescribed == 300
 
 
 def test_samples_do_not_wait_for_a_hello_for_ever() -> None:

@@ -206,9 +206,9 @@ class KinedgeSession:
 
     def _decode_one(self) -> bool:
         """Take the next event of the decoder; False when there is none."""
-        malformed, held_back = self._decoder.counters.malformed, self._decoder.counters.held_back
+        malformed, hello_due = self._decoder.counters.malformed, self._decoder.counters.hello_due
         event = self._decoder.next_event()
-        if self._decoder.counters.held_back != held_back:
+        if self._decoder.counters.hello_due != hello_due:
             self._greet()  # it may have started anew
         if self._decoder.counters.malformed != malformed:
             self._doubt(f"packets that cannot be read, such as this: {self._decoder.last_error}", key="malformed")
