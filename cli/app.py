@@ -56,9 +56,26 @@ def need_extra(extra: str) -> Iterator[None]:
 
 def _register() -> None:
     """Import the command files; each adds itself to ``app``."""
-    from kinedge.cli import bench, collect, demo, doctor, emulate, episodes, inspect, record, replay, run, scan, train
+    from kinedge.cli import (
+        bench,
+        collect,
+        data,
+        demo,
+        doctor,
+        emulate,
+        enrol,
+        episodes,
+        inspect,
+        keys,
+        record,
+        replay,
+        run,
+        scan,
+        train,
+    )
 
-    _ = bench, collect, demo, doctor, emulate, episodes, inspect, record, replay, run, scan, train
+    _ = bench, collect, data, demo, doctor, emulate, enrol, episodes, inspect
+    _ = keys, record, replay, run, scan, train
 
 
 def main(argv: list[str] | None = None) -> int:
