@@ -132,7 +132,10 @@ class LiveView:
                 f"{h.lost:,} ({h.lost / max(h.samples + h.lost, 1):.1%})",
                 "?" if h.clock_uncertainty_ms is None else f"{h.clock_uncertainty_ms:.1f} ms",
             )
-        return Panel(table, title="sensors", title_align="left")
+        worst = [(s, p) for s in service.pipeline.subjects for p in service.pipeline.alignment(s)[:1]]
+        lines = [f"{s}: {p.first} and {p.second} are aligned within {p.ms:.1f} ms, the worst pair" for s, p in worst]
+        apart = Text("\n".join(lines))
+        return Panel(Group(table, apart) if worst else table, title="sensors", title_align="left")
 
     @staticmethod
     def _outbox(service: EdgeService) -> RenderableType:

@@ -66,7 +66,8 @@ def run(
 
     def on_scored(scored: Scored, verdict: Verdict) -> None:
         if as_json:
-            sys.stdout.write(json.dumps(verdict_as_json(scored.subject, verdict)) + "\n")
+            pairs = {f"{p.first} {p.second}": round(p.ms, 1) for p in service.pipeline.alignment(scored.subject)}
+            sys.stdout.write(json.dumps({**verdict_as_json(scored.subject, verdict), "alignment_ms": pairs}) + "\n")
             sys.stdout.flush()
         elif live_wanted:
             view.take(scored, verdict)

@@ -17,6 +17,7 @@ from kinedge.edge.people import People
 from kinedge.edge.scoring import Scorer, ScoringState, put_rows, take_rows
 from kinedge.edge.verdict import VerdictBatch
 from kinedge.errors import SignalError
+from kinedge.firmware_bridge.alignment import PairUncertainty, alignment_of
 from kinedge.firmware_bridge.clock import Clock, ClockMap
 from kinedge.signals import ImuChunk
 
@@ -145,6 +146,14 @@ class Pipeline:
         """Return the clock map of a sensor, None before its first chunk."""
         return self._people[subject].clocks.get(sensor)
 
+    def use_clock(self, subject: str, sensor: str, clock: Clock) -> None:
+        """Map a sensor by this clock from its next chunk on, not by one of ``make_clock``."""
+        self._people[subject].clocks[sensor] = clock
+
+    def alignment(self, subject: str) -> tuple[PairUncertainty, ...]:
+        """Return how far the times of each two sensors of a person may be apart, the worst first."""
+        return alignment_of(self._people[subject].clocks)
+
     def n_late(self, subject: str) -> int:
         """Return how many samples of a person came too late to be used."""
         return sum(self._people[subject].aligner.n_late.values())
@@ -184,7 +193,7 @@ class Pipeline:
         clock = person.clocks.get(chunk.sensor)
         if clock is None:
             clock = person.clocks[chunk.sensor] = self._make_clock()
-        elif person.boot_ids[chunk.sensor] != chunk.boot_id:
+        elif person.boot_ids.get(chunk.sensor, chunk.boot_id) != chunk.boot_id:
             clock.reset()
             person.aligner.reset_sensor(chunk.sensor)
         person.boot_ids[chunk.sensor] = chunk.boot_id

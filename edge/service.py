@@ -35,6 +35,7 @@ from kinedge.firmware_bridge.event_queue import SessionEvent
 from kinedge.firmware_bridge.links import LinkClosed, LinkOpened
 from kinedge.firmware_bridge.open_device import DeviceLink, open_device
 from kinedge.firmware_bridge.recorded_source import Arrival, RecordedSource
+from kinedge.firmware_bridge.sync_file import SyncFile, clock_maker, read_sync_file, sync_path
 from kinedge.signals import ImuChunk
 
 __all__ = ["EdgeService", "SensorHealth"]
@@ -128,6 +129,9 @@ class EdgeService:
             for p in config.people
             for d in (p.devices if source is None else ())
         ]
+        worn = [d for p in config.people for d in p.devices] if source is None else []
+        sync = read_sync_file(sync_path(config.store)) if worn else SyncFile()
+        self._new_clock = clock_maker(worn, sync, utc_ns=time.time_ns())
         self.tape = self._lsl = None
         subjects = [p.subject for p in config.people]
         if config.lsl is not None:
@@ -310,7 +314,9 @@ class EdgeService:
         known = self.health.get((subject, sensor))
         if known is None:
             self.health[(subject, sensor)] = SensorHealth(subject, sensor, where, serial=info.serial)
-            if sensor not in self.scorer.sensors:
+            if sensor in self.scorer.sensors:
+                self.pipeline.use_clock(subject, sensor, self._new_clock(where))
+            else:
                 wanted = ", ".join(self.scorer.sensors)
                 self._note(f"{where}: {sensor} is not used by the model, which expects {wanted}")
         else:
