@@ -25,7 +25,7 @@ from kinedge.firmware_bridge.recorder import SessionWriter
 from kinedge.firmware_bridge.session_link import SessionEvent
 from kinedge.firmware_bridge.session_log import Progress, SessionLog
 
-__all__ = ["Progress", "open_links", "record", "record_links"]
+__all__ = ["Progress", "open_links", "parse_devices", "record", "record_links"]
 
 _TICK_S: Final = 0.25
 _QUEUED_EVENTS: Final = 1024
@@ -135,8 +135,7 @@ def open_links(
     ConfigError
         There is none, one stands twice, or one cannot be meant.
     """
-    wanted = [DeviceConfig(port=port, rate_hz=rate_hz, baud=baud) for port in ports]
-    wanted += [_parse_sensor(text, rate_hz=rate_hz, baud=baud) for text in sensors]
+    wanted = parse_devices(ports, sensors, rate_hz=rate_hz, baud=baud)
     wanted += [
         DeviceConfig.model_validate({"sensor": place, "lsl": name, "options": dict(units or {})})
         for place, name in (lsl or {}).items()
@@ -150,6 +149,18 @@ def open_links(
     if not links:
         raise ConfigError("nothing to record: name a port with --port, a device with --sensor, or a stream with --lsl")
     return links
+
+
+def parse_devices(ports: list[str], sensors: list[str], *, rate_hz: float, baud: int) -> list[DeviceConfig]:
+    """Return the devices that are meant by ports and by ``PLACE=FAMILY@WHERE``.
+
+    Raises
+    ------
+    ConfigError
+        One cannot be meant.
+    """
+    wanted = [DeviceConfig(port=port, rate_hz=rate_hz, baud=baud) for port in ports]
+    return wanted + [_parse_sensor(text, rate_hz=rate_hz, baud=baud) for text in sensors]
 
 
 def _parse_sensor(text: str, *, rate_hz: float, baud: int) -> DeviceConfig:
