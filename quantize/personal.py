@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from kinedge import __version__
 from kinedge.canonical import canonical_json, sha256_hex
@@ -14,10 +14,11 @@ from kinedge.errors import ConfigError, KinedgeError
 from kinedge.quantize.build import BuildConfig, Built, build_bundle, complete, fit_settings, on_grid, split_parts
 from kinedge.recording import Recording
 from kinedge.training.fleet import FleetTask, Made, person_seed
+from kinedge.training.own import OnDisk
 from kinedge.training.simulate import RadioModel, SimulationConfig, simulate
 from kinedge.training.vmapped import FitTask, fit_many
 
-__all__ = ["Person", "PersonalJob", "Recorded", "Simulated", "personal_tasks"]
+__all__ = ["Person", "PersonalJob", "Recorded", "Simulated", "Source", "personal_tasks"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,12 +62,15 @@ class Simulated:
         return sha256_hex(canonical_json(asdict(self)))
 
 
+Source: TypeAlias = Recorded | Simulated | OnDisk  # picklable; gives recordings in the order of time, and a key
+
+
 @dataclass(frozen=True)
 class Person:
     """Somebody, and how to get at their recordings, in the order of time."""
 
     name: str
-    source: Recorded | Simulated
+    source: Source
 
 
 @dataclass(frozen=True)
@@ -142,7 +146,7 @@ def _made(name: str, built: Built) -> Made:
 
 
 def personal_tasks(
-    people: Mapping[str, Recorded | Simulated],
+    people: Mapping[str, Source],
     config: BuildConfig,
     *,
     at_once: int = 1,
