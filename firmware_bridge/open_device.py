@@ -16,6 +16,7 @@ from kinedge.firmware_bridge.device import Driver, Session, SessionConfig
 from kinedge.firmware_bridge.devices.kinedge_imu import KinedgeDriver
 from kinedge.firmware_bridge.devices.registry import driver
 from kinedge.firmware_bridge.devices.struct_map import StructMapDriver
+from kinedge.firmware_bridge.devices.witmotion import WitMotionDriver
 from kinedge.firmware_bridge.event_queue import SessionEvent
 from kinedge.firmware_bridge.links import Link
 from kinedge.firmware_bridge.links_ble import BleLink, channels_of
@@ -154,6 +155,8 @@ def open_device(
         options.setdefault("placement", "device")
     if config.serial_number is not None and config.family == KinedgeDriver.name and config.struct_map is None:
         options["serial_number"] = config.serial_number
+    if config.is_serial and isinstance(family, WitMotionDriver):
+        options.setdefault("baud", str(config.baud))  # it refuses a rate that the line cannot carry
     session = family.open(
         SessionConfig(
             config.sensor or "unnamed",

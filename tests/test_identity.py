@@ -327,6 +327,9 @@ def test_configuration_says_what_cannot_be_meant() -> None:
     ):
         with pytest.raises(ValueError, match=says):
             DeviceConfig(**wrong)
+    narrow = DeviceConfig(port="/dev/ttyUSB0", baud=9600, family="witmotion", sensor="wrist_left", rate_hz=50)
+    with pytest.raises(ConfigError, match="50 Hz need 16500 baud"):
+        open_device(narrow, radio=BleRadio())
     silent = DeviceConfig(port="/dev/ttyUSB0", serial_number="x", family="witmotion", sensor="wrist_left")
     with pytest.raises(ConfigError, match="give usb"):
         open_device(silent, radio=BleRadio())
@@ -391,10 +394,10 @@ def test_wrong_line_speed_is_told_with_what_to_try(baud: int, tmp_path: Path) ->
 def test_right_line_speed_is_never_doubted(tmp_path: Path) -> None:
     async def main() -> None:
         config = DeviceConfig(
-            port=str(tmp_path / "tty"), baud=9600, family="witmotion", sensor="wrist_left", rate_hz=50
+            port=str(tmp_path / "tty"), baud=9600, family="witmotion", sensor="wrist_left", rate_hz=10
         )
         async with heard(config) as events:
-            await until(lambda: n_samples(events) > 200)
+            await until(lambda: n_samples(events) > 35)
         assert reasons(events) == []
 
     with at_baud(EmulatedWitMotion(STILL), 9600, tmp_path / "tty"):
