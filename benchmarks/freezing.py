@@ -102,8 +102,7 @@ def enrol_on_ordinary(scorer: Scorer, walks: Sequence[Recording], *, label: str)
             number += 1
             rows = slice(end - manifest.hop, end)
             if not reached[rows].any():
-                samples = {"values": walk.values[rows], "valid": walk.valid[rows]}
-                builder.add(scores, surprise, 0, hop=number, **samples)
+                builder.add(scores, surprise, 0, hop=number, values=walk.values[rows], valid=walk.valid[rows])
         number += manifest.block
     data = builder.finish(walks[0].subject, source=", ".join(w.session for w in walks), allow_short=True)
     return read_enrolment(data)

@@ -27,6 +27,7 @@ from kinedge.edge.scores import BlockScores, sensor_groups
 from kinedge.errors import BundleError, SignalError
 
 __all__ = [
+    "MAX_REFERENCE",
     "UNSCORED",
     "Calibration",
     "EnrolledCohort",
@@ -37,13 +38,14 @@ __all__ = [
     "pool_reference",
     "precision_of",
     "stack_calibrations",
+    "thin",
 ]
 
 F64 = NDArray[np.float64]
 
 _N_KNOTS: Final = 5
 _MIN_SPREAD: Final = 0.1  # of a score, in nats: a cohort that never varies must not make everything rare
-_MAX_REFERENCE: Final = 4096
+MAX_REFERENCE: Final = 4096
 UNSCORED: Final = -1e6  # a statistic nothing can be below: a missing sensor never looks unusual
 _RIDGE: Final = 0.02
 _BELOW: Final = 3.0  # segments that the center goes on in a line below the cohort's intensities
@@ -249,12 +251,13 @@ class Calibration:
         channel_u = np.where(scores.scored, excess / spread, UNSCORED)
         sensor = np.maximum.reduceat(channel_u, [g.start for g in groups], axis=1)
         score = sensor.max(axis=1)
-        p_value = np.empty(len(score))
-        for i, reference in enumerate(np.atleast_2d(self.reference)):  # one for all, or two: cohort's and enrolled
-            rows = slice(None) if self.which is None else self.which == i
-            n = int(np.isfinite(reference).sum())
-            at_least = len(reference) - np.searchsorted(reference, score[rows], side="left")
-            p_value[rows] = (1 + at_least) / (n + 1)
+        if self.which is None:
+            n = np.array(len(self.reference))
+            below = np.searchsorted(self.reference, score, side="left")
+        else:
+            n = np.isfinite(self.reference).sum(axis=1)[self.which]
+            below = _rank_by_row(self.reference, self.which, score) - (self.reference.shape[1] - n)
+        p_value = (1 + n - below) / (n + 1)
         score = np.where(score > UNSCORED, score, 0.0)
         return Unusualness(excess=excess, sensor=sensor, score=score, p_value=p_value, channel=channel_u)
 
@@ -386,8 +389,8 @@ def fit_calibration(
 
 def pool_reference(statistics: Sequence[F64]) -> F64:
     """Return the sorted statistics of several subjects, equally many of each, the largest among them."""
-    share = max(1, min([_MAX_REFERENCE // len(statistics), *(len(s) for s in statistics)]))
-    return np.sort(np.concatenate([_thin(np.sort(s), share) for s in statistics]))
+    share = max(1, min([MAX_REFERENCE // len(statistics), *(len(s) for s in statistics)]))
+    return np.sort(np.concatenate([thin(np.sort(s), share) for s in statistics]))
 
 
 def precision_of(covariance: F64) -> F64:
@@ -396,8 +399,21 @@ def precision_of(covariance: F64) -> F64:
     return np.linalg.inv(covariance + ridge * np.eye(len(covariance))).astype(np.float64)
 
 
-def _thin(ordered: F64, n: int) -> F64:
-    """Take ``n`` of the sorted values, evenly, always with the largest: thinning must not make alarms easier."""
+def _rank_by_row(sorted_rows: F64, row: NDArray[np.intp], value: F64) -> NDArray[np.intp]:
+    """Return how many entries of its row lie below each value (n,): a binary search of all at once."""
+    low = np.zeros(len(value), np.intp)
+    high = np.full(len(value), sorted_rows.shape[1], np.intp)
+    for _ in range(int(sorted_rows.shape[1]).bit_length()):
+        middle = (low + high) // 2
+        below = (low < high) & (sorted_rows[row, np.minimum(middle, sorted_rows.shape[1] - 1)] < value)
+        low, high = np.where(below, middle + 1, low), np.where(below, high, middle)
+    return low
+
+
+def thin(ordered: F64, n: int) -> F64:
+    """Take at most ``n`` of sorted values, evenly, always with the largest: thinning must not make alarms easier."""
+    if len(ordered) <= n:
+        return ordered
     positions = np.linspace(0, len(ordered) - 1, n) if n > 1 else np.array([len(ordered) - 1.0])
     thinned: F64 = ordered[np.ceil(positions).astype(int)]
     return thinned

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kinedge import __version__
+from kinedge.edge.calibration import MAX_REFERENCE, thin
 from kinedge.edge.engine import Surprise
 from kinedge.edge.enrolment import Enrolment, pack_enrolment, read_enrolment
 from kinedge.edge.enrolment_audit import audit_person
@@ -159,7 +161,9 @@ class EnrolmentBuilder:
         covariance = self._moment / max(self._n_residuals, 1)
         cohort, groups = scorer.calibration, scorer.groups
         baseline = fit_baseline(blocks, covariance, cohort=cohort, groups=groups)
-        audit = audit_person(blocks, covariance, cohort=cohort, groups=groups, stride=manifest.block // manifest.hop)
+        audit, held_out = audit_person(
+            blocks, covariance, cohort=cohort, groups=groups, stride=manifest.block // manifest.hop
+        )
         when = time.gmtime(time.time() if made_s is None else made_s)
         return pack_enrolment(
             {
@@ -179,7 +183,7 @@ class EnrolmentBuilder:
                 "short": self.usable_s < MIN_USABLE_S,
                 "audit": audit,
             },
-            baseline,
+            replace(baseline, reference=thin(held_out, MAX_REFERENCE)),
             self._frames.frames(),
         )
 

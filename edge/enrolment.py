@@ -22,6 +22,7 @@ from kinedge.arrays import ZIP_EPOCH, arrays_from_npz, arrays_to_npz
 from kinedge.bundle import Part, SensorEntry, read_member
 from kinedge.canonical import canonical_json, sha256_hex
 from kinedge.config import Config, explain_validation_error
+from kinedge.edge.calibration import MAX_REFERENCE
 from kinedge.edge.enrolment_audit import Audit
 from kinedge.edge.orientation import Frames
 from kinedge.edge.personal import Baseline
@@ -152,6 +153,7 @@ def _from_arrays(
         "precision": (c, c),
         "n_blocks": (1,),
         "n_trimmed": (1,),
+        "reference": (arrays["reference"].size if "reference" in arrays else 0,),
         _FRAMES + "gravity": (s, 3),
         _FRAMES + "axis": (s, 3),
         _FRAMES + "cross": (s, 3, 3),
@@ -171,6 +173,8 @@ def _from_arrays(
         raise BundleError(f"{where}: the contexts need increasing intensities, 2 to {_MAX_CONTEXTS} of them")
     if min((baseline.q99 - baseline.median).min(), np.diag(baseline.precision).min(), frames.error_rad.min()) <= 0:
         raise BundleError(f"{where}: spreads, precisions and errors must be positive")
+    if (np.diff(baseline.reference) < 0).any() or len(baseline.reference) > MAX_REFERENCE:
+        raise BundleError(f"{where}: the reference must be sorted, and have at most {MAX_REFERENCE} values")
     for vectors in (frames.gravity, frames.axis):
         if np.abs(np.linalg.norm(vectors, axis=1) - 1).max() > 1e-6:
             raise BundleError(f"{where}: directions must be unit vectors")

@@ -73,7 +73,7 @@ class Audit(Config):
 
 def audit_person(
     blocks: Blocks, covariance: F64, *, cohort: Calibration, groups: Sequence[slice], stride: int
-) -> Audit:
+) -> tuple[Audit, F64]:
     """Hold each half of an enrolment against the other.
 
     Parameters
@@ -88,9 +88,16 @@ def audit_person(
         Columns of each sensor.
     stride
         Hops to a block: of overlapping blocks every so many-th counts.
+
+    Returns
+    -------
+    audit
+        What was found.
+    held_out : (n_blocks,)
+        The largest ``u`` of each block, sorted; empty when there are too few to tell.
     """
     if len(blocks) < _MIN_AUDITED:
-        return Audit(
+        nothing = Audit(
             verdict="doubtful",
             reasons=(f"{len(blocks)} blocks are too few to tell",),
             levels=(),
@@ -101,6 +108,7 @@ def audit_person(
             drift_error=0.0,
             quantiles=(),
         )
+        return nothing, np.zeros(0)
     middle = len(blocks) // 2
     halves = [blocks.take(slice(0, middle)), blocks.take(slice(middle, None))]
     parts, largest = [], []
@@ -130,7 +138,8 @@ def audit_person(
         reasons.append(f"the second half was {side} unusual than the first (by {drift:.2f} +- {drift_error:.2f})")
     if effective < _MIN_EFFECTIVE:
         reasons.append(f"the blocks are worth only {effective:.0f} independent ones")
-    return Audit(
+    held_out = np.sort(np.concatenate(largest))
+    audit = Audit(
         verdict="does not hold" if broken else "doubtful" if reasons else "holds",
         reasons=tuple(reasons),
         levels=levels,
@@ -139,8 +148,9 @@ def audit_person(
         share_over=round(float((detectors > _LEVEL).mean()), 5),
         drift=round(drift, 4),
         drift_error=round(drift_error, 4),
-        quantiles=tuple(np.quantile(np.concatenate(largest), np.linspace(0, 1, _N_QUANTILES)).round(4).tolist()),
+        quantiles=tuple(np.quantile(held_out, np.linspace(0, 1, _N_QUANTILES)).round(4).tolist()),
     )
+    return audit, held_out
 
 
 def _limits(cohort: Calibration) -> F64 | None:

@@ -89,6 +89,8 @@ class Baseline:
         Inverse covariance of the residuals.
     n_blocks, n_trimmed : (1,)
         What it was learned from, and what was left out as abnormal.
+    reference : (n,)
+        Sorted statistics of the person's own blocks, each half against the other; empty when there were too few.
     """
 
     knots: F64
@@ -98,13 +100,15 @@ class Baseline:
     precision: F64
     n_blocks: F64
     n_trimmed: F64
+    reference: F64
 
     def calibration(self, cohort: Calibration, groups: Sequence[slice]) -> Calibration:
         """Return the cohort's calibration with this person's center and spread in place of the cohort's.
 
         Where the person was never seen, softer than their calm or harder than their vigorous median, the center goes on
         as the cohort's does from there. The reference and the likelihood ratios are those of the cohort's subjects,
-        each against their own enrolment, where the bundle has them.
+        each against their own enrolment. Where the bundle has none, blocks are ranked among the person's own: nothing
+        can then be found rarer than the enrolment is long.
         """
         n_channels, n_sensors = len(self.precision), self.knots.shape[1] - 1
         own = self.knots[:, :n_sensors]
@@ -117,6 +121,8 @@ class Baseline:
         changes: dict[str, Any] = {}
         if cohort.enrolled is not None:
             changes = {"reference": cohort.enrolled.reference, "likelihood": cohort.enrolled.likelihood}
+        elif len(self.reference):
+            changes = {"reference": self.reference}
         return replace(
             cohort,
             knots=knots,
@@ -224,7 +230,7 @@ def _fit(kept: Blocks, covariance: F64, cohort: Calibration, groups: tuple[slice
 
     def baseline() -> Baseline:
         n = np.array([float(len(kept))])
-        return Baseline(knots, median.copy(), q95.copy(), q99.copy(), precision, n, np.zeros(1))
+        return Baseline(knots, median.copy(), q95.copy(), q99.copy(), precision, n, np.zeros(1), np.zeros(0))
 
     def usual() -> tuple[F64, F64]:
         return baseline().calibration(cohort, groups).usual(kept.intensity, groups)

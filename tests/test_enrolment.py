@@ -28,6 +28,7 @@ from kinedge.edge.offline import score_recording, verdicts_of
 from kinedge.edge.people import People
 from kinedge.edge.personal import Blocks, Detectors, detector_names, fit_baseline
 from kinedge.edge.pipeline import Pipeline
+from kinedge.edge.scores import BlockScores
 from kinedge.edge.scoring import Scorer
 from kinedge.edge.trusted import load_trusted
 from kinedge.errors import BundleError, ConfigError, SignalError
@@ -170,22 +171,22 @@ def test_the_audit_tells_who_is_like_the_cohort_from_who_is_not(scorer: Scorer) 
     generous = with_limits(scorer.calibration, [0.02, 0.1, 0.3, 0.4, 0.5])
     strict = with_limits(scorer.calibration, [0.002, 0.01, 0.02, 0.03, 0.04])
     blocks = normal_blocks(rng, 2400)
-    calm = audit_person(blocks, np.eye(12), cohort=generous, **args)  # type: ignore[arg-type]
+    calm, _ = audit_person(blocks, np.eye(12), cohort=generous, **args)  # type: ignore[arg-type]
     assert calm.verdict == "holds", calm.reasons
     assert calm.share_over == pytest.approx(0.011, abs=0.005)
     assert calm.effective_blocks > 1500
     assert "no more often" in calm.sentence()
-    broken = audit_person(blocks, np.eye(12), cohort=strict, **args)  # type: ignore[arg-type]
+    broken, _ = audit_person(blocks, np.eye(12), cohort=strict, **args)  # type: ignore[arg-type]
     assert broken.verdict == "does not hold"
     assert "after 0 of 4" in broken.reasons[0]
     level = broken.levels[0]
     assert level.found == "far above"
     assert level.hits / level.visits > 0.002 + 2.8 * level.error
     shift = replace(blocks, channel=blocks.channel + 0.8 * (np.arange(2400) >= 1200)[:, None])
-    drifted = audit_person(shift, np.eye(12), cohort=generous, **args)  # type: ignore[arg-type]
+    drifted, _ = audit_person(shift, np.eye(12), cohort=generous, **args)  # type: ignore[arg-type]
     assert drifted.verdict != "holds"
     assert any("more unusual than the first" in r for r in drifted.reasons)
-    few = audit_person(blocks.take(slice(0, 50)), np.eye(12), cohort=generous, **args)  # type: ignore[arg-type]
+    few, _ = audit_person(blocks.take(slice(0, 50)), np.eye(12), cohort=generous, **args)  # type: ignore[arg-type]
     assert few.verdict == "doubtful"
 
 
@@ -195,7 +196,7 @@ def test_a_person_whose_bursts_last_longer_is_found_at_that_history(scorer: Scor
     burst = np.repeat(np.arange(800) % 50 == 0, 10)  # ten hops, five blocks on end
     worse = replace(blocks, channel=blocks.channel + 3.0 * burst[:, None])
     cohort = with_limits(scorer.calibration, [0.05, 0.1, 0.15, 0.2, 0.25])
-    found = audit_person(worse, np.eye(12), cohort=cohort, groups=scorer.groups, stride=2)
+    found, _ = audit_person(worse, np.eye(12), cohort=cohort, groups=scorer.groups, stride=2)
     assert {level.h for level in found.levels if level.found == "far above"} & {1, 2, 3, 4}
     assert found.effective_blocks < 5000
 
@@ -298,6 +299,38 @@ def test_streams_with_calibrations_of_their_own_get_what_each_would_get_alone(
             assert got.score == pytest.approx(expected.score, rel=1e-4, abs=1e-4)
             assert got.p_value == pytest.approx(expected.p_value, abs=2e-3)
             assert got.channel_share == pytest.approx(expected.channel_share, abs=1e-3)
+
+
+def test_without_an_enrolled_cohort_blocks_are_ranked_among_the_persons_own(
+    scorer: Scorer, enrolment: Enrolment
+) -> None:
+    old = replace(scorer.calibration, enrolled=None)
+    baseline = enrolment.baseline
+    assert len(baseline.reference) == enrolment.manifest.n_blocks
+    assert (baseline.calibration(old, scorer.groups).reference == baseline.reference).all()
+    assert baseline.calibration(scorer.calibration, scorer.groups).reference is scorer.calibration.enrolled.reference  # type: ignore[union-attr]
+    few = replace(baseline, reference=np.zeros(0))
+    assert few.calibration(old, scorer.groups).reference is old.reference
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 2**31))
+def test_p_values_of_stacked_references_count_each_streams_own(scorer: Scorer, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    references = [np.sort(rng.normal(size=int(rng.integers(1, 40)))) for _ in range(4)]
+    own = [replace(scorer.calibration, reference=r) for r in references]
+    stacked = stack_calibrations([own[i] for i in (0, 1, 2, 3, 1)])
+    scores = BlockScores(
+        rng.normal(size=(5, 12)), np.ones((5, 12), bool), rng.normal(-3, 1, (5, 2)), np.zeros((5, 12)),
+        np.zeros((5, 12)), np.zeros((5, 2)), np.zeros((5, 2)), np.zeros((5, 2), bool), np.ones(5, bool),
+    )  # fmt: skip
+    found = stacked.assess(scores, scorer.groups)
+    for stream, i in enumerate((0, 1, 2, 3, 1)):
+        n = len(references[i])
+        assert found.p_value[stream] == pytest.approx((1 + (references[i] >= found.score[stream]).sum()) / (n + 1))
+    part = stacked.rows(np.array([3, 0])).which
+    assert part is not None
+    assert part.tolist() == [3, 0]
 
 
 def test_what_was_not_scored_is_never_unusual_to_any_detector(scorer: Scorer, enrolment: Enrolment) -> None:
