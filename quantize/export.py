@@ -20,54 +20,26 @@ once, piece by piece: going through one (B, time, width) block saves eight nodes
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
 
 from kinedge.errors import BackendError, SignalError
+from kinedge.quantize.graph import INPUTS, OPSET, OUTPUTS, Graph
 from kinedge.training.model import LOG_SIGMA_MAX, LOG_SIGMA_MIN, Forecaster
 
 __all__ = ["INPUTS", "OPSET", "OUTPUTS", "export_onnx", "parity"]
 
-OPSET: Final = 17
-_IR_VERSION: Final = 8  # of opset 17; the newest that TensorRT 8.6 reads
-INPUTS: Final = ("x", "mask", "state")
-OUTPUTS: Final = ("mu", "log_sigma", "state_out")
-_TO_THE_END: Final = np.iinfo(np.int64).max
 
-
-class _Graph:
-    """Nodes and constants in the order they are written, so that equal weights give equal bytes."""
-
-    def __init__(self) -> None:
-        self.nodes: list[onnx.NodeProto] = []
-        self.constants: dict[str, onnx.TensorProto] = {}
-
-    def op(self, kind: str, inputs: Sequence[str], *, out: str, **attributes: Any) -> str:
-        self.nodes.append(helper.make_node(kind, list(inputs), [out], name=out, **attributes))
-        return out
-
-    def split(self, value: str, sizes: Sequence[int], *, outs: Sequence[str], axis: int) -> None:
-        inputs = [value, self.integers(*sizes)]
-        self.nodes.append(helper.make_node("Split", inputs, list(outs), name=f"split_{value}", axis=axis))
-
-    def constant(self, name: str, value: NDArray[Any]) -> str:
-        self.constants[name] = numpy_helper.from_array(np.ascontiguousarray(value), name)
-        return name
-
-    def integers(self, *values: int) -> str:
-        name = "ints_" + "_".join("end" if v == _TO_THE_END else str(v).replace("-", "m") for v in values)
-        return self.constant(name, np.array(values, dtype=np.int64))
+class _Graph(Graph):
+    """A graph of matrix products over gathered taps."""
 
     def rows(self, value: str, start: int, end: int, *, out: str) -> str:
         """``value[:, start:end]``; an end of 0 is the end."""
-        bounds = (self.integers(start), self.integers(end or _TO_THE_END), self.integers(1))
-        return self.op("Slice", [value, *bounds], out=out)
+        return self.piece(value, start, end, axis=1, out=out)
 
     def taps(self, past_and_now: str, now: str, *, kernel: int, dilation: int, out: str) -> str:
         older = [
@@ -134,37 +106,12 @@ def export_onnx(model: Forecaster) -> bytes:
     high = g.constant("log_sigma_max", np.array(LOG_SIGMA_MAX, dtype=np.float32))
     g.op("Clip", ["log_sigma_raw", low, high], out="log_sigma")
     g.op("Concat", [new_state[-1], *new_state[:-1]], out="state_out", axis=1)
-    return _serialise(g, model)
+    return g.serialise(n_channels=cfg.n_channels, n_outputs=cfg.n_outputs, state_size=cfg.state_size)
 
 
 def _bias(layer: torch.nn.Linear) -> NDArray[np.float32]:
     bias: NDArray[np.float32] = layer.bias.detach().cpu().numpy().astype(np.float32, copy=True)
     return bias
-
-
-def _serialise(g: _Graph, model: Forecaster) -> bytes:
-    cfg = model.config
-    samples: list[str | int] = ["B", "T", cfg.n_channels]
-    predicted: list[str | int] = ["B", "T", cfg.n_outputs]
-    state: list[str | int] = ["B", cfg.state_size]
-
-    def tensors(names: Sequence[str], shapes: Sequence[list[str | int]]) -> list[onnx.ValueInfoProto]:
-        pairs = zip(names, shapes, strict=True)
-        return [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in pairs]
-
-    graph = helper.make_graph(
-        g.nodes,
-        "forecaster",
-        tensors(INPUTS, [samples, samples, state]),
-        tensors(OUTPUTS, [predicted, predicted, state]),
-        list(g.constants.values()),
-    )
-    proto = helper.make_model(
-        graph, producer_name="kinedge", opset_imports=[helper.make_opsetid("", OPSET)], ir_version=_IR_VERSION
-    )
-    onnx.checker.check_model(proto, full_check=True)
-    data: bytes = proto.SerializeToString(deterministic=True)
-    return data
 
 
 def parity(
