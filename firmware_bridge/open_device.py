@@ -75,7 +75,7 @@ class DeviceConfig(Config):
     def _one_way(self) -> DeviceConfig:
         n_ways = sum(way is not None for way in (self.port, self.usb, self.ble, self.lsl))
         if n_ways > 1 or (n_ways == 0 and self.serial_number is None):
-            raise ValueError("give one of port or usb (serial), ble (an address or a name) and lsl (a stream)")
+            raise ValueError("give either port or usb (serial), ble (an address or a name) or lsl (a stream)")
         if self.serial_number is not None and not self.is_serial:
             raise ValueError("serial_number is for serial lines: over BLE the address says who a device is")
         if self.serial_number is None and self.port is not None and is_pattern(self.port):
