@@ -35,6 +35,11 @@ ALL_ITEMS = bytes.fromhex(
     "3cc9288040300c3c02c89c3c35f6c83cdb0c0080200cbbb17d81bb9632003c01e8418030103f800000b6e33001b6c0400037264800c0200cbe"
     "999c243fb61b563f166aeb301004000186dee0200400400003"
 )
+SHAKEN = bytes.fromhex(  # hard enough to clip
+    "102002fb8510600401a498de2010103f2a1463bed7efa73cdee5083f1dcec940200cc1f246c3c1ece076c28f853f40100cbd932cccbd920a16"
+    "be3a6eec40300c42519464c27b5a5ac1ccc0ae80200c40854d6dc125559ec0908e1f8030103f7ff8983baa9ee5bc539ec0bbb9060cc0200c3e"
+    "dc7439be752b483faf9a3f301004000186dee0200400481401"
+)
 NO_IMU = bytes.fromhex("102002468210600401c4fc3e2010103f71ce6cbea56bcf3c613bd8bd691d25e0200400400003")
 
 
@@ -69,6 +74,17 @@ def test_recorded_message_decodes_to_si_units() -> None:
         chunk.values[0], [-0.079153, -0.16655955, 9.82217598, -0.00541657, -0.0045836, 0.00792891], rtol=1e-5
     )
     assert chunk.valid.all() and not chunk.saturated.any()
+
+
+def test_recorded_message_of_a_shake_is_saturated_on_the_axes_that_clipped() -> None:
+    _, chunk = feed(open_session(rate_hz=100), encode_message(0x36, SHAKEN), cuts=())
+    assert isinstance(chunk, ImuChunk)
+    assert chunk.device_time_ns.tolist() == [27564254 * 100_000]
+    np.testing.assert_allclose(
+        chunk.values[0], [-30.28455162, -29.60960007, -71.76024628, 4.16570139, -10.33340263, -4.51734877], rtol=1e-6
+    )
+    assert chunk.valid.all()
+    assert chunk.saturated[0].tolist() == [False, False, True, False, True, False]
 
 
 def test_recorded_message_has_the_items_that_were_recorded() -> None:
