@@ -21,6 +21,7 @@ from kinedge.training.study import Example, KindFigures, Study
 __all__ = ["ReportSource", "render_report", "write_report"]
 
 _TEMPLATES: Final = Path(__file__).parent / "templates"
+_MAX_SUBJECTS: Final = 40  # that are shown one by one
 _OUTCOME: Final = {"found": "Found", "missed": "Missed", "false": "Flagged without a known reason"}
 
 
@@ -62,6 +63,9 @@ def render_report(source: ReportSource) -> str:
     manifest, study = source.bundle.manifest, source.study
     channels = [name for s in manifest.sensor_specs for name in s.full_names]
     sensors = [s.name for s in manifest.sensor_specs]
+    shown = list(study.subjects)
+    if len(shown) > _MAX_SUBJECTS:
+        shown = sorted(shown, key=lambda s: -s.metrics.n_false / max(s.metrics.hours, 1e-9))[:_MAX_SUBJECTS]
     return environment.get_template("report.html.j2").render(
         manifest=manifest,
         digest=source.bundle.digest,
@@ -72,13 +76,13 @@ def render_report(source: ReportSource) -> str:
         held_out_as=source.held_out_as,
         study=study,
         ordinary=_ordinary(study.ordinary),
-        subjects=[{"name": s.subject, **_ordinary(s.metrics), "blocks": len(s.p_values)} for s in study.subjects],
+        subjects=[{"name": s.subject, **_ordinary(s.metrics), "blocks": len(s.p_values)} for s in shown],
         kinds=_kinds(study),
         examples=[{"title": _title(e), "image": _image(figures.example(e))} for e in study.examples],
         loss=_image(figures.loss_curves(source.fit.history, source.fit.best_epoch)),
         residuals=_image(figures.residuals(study, channels, sensors)) if len(study.residuals) else "",
         calibration=_image(figures.calibration(study)) if study.subjects else "",
-        false_alarms=_image(figures.false_alarms(study.subjects)) if study.subjects else "",
+        false_alarms=_image(figures.false_alarms(shown)) if study.subjects else "",
     )
 
 

@@ -237,17 +237,17 @@ def _synthetic(
 
 
 def _ordinary_stretch(recording: Recording, events: Sequence[Region]) -> Recording | None:
-    """Return the stretch without an event that moves most nearly as much as the whole; None if there is none."""
-    n = round(sum(_PIECE_S) * recording.rate_hz)
+    """Return the stretch without an event in whose middle the person moves about as much as on the whole."""
+    n, start, end = (round(t * recording.rate_hz) for t in (sum(_PIECE_S), *np.cumsum(_PIECE_S[:2])))
     bad = np.zeros(len(recording), bool)
     for event in events:
         bad[event.start : event.end] = True
-    steps = np.abs(np.diff(recording.values, axis=0)).mean(axis=1)
-    usual = float(np.median(steps)) if len(steps) else 0.0
-    free = [s for s in range(0, len(recording) - n + 1, n) if not bad[s : s + n].any()]
+    free = [s for s in range(0, len(recording) - n + 1, n // 4) if not bad[s : s + n].any()]
     if not free:
         return None
-    best = min(free, key=lambda s: abs(float(np.median(steps[s : s + n - 1])) - usual))
+    moved = np.concatenate([[0.0], np.cumsum(np.abs(np.diff(recording.values, axis=0)).mean(axis=1))])
+    usual = moved[-1] / len(moved) * (end - start)
+    best = min(free, key=lambda s: abs(float(moved[s + end - 1] - moved[s + start]) - usual))
     return recording.slice(best, best + n)
 
 
