@@ -18,7 +18,7 @@ __all__ = ["KnockWatch"]
 
 _KEEP_NS: Final = 40 * NS_PER_S
 _MAX_CHUNKS: Final = 20_000
-_REST_NS: Final = 3 * NS_PER_S // 2
+_REST_NS: Final = NS_PER_S
 _LEAST: Final = 3
 
 
@@ -84,7 +84,7 @@ class KnockWatch:
         found = {name: self._offset(courses, first, name) for name in others}
         last_ns = max(offset.impact_times_ns[-1] for offset in found.values())
         if newest_ns - last_ns < _REST_NS:
-            raise SignalError("these look like knocks; hold the sensors still for two seconds")
+            raise SignalError("these look like knocks; hold the sensors still for a second")
         for a, b in pairwise(others):
             direct = self._offset(courses, a, b)
             around_ns = found[b].offset_ns - found[a].offset_ns
