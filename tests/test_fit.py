@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -312,3 +313,58 @@ def test_normalisation_clips_and_zeroes_as_the_edge_does() -> None:
     x, mask = normalisation.apply(values, np.array([[True, True], [True, True], [False, True]]))
     np.testing.assert_array_equal(x, [[2, 0], [3, -3], [0, 1]])
     np.testing.assert_array_equal(mask, [[1, 1], [1, 1], [0, 1]])
+
+
+def test_auto_takes_the_device_that_is_there() -> None:
+    config = FitConfig(**QUICK, device="auto")
+    here = "cuda" if torch.cuda.is_available() else "cpu"
+    assert config.on_this_machine().device == here
+    result = fit([walk(1)], [walk(2)], config)
+    assert result.config.device == here
+    assert_same(result, fit([walk(1)], [walk(2)], FitConfig(**QUICK, device=here)))
+
+
+def test_bfloat16_changes_the_last_digits_of_training_and_nothing_else() -> None:
+    full, half = (fit([walk(1)], [walk(2)], FitConfig(**QUICK, bf16=bf16)) for bf16 in (False, True))
+    assert half.history[0].val_nll == full.history[0].val_nll  # the baseline is solved and measured in full
+    assert half.history[1].train_nll != full.history[1].train_nll
+    assert half.val_nll == pytest.approx(full.val_nll, abs=0.05)
+    assert {p.dtype for p in half.model.parameters()} == {torch.float32}
+
+
+def test_a_compiled_network_trains_the_same_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[object] = []
+
+    def eager(model: torch.nn.Module) -> Any:
+        compiled.append(model)
+        return compile_(model, backend="aot_eager")  # traced as always, but without a C++ compiler at work
+
+    compile_ = torch.compile
+    plain = fit([walk(1)], [walk(2)], FitConfig(**QUICK))
+    monkeypatch.setattr(torch, "compile", eager)
+    traced = fit([walk(1)], [walk(2)], FitConfig(**QUICK, compile=True))
+    assert len(compiled) == 1
+    assert traced.val_nll == pytest.approx(plain.val_nll, abs=1e-3)
+
+
+def test_options_of_augmentation_change_crops_and_mistakes_in_them_are_told() -> None:
+    plain = fit([walk(1)], [walk(2)], FitConfig(**QUICK))
+    assert_same(plain, fit([walk(1)], [walk(2)], FitConfig(**QUICK, augment={})))
+    louder = fit([walk(1)], [walk(2)], FitConfig(**QUICK, augment={"gain": 0.2, "time_warp": 0.1}))
+    assert louder.history[0].val_nll == plain.history[0].val_nll
+    assert louder.history[1].train_nll != plain.history[1].train_nll
+    for options, says in (
+        ({"gian": 0.2}, "did you mean 'gain'"),
+        ({"rotation_deg": 5.0}, "belongs to the table around"),
+        ({"gain": 7.0}, "gain must lie between"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            FitConfig(**QUICK, augment=options)
+
+
+def test_trainings_in_threads_do_not_disturb_each_other() -> None:
+    tasks = [FitConfig(**QUICK, seed=seed) for seed in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda config: fit([walk(1)], [walk(2)], config), tasks))
+    for config, result in zip(tasks, together, strict=True):
+        assert_same(result, fit([walk(1)], [walk(2)], config))
