@@ -12,11 +12,11 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from kinedge.cli.app import app
+from kinedge.cli.app import app, need_extra
 from kinedge.edge.config import DEFAULT_BUNDLE
 from kinedge.errors import ConfigError
 
-__all__ = ["anomalies", "attribution", "bench", "clap", "clock", "decode", "endurance", "links", "step", "tsb"]
+__all__ = ["anomalies", "attribution", "bench", "clap", "clock", "decode", "endurance", "fleet", "links", "step", "tsb"]
 
 bench = typer.Typer(help="Measure, always beside something to compare with.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
@@ -194,6 +194,24 @@ def attribution(
     with Console(stderr=True).status("reading") as status:
         found = bench_attribution(data, progress=status.update)
     _deliver(found, out, as_json=as_json)
+
+
+@bench.command()
+def fleet(
+    people: Annotated[int, typer.Option(min=2, max=1000, help="Simulated people of a fleet.")] = 8,
+    minutes: Annotated[float, typer.Option(min=3, max=600, help="Recorded of each.")] = 4.0,
+    rounds: Annotated[int, typer.Option(min=2, max=100, help="Turns each contender gets.")] = 3,
+    out: Annotated[Path | None, typer.Option(help="Write the result as JSON there.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Count personal models per minute: by one and two processes, and trained one by one or many at once.
+
+    Example: kinedge bench fleet --people 4 --out fleet.json
+    """
+    with need_extra("train"):
+        from kinedge.benchmarks.fleet import bench_fleet
+
+    _deliver(bench_fleet(n_people=people, minutes=minutes, n_rounds=rounds), out, as_json=as_json)
 
 
 def _deliver(found: dict[str, Any], out: Path | None, *, as_json: bool, columns: Sequence[str] | None = None) -> None:
