@@ -1,8 +1,9 @@
 """The model bundle: one ``.kinedge`` file that holds all a board needs to score, and nothing it could run.
 
 A zip, read without unpacking: ``manifest.json`` (what the model expects and promises), ``model.fp32.onnx``,
-``calibration.npz`` (plain arrays) and ``card.md``. Every part is named in the manifest with its SHA-256; a
-part that is not named, too large, packed too tightly, or altered is refused. There is no pickle anywhere.
+``calibration.npz`` (plain arrays) and ``card.md``; a graph and a calibration more for every other precision. Every
+part is named in the manifest with its SHA-256; a part that is not named, too large, packed too tightly, or altered is
+refused. There is no pickle anywhere.
 Signatures, if any, stand in the zip's comment (``kinedge.signing``): they are read here and judged by who uses it.
 """
 
@@ -33,6 +34,7 @@ __all__ = [
     "Part",
     "SensorEntry",
     "TensorEntry",
+    "calibration_name",
     "pack_bundle",
     "read_bundle",
     "read_member",
@@ -44,6 +46,7 @@ MANIFEST_NAME: Final = "manifest.json"
 CALIBRATION_NAME: Final = "calibration.npz"
 CARD_NAME: Final = "card.md"
 
+_FULL_PRECISION: Final = "fp32"
 _MAX_PARTS: Final = 16
 _MAX_MANIFEST_BYTES: Final = 1 << 20
 _MAX_PART_BYTES: Final = 64 << 20
@@ -166,7 +169,7 @@ class Bundle:
     digest: str
     signatures: tuple[Signature, ...] = ()
 
-    def model_bytes(self, precision: str = "fp32") -> bytes:
+    def model_bytes(self, precision: str = _FULL_PRECISION) -> bytes:
         """Return the ONNX graph of one precision.
 
         Raises
@@ -180,9 +183,26 @@ class Bundle:
             raise BundleError(f"bundle {self.manifest.name} has no {precision!r} model; it has {have}")
         return self.parts[name]
 
-    def calibration_arrays(self) -> dict[str, NDArray[Any]]:
-        """Return the arrays of ``calibration.npz``."""
-        return arrays_from_npz(self.parts[CALIBRATION_NAME], where=f"{self.manifest.name}/{CALIBRATION_NAME}")
+    def calibration_arrays(self, precision: str = _FULL_PRECISION) -> dict[str, NDArray[Any]]:
+        """Return the arrays of the calibration that was fitted on the scores of this precision.
+
+        Raises
+        ------
+        BundleError
+            The bundle has none: what another precision would promise does not hold for this one.
+        """
+        name = calibration_name(precision)
+        if name not in self.parts:
+            raise BundleError(
+                f"bundle {self.manifest.name} has no {name}: its {precision} scores were never calibrated; "
+                f"make the bundle again with kinedge quantize"
+            )
+        return arrays_from_npz(self.parts[name], where=f"{self.manifest.name}/{name}")
+
+
+def calibration_name(precision: str) -> str:
+    """Return the part that calibrates one precision."""
+    return CALIBRATION_NAME if precision == _FULL_PRECISION else f"calibration.{precision}.npz"
 
 
 def pack_bundle(manifest_fields: Mapping[str, object], parts: Mapping[str, bytes]) -> bytes:

@@ -91,6 +91,9 @@ class GatewayConfig(Config):
     site: Name
     gateway: Name
     bundle: Path = Field(default=DEFAULT_BUNDLE, description="a .kinedge file; the shipped wrist model when left out")
+    precision: str = Field(
+        default="fp32", pattern=r"^[a-z0-9]{1,16}$", description="which of the bundle's models; int8 if it has one"
+    )
     store: Path = Field(default=Path("kinedge-edge.db"), description="SQLite file for episodes and the outbox")
     people: tuple[PersonConfig, ...] = Field(min_length=1, max_length=256)
     uplink: UplinkConfig | None = Field(default=None, description="none: episodes wait in the store")
@@ -122,13 +125,13 @@ class GatewayConfig(Config):
         return self
 
     def digest(self) -> str:
-        """Name the settings that decide what is said: caution, episodes, delay. Ports and paths do not count."""
+        """Name the settings that decide what is said: precision, caution, episodes, delay. Ports and paths do not count."""
         who = {"site": self.site, "gateway": self.gateway}
         return sha256_hex(canonical_json({**who, **self.decisive()}))
 
     def decisive(self) -> dict[str, Any]:
         """Return the settings that decide what is said, in JSON's words."""
-        return self.model_dump(mode="json", include={"caution", "episodes", "max_delay_s"})
+        return self.model_dump(mode="json", include={"caution", "episodes", "max_delay_s", "precision"})
 
 
 def load_gateway_config(path: Path) -> GatewayConfig:

@@ -64,6 +64,8 @@ class Scorer:
         The bundle's own when None.
     caution
         When an answer is given, and when not.
+    precision
+        Which of the bundle's models; it comes with a calibration of its own.
 
     Raises
     ------
@@ -80,14 +82,15 @@ class Scorer:
         backend: Backend | None = None,
         calibration: Calibration | None = None,
         caution: CautionConfig | None = None,
+        precision: str = "fp32",
     ) -> None:
         self.bundle = bundle
         self.manifest = bundle.manifest
         if calibration is None:
-            calibration = Calibration.from_arrays(bundle.calibration_arrays(), self.manifest)
+            calibration = Calibration.from_arrays(bundle.calibration_arrays(precision), self.manifest)
         self.calibration = calibration
         self.caution = caution or CautionConfig()
-        self.engine = Engine(self.manifest, backend or load_backend(bundle))
+        self.engine = Engine(self.manifest, backend or load_backend(bundle, precision=precision))
         self.blocks = BlockScorer(self.manifest, calibration.precision)
         self.groups = self.blocks.groups
         self.sensors = tuple(s.name for s in self.manifest.sensor_specs)

@@ -48,5 +48,5 @@ def load_trusted(config: GatewayConfig) -> tuple[Scorer, People]:
             if signer is None:
                 found.append("enrolment")
         unsigned[person.subject] = tuple(found)
-    scorer = Scorer(bundle, caution=config.caution)
+    scorer = Scorer(bundle, caution=config.caution, precision=config.precision)
     return scorer, People(scorer, [p.subject for p in config.people], enrolments, unsigned=unsigned)
