@@ -295,6 +295,11 @@ def test_recordings_of_ones_own_are_found_by_person(tmp_path: Path) -> None:
     first, second = people["anna"]()
     assert (first.subject, first.session, first.source) == ("anna", "a", "own recordings/anna/a.csv")
     assert len(first) == len(second) == 1500
+    session = tmp_path / "monday" / "0915"
+    session.mkdir(parents=True)
+    for facts, person in (({"facts": {"subject": "ben"}}, "ben"), ({}, "monday"), ([], "monday")):
+        (session / "session.json").write_text(json.dumps(facts))
+        assert Path("monday/0915") in find_people(tmp_path, rate_hz=50.0)[person].paths
     key = people["anna"].key()
     assert key == OnDisk("anna", tmp_path, people["anna"].paths, 50.0).key()
     write_csv(tmp_path / "anna" / "a.csv", 5)

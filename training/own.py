@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -74,9 +75,10 @@ class OnDisk:
 
 
 def find_people(folder: Path, *, rate_hz: float, sensors: Sequence[str] = ()) -> dict[str, OnDisk]:
-    """Find whose recordings lie in a folder: ``<folder>/<person>/...``, sessions and ``.csv`` files at any depth.
+    """Find whose recordings lie in a folder, sessions and ``.csv`` files at any depth.
 
-    What lies in the folder itself is of somebody without a name here, ``""``: each recording says whose it is.
+    A session that says whose it is, is theirs; all else belongs to the person that the folder within ``folder`` is
+    named after. What lies in ``folder`` itself is of somebody without a name here, ``""``.
 
     Raises
     ------
@@ -87,9 +89,19 @@ def find_people(folder: Path, *, rate_hz: float, sensors: Sequence[str] = ()) ->
     files = {p for p in folder.rglob("*.csv") if not any(s in p.parents for s in sessions)}
     by_person: dict[str, list[Path]] = {}
     for path in sorted(p.relative_to(folder) for p in (*sessions, *files)):
-        by_person.setdefault(path.parts[0] if len(path.parts) > 1 else "", []).append(path)
+        by_person.setdefault(_said(folder / path) or (path.parts[0] if len(path.parts) > 1 else ""), []).append(path)
     if not by_person:
         raise SignalError(f"{folder}: no recording in it; sessions of kinedge record and .csv files are what counts")
     return {
         person: OnDisk(person, folder, tuple(paths), rate_hz, tuple(sensors)) for person, paths in by_person.items()
     }
+
+
+def _said(session: Path) -> str:
+    """Return whose a session says it is; empty where it does not, or is none."""
+    try:
+        facts = json.loads((session / "session.json").read_text(encoding="utf-8")).get("facts")
+    except (OSError, ValueError, AttributeError):
+        return ""
+    subject = facts.get("subject") if isinstance(facts, dict) else None
+    return subject if isinstance(subject, str) else ""
