@@ -166,6 +166,8 @@ class _Stream:
     ----------
     held
         Packets that wait for a HELLO, each with its host time; None when none need to.
+    renamed
+        Whether a HELLO of another boot has come meanwhile: the next packet will show whether they are of that one.
     confirmed
         Whether a HELLO has come since the last packet that was new: then this boot it is, however odd its counter.
     """
@@ -175,6 +177,7 @@ class _Stream:
         self.timeline = timeline
         self.held: list[tuple[bytes, int | None]] | None = None
         self.n_held = 0  # samples
+        self.renamed = False
         self.confirmed = False
         self.n_channels = len(hello.channels)
         self._layouts: dict[int, _Layout] = {}
@@ -303,7 +306,8 @@ class WireDecoder:
         if isinstance(packet, Hello):
             self._describe(packet)
             self._events.append(HelloReceived(packet, host_time_ns))
-            self._release(packet.stream_id)
+            if not self._streams[packet.stream_id].renamed:
+                self._release(packet.stream_id)
         elif isinstance(packet, Status):
             self._events.append(StatusReceived(packet, host_time_ns))
         elif isinstance(packet, TimeSync) and packet.is_response:
@@ -320,10 +324,9 @@ class WireDecoder:
         if before is None or (before.hello.boot_id, before.hello.serial) != (hello.boot_id, hello.serial):
             timeline.restart()
         stream = self._streams[hello.stream_id] = _Stream(hello, timeline)
-        if before is not None and before.held is not None:
-            stream.held = before.held if stream.timeline.begun else _of_last_boot(before.held, hello)
-            stream.n_held = sum(payload[_COUNT_AT] for payload, _ in stream.held)
-            self.counters.undescribed += before.n_held - stream.n_held
+        if before is not None:
+            stream.held, stream.n_held = before.held, before.n_held
+            stream.renamed = bool(before.held) and not timeline.begun
 
     def _reject(self, why: str, *, n: int = 1) -> None:
         self.counters.malformed += n
@@ -337,7 +340,7 @@ class WireDecoder:
         stream.n_held += sum(payload[_COUNT_AT] for payload in run)
         if not n_before or stream.n_held * interval_ns // _ASK_EVERY_NS > n_before * interval_ns // _ASK_EVERY_NS:
             self.counters.hello_due += 1
-        if stream.n_held * interval_ns > _MAX_HELD_NS or len(stream.held) > _MAX_HELD:
+        if stream.renamed or stream.n_held * interval_ns > _MAX_HELD_NS or len(stream.held) > _MAX_HELD:
             self._release(stream_id)
 
     def _release(self, stream_id: int) -> None:
@@ -345,7 +348,11 @@ class WireDecoder:
         stream = self._streams[stream_id]
         if stream.held is None:
             return
-        held, stream.held, stream.n_held, stream.confirmed = stream.held, None, 0, True
+        held, n_held = stream.held, stream.n_held
+        if stream.renamed:
+            held = _of_last_boot(held, stream.hello)
+            self.counters.undescribed += n_held - sum(payload[_COUNT_AT] for payload, _ in held)
+        stream.held, stream.n_held, stream.renamed, stream.confirmed = None, 0, False, True
         for payload, host_time_ns in held:
             self._decode_samples(stream_id, [payload], host_time_ns)
 
@@ -462,11 +469,11 @@ def _pass_run(stream: _Stream, layout: _Layout, run: list[bytes]) -> NDArray[np.
 
 
 def _of_last_boot(held: list[tuple[bytes, int | None]], hello: Hello) -> list[tuple[bytes, int | None]]:
-    """Leave out packets before the clock went far back: they are of a boot that no HELLO has named."""
+    """Leave out packets before the clock went back: they are of a boot that no HELLO has named."""
     first, last_ns = 0, 0
     for i, (payload, _) in enumerate(held):
         _, _, _, t_us, _, n, _ = SAMPLES_HEADER.unpack_from(payload)
-        if t_us * 1000 < last_ns - _FAR_BEHIND_NS - 3 * n * hello.interval_ns:
+        if t_us * 1000 < last_ns - 3 * n * hello.interval_ns:
             first = i
         last_ns = t_us * 1000
     return held[first:]

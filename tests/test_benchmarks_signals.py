@@ -10,6 +10,7 @@ import numpy as np
 from kinedge.benchmarks import clock
 from kinedge.benchmarks.clock import bench_clock
 from kinedge.benchmarks.decode import bench_decode
+from kinedge.benchmarks.links import bench_links
 
 
 def rows_of(found: dict[str, Any], situation: str) -> dict[str, dict[str, Any]]:
@@ -59,3 +60,11 @@ def test_decoding_is_timed_beside_a_struct_per_sample() -> None:
     # how much faster is a matter of the machine, and is published, not asserted
     assert rows["struct loop"]["ratio"] > 0
     assert rows["struct loop, values only"]["ratio"] > 0
+
+
+def test_listening_accounts_for_every_sample_that_was_sent() -> None:
+    found = bench_links(n_sensors=3, rate_hz=200.0, seconds=1.0)
+    json.dumps(found)
+    (row,) = found["rows"]
+    assert (row["sent"], row["received"], row["lost"], row["unaccounted"]) == (600, 600, 0, 0)
+    assert row["cpu_share"] > 0
