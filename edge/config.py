@@ -125,7 +125,7 @@ class GatewayConfig(Config):
         return self
 
     def digest(self) -> str:
-        """Name the settings that decide what is said: precision, caution, episodes, delay. Ports and paths do not count."""
+        """Name the settings that decide what is said: precision, caution, episodes, delay. Ports and paths do not."""
         who = {"site": self.site, "gateway": self.gateway}
         return sha256_hex(canonical_json({**who, **self.decisive()}))
 
