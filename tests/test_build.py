@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import sys
 from pathlib import Path
 
 import httpx
@@ -11,6 +13,8 @@ import pytest
 from kinedge.bundle import read_bundle, write_bundle
 from kinedge.cli.replay_dataset import play
 from kinedge.cli.session import running_collector
+from kinedge.cli.training_data import DataConfig, RecordingsConfig, SimulatedConfig
+from kinedge.config import Config
 from kinedge.edge.offline import verdicts_of
 from kinedge.edge.scoring import Scorer
 from kinedge.edge.store import EpisodeStore
@@ -21,7 +25,13 @@ from kinedge.recording import Recording
 from kinedge.training.anomalies import inject
 from kinedge.training.datasets import load_fog_stanford
 from kinedge.training.fit import FitConfig
+from kinedge.training.settings import AUGMENT_OPTIONS
 from kinedge.training.simulate import SimulationConfig, simulate
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 QUICK = FitConfig(
     max_epochs=2, steps_per_epoch=15, window=192, batch=8, width=8, dilations=(1, 4, 16), learning_rate=3e-3
@@ -109,3 +119,39 @@ def test_a_real_walk_goes_all_the_way_to_synced_episodes(shared_data: Path, tmp_
     assert {e["id"] for e in listed} == {e.id for e in kept}
     assert any(e.contributions[0].sensor == "ankle_left" for e in kept)
     assert all(e.model_digest == built.bundle.digest for e in kept)
+
+
+def documented(section: str) -> dict[str, str]:
+    """Return key -> default of a table of the page on training."""
+    page = (Path(__file__).parents[1] / "docs" / "training.md").read_text()
+    (part,) = re.findall(rf"^### `\[{section}\]`\n(.*?)(?=^##|\Z)", page, flags=re.DOTALL | re.MULTILINE)
+    return dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", part, flags=re.MULTILINE))
+
+
+@pytest.mark.parametrize(
+    ("section", "model"),
+    [
+        ("simulated", SimulatedConfig),
+        ("data", DataConfig),
+        ("recordings", RecordingsConfig),
+        ("bundle", BuildConfig),
+        ("bundle.fit", FitConfig),
+    ],
+)
+def test_the_page_on_training_names_every_key_with_its_default(section: str, model: type[Config]) -> None:
+    said = documented(section)
+    fields = {name: f for name, f in model.model_fields.items() if name != "fit"}
+    assert list(said) == list(fields)
+    for name, field in fields.items():
+        if field.is_required():
+            assert said[name] == "required"
+        elif name not in ("intended_use",) and (section, name) != ("bundle.fit", "exclude_labels"):
+            (value,) = tomllib.loads(f"x = {said[name].strip('`')}").values()
+            default = field.get_default(call_default_factory=True)
+            assert (tuple(value) if isinstance(value, list) else value) == default
+
+
+def test_the_page_on_training_names_every_option_of_augmentation() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "training.md").read_text()
+    (sentence,) = re.findall(r"^`augment` takes.*?(?=\n\n)", page, flags=re.DOTALL | re.MULTILINE)
+    assert set(re.findall(r"`(\w+)`", sentence)) == {"augment", *AUGMENT_OPTIONS}
