@@ -1,45 +1,24 @@
 """Inference backends behind one small interface: what a bundle's graph needs, and nothing more.
 
-A backend is stateless: state comes in and goes out as an array, so that it can be saved, moved between
-backends in mid-stream, and compared.
+A step is stateless: state comes in and goes out as an array, so that it can be saved, moved between backends in
+mid-stream, and compared. Where a backend may keep it is in ``Streams``.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+import logging
+from collections.abc import Sequence
+from typing import Literal, cast, get_args
 
 from kinedge.bundle import Bundle
+from kinedge.edge.backends.base import Backend, Streams
 from kinedge.edge.backends.onnx import OnnxBackend
+from kinedge.errors import BackendError
 
-__all__ = ["Backend", "OnnxBackend", "load_backend"]
+__all__ = ["Backend", "BackendName", "OnnxBackend", "Streams", "load_backend", "open_backend"]
 
-F32 = NDArray[np.float32]
-
-
-class Backend(Protocol):
-    """One model, ready to step."""
-
-    name: str
-
-    def step(self, x: F32, mask: F32, state: F32) -> tuple[F32, F32, F32]:
-        """Advance all streams by some samples.
-
-        Parameters
-        ----------
-        x : (n_streams, n_samples, n_channels) float32
-            Normalised, 0 where masked.
-        mask : the same shape, 1 where ``x`` is real
-        state : (n_streams, state_size) float32
-
-        Returns
-        -------
-        mu, log_sigma : (n_streams, n_samples, n_horizons * n_channels) float32
-            Row ``t`` predicts ``x[t + horizon]``.
-        state : (n_streams, state_size) float32
-        """
+BackendName = Literal["onnx", "onnx-cuda", "tensorrt", "tensorrt-rtx"]
+logger = logging.getLogger(__name__)
 
 
 def load_backend(bundle: Bundle, *, precision: str = "fp32") -> Backend:
@@ -53,3 +32,55 @@ def load_backend(bundle: Bundle, *, precision: str = "fp32") -> Backend:
         The bundle has no such precision.
     """
     return OnnxBackend(bundle, precision=precision)
+
+
+def open_backend(
+    bundle: Bundle, names: Sequence[BackendName] = ("onnx",), *, precision: str = "fp32", max_streams: int = 64
+) -> Backend:
+    """Open the first of these backends that works here; one that is not named is never used.
+
+    Parameters
+    ----------
+    names
+        In order of preference. Whatever is passed over is logged with its reason.
+    precision
+        The same for all: verdicts are calibrated for it.
+    max_streams
+        That a TensorRT engine is compiled for.
+
+    Raises
+    ------
+    BackendError
+        None works; the message gives the reason of each.
+    BundleError
+        The bundle has no such precision.
+    """
+    if not names:
+        raise BackendError("no backend is allowed; name at least one, such as 'onnx'")
+    problems = []
+    for name in names:
+        try:
+            backend = _open(bundle, name, precision=precision, max_streams=max_streams)
+        except BackendError as e:
+            problems.append(f"{name}: {e}")
+            continue
+        for problem in problems:
+            logger.warning("%s runs on %s, because %s", bundle.manifest.name, backend.name, problem)
+        return backend
+    raise BackendError("; ".join(problems))
+
+
+def _open(bundle: Bundle, name: BackendName, *, precision: str, max_streams: int) -> Backend:
+    if name == "onnx":
+        return OnnxBackend(bundle, precision=precision)
+    if name == "onnx-cuda":
+        return OnnxBackend(bundle, precision=precision, device="cuda")
+    # imported late: most boards have no GPU
+    from kinedge.edge.backends.tensorrt import open_tensorrt
+    from kinedge.edge.backends.trt_build import Precision
+
+    if precision not in get_args(Precision):
+        raise BackendError(
+            f"no TensorRT engine has precision {precision!r}; {', '.join(get_args(Precision))} can be made"
+        )
+    return open_tensorrt(bundle, precision=cast(Precision, precision), max_streams=max_streams, library_name=name)

@@ -1,21 +1,23 @@
-"""ONNX Runtime on the CPU: the default backend."""
+"""ONNX Runtime: on the CPU, the default backend, or on an NVIDIA GPU."""
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import onnxruntime
-from numpy.typing import NDArray
 
 from kinedge.bundle import Bundle, Manifest
+from kinedge.edge.backends.base import F32, check_samples, check_state
 from kinedge.errors import BackendError
 
-__all__ = ["OnnxBackend"]
+__all__ = ["OnnxBackend", "OnnxStreams"]
 
-F32 = NDArray[np.float32]
 _INPUTS: Final = ("x", "mask", "state")
 _OUTPUTS: Final = ("mu", "log_sigma", "state_out")
+_PROVIDERS: Final = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+# ten bits of mantissa are not what fp32 promises
+_OPTIONS: Final[dict[str, dict[str, str]]] = {"cpu": {}, "cuda": {"use_tf32": "0"}}
 
 
 class OnnxBackend:
@@ -29,16 +31,33 @@ class OnnxBackend:
         Which of the bundle's graphs.
     n_threads
         Of one step. One is fastest for models of this size, and leaves the other cores to the radio.
+    device
+        ``cuda`` needs ``onnxruntime-gpu``; it never becomes the CPU by itself.
 
     Raises
     ------
     BackendError
-        The graph cannot be loaded, or is not the one the manifest describes.
+        The graph cannot be loaded, or is not the one the manifest describes; or there is no CUDA.
     """
 
-    def __init__(self, bundle: Bundle, *, precision: str = "fp32", n_threads: int = 1) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        precision: str = "fp32",
+        n_threads: int = 1,
+        device: Literal["cpu", "cuda"] = "cpu",
+    ) -> None:
         graph = bundle.model_bytes(precision)
-        self.name = f"onnxruntime {onnxruntime.__version__} cpu {precision}"
+        self.manifest = bundle.manifest
+        self.device = device
+        self.name = f"onnxruntime {onnxruntime.__version__} {device} {precision}"
+        provider = _PROVIDERS[device]
+        if provider not in onnxruntime.get_available_providers():
+            raise BackendError(
+                f"onnxruntime {onnxruntime.__version__} here has no {provider}; put onnxruntime-gpu in its place, "
+                "or use backend 'onnx'"
+            )
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = n_threads
         options.inter_op_num_threads = 1
@@ -46,10 +65,18 @@ class OnnxBackend:
         # spinning threads would eat the core that reads the radio
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            self._session: Any = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+            self.session: Any = onnxruntime.InferenceSession(graph, options, providers=[(provider, _OPTIONS[device])])
         except Exception as e:
             raise BackendError(f"bundle {bundle.manifest.name}: ONNX Runtime refuses its {precision} graph: {e}") from e
-        _check_graph(self._session, bundle.manifest)
+        # a provider that does not start is dropped with a warning, and the CPU takes its place
+        if self.session.get_providers()[0] != provider:
+            raise BackendError(f"{self.name}: {provider} did not start (driver, CUDA and cuDNN?); use backend 'onnx'")
+        self.session.disable_fallback()
+        _check_graph(self.session, bundle.manifest)
+
+    def allocate(self, n_streams: int) -> OnnxStreams:
+        """Return streams that have seen nothing; see ``Backend.allocate``."""
+        return OnnxStreams(self, n_streams)
 
     def step(self, x: F32, mask: F32, state: F32) -> tuple[F32, F32, F32]:
         """Advance all streams; see ``Backend.step``.
@@ -60,10 +87,75 @@ class OnnxBackend:
             ONNX Runtime failed, or the shapes do not fit.
         """
         try:
-            mu, log_sigma, state_out = self._session.run(_OUTPUTS, {"x": x, "mask": mask, "state": state})
+            mu, log_sigma, state_out = self.session.run(_OUTPUTS, {"x": x, "mask": mask, "state": state})
         except Exception as e:
             raise BackendError(f"{self.name}: a step of {x.shape} failed: {e}") from e
         return mu, log_sigma, state_out
+
+
+class OnnxStreams:
+    """Streams whose state stays where ONNX Runtime left it: on the GPU, it does not travel.
+
+    Raises
+    ------
+    BackendError
+        Fewer than one stream.
+    """
+
+    def __init__(self, backend: OnnxBackend, n_streams: int) -> None:
+        if n_streams < 1:
+            raise BackendError(f"{backend.name}: {n_streams} streams cannot be allocated; at least 1 can")
+        self.n_streams = n_streams
+        self._backend = backend
+        self._state: Any = None
+        self._kept: F32 | None = None
+        self.restore(np.zeros((n_streams, backend.manifest.state_size), np.float32))
+
+    def step(self, x: F32, mask: F32) -> tuple[F32, F32]:
+        """Advance all streams; see ``Streams.step``.
+
+        Raises
+        ------
+        BackendError
+            ONNX Runtime failed, or the shapes do not fit.
+        """
+        b = self._backend
+        check_samples(x, mask, b.manifest, n_streams=self.n_streams, where=b.name)
+        # a bound numpy array is not kept alive by the binding: these names are
+        x, mask = np.ascontiguousarray(x), np.ascontiguousarray(mask)
+        try:
+            binding = b.session.io_binding()
+            binding.bind_cpu_input("x", x)
+            binding.bind_cpu_input("mask", mask)
+            binding.bind_ortvalue_input("state", self._state)
+            binding.bind_output("mu", "cpu")
+            binding.bind_output("log_sigma", "cpu")
+            binding.bind_output("state_out", b.device)
+            b.session.run_with_iobinding(binding)
+            mu, log_sigma, self._state = binding.get_outputs()
+        except Exception as e:
+            raise BackendError(f"{b.name}: a step of {x.shape} failed: {e}") from e
+        self._kept = None  # what it was bound from is no longer needed
+        return mu.numpy(), log_sigma.numpy()
+
+    def save(self) -> F32:
+        """Return the state; see ``Streams.save``."""
+        state: F32 = np.array(self._state.numpy())
+        state.setflags(write=False)
+        return state
+
+    def restore(self, state: F32) -> None:
+        """Go on from a saved state.
+
+        Raises
+        ------
+        BackendError
+            It is of another model or number of streams.
+        """
+        b = self._backend
+        check_state(state, b.manifest, n_streams=self.n_streams, where=b.name)
+        self._kept = np.array(state)  # a copy: the value may be bound to this very memory
+        self._state = onnxruntime.OrtValue.ortvalue_from_numpy(self._kept, b.device, 0)
 
 
 def _check_graph(session: Any, manifest: Manifest) -> None:
