@@ -190,7 +190,8 @@ def build_engine(
         config.set_preview_feature(sharing, True)
     for streams in stream_ranges(max_streams):
         _add_profile(builder, config, manifest, streams, what=what, library=library)
-    timings = _timing_cache(config, timing_cache)
+    # RTX tunes when it runs; its timing cache does nothing
+    timings = None if library.name == "tensorrt-rtx" else _timing_cache(config, timing_cache)
     engine = builder.build_serialized_network(network, config)
     if engine is None:
         raise log.error(f"{what}: the build failed")
@@ -214,9 +215,7 @@ def _add_profile(
 
 
 def _timing_cache(config: Any, data: bytes) -> Any:
-    """Attach a timing cache: the one given, or a fresh one; RTX tunes when it runs and may have none."""
-    if not hasattr(config, "create_timing_cache"):
-        return None
+    """Attach a timing cache: the one given, or a fresh one where TensorRT does not take that."""
     for candidate in (data, b""):
         cache = config.create_timing_cache(candidate)
         if cache is not None and config.set_timing_cache(cache, ignore_mismatch=False):

@@ -1,0 +1,81 @@
+"""``kinedge compile``: TensorRT engines of a bundle for this machine."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from kinedge.bundle import read_bundle
+from kinedge.cli.app import app, need_extra
+from kinedge.errors import BackendError
+
+__all__ = ["compile_"]
+
+
+@app.command("compile")
+def compile_(
+    bundle: Annotated[Path, typer.Argument(help="A .kinedge file.")],
+    precision: Annotated[
+        list[Literal["fp32", "fp16", "int8"]] | None,
+        typer.Option(help="May be given again; all the bundle allows when left out. fp16 always goes with int8."),
+    ] = None,
+    max_streams: Annotated[int, typer.Option(min=1, max=4096, help="People at once, at most.")] = 64,
+    workspace_mib: Annotated[int, typer.Option(min=1, max=65_536, help="Memory a step may use, MiB.")] = 256,
+    library: Annotated[
+        Literal["tensorrt", "tensorrt-rtx"],
+        typer.Option(help="TensorRT-RTX also builds without a GPU, to try a graph."),
+    ] = "tensorrt",
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder for engines; ~/.cache/kinedge/engines when left out.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Build TensorRT engines of a model for this machine, and seal them into the cache.
+
+    What is there already and still fits is kept. Engines are never carried to another machine: run it on each.
+
+    Example: kinedge compile wrists.kinedge --precision int8 --max-streams 16
+    """
+    from kinedge.edge.backends.engine_cache import EngineCache
+    from kinedge.edge.backends.trt_library import load_library
+
+    with need_extra("tensorrt"):
+        from kinedge.quantize.engines import compile_bundle
+
+    loaded = read_bundle(bundle)
+    opened = load_library(library, need_gpu=library == "tensorrt")
+    engines = EngineCache.default()
+    if cache is not None:
+        engines = EngineCache(cache, key_file=engines.key_file)
+    with Console(stderr=True).status("building", spinner="line") as status:
+        done = compile_bundle(
+            loaded,
+            opened,
+            engines,
+            precisions=tuple(precision or ()),
+            max_streams=max_streams,
+            workspace_mib=workspace_mib,
+            progress=lambda what: status.update(f"building {what}"),
+        )
+    if as_json:
+        rows = [asdict(c) for c in done]
+        typer.echo(json.dumps({"library": f"{opened.name} {opened.version}", "engines": rows}, indent=2))
+    else:
+        table = Table(title=f"{loaded.manifest.name} for {opened.name} {opened.version}", title_justify="left")
+        for column in ("precision", "engine", "MB", "s"):
+            table.add_column(column, justify="left" if column in ("precision", "engine") else "right")
+        for c in done:
+            what = c.problem or ("built" if c.built else "was there")
+            table.add_row(c.precision, what, f"{c.n_bytes / 1e6:.1f}" if c.n_bytes else "", f"{c.seconds:.1f}")
+        Console().print(table)
+    if not any(c.n_bytes for c in done):
+        raise BackendError(f"no engine of {loaded.manifest.name} could be built: {done[0].problem}")
+    failed = [c.precision for c in done if c.problem]
+    if failed:
+        raise BackendError(f"{', '.join(failed)} could not be built; the others can be used")
