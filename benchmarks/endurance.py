@@ -260,7 +260,8 @@ class _Run:
         await _heard(process)
         radio = BleRadio()
         ports = [str(self._folder / account.sensor) for account in self._accounts]
-        links = [open_device(DeviceConfig(port=port), radio=radio) for port in ports]
+        opened = [open_device(DeviceConfig(port=port), radio=radio) for port in ports]
+        links = [link for link in opened if isinstance(link, SessionLink)]  # all of them, on a tty
         tasks = [asyncio.create_task(_follow(*pair)) for pair in zip(links, self._accounts, strict=True)]
         try:
             await self._until(lambda: all(account.boots for account in self._accounts))
@@ -353,7 +354,7 @@ def _row(account: Account, link: SessionLink, made: list[list[int]]) -> dict[str
 def _memory(seen: list[tuple[float, float, float]]) -> dict[str, float]:
     seconds, resident, traced = np.array(seen).T
     late = seconds >= _WARM_UP * seconds[-1]
-    facts = {}
+    facts: dict[str, float] = {}
     for name, kib in (("resident", resident[late]), ("traced", traced[late])):
         centred = seconds[late] - seconds[late].mean()
         slope = float(centred @ kib / max(float(centred @ centred), 1e-9)) * 60
