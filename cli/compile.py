@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -18,11 +19,19 @@ from kinedge.errors import BackendError
 __all__ = ["compile_"]
 
 
+class _Precision(str, Enum):
+    """What typer takes more than one of."""
+
+    fp32 = "fp32"
+    fp16 = "fp16"
+    int8 = "int8"
+
+
 @app.command("compile")
 def compile_(
     bundle: Annotated[Path, typer.Argument(help="A .kinedge file.")],
     precision: Annotated[
-        list[Literal["fp32", "fp16", "int8"]] | None,
+        list[_Precision] | None,
         typer.Option(help="May be given again; all the bundle allows when left out. fp16 always goes with int8."),
     ] = None,
     max_streams: Annotated[int, typer.Option(min=1, max=4096, help="People at once, at most.")] = 64,
@@ -58,7 +67,7 @@ def compile_(
             loaded,
             opened,
             engines,
-            precisions=tuple(precision or ()),
+            precisions=[p.value for p in precision or ()],
             max_streams=max_streams,
             workspace_mib=workspace_mib,
             progress=lambda what: status.update(f"building {what}"),

@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from kinedge.canonical import canonical_json, sha256_hex
 from kinedge.config import Config, load_toml
+from kinedge.edge.backends import BackendName
 from kinedge.edge.caution import CautionConfig
 from kinedge.edge.episodes import EpisodeConfig
 from kinedge.errors import ConfigError
@@ -93,6 +94,9 @@ class GatewayConfig(Config):
     bundle: Path = Field(default=DEFAULT_BUNDLE, description="a .kinedge file; the shipped wrist model when left out")
     precision: str = Field(
         default="fp32", pattern=r"^[a-z0-9]{1,16}$", description="which of the bundle's models; int8 if it has one"
+    )
+    backend: tuple[BackendName, ...] = Field(
+        default=("onnx",), min_length=1, max_length=4, description="the first that works here; no other is ever used"
     )
     store: Path = Field(default=Path("kinedge-edge.db"), description="SQLite file for episodes and the outbox")
     people: tuple[PersonConfig, ...] = Field(min_length=1, max_length=256)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from kinedge.bundle import read_bundle
+from kinedge.edge.backends import open_backend
 from kinedge.edge.config import DEFAULT_BUNDLE, GatewayConfig
 from kinedge.edge.enrolment import Enrolment, read_enrolment
 from kinedge.edge.people import People
@@ -48,5 +49,6 @@ def load_trusted(config: GatewayConfig) -> tuple[Scorer, People]:
             if signer is None:
                 found.append("enrolment")
         unsigned[person.subject] = tuple(found)
-    scorer = Scorer(bundle, caution=config.caution, precision=config.precision)
+    backend = open_backend(bundle, config.backend, precision=config.precision)
+    scorer = Scorer(bundle, backend=backend, caution=config.caution, precision=config.precision)
     return scorer, People(scorer, [p.subject for p in config.people], enrolments, unsigned=unsigned)
