@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +16,24 @@ from kinedge.cli.app import app, need_extra
 from kinedge.edge.config import DEFAULT_BUNDLE
 from kinedge.errors import ConfigError
 
-__all__ = ["anomalies", "attribution", "bench", "clap", "clock", "decode", "endurance", "fleet", "links", "step", "tsb"]
+__all__ = [
+    "ablations",
+    "anomalies",
+    "arm_use",
+    "attribution",
+    "bench",
+    "clap",
+    "clock",
+    "decode",
+    "endurance",
+    "exercises",
+    "fleet",
+    "freezing",
+    "gait",
+    "links",
+    "step",
+    "tsb",
+]
 
 bench = typer.Typer(help="Measure, always beside something to compare with.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
@@ -212,6 +229,120 @@ def fleet(
         from kinedge.benchmarks.fleet import bench_fleet
 
     _deliver(bench_fleet(n_people=people, minutes=minutes, n_rounds=rounds), out, as_json=as_json)
+
+
+@bench.command()
+def freezing(
+    daphnet: Annotated[Path | None, typer.Option(help="Daphnet: npz, or the owner's folder or zip.")] = None,
+    stanford: Annotated[Path | None, typer.Option(help="Stanford's walks: the same.")] = None,
+    method: Annotated[list[str] | None, typer.Option(help="Only this one; may be given again.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the forests.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Write the result as JSON there.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Find freezes of gait that no method was ever shown, leaving one patient out, beside simple baselines.
+
+    Example: kinedge bench freezing --daphnet daphnet.npz --stanford fog_stanford.npz --out freezing.json
+    """
+    from kinedge.benchmarks.freezing_detectors import METHODS, bench_freezing_detectors
+
+    _known(method, METHODS)
+    with Console(stderr=True).status("reading") as status:
+        found = bench_freezing_detectors(
+            daphnet=daphnet, stanford=stanford, methods=method, seed=seed, progress=status.update
+        )
+    columns = ["what", "found", "specificity", "false_per_hour", "median_delay_s", "auc"]
+    _deliver(found, out, as_json=as_json, columns=columns)
+
+
+@bench.command("arm-use")
+def arm_use(
+    data: Annotated[Path, typer.Option(help="Folder of the four tables of features.")],
+    method: Annotated[list[str] | None, typer.Option(help="Only this one; may be given again.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the forest.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Write the result as JSON there.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Tell functional use of healthy and stroke arms, leaving one person out, beside GMAC and a movement threshold.
+
+    Example: kinedge bench arm-use --data arm_use --out arm_use.json
+    """
+    from kinedge.benchmarks.arm_use import METHODS, bench_arm_use
+
+    _known(method, METHODS)
+    with Console(stderr=True).status("reading") as status:
+        found = bench_arm_use(data, methods=method, seed=seed, progress=status.update)
+    _deliver(found, out, as_json=as_json, columns=["what", "wrists", "sensitivity", "specificity", "youden", "auc"])
+
+
+@bench.command()
+def exercises(
+    data: Annotated[Path, typer.Option(help="The exercises: npz, or the owner's folder or zip.")],
+    method: Annotated[list[str] | None, typer.Option(help="Only this one; may be given again.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the result as JSON there.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Tell exercises done too fast or too small from right ones, knowing right ones alone.
+
+    Example: kinedge bench exercises --data rehab_exercises.npz --out exercises.json
+    """
+    from kinedge.benchmarks.exercises import METHODS, bench_exercises
+
+    _known(method, METHODS)
+    with Console(stderr=True).status("reading") as status:
+        found = bench_exercises(data, methods=method, progress=status.update)
+    _deliver(found, out, as_json=as_json)
+
+
+@bench.command()
+def gait(
+    data: Annotated[
+        Path | None, typer.Option("--gait", help="Healthy walks: npz, or the owner's folder or zip.")
+    ] = None,
+    soccer: Annotated[Path | None, typer.Option(help="Soccer actions: the same.")] = None,
+    subjects: Annotated[int | None, typer.Option(min=2, help="Only so many people of each.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of whose radio loss is put on whose walk.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Write the result as JSON there.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Count false alarms on healthy people not met before, with real radio loss, and find deficits of one foot.
+
+    Example: kinedge bench gait --gait gait_healthy.npz --soccer soccer.npz --out gait.json
+    """
+    from kinedge.benchmarks.gait import bench_gait
+
+    with Console(stderr=True).status("reading") as status:
+        found = bench_gait(gait=data, soccer=soccer, n_subjects=subjects, seed=seed, progress=status.update)
+    _deliver(found, out, as_json=as_json)
+
+
+@bench.command()
+def ablations(
+    seeds: Annotated[int, typer.Option(min=1, max=100, help="Trainings of each variant.")] = 2,
+    epochs: Annotated[int, typer.Option(min=1, max=1000, help="Of each training.")] = 5,
+    people: Annotated[
+        int, typer.Option(min=2, max=1000, help="Simulated people to train on, and as many to score.")
+    ] = 6,
+    seconds: Annotated[float, typer.Option(min=60, max=36_000, help="Of each person and day.")] = 240.0,
+    out: Annotated[Path | None, typer.Option(help="Write the result as JSON there.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Train the model without each of its parts, and say what that costs: clean, with loss, and put on anew.
+
+    Example: kinedge bench ablations --seeds 3 --out ablations.json
+    """
+    with need_extra("train"):
+        from kinedge.benchmarks.ablations import bench_ablations
+
+    with Console(stderr=True).status("simulating") as status:
+        found = bench_ablations(seeds=seeds, epochs=epochs, people=people, seconds=seconds, progress=status.update)
+    _deliver(found, out, as_json=as_json)
+
+
+def _known(asked: list[str] | None, methods: Mapping[str, object]) -> None:
+    unknown = [name for name in asked or () if name not in methods]
+    if unknown:
+        raise ConfigError(f"no method {', '.join(unknown)}; there are {', '.join(methods)}")
 
 
 def _deliver(found: dict[str, Any], out: Path | None, *, as_json: bool, columns: Sequence[str] | None = None) -> None:
