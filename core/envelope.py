@@ -19,6 +19,7 @@ __all__ = [
     "MAX_ENVELOPE_BYTES",
     "Contribution",
     "Envelope",
+    "Explanation",
     "RawSlice",
     "TrailPoint",
     "episode_id",
@@ -28,7 +29,7 @@ __all__ = [
 ENVELOPE_SCHEMA: Final = "kinedge.episode/1"
 MAX_ENVELOPE_BYTES: Final = 1 << 20
 
-_YOUNGER: Final = ("enrolment_digest", "unsigned")  # an envelope without them keeps its bytes
+_YOUNGER: Final = ("enrolment_digest", "unsigned", "explanation")  # an envelope without them keeps its bytes
 
 _HEX64 = r"^[0-9a-f]{64}$"
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}$"
@@ -66,6 +67,20 @@ class RawSlice(Config):
     start_utc_ns: int = Field(ge=0, lt=2**63)
 
 
+class Explanation(Config):
+    """What the sentence rests on: where the surprise starts, how much and how long; never a cause."""
+
+    sensor: str = Field(max_length=31)
+    quantity: Literal["acc", "gyr", "mag"]
+    amount: Literal["much_less", "less", "more", "much_more", "differently"]
+    movement: float = Field(description="of the sensor: 0 as its usual median, 1 a step of its usual range more")
+    share: float = Field(ge=0, le=1, description="of the verdicts that were anomalous")
+    seconds: float = Field(ge=0)
+    truth: float = Field(ge=0, le=1, description="of the sentence")
+    smallest_set: tuple[str, ...] = Field(default=(), max_length=256, description="channels that account for most")
+    text: dict[Literal["en", "fr"], str]
+
+
 class Envelope(Config):
     """One episode: a stretch of time in which a person moved differently from their own baseline."""
 
@@ -95,6 +110,8 @@ class Envelope(Config):
     unsigned: tuple[Literal["model", "enrolment"], ...] = Field(
         default=(), max_length=2, description="what nobody trusted had signed"
     )
+
+    explanation: Explanation | None = None
 
     model_config = Config.model_config | {"populate_by_name": True}
 

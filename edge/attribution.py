@@ -10,6 +10,7 @@ where the surprise starts.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +18,11 @@ from numpy.typing import NDArray
 from kinedge.edge.calibration import Calibration, Unusualness
 from kinedge.edge.scores import BlockScores
 
-__all__ = ["attribute"]
+__all__ = ["attribute", "smallest_set"]
 
 F64 = NDArray[np.float64]
+
+_ACCOUNTS_FOR: Final = 0.8
 
 
 def attribute(
@@ -47,3 +50,36 @@ def attribute(
     channel = np.where(total > 0, energy / np.where(total > 0, total, 1.0), 0.0)
     sensor = np.stack([channel[:, group].sum(axis=1) for group in groups], axis=1)
     return channel, sensor
+
+
+def smallest_set(z: F64, ok: NDArray[np.bool_], precision: F64, *, share: float = _ACCOUNTS_FOR) -> tuple[int, ...]:
+    """Return the few channels that account for most of a stream's surprise, the heaviest first.
+
+    For a set ``G`` the fall of ``z' P z`` when all of it is replaced by what the others make expected is
+    ``y_G' (P_GG)^-1 y_G``; channels are added greedily until that is ``share`` of the whole.
+
+    Parameters
+    ----------
+    z : (n, n_channels)
+        Residuals of one stream.
+    ok : (n, n_channels) bool
+        Where they mean something.
+    precision : (n_channels, n_channels)
+        Of the residuals on normal movement.
+    """
+    z = np.where(ok, z, 0.0).astype(np.float64)
+    y = np.where(ok, z @ precision, 0.0)
+    moments = y.T @ y
+    total = float((y * z).sum())
+    chosen: list[int] = []
+    left = [c for c in range(len(precision)) if moments[c, c] > 0]
+    while left and total > 0:
+        falls = []
+        for c in left:
+            rows = np.ix_([*chosen, c], [*chosen, c])
+            falls.append(float(np.trace(np.linalg.solve(precision[rows], moments[rows]))))
+        best = int(np.argmax(falls))
+        chosen.append(left.pop(best))
+        if falls[best] >= share * total:
+            break
+    return tuple(chosen)

@@ -244,6 +244,14 @@ class Calibration:
         spread: F64 = self.spread[..., 0, :] + (within * np.diff(self.spread, axis=-2)).sum(axis=1)
         return center, spread
 
+    def movement(self, intensity: F64) -> F64:
+        """Return how much each sensor (n, n_sensors) moved: 0 as the median, 1 a step of the usual range more."""
+        middle, last = self.knots.shape[-2] // 2, self.knots.shape[-2] - 1
+        low, high = max(middle - 1, 0), min(middle + 1, last)
+        step = (self.knots[..., high, :] - self.knots[..., low, :]) / (high - low)
+        moved: F64 = np.clip((intensity - self.knots[..., middle, :]) / step, -99.0, 99.0)
+        return moved
+
     def assess(self, scores: BlockScores, groups: Sequence[slice]) -> Unusualness:
         """Rank block scores of any number of streams; of as many as ``which`` has, if it is given."""
         center, spread = self.usual(scores.intensity, groups)

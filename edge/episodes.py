@@ -18,8 +18,9 @@ from kinedge.arrays import arrays_to_npz
 from kinedge.canonical import sha256_hex
 from kinedge.config import Config
 from kinedge.edge.caution import Decision
+from kinedge.edge.narrative import Phrase, summarise
 from kinedge.edge.verdict import Verdict
-from kinedge.envelope import Contribution, RawSlice, TrailPoint
+from kinedge.envelope import Contribution, Explanation, RawSlice, TrailPoint
 from kinedge.signals import Quantity, quantity_of
 from kinedge.units import STANDARD_GRAVITY_M_S2
 
@@ -82,8 +83,11 @@ class _Open:
     n_verdicts: int = 0
     n_unsure: int = 0
     n_shares: int = 0
+    n_until_end: int = 0
     sensor_share: dict[str, float] = field(default_factory=dict)
     channel_share: dict[str, float] = field(default_factory=dict)
+    movement: dict[str, float] = field(default_factory=dict)
+    peak_set: tuple[str, ...] = ()
 
 
 def pack_raw(
@@ -213,6 +217,7 @@ class EpisodeBuilder:
         values = np.concatenate([r[1] for r in self._raw])
         valid = np.concatenate([r[2] for r in self._raw])
         raw = pack_raw(values, valid, self._channels, start_utc_ns=raw_start_ns, rate_hz=self._rate_hz)
+        phrase = _phrase(o)
         fields = {
             "subject": self.subject,
             "sensors": self._sensors,
@@ -223,7 +228,8 @@ class EpisodeBuilder:
             "min_p_value": round(o.min_p, 9),
             "unsure_share": round(o.n_unsure / max(o.n_verdicts, 1), 6),
             "contributions": [c.model_dump(mode="json") for c in _contributions(o)],
-            "sentence": _sentence(o),
+            "sentence": phrase.text["en"],
+            "explanation": _explanation(o, phrase).model_dump(mode="json"),
             "trail": [p.model_dump(mode="json") for p in o.trail],
             "raw": RawSlice(
                 sha256=sha256_hex(raw),
@@ -247,11 +253,16 @@ def _note(o: _Open, verdict: Verdict, point: TrailPoint, end_utc_ns: int) -> Non
     if verdict.decision is not Decision.ANOMALOUS:
         return
     o.end_ns = end_utc_ns
+    o.n_until_end = o.n_verdicts
+    if verdict.score > o.peak:
+        o.peak_set = verdict.smallest_set
     o.peak = max(o.peak, verdict.score)
     o.min_p = min(o.min_p, verdict.p_value)
     o.n_shares += 1
     for name, share in verdict.sensor_share.items():
         o.sensor_share[name] = o.sensor_share.get(name, 0.0) + share
+    for name, moved in verdict.sensor_movement.items():
+        o.movement[name] = o.movement.get(name, 0.0) + moved
     for name, share in verdict.channel_share.items():
         o.channel_share[name] = o.channel_share.get(name, 0.0) + share
 
@@ -286,13 +297,29 @@ def _contributions(o: _Open) -> list[Contribution]:
     return found
 
 
-def _sentence(o: _Open) -> str:
-    seconds = max(o.end_ns - o.started_ns, 0) / 1e9
-    sensor, share = max(o.sensor_share.items(), key=lambda kv: kv[1])
+def _phrase(o: _Open) -> Phrase:
+    sensor = max(o.sensor_share, key=lambda s: o.sensor_share[s])
     channel = max((c for c in o.channel_share if c.startswith(sensor + ".")), key=lambda c: o.channel_share[c])
-    quantity = {"acc": "acceleration", "gyr": "turning", "mag": "heading"}[channel.partition(".")[2][:3]]
-    place = sensor.replace("_", " ")
-    return (
-        f"For {seconds:.0f} s the movement differed from what is usual; the surprise starts at the {place} "
-        f"({share / max(o.n_shares, 1):.0%} of it), mostly its {quantity} ({channel.partition('.')[2]})."
+    return summarise(
+        sensor,
+        channel.partition(".")[2],
+        movement=o.movement.get(sensor, 0.0) / max(o.n_shares, 1),
+        share=o.n_shares / max(o.n_until_end, 1),
+        seconds=max(o.end_ns - o.started_ns, 0) / 1e9,
+    )
+
+
+def _explanation(o: _Open, phrase: Phrase) -> Explanation:
+    return Explanation.model_validate(
+        {
+            "sensor": phrase.sensor,
+            "quantity": phrase.quantity,
+            "amount": phrase.amount,
+            "movement": round(phrase.movement, 3),
+            "share": round(phrase.share, 3),
+            "seconds": round(phrase.seconds, 3),
+            "truth": round(phrase.truth, 3),
+            "smallest_set": o.peak_set,
+            "text": dict(phrase.text),
+        }
     )

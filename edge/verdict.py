@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kinedge.edge.attribution import attribute
+from kinedge.edge.attribution import attribute, smallest_set
 from kinedge.edge.calibration import Calibration, Unusualness
 from kinedge.edge.caution import Belief, CautionConfig, Decision, Reason, believe, reasons_of
 from kinedge.edge.engine import Surprise
@@ -52,7 +52,9 @@ class Verdict:
     ``score`` is 0 at the median (and where nothing could be scored) and 1 at the 99 % quantile, of the cohort or of the
     person's own enrolment, as ``basis`` says; ``p_value`` is the share of the cohort's normal blocks that are at least
     as unusual, each compared with the same. Belief in normal and in anomalous do not
-    add up to 1: the rest is "cannot tell". ``channel_share`` and ``sensor_share`` say where the surprise starts.
+    add up to 1: the rest is "cannot tell". ``channel_share`` and ``sensor_share`` say where the surprise starts, and
+    ``smallest_set`` which few channels account for most of it (of the newest hop; empty when the answer is normal).
+    ``sensor_movement`` is how much each sensor moved: 0 as the median, 1 a step of the usual range more.
     """
 
     end_tick: int
@@ -68,6 +70,8 @@ class Verdict:
     sensor_missing: dict[str, float]
     sensor_share: dict[str, float]
     channel_share: dict[str, float]
+    sensor_movement: dict[str, float] = field(default_factory=dict)
+    smallest_set: tuple[str, ...] = ()
     basis: Basis = Basis()
 
     @property
@@ -85,7 +89,8 @@ class Verdict:
 class VerdictBatch:
     """Verdicts of all streams of one step, as arrays; ``verdict`` makes one for a person to read.
 
-    ``surprise`` is that of the hop alone, for those who enrol. ``bases`` is one per stream, or empty: the cohort.
+    ``surprise`` is that of the hop alone. ``movement`` is (n_streams, n_sensors), ``precision`` one matrix or one per
+    stream. ``bases`` is one per stream, or empty: the cohort.
     """
 
     end_tick: int
@@ -96,6 +101,8 @@ class VerdictBatch:
     belief: Belief
     channel_share: F64
     sensor_share: F64
+    movement: F64
+    precision: F64
     sensors: tuple[str, ...]
     channels: tuple[str, ...]
     config: CautionConfig
@@ -107,10 +114,11 @@ class VerdictBatch:
         def by_sensor(values: NDArray[np.floating]) -> dict[str, float]:
             return {s: float(v) for s, v in zip(self.sensors, values[stream], strict=True)}
 
+        decision = Decision(int(self.belief.decision[stream]))
         return Verdict(
             end_tick=self.end_tick,
             host_time_ns=self.host_time_ns,
-            decision=Decision(int(self.belief.decision[stream])),
+            decision=decision,
             score=float(self.unusual.score[stream]),
             p_value=float(self.unusual.p_value[stream]),
             belief_normal=float(self.belief.normal[stream]),
@@ -121,8 +129,16 @@ class VerdictBatch:
             sensor_missing=by_sensor(self.scores.missing),
             sensor_share=by_sensor(self.sensor_share),
             channel_share={c: float(v) for c, v in zip(self.channels, self.channel_share[stream], strict=True)},
+            sensor_movement=by_sensor(self.movement),
+            smallest_set=() if decision is Decision.NORMAL else self._smallest_set(stream),
             basis=self.bases[stream] if self.bases else Basis(),
         )
+
+    def _smallest_set(self, stream: int) -> tuple[str, ...]:
+        n = len(self.channels)
+        z, ok = (a[stream].reshape(-1, n) for a in (self.surprise.z, self.surprise.valid))
+        precision = self.precision if self.precision.ndim == 2 else self.precision[stream]
+        return tuple(self.channels[c] for c in smallest_set(z, ok, precision))
 
 
 def judge(
@@ -149,6 +165,8 @@ def judge(
         belief=believe(scores, unusual, calibration, config),
         channel_share=channel_share,
         sensor_share=sensor_share,
+        movement=calibration.movement(scores.intensity),
+        precision=calibration.precision,
         sensors=sensors,
         channels=channels,
         config=config,

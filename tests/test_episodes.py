@@ -89,8 +89,9 @@ def test_an_episode_closes_as_usual_after_quiet_and_its_fields_make_an_envelope(
     envelope = Envelope.model_validate({**fields, "id": id_, "site": "s", "gateway": "g", "sequence": 1})
     assert envelope.contributions[0].sensor == "wrist_right"
     assert envelope.contributions[0].share == pytest.approx(0.75)
-    assert "wrist right" in envelope.sentence
-    assert "75%" in envelope.sentence
+    assert "right wrist turned" in envelope.sentence
+    assert envelope.explanation is not None and "poignet droit" in envelope.explanation.text["fr"]
+    assert envelope.explanation.share == pytest.approx(0.75)
     assert [p.decision for p in envelope.trail] == ["normal", "anomalous", "anomalous", "anomalous", "unsure"] + [
         "normal"
     ] * 4

@@ -1,0 +1,222 @@
+"""A sentence for a person, from a small fuzzy vocabulary, with the degree to which it is true; English and French.
+
+What is said is "the left wrist turned much less than usual for most of the last 20 s": a sensor, a verb for what its
+leading channel measures, an amount, and a share of time. Each word has a membership function, the truth of the sentence
+is the smallest of its words', and of all sentences the truest is said if it is true enough; otherwise only "differently
+from usual" is. It is where the surprise starts, never a cause.
+
+Source of the form: Yager, "A new approach to the summarization of data", Information Sciences 28 (1982).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from kinedge.edge.caution import Reason
+from kinedge.errors import SignalError
+
+__all__ = ["AMOUNTS", "Language", "Phrase", "abstention", "place_name", "summarise"]
+
+Language = Literal["en", "fr"]
+
+AMOUNTS: Final = ("much_less", "less", "more", "much_more", "differently")
+_TRUE_ENOUGH: Final = 0.6
+_SHARES: Final = ("almost_all", "most", "part")
+
+_SIDES: Final = {"left": ("left", "gauche"), "right": ("right", "droit")}
+# English, French, article, feminine
+_PLACES: Final = {
+    "wrist": ("wrist", "poignet", "le", False),
+    "hand": ("hand", "main", "la", True),
+    "forearm": ("forearm", "avant-bras", "l'", False),
+    "upper_arm": ("upper arm", "bras", "le", False),
+    "ankle": ("ankle", "cheville", "la", True),
+    "foot": ("foot", "pied", "le", False),
+    "shank": ("shank", "jambe", "la", True),
+    "thigh": ("thigh", "cuisse", "la", True),
+    "hip": ("hip", "hanche", "la", True),
+    "knee": ("knee", "genou", "le", False),
+    "shoulder": ("shoulder", "épaule", "l'", True),
+    "lower_back": ("lower back", "bas du dos", "le", False),
+    "trunk": ("trunk", "tronc", "le", False),
+    "chest": ("chest", "poitrine", "la", True),
+    "sternum": ("sternum", "sternum", "le", False),
+    "pelvis": ("pelvis", "bassin", "le", False),
+    "head": ("head", "tête", "la", True),
+}
+_VERBS: Final = {
+    "acc": ("moved", "a bougé"),
+    "gyr": ("turned", "a tourné"),
+    "mag": ("changed its heading", "a changé de direction"),
+}
+_AMOUNT_WORDS: Final = {
+    "much_less": ("much less than usual", "beaucoup moins que d'habitude"),
+    "less": ("less than usual", "moins que d'habitude"),
+    "more": ("more than usual", "plus que d'habitude"),
+    "much_more": ("much more than usual", "beaucoup plus que d'habitude"),
+    "differently": ("differently from usual", "autrement que d'habitude"),
+}
+_SHARE_WORDS: Final = {
+    "almost_all": ("for almost all of the last {s} s", "pendant presque toutes les {s} dernières secondes"),
+    "most": ("for most of the last {s} s", "pendant la plupart des {s} dernières secondes"),
+    "part": ("for part of the last {s} s", "pendant une partie des {s} dernières secondes"),
+}
+_UNSURE: Final = {
+    "warming_up": ("too little has been seen yet", "trop peu a été vu pour l'instant"),
+    "not_valid": (
+        "the calibration is not valid for how this person moves now",
+        "le calibrage n'est pas valable pour la façon actuelle de bouger",
+    ),
+    "no_data": ("nothing is heard from {place}", "rien n'est reçu {from_place}"),
+    "missing": ("part of the data from {place} is missing", "une partie des données {from_place} manque"),
+    "saturated": ("{place} was at the end of its range", "le capteur {from_place} était en butée"),
+    "flat": ("{place} shows a flat line", "le signal {from_place} est plat"),
+    "not_rare": (
+        "it is unusual, but not rarer than ordinary movement now and then is",
+        "c'est inhabituel, mais pas plus rare que des mouvements ordinaires",
+    ),
+    "between": ("it lies between usual and unusual", "c'est entre l'habituel et l'inhabituel"),
+}
+
+
+@dataclass(frozen=True)
+class Phrase:
+    """What is said, and the numbers behind it.
+
+    Parameters
+    ----------
+    text
+        The sentence, by language.
+    truth
+        From 0 to 1.
+    sensor, quantity
+        Where, and ``acc``, ``gyr`` or ``mag``.
+    amount, share_word
+        The words chosen, of ``AMOUNTS``, and ``almost_all``, ``most`` or ``part``.
+    movement
+        How much more (above 0) or less the sensor moved than is usual for the person, in steps of their usual range.
+    share, seconds
+        Of the blocks that were unusual, and how long was looked at.
+    """
+
+    text: Mapping[Language, str]
+    truth: float
+    sensor: str
+    quantity: str
+    amount: str
+    share_word: str
+    movement: float
+    share: float
+    seconds: float
+
+
+def _ramp(x: float, low: float, high: float) -> float:
+    """Return 0 at and below ``low``, 1 at and above ``high``, a line between."""
+    return min(1.0, max(0.0, (x - low) / (high - low)))
+
+
+def _amounts(movement: float) -> dict[str, float]:
+    return {
+        "much_less": _ramp(-movement, 1.5, 2.5),
+        "less": min(_ramp(-movement, 0.5, 1.0), 1 - _ramp(-movement, 2.0, 3.0)),
+        "more": min(_ramp(movement, 0.5, 1.0), 1 - _ramp(movement, 2.0, 3.0)),
+        "much_more": _ramp(movement, 1.5, 2.5),
+    }
+
+
+def _shares(share: float) -> dict[str, float]:
+    return {
+        "almost_all": _ramp(share, 0.8, 0.95),
+        "most": min(_ramp(share, 0.4, 0.6), 1 - _ramp(share, 0.9, 1.0)),
+        "part": min(_ramp(share, 0.0, 0.1), 1 - _ramp(share, 0.5, 0.7)),
+    }
+
+
+def summarise(
+    sensor: str,
+    channel: str,
+    *,
+    movement: float,
+    share: float,
+    seconds: float,
+) -> Phrase:
+    """Say what was unusual, as precisely as is true enough.
+
+    Parameters
+    ----------
+    sensor, channel
+        Where the surprise starts, such as ``wrist_left`` and ``gyr_z``.
+    movement
+        How the sensor's movement compares with the person's usual one: 0 the median, 1 one step of their range more.
+    share
+        Of the blocks in the last ``seconds`` that were unusual, 0 to 1.
+    seconds
+        Looked at.
+
+    Raises
+    ------
+    SignalError
+        A number is not finite, or the share is none.
+    """
+    if not (0 <= share <= 1 and abs(movement) < float("inf") and 0 <= seconds < float("inf")):
+        raise SignalError(f"no sentence for movement {movement}, share {share} and {seconds} s")
+    share_word, share_truth = max(_shares(share).items(), key=lambda kv: kv[1])
+    amount, amount_truth = max(_amounts(movement).items(), key=lambda kv: kv[1])
+    truth = min(share_truth, amount_truth)
+    if truth <= _TRUE_ENOUGH:
+        amount, truth = "differently", share_truth
+    quantity = channel[:3]
+    text: dict[Language, str] = {}
+    for i, language in enumerate(_LANGUAGES):
+        parts = (
+            place_name(sensor, language=language),
+            _VERBS.get(quantity, _VERBS["acc"])[i],
+            _AMOUNT_WORDS[amount][i],
+            _SHARE_WORDS[share_word][i].format(s=f"{seconds:.0f}"),
+        )
+        text[language] = _sentence(" ".join(parts))
+    return Phrase(text, truth, sensor, quantity, amount, share_word, movement, share, seconds)
+
+
+def abstention(reason: Reason, *, language: Language = "en") -> str:
+    """Say why no answer is given: the reason with the most weight, in one sentence."""
+    i = _LANGUAGES.index(language)
+    words = _UNSURE.get(reason.code)
+    if words is None:
+        return _sentence(("unsure: ", "incertain : ")[i] + reason.text)
+    place = place_name(reason.sensor, language=language) if reason.sensor else ""
+    said = words[i].format(place=place, from_place=_from(place))
+    return _sentence(("unsure: ", "incertain : ")[i] + said)
+
+
+def place_name(sensor: str, *, language: Language = "en") -> str:
+    """Return a sensor's place with its article: ``the left wrist``, ``le poignet gauche``.
+
+    A place that is not in the vocabulary keeps its own name.
+    """
+    stem, _, last = sensor.rpartition("_")
+    side = last if last in _SIDES else ""
+    stem = stem if side else sensor
+    known = _PLACES.get(stem)
+    if language == "en":
+        words = [w for w in (_SIDES[side][0] if side else "", known[0] if known else stem.replace("_", " ")) if w]
+        return f"the {' '.join(words)}"
+    if known is None:
+        return f"« {sensor.replace('_', ' ')} »"
+    _, french, article, feminine = known
+    tail = "" if not side else f" {_SIDES[side][1]}{'e' if feminine and side == 'right' else ''}"
+    return f"{article}{'' if article.endswith(chr(39)) else ' '}{french}{tail}"
+
+
+def _from(place: str) -> str:
+    """Return French ``de`` with a place: ``du poignet gauche``, ``de la main droite``."""
+    return f"du {place[3:]}" if place.startswith("le ") else f"de {place}"
+
+
+def _sentence(text: str) -> str:
+    return text[0].upper() + text[1:] + "."
+
+
+_LANGUAGES: Final[tuple[Language, ...]] = ("en", "fr")
