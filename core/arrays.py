@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import zipfile
 from collections.abc import Mapping
 from typing import Any, Final
@@ -46,6 +47,7 @@ def arrays_from_npz(data: bytes, *, where: str) -> dict[str, NDArray[Any]]:
             arrays: dict[str, NDArray[Any]] = {}
             for info in infos:
                 raw = archive.read(info)
+                _check_size(raw, f"{where}: {info.filename}")
                 array = np.lib.format.read_array(io.BytesIO(raw), allow_pickle=False)
                 if array.dtype.kind not in "biufU" or (array.dtype.kind == "f" and not np.isfinite(array).all()):
                     raise BundleError(f"{where}: {info.filename} holds NaN, infinity or no plain numbers")
@@ -55,3 +57,17 @@ def arrays_from_npz(data: bytes, *, where: str) -> dict[str, NDArray[Any]]:
         raise
     except Exception as e:
         raise BundleError(f"{where}: not readable as plain arrays ({type(e).__name__}: {e})") from e
+
+
+def _check_size(raw: bytes, where: str) -> None:
+    """Refuse an array whose header claims another size than it has: numpy would reserve what is claimed."""
+    file = io.BytesIO(raw)
+    version = np.lib.format.read_magic(file)
+    if version not in {(1, 0), (2, 0)}:
+        raise BundleError(f"{where} is an array file of version {version}; 1.0 and 2.0 are read here")
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(file)
+    if math.prod(shape) * dtype.itemsize != len(raw) - file.tell() and not dtype.hasobject:
+        raise BundleError(
+            f"{where} claims {shape} {dtype} and holds {len(raw) - file.tell()} bytes; get the file again"
+        )

@@ -3,7 +3,7 @@
 A zip, read without unpacking: ``manifest.json`` (what the model expects and promises), ``model.fp32.onnx``,
 ``calibration.npz`` (plain arrays) and ``card.md``; a graph and a calibration more for every other precision. Every
 part is named in the manifest with its SHA-256; a part that is not named, too large, packed too tightly, or altered is
-refused. There is no pickle anywhere.
+refused, and so is a graph with more than plain arithmetic in it (``kinedge.onnx_guard``). There is no pickle anywhere.
 Signatures, if any, stand in the zip's comment (``kinedge.signing``): they are read here and judged by who uses it.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import re
+import stat
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from kinedge.arrays import ZIP_EPOCH, arrays_from_npz
 from kinedge.canonical import canonical_json, sha256_hex
 from kinedge.config import Config, explain_validation_error
 from kinedge.errors import BundleError, SignalError
+from kinedge.onnx_guard import check_graph
 from kinedge.signals import SensorSpec
 from kinedge.signing import Signature, signatures_of
 
@@ -50,6 +52,9 @@ _FULL_PRECISION: Final = "fp32"
 _MAX_PARTS: Final = 16
 _MAX_MANIFEST_BYTES: Final = 1 << 20
 _MAX_PART_BYTES: Final = 64 << 20
+_MAX_FILE_BYTES: Final = 256 << 20  # of the file, and of all parts together
+_UNIX: Final = 3  # whose modes a zip's directory may hold
+_ENCRYPTED: Final = 1
 _PART_NAME = r"^[a-z0-9][a-z0-9_.-]{0,63}$"
 
 
@@ -112,6 +117,8 @@ class Manifest(Config):
     @field_validator("parts")
     @classmethod
     def _part_names(cls, parts: dict[str, Part]) -> dict[str, Part]:
+        if sum(part.n_bytes for part in parts.values()) > _MAX_FILE_BYTES:
+            raise ValueError(f"the parts together are larger than {_MAX_FILE_BYTES} bytes")
         for name in parts:
             if not re.fullmatch(_PART_NAME, name) or name == MANIFEST_NAME:
                 raise ValueError(f"part name {name!r} is not allowed")
@@ -244,15 +251,19 @@ def write_bundle(path: Path, data: bytes) -> None:
 
 
 def read_bundle(source: Path | bytes) -> Bundle:
-    """Read a bundle and check every part against its digest.
+    """Read a bundle, check every part against its digest, and every graph for what is in it.
 
     Raises
     ------
     BundleError
-        The file is missing, no bundle, damaged, oversized, of another schema version, or altered.
+        The file is missing, no bundle, damaged, oversized, of another schema version, or altered; or one of its graphs
+        is not plain, or not of the manifest's shapes.
     """
     where = "bundle" if isinstance(source, bytes) else str(source)
     try:
+        n_bytes = len(source) if isinstance(source, bytes) else source.stat().st_size
+        if n_bytes > _MAX_FILE_BYTES:
+            raise BundleError(f"{where}: {n_bytes} bytes; a bundle has at most {_MAX_FILE_BYTES}")
         data = source if isinstance(source, bytes) else source.read_bytes()
     except OSError as e:
         raise BundleError(f"{where}: cannot be read ({e.strerror})") from e
@@ -268,8 +279,14 @@ def read_bundle(source: Path | bytes) -> Bundle:
 def _read_members(archive: zipfile.ZipFile, where: str) -> Bundle:
     infos = archive.infolist()
     names = [i.filename for i in infos]
-    if len(names) > _MAX_PARTS or len(set(names)) != len(names):
+    if len(names) > _MAX_PARTS or len({n.casefold() for n in names}) != len(names):
         raise BundleError(f"{where}: {len(names)} members; a bundle has at most {_MAX_PARTS}, each once")
+    for info in infos:
+        kind = info.external_attr >> 16 if info.create_system == _UNIX else 0
+        if stat.S_IFMT(kind) not in {0, stat.S_IFREG} or info.flag_bits & _ENCRYPTED or info.is_dir():
+            raise BundleError(f"{where}: {info.filename!r} is a link, a folder or encrypted; get the file again")
+        if info.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
+            raise BundleError(f"{where}: {info.filename!r} is packed in way {info.compress_type}; deflate is read here")
     if MANIFEST_NAME not in names:
         raise BundleError(f"{where}: no {MANIFEST_NAME}; this is no kinedge bundle")
     signatures = signatures_of(archive, where=where)
@@ -287,7 +304,21 @@ def _read_members(archive: zipfile.ZipFile, where: str) -> Bundle:
         if len(content) != part.n_bytes or sha256_hex(content) != part.sha256:
             raise BundleError(f"{where}: {name} does not have the digest the manifest names; it was altered or damaged")
         parts[name] = content
+    for name in set(manifest.precisions.values()):
+        _check_graph(parts[name], manifest, where=f"{where}/{name}")
     return Bundle(manifest=manifest, parts=parts, digest=sha256_hex(body), signatures=signatures)
+
+
+def _check_graph(graph: bytes, manifest: Manifest, *, where: str) -> None:
+    n, s = manifest.n_channels, manifest.state_size
+    predicted = (-1, -1, n * len(manifest.horizons))
+    check_graph(
+        graph,
+        inputs={"x": (-1, -1, n), "mask": (-1, -1, n), "state": (-1, s)},
+        outputs={"mu": predicted, "log_sigma": predicted, "state_out": (-1, s)},
+        hop=manifest.hop,
+        where=where,
+    )
 
 
 def read_member(archive: zipfile.ZipFile, name: str, limit: int, where: str) -> bytes:

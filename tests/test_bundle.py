@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import TensorProto, helper
 
 from kinedge.arrays import arrays_from_npz, arrays_to_npz
 from kinedge.bundle import CALIBRATION_NAME, pack_bundle, read_bundle, write_bundle
@@ -43,9 +44,25 @@ def fields() -> dict[str, Any]:
     }
 
 
+def graph() -> bytes:
+    """The smallest graph that has the manifest's inputs and outputs."""
+    series: list[str | int] = ["B", "T", 2]
+    shapes = {"x": series, "mask": series, "state": ["B", 4], "mu": series, "log_sigma": series, "state_out": ["B", 4]}
+    values = [helper.make_tensor_value_info(k, TensorProto.FLOAT, v) for k, v in shapes.items()]
+    nodes = [
+        helper.make_node("Mul", ["x", "mask"], ["mu"]),
+        helper.make_node("Relu", ["x"], ["log_sigma"]),
+        helper.make_node("Identity", ["state"], ["state_out"]),
+    ]
+    made = helper.make_graph(nodes, "tiny", values[:3], values[3:])
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    data: bytes = model.SerializeToString()
+    return data
+
+
 def parts() -> dict[str, bytes]:
     return {
-        "model.fp32.onnx": b"graph" * 100,
+        "model.fp32.onnx": graph(),
         CALIBRATION_NAME: arrays_to_npz({"a": np.arange(4.0)}),
         "card.md": b"# card",
     }
@@ -75,7 +92,7 @@ def test_what_was_written_is_read_and_named_by_its_digest(tmp_path: Path) -> Non
 
 
 def test_an_altered_part_is_refused() -> None:
-    data = rewritten(pack_bundle(fields(), parts()), {"model.fp32.onnx": b"grapx" * 100})
+    data = rewritten(pack_bundle(fields(), parts()), {"model.fp32.onnx": graph().replace(b"Relu", b"Tanh")})
     with pytest.raises(BundleError, match=r"model\.fp32\.onnx does not have the digest"):
         read_bundle(data)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -125,11 +126,15 @@ def test_a_graph_that_is_not_the_one_the_manifest_describes_is_refused(bundle: B
     fields.pop("parts")
     from kinedge.bundle import read_bundle
 
-    broken = read_bundle(pack_bundle(fields, {**bundle.parts, "model.fp32.onnx": b"no graph"}))
+    no_graph = {**bundle.parts, "model.fp32.onnx": b"no graph"}
+    with pytest.raises(BundleError, match=r"model\.fp32\.onnx: .*not allowed"):
+        read_bundle(pack_bundle(fields, no_graph))
     with pytest.raises(BackendError, match="ONNX Runtime refuses"):
-        OnnxBackend(broken)
-    other = read_bundle(pack_bundle({**fields, "state_size": fields["state_size"] + 1}, dict(bundle.parts)))
+        OnnxBackend(replace(bundle, parts=no_graph))
+    other = {**fields, "state_size": fields["state_size"] + 1}
+    with pytest.raises(BundleError, match="state"):
+        read_bundle(pack_bundle(other, dict(bundle.parts)))
     with pytest.raises(BackendError, match="state"):
-        load_backend(other)
+        load_backend(replace(bundle, manifest=bundle.manifest.model_copy(update={"state_size": other["state_size"]})))
     with pytest.raises(BundleError, match="no 'int8' model"):
         load_backend(bundle, precision="int8")
