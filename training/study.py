@@ -160,7 +160,7 @@ def study(held: Sequence[tuple[Sequence[Recording], Scorer]], *, exclude_labels:
         examples += _shown("found" if one.n_found else "missed", changed, verdicts, found, event)
     manifest = held[0][1].manifest if held else None
     return Study(
-        subjects=tuple(subjects[s] for s in sorted(subjects)),
+        subjects=tuple(subjects[s] for s in sorted(subjects, key=lambda s: (len(s), s))),
         kinds=tuple(KindFigures(kind, strength, m) for (kind, strength), m in kinds.items()),
         examples=tuple(_first_of_each(examples)),
         residuals=np.concatenate(residuals) if residuals else np.zeros((0, 0), np.float32),
