@@ -14,7 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from virtual_ble import ImuPeripheral, Room, wait_until
 
-from kinedge.benchmarks.endurance import Account, bench_endurance
+from kinedge.benchmarks import endurance
+from kinedge.benchmarks.endurance import bench_endurance
+from kinedge.benchmarks.endurance_account import Account
 from kinedge.benchmarks.endurance_devices import RATE_HZ, counts_at
 from kinedge.firmware_bridge.device import SERIAL_CHANNEL, SessionConfig
 from kinedge.firmware_bridge.devices.kinedge_imu import KinedgeDriver, KinedgeSession
@@ -281,3 +283,17 @@ def test_account_notices(parts: list[ImuChunk], made: list[tuple[int, int]]) -> 
     for part in parts:
         account.take(part)
     assert account.balance(made)["unaccounted"] > 0
+
+
+def test_memory_is_judged_by_its_floor() -> None:
+    seconds = np.arange(600.0)
+    resident = 50_000.0 + 3000 * (np.arange(600) % 7 == 3)  # bursts come and go
+    traced = 1000.0 + seconds  # 60 KiB/min
+    found = endurance._memory(np.column_stack([seconds, resident, traced]))
+    assert (found["resident_kib_start"], found["resident_kib_end"], found["resident_kib_per_min"]) == (
+        50_000,
+        50_000,
+        0,
+    )
+    assert found["traced_kib_per_min"] == pytest.approx(60, rel=0.01)
+    assert found["traced_kib_start"] < found["traced_kib_middle"] < found["traced_kib_end"]
