@@ -85,7 +85,7 @@ def quantize(
             )
         if not recalibrate and not same_recordings(loaded, grid):
             raise ConfigError(
-                f"{data} does not give the recordings that {bundle} was made of; for people it was not trained on, give "
+                f"{data} does not give the recordings that {bundle} was made of; for other people, give "
                 "--recalibrate: both precisions are then calibrated on them"
             )
         made = add_int8(

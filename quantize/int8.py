@@ -26,7 +26,7 @@ from onnx import helper, numpy_helper
 
 from kinedge.errors import BackendError
 
-__all__ = ["METHODS", "Layer", "Method", "activation_scales", "layers_of", "quantise", "weight_scales"]
+__all__ = ["METHODS", "Layer", "Method", "activation_scales", "layers_of", "quantise", "stripped", "weight_scales"]
 
 F32 = NDArray[np.float32]
 Method = Literal["minmax", "entropy", "percentile"]
@@ -201,6 +201,52 @@ def quantise(graph: bytes, scales: Mapping[str, float], *, layers: Collection[st
     onnx.checker.check_model(proto, full_check=True)
     data: bytes = proto.SerializeToString(deterministic=True)
     return data
+
+
+def stripped(graph: bytes) -> tuple[bytes, dict[str, float]]:
+    """Undo :func:`quantise`: to write the same weights and ranges in another form.
+
+    Returns
+    -------
+    graph
+        In single precision, with the weights as they were before rounding.
+    scales
+        Of the layers that were int8.
+
+    Raises
+    ------
+    BackendError
+        The pairs were not placed by :func:`quantise`.
+    """
+    proto = load(graph)
+    constants = {i.name: i for i in proto.graph.initializer}
+    scales: dict[str, float] = {}
+    nodes = []
+    pairs = {n.output[0]: n for n in proto.graph.node if n.op_type in ("QuantizeLinear", "DequantizeLinear")}
+    try:
+        for node in proto.graph.node:
+            if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+                continue
+            if node.op_type == "Transpose" and node.input[0] in pairs:
+                continue
+            if len(node.input) > 1 and node.input[1].endswith("_by"):
+                name = node.input[1].removesuffix("_by")
+                scales[name] = float(numpy_helper.to_array(constants.pop(f"{name}_in_scale")))
+                node.input[0], node.input[1] = pairs[f"{name}_in_int8"].input[0], f"{name}_weight"
+                if node.op_type == "MatMul":
+                    rows = numpy_helper.to_array(constants[node.input[1]])
+                    constants[node.input[1]] = numpy_helper.from_array(np.ascontiguousarray(rows.T), node.input[1])
+            nodes.append(node)
+    except KeyError as e:
+        raise BackendError(f"{e} is missing: these Q/DQ pairs were not placed by kinedge quantize") from e
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes)
+    used = {name for node in nodes for name in node.input}
+    del proto.graph.initializer[:]
+    proto.graph.initializer.extend(c for name, c in constants.items() if name in used)
+    onnx.checker.check_model(proto, full_check=True)
+    data: bytes = proto.SerializeToString(deterministic=True)
+    return data, scales
 
 
 class _Placing:

@@ -41,6 +41,7 @@ _TOLD_BY_THE_MASK: Final = frozenset({"dropout", "flat_line", "saturation"})  # 
 _BEFORE_S, _DURING_S, _AFTER_S = 12.0, 8.0, 6.0
 _STRENGTHS: Final = (0.4, 1.0)
 _INJECTED: Final = ("anomaly:*",)
+_NOT_TO_BE_FOUND: Final = frozenset({"outside"})  # no part of an experiment is no anomaly
 
 
 @dataclass(frozen=True)
@@ -254,7 +255,8 @@ def prove(
     if not recordings:
         raise SignalError("no recordings to compare on: give people the model has not seen")
     pieces = tampered(recordings, n=n_injected, exclude_labels=exclude_labels, seed=seed)
-    truth = [labelled(r, exclude_labels) for r in recordings]
+    to_find = [label for label in exclude_labels if label not in _NOT_TO_BE_FOUND]
+    truth = [labelled(r, to_find) for r in recordings]
     calibrations = {"fp32": Calibration.from_arrays(bundle.calibration_arrays(), manifest)}
     if "int8" in manifest.precisions:
         calibrations["int8"] = Calibration.from_arrays(bundle.calibration_arrays("int8"), manifest)

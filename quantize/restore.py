@@ -51,7 +51,7 @@ def restore_model(graph: bytes, manifest: Manifest) -> Forecaster:
             bias = np.zeros(len(weight), np.float32) if name == "var" else arrays[f"{name}_bias"].copy()
             layer.load_state_dict({"weight": torch.from_numpy(weight), "bias": torch.from_numpy(bias)})
             state[name] = layer.get_parameter("weight")
-    except (KeyError, IndexError, ValueError, RuntimeError, ConfigError) as e:
+    except (KeyError, IndexError, ValueError, RuntimeError, ArithmeticError, ConfigError) as e:
         raise BackendError(
             f"bundle {manifest.name}: no network can be read from its graph ({e}); it was not written by this export"
         ) from e
