@@ -70,7 +70,8 @@ class BuildConfig(Config):
     split: Literal["holdout", "cross", "personal"] = "holdout"
     shares: tuple[float, float, float] = Field(
         default=(0.15, 0.25, 0.15),
-        description="that stop the training, calibrate, and test; of subjects (holdout) or of time (personal)",
+        description="that stop the training, calibrate, and test; of subjects (holdout) or of time (personal). With 0 "
+        "subjects to stop it, a quarter of the training recordings does",
     )
     exclude_labels: tuple[str, ...] = Field(
         default=("freeze", "outside", "anomaly:*"), description="regions that are no ordinary movement"
@@ -174,7 +175,10 @@ def split_parts(grid: Sequence[Recording], config: BuildConfig) -> Parts:
         There are too few subjects or samples; or several people where there must be one.
     """
     if config.split == "holdout":
-        return Parts(*split_subjects(grid, config.shares, seed=config.seed))
+        training, stopping, calibration, test = split_subjects(grid, config.shares, seed=config.seed)
+        if not stopping:
+            training, stopping = some_to_stop(training)
+        return Parts(training, stopping, calibration, test)
     subjects = sorted({r.subject for r in grid})
     if len(subjects) > 1:
         raise SignalError(f"split = 'personal' takes one person's recordings, got those of {', '.join(subjects)}")
