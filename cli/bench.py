@@ -30,6 +30,7 @@ __all__ = [
     "fleet",
     "freezing",
     "gait",
+    "gpu",
     "links",
     "step",
     "tsb",
@@ -54,13 +55,7 @@ def step(
     """
     from kinedge.benchmarks.latency import bench_step
 
-    try:
-        counts = tuple(int(s) for s in streams.split(","))
-    except ValueError as e:
-        raise ConfigError(f"--streams {streams!r}: expected whole numbers with commas, such as 1,64") from e
-    if not counts or min(counts) < 1 or max(counts) > 65_536:
-        raise ConfigError(f"--streams {streams!r}: between 1 and 65536 streams can be measured")
-    found = bench_step(bundle, streams=counts, n_rounds=rounds, round_s=round_s)
+    found = bench_step(bundle, streams=_counts(streams), n_rounds=rounds, round_s=round_s)
     _deliver(found, out, as_json=as_json)
 
 
@@ -345,6 +340,44 @@ def _known(asked: list[str] | None, methods: Mapping[str, object]) -> None:
         raise ConfigError(f"no method {', '.join(unknown)}; there are {', '.join(methods)}")
 
 
+@bench.command()
+def gpu(
+    bundle: Annotated[
+        Path | None, typer.Option(help="A .kinedge file to time; one that is trained here when left out.")
+    ] = None,
+    streams: Annotated[str, typer.Option(help="Numbers of streams, with commas.")] = "1,16,64,256,1024",
+    rounds: Annotated[int, typer.Option(min=3, max=1000, help="Turns each contender gets.")] = 15,
+    round_s: Annotated[float, typer.Option(min=0.001, max=10, help="Length of a turn, s.")] = 0.05,
+    out: Annotated[Path | None, typer.Option(help="Write the result as JSON there.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Train, hold every backend to the contract and time a hop, on whatever this machine has.
+
+    The exit status is 0 when every row ran, 1 when one failed, and 3 when some were not run; each says why.
+
+    Example: kinedge bench gpu --out gpu_check.json
+    """
+    from kinedge.benchmarks.gpu_check import bench_gpu, exit_status
+
+    with Console(stderr=True).status("starting", spinner="line") as status:
+        found = bench_gpu(
+            bundle, streams=_counts(streams), n_rounds=rounds, round_s=round_s, progress=lambda w: status.update(w)
+        )
+    columns = ["what", "streams", "status", "median_us", "us_per_sample", "note"]
+    _deliver(found, out, as_json=as_json, columns=columns)
+    raise typer.Exit(exit_status(found))
+
+
+def _counts(streams: str) -> tuple[int, ...]:
+    try:
+        counts = tuple(int(s) for s in streams.split(","))
+    except ValueError as e:
+        raise ConfigError(f"--streams {streams!r}: expected whole numbers with commas, such as 1,64") from e
+    if not counts or min(counts) < 1 or max(counts) > 65_536:
+        raise ConfigError(f"--streams {streams!r}: between 1 and 65536 streams can be measured")
+    return counts
+
+
 def _deliver(found: dict[str, Any], out: Path | None, *, as_json: bool, columns: Sequence[str] | None = None) -> None:
     """Write and print a result; the table shows all columns, or these."""
     text = json.dumps(found, indent=2)
@@ -361,7 +394,7 @@ def _deliver(found: dict[str, Any], out: Path | None, *, as_json: bool, columns:
         table.add_column(column.replace("_", " "), justify="left" if column == "what" else "right")
     for row in found["rows"]:
         table.add_row(
-            *(f"{row[c]:g}" if isinstance(row[c], float) else str("" if row[c] is None else row[c]) for c in columns)
+            *(f"{v:g}" if isinstance(v, float) else str("" if v is None else v) for v in (row.get(c) for c in columns))
         )
     console = Console()
     console.print(table)

@@ -48,10 +48,10 @@ class Compiled:
 
 def wanted(bundle: Bundle, precisions: Sequence[Precision]) -> tuple[Precision, ...]:
     """Return what to build: fp16 always goes with int8, as its fallback; all that can be had when nothing is named."""
-    chosen = set(precisions) or {"fp32", "fp16", *({"int8"} & set(bundle.manifest.precisions))}
+    order: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+    chosen: set[str] = set(precisions) or {"fp32", "fp16", *bundle.manifest.precisions}
     if "int8" in chosen:
         chosen.add("fp16")
-    order: tuple[Precision, ...] = ("fp32", "fp16", "int8")
     return tuple(p for p in order if p in chosen)
 
 

@@ -39,23 +39,23 @@ class _Weights:
 
     @property
     def n_channels(self) -> int:
-        return self.inp.shape[0] // 2
+        return int(self.inp.shape[0]) // 2
 
     @property
     def width(self) -> int:
-        return self.inp.shape[1]
+        return int(self.inp.shape[1])
 
     @property
     def n_outputs(self) -> int:
-        return self.var.shape[1]
+        return int(self.var.shape[1])
 
     @property
     def var_order(self) -> int:
-        return self.var.shape[0] // self.n_channels
+        return int(self.var.shape[0]) // self.n_channels
 
     @property
     def kernel(self) -> int:
-        return self.convs[0][0].shape[0] // self.width
+        return int(self.convs[0][0].shape[0]) // self.width
 
     @property
     def kept(self) -> tuple[int, ...]:

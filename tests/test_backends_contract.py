@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from virtual_gpu import VirtualEngine, VirtualGpu
 
 from kinedge.bundle import Bundle
-from kinedge.edge.backends import Backend, OnnxBackend, open_backend
+from kinedge.edge.backends import OnnxBackend, StreamingBackend, open_backend
 from kinedge.edge.backends.tensorrt import TensorRTBackend
 from kinedge.edge.backends.trt_build import stream_ranges
 from kinedge.edge.backends.trt_library import TrtLog, driver_problem
@@ -33,7 +33,7 @@ def on_paper(bundle: Bundle, device: VirtualGpu, *, refuse: str = "") -> TensorR
 
 
 @pytest.fixture(scope="module", params=KINDS)
-def backend(request: pytest.FixtureRequest, bundle: Bundle) -> Backend:
+def backend(request: pytest.FixtureRequest, bundle: Bundle) -> StreamingBackend:
     kind = request.param
     if kind == "paper":
         return on_paper(bundle, VirtualGpu())
@@ -71,7 +71,7 @@ def assert_close(a: np.ndarray, b: np.ndarray) -> None:
     kept=st.booleans(),
 )
 def test_any_chunking_gives_what_one_call_of_the_reference_gives(
-    backend: Backend, bundle: Bundle, chunks: list[int], n: int, kept: bool
+    backend: StreamingBackend, bundle: Bundle, chunks: list[int], n: int, kept: bool
 ) -> None:
     x, mask = some_input(bundle, n, sum(chunks))
     expected = OnnxBackend(bundle).step(x, mask, zeros(bundle, n))
@@ -90,7 +90,7 @@ def test_any_chunking_gives_what_one_call_of_the_reference_gives(
     assert_close(streams.save() if kept else state, expected[2])
 
 
-def test_many_hops_in_a_row_stay_with_the_reference(backend: Backend, bundle: Bundle) -> None:
+def test_many_hops_in_a_row_stay_with_the_reference(backend: StreamingBackend, bundle: Bundle) -> None:
     hop = bundle.manifest.hop
     x, mask = some_input(bundle, 3, 9 * hop)
     expected = OnnxBackend(bundle).step(x, mask, zeros(bundle, 3))
@@ -100,7 +100,9 @@ def test_many_hops_in_a_row_stay_with_the_reference(backend: Backend, bundle: Bu
     assert_close(streams.save(), expected[2])
 
 
-def test_a_saved_state_goes_on_anywhere_and_is_not_changed_by_what_comes(backend: Backend, bundle: Bundle) -> None:
+def test_a_saved_state_goes_on_anywhere_and_is_not_changed_by_what_comes(
+    backend: StreamingBackend, bundle: Bundle
+) -> None:
     hop = bundle.manifest.hop
     x, mask = some_input(bundle, 4, 3 * hop)
     a = backend.allocate(4)
@@ -120,7 +122,7 @@ def test_a_saved_state_goes_on_anywhere_and_is_not_changed_by_what_comes(backend
     assert_close(backend.step(x[:, hop:], mask[:, hop:], state)[0], first[0])
 
 
-def test_a_state_seen_before_is_not_taken_for_the_newest(backend: Backend, bundle: Bundle) -> None:
+def test_a_state_seen_before_is_not_taken_for_the_newest(backend: StreamingBackend, bundle: Bundle) -> None:
     x, mask = some_input(bundle, 2, 100)
     old = backend.step(x[:, :50], mask[:, :50], zeros(bundle, 2))[2]
     new = backend.step(x[:, 50:], mask[:, 50:], old)[2]
@@ -129,7 +131,7 @@ def test_a_state_seen_before_is_not_taken_for_the_newest(backend: Backend, bundl
     assert not np.allclose(backend.step(x[:, 50:], mask[:, 50:], new)[2], new)
 
 
-def test_results_are_the_callers_own(backend: Backend, bundle: Bundle) -> None:
+def test_results_are_the_callers_own(backend: StreamingBackend, bundle: Bundle) -> None:
     x, mask = some_input(bundle, 2, 50)
     streams = backend.allocate(2)
     mu, log_sigma = streams.step(x, mask)
@@ -139,7 +141,7 @@ def test_results_are_the_callers_own(backend: Backend, bundle: Bundle) -> None:
     np.testing.assert_array_equal(log_sigma, kept[1])
 
 
-def test_streams_come_and_go_without_touching_the_others(backend: Backend, bundle: Bundle) -> None:
+def test_streams_come_and_go_without_touching_the_others(backend: StreamingBackend, bundle: Bundle) -> None:
     hop = bundle.manifest.hop
     x, mask = some_input(bundle, 3, 4 * hop)
     alone = [backend.step(x[[i]], mask[[i]], zeros(bundle, 1)) for i in range(3)]
@@ -161,7 +163,7 @@ def test_streams_come_and_go_without_touching_the_others(backend: Backend, bundl
     assert_close(np.concatenate(found[2]), late[0][0])
 
 
-def test_nan_in_one_stream_stays_there(backend: Backend, bundle: Bundle) -> None:
+def test_nan_in_one_stream_stays_there(backend: StreamingBackend, bundle: Bundle) -> None:
     x, mask = some_input(bundle, 5, 150)
     clean = backend.step(x, mask, zeros(bundle, 5))
     x[2, 60] = np.nan
@@ -173,7 +175,7 @@ def test_nan_in_one_stream_stays_there(backend: Backend, bundle: Bundle) -> None
     assert_close(dirty[0][2, :60], clean[0][2, :60])
 
 
-def test_what_does_not_fit_is_refused_and_changes_nothing(backend: Backend, bundle: Bundle) -> None:
+def test_what_does_not_fit_is_refused_and_changes_nothing(backend: StreamingBackend, bundle: Bundle) -> None:
     n = bundle.manifest.n_channels
     x, mask = some_input(bundle, 2, 50)
     streams = backend.allocate(2)
@@ -195,7 +197,7 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(backend: Backend, bund
 
 
 def test_verdicts_go_on_when_the_state_moves_to_another_backend(
-    backend: Backend, bundle: Bundle, person: Callable[..., Recording]
+    backend: StreamingBackend, bundle: Bundle, person: Callable[..., Recording]
 ) -> None:
     reference, other = Scorer(bundle), Scorer(bundle, backend=backend)
     recording = align_recording(person(90.0), rate_hz=reference.manifest.rate_hz)

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from typing import Literal, cast, get_args
 
 from kinedge.bundle import Bundle
-from kinedge.edge.backends.base import Backend, Streams
+from kinedge.edge.backends.base import Backend, StreamingBackend, Streams
 from kinedge.edge.backends.onnx import OnnxBackend
 from kinedge.errors import BackendError
 
-__all__ = ["Backend", "BackendName", "OnnxBackend", "Streams", "load_backend", "open_backend"]
+__all__ = ["Backend", "BackendName", "OnnxBackend", "StreamingBackend", "Streams", "load_backend", "open_backend"]
 
 BackendName = Literal["onnx", "onnx-cuda", "tensorrt", "tensorrt-rtx"]
 logger = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ def load_backend(bundle: Bundle, *, precision: str = "fp32") -> Backend:
 
 def open_backend(
     bundle: Bundle, names: Sequence[BackendName] = ("onnx",), *, precision: str = "fp32", max_streams: int = 64
-) -> Backend:
+) -> StreamingBackend:
     """Open the first of these backends that works here; one that is not named is never used.
 
     Parameters
@@ -70,7 +70,7 @@ def open_backend(
     raise BackendError("; ".join(problems))
 
 
-def _open(bundle: Bundle, name: BackendName, *, precision: str, max_streams: int) -> Backend:
+def _open(bundle: Bundle, name: BackendName, *, precision: str, max_streams: int) -> StreamingBackend:
     if name == "onnx":
         return OnnxBackend(bundle, precision=precision)
     if name == "onnx-cuda":

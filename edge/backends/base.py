@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from kinedge.bundle import Manifest
 from kinedge.errors import BackendError
 
-__all__ = ["F32", "Backend", "Streams", "check_samples", "check_state"]
+__all__ = ["F32", "Backend", "StreamingBackend", "Streams", "check_samples", "check_state"]
 
 F32 = NDArray[np.float32]
 
@@ -34,12 +34,9 @@ class Streams(Protocol):
 
 
 class Backend(Protocol):
-    """One model, ready to step."""
+    """One model, ready to step; all that the engine asks for."""
 
     name: str
-
-    def allocate(self, n_streams: int) -> Streams:
-        """Return streams that have seen nothing."""
 
     def step(self, x: F32, mask: F32, state: F32) -> tuple[F32, F32, F32]:
         """Advance all streams by some samples.
@@ -61,6 +58,19 @@ class Backend(Protocol):
         ------
         BackendError
             The shapes do not fit, or the step failed.
+        """
+
+
+class StreamingBackend(Backend, Protocol):
+    """A backend that can keep the state of streams itself."""
+
+    def allocate(self, n_streams: int) -> Streams:
+        """Return streams that have seen nothing.
+
+        Raises
+        ------
+        BackendError
+            That number cannot be had.
         """
 
 

@@ -132,7 +132,7 @@ class Cuda:
         flag = self._rt.cudaHostAllocMapped if shared else self._rt.cudaHostAllocDefault
         pointer = int(self._call("cudaHostAlloc", n_bytes, flag))
         raw = (ctypes.c_float * (n_bytes // 4)).from_address(pointer)
-        host: F32 = np.frombuffer(raw, np.float32).reshape(shape)
+        host: F32 = np.ctypeslib.as_array(raw).reshape(shape)
         host[...] = 0
         address = int(self._call("cudaHostGetDevicePointer", pointer, 0)) if shared else self.allocate(n_bytes)
         return Buffer(host=host, address=address, shared=shared)

@@ -245,8 +245,10 @@ class TensorRTStreams:
         for graph in self._graphs.values():
             device.drop(graph)
         self._contexts.clear()
-        for memory in (*self._inputs.values(), *self._outputs.values(), *self._states):
-            device.free(memory)
+        for buffer in (*self._inputs.values(), *self._outputs.values()):
+            device.free(buffer)
+        for address in self._states:
+            device.free(address)
 
     def _turn(self, x: F32, mask: F32, mu: F32, log_sigma: F32) -> None:
         device = self._b.device
