@@ -99,6 +99,26 @@ def test_counted_samples_keep_to_the_host_clock_at_a_wrong_nominal_rate(error: f
     assert 95 <= lost <= 105
 
 
+@pytest.mark.parametrize(("silence_s", "held"), [(1.7, False), (0.5, False), (1.7, True), (0.6, True)])
+def test_a_silence_is_loss_within_a_moment_unless_what_was_held_up_comes(silence_s: float, held: bool) -> None:
+    rng = np.random.default_rng(3)
+    clock = CountClock(interval_ns=10 * MS)
+    end_ns, lost, off = round((5 + silence_s) * NS_PER_S), 0, []
+    for k in range(1500):
+        true = k * 10 * MS
+        silent = 5 * NS_PER_S <= true < end_ns
+        if silent and not held:
+            continue
+        # what was held up comes four times as fast as it was made
+        host = max(true, end_ns + (true - 5 * NS_PER_S) // 4) if true >= 5 * NS_PER_S and held else true
+        times, missing = clock.place(1, host_time_ns=host + 5 * MS + int(rng.exponential(5 * MS)))
+        lost += missing
+        if true > 2 * NS_PER_S and not (5 * NS_PER_S <= true < end_ns + 400 * MS):
+            off.append(abs(int(times[0]) - true) / MS)
+    assert max(off) < 40
+    assert lost == pytest.approx(0 if held else silence_s * 100, abs=3)
+
+
 def test_without_host_times_samples_are_counted_at_the_nominal_rate() -> None:
     clock = CountClock(interval_ns=20 * MS)
     assert clock.place(3, host_time_ns=None)[0].tolist() == [0, 20 * MS, 40 * MS]

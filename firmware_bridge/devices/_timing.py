@@ -204,10 +204,15 @@ class CountClock:
 
     The count runs at an interval that follows the fastest arrivals (the least delay of every second steers phase and
     rate, the latter within 5 % of nominal). A least delay that stays above 0.2 s for a second means that samples
-    are missing: time jumps ahead, and they are reported as lost. Without host times the nominal rate is all there is.
+    are missing: time jumps ahead, and they are reported as lost. After a silence a quarter of a second is enough,
+    unless delays become less meanwhile: then packets were held up, and catch up. Without host times the nominal rate
+    is all there is.
     """
 
     _SLIP_NS: Final = NS_PER_S // 5
+    _SETTLE_NS: Final = NS_PER_S // 4
+    _MAX_SETTLES: Final = 8
+    _CATCHES_UP: Final = 0.8
     _MAX_RATE_ERROR: Final = 0.05
 
     def __init__(self, *, interval_ns: int) -> None:
@@ -217,6 +222,9 @@ class CountClock:
         self._next: float | None = None
         self._least: float | None = None
         self._window_end = 0
+        self._last_host_ns = 0
+        self._settling = 0
+        self._settling_from = 0.0
 
     @property
     def interval_ns(self) -> float:
@@ -233,14 +241,30 @@ class CountClock:
             self._window_end = (host_time_ns or 0) + NS_PER_S
         elif host_time_ns is not None:
             delay = host_time_ns - (self._next + (n - 1) * self._interval)
+            if host_time_ns - self._last_host_ns > self._SLIP_NS + 2 * n * self._interval:
+                self._settle(host_time_ns, delay)
             self._least = delay if self._least is None else min(self._least, delay)
             if host_time_ns >= self._window_end:
-                lost += self._steer(self._least)
-                self._window_end, self._least = host_time_ns + NS_PER_S, None
+                if self._catches_up(delay):
+                    self._settle(host_time_ns, delay)
+                else:
+                    lost += self._steer(self._least)
+                    self._window_end, self._least, self._settling = host_time_ns + NS_PER_S, None, 0
+        self._last_host_ns = host_time_ns or 0
         self._placed_interval = self._interval
         times = np.rint(self._next + self._interval * np.arange(n)).astype(np.int64)
         self._next += n * self._interval
         return times, lost
+
+    def _settle(self, host_time_ns: int, delay: float) -> None:
+        """See from here how delays go on, and forget those before."""
+        self._window_end, self._least = host_time_ns + self._SETTLE_NS, None
+        self._settling, self._settling_from = self._settling + 1, delay
+
+    def _catches_up(self, delay: float) -> bool:
+        return (
+            0 < self._settling <= self._MAX_SETTLES and self._SLIP_NS < delay < self._CATCHES_UP * self._settling_from
+        )
 
     def _steer(self, least: float) -> int:
         lost = 0
