@@ -1,0 +1,222 @@
+"""kinedge quantize: a bundle with an int8 model, its own calibration, and the proof that all forms answer the same."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kinedge.bundle import Bundle, pack_bundle, read_bundle
+from kinedge.cli import main
+from kinedge.cli import quantize as command
+from kinedge.edge.backends import OnnxBackend
+from kinedge.edge.calibration import Calibration
+from kinedge.edge.offline import align_recording, verdicts_of
+from kinedge.edge.scoring import Scorer
+from kinedge.errors import BackendError, BundleError, SignalError
+from kinedge.quantize.build import BuildConfig, complete
+from kinedge.quantize.parity import Proof, TorchBackend, prove, tampered
+from kinedge.quantize.parity_table import as_html, as_markdown
+from kinedge.quantize.parts import Parts
+from kinedge.quantize.restore import restore_model
+from kinedge.quantize.variants import Int8Config, Quantised, add_int8, same_recordings
+from kinedge.training.datasets import load_gait_healthy
+from kinedge.training.fit import FitConfig, fit
+from kinedge.training.simulate import SimulationConfig, simulate
+
+LABELS = ("freeze", "anomaly:*")
+
+
+@pytest.fixture(scope="module")
+def parts(bundle: Bundle) -> Parts:
+    specs = bundle.manifest.sensor_specs
+    people = [simulate(SimulationConfig(subject_seed=600 + s, duration_s=75)).select(specs) for s in range(5)]
+    return Parts(people[:1], people[1:2], people[2:4], people[4:])
+
+
+@pytest.fixture(scope="module")
+def made(bundle: Bundle, parts: Parts) -> Quantised:
+    config = Int8Config(method="minmax", range_s=60, compare_s=60)
+    return add_int8(bundle, parts, config, exclude_labels=LABELS, recalibrate=True)
+
+
+@pytest.fixture(scope="module")
+def proof(made: Quantised, parts: Parts) -> Proof:
+    return prove(made.bundle, parts.test, exclude_labels=LABELS, n_injected=8)
+
+
+def test_the_new_bundle_scores_in_either_precision_by_its_own_calibration(
+    made: Quantised, bundle: Bundle, parts: Parts
+) -> None:
+    again = read_bundle(made.data)
+    assert again.manifest.precisions == {"fp32": "model.fp32.onnx", "int8": "model.int8.onnx"}
+    assert again.parts["model.fp32.onnx"] == bundle.parts["model.fp32.onnx"]
+    full, small = Scorer(again), Scorer(again, precision="int8")
+    assert not np.array_equal(full.calibration.reference, small.calibration.reference)
+    a, b = (verdicts_of(s, parts.test[0]) for s in (full, small))
+    assert len(a) == len(b) == 75
+    assert [v.score for v in a] != [v.score for v in b]
+    assert np.mean([v.decision != w.decision for v, w in zip(a, b, strict=True)]) < 0.1
+    assert again.manifest.quality["int8_layers"] == len(made.check.int8) > 0
+    assert made.check.ok
+
+
+def test_the_int8_calibration_is_fitted_on_what_int8_says(made: Quantised, parts: Parts) -> None:
+    """A calibration part scored in int8 fills its own reference evenly: the promised rate holds on what runs."""
+    scorer = Scorer(made.bundle, precision="int8")
+    p = [v.p_value for r in parts.calibration for v in verdicts_of(scorer, r)]
+    assert 0.3 < np.mean(np.array(p) < 0.5) < 0.7
+
+
+def test_a_precision_without_a_calibration_is_never_judged_by_another(made: Quantised) -> None:
+    members = {k: v for k, v in made.bundle.parts.items() if k != "calibration.int8.npz"}
+    entries = made.bundle.manifest.model_dump(mode="json", exclude={"parts"})
+    without = read_bundle(pack_bundle(entries, members))
+    assert Scorer(without)
+    with pytest.raises(BundleError, match=r"no calibration\.int8\.npz"):
+        Scorer(without, precision="int8")
+
+
+def test_a_bundle_of_before_still_loads_and_has_no_int8(bundle: Bundle) -> None:
+    assert Scorer(bundle)
+    with pytest.raises(BundleError, match="it has fp32"):
+        bundle.model_bytes("int8")
+
+
+def test_forms_in_single_precision_are_identical_and_int8_is_close(proof: Proof) -> None:
+    assert [r.form for r in proof.rows if r.run] == [
+        "torch fp32",
+        "ONNX fp32 whole",
+        "ONNX fp32 streaming",
+        "ONNX int8",
+    ]
+    assert [r.form for r in proof.rows if not r.run] == ["TensorRT fp32", "TensorRT fp16", "TensorRT int8"]
+    for form in ("ONNX fp32 whole", "ONNX fp32 streaming"):
+        row = proof.row(form)
+        assert row.z_relative_rmse is not None
+        assert row.z_relative_rmse <= 1e-5
+        assert (row.flipped, row.flipped_injected, row.order_changed, row.hit_at_1_change) == (0, 0, 0, 0)
+    int8 = proof.row("ONNX int8")
+    assert int8.z_relative_rmse is not None
+    assert 1e-4 < int8.z_relative_rmse < 0.3
+    assert int8.vus_pr is None  # nothing is labelled in ordinary movement
+    assert int8.vus_pr_injected_change is not None
+    assert abs(int8.vus_pr_injected_change) < 0.05
+    assert proof.goals()["onnx_fp32_streaming_identical"]
+    assert proof.n_verdicts == 75
+    assert proof.n_injected == 8
+
+
+def test_a_backend_that_answers_otherwise_is_caught(made: Quantised, parts: Parts) -> None:
+    class Shifted(TorchBackend):
+        def step(self, x, mask, state):  # type: ignore[no-untyped-def]
+            mu, log_sigma, after = super().step(x, mask, state)
+            return mu + np.float32(0.05), log_sigma, after
+
+    manifest = made.bundle.manifest
+    model = restore_model(made.bundle.model_bytes(), manifest)
+    others = {"TensorRT fp32": Shifted(model), "TensorRT int8": OnnxBackend(made.bundle, precision="int8")}
+    found = prove(made.bundle, parts.test, exclude_labels=LABELS, n_injected=2, others=others)
+    assert not found.goals()["tensorrt_fp32_identical"]
+    a, b = found.row("TensorRT int8"), found.row("ONNX int8")
+    assert replace(a, form="") == replace(b, form="")  # judged by the int8 calibration, too
+    assert [r.form for r in found.rows if not r.run] == ["TensorRT fp16"]
+
+
+def test_the_tables_show_every_form(proof: Proof) -> None:
+    facts = json.loads(json.dumps(proof.to_dict()))
+    markdown, html = as_markdown(facts), as_html(facts)
+    for row in proof.rows:
+        assert f"| {row.form} |" in markdown
+        assert f"<td>{row.form}</td>" in html
+    assert markdown.count("not run") == html.count("not run") == 3
+
+
+def test_pieces_are_tampered_with_outside_labelled_regions(parts: Parts) -> None:
+    recording = parts.test[0]
+    pieces = tampered([recording], n=6, exclude_labels=LABELS, seed=1)
+    assert len(pieces) == 6
+    assert {sensor for _, sensor in pieces} == {0, 1}
+    for piece, sensor in pieces:
+        (region,) = (r for r in piece.labels if r.label.startswith("anomaly:"))
+        assert region.label.endswith(f"@{recording.sensors[sensor].name}")
+    assert len(tampered([recording.slice(0, 500)], n=6, exclude_labels=LABELS, seed=1)) == 0
+
+
+def test_missing_people_and_foreign_graphs_are_told(bundle: Bundle, parts: Parts) -> None:
+    with pytest.raises(SignalError, match="nobody is left for calibration"):
+        add_int8(bundle, Parts(parts.training, parts.stopping), Int8Config(), exclude_labels=LABELS)
+    with pytest.raises(SignalError, match="no recordings to compare"):
+        prove(bundle, [], exclude_labels=LABELS)
+    with pytest.raises(BackendError, match="no layer bears int8"):
+        config = Int8Config(method="minmax", budget=1e-6, range_s=60, compare_s=60)
+        add_int8(bundle, parts, config, exclude_labels=LABELS)
+    with pytest.raises(BackendError, match="no product of this graph is int8"):
+        add_int8(bundle, parts, Int8Config(), exclude_labels=LABELS, graph=bundle.model_bytes())
+
+
+def test_a_graph_quantised_elsewhere_gets_a_calibration_too(made: Quantised, bundle: Bundle, parts: Parts) -> None:
+    graph = made.bundle.parts["model.int8.onnx"]
+    foreign = add_int8(bundle, parts, Int8Config(), exclude_labels=LABELS, graph=graph)
+    assert foreign.method == foreign.bundle.manifest.quality["int8_method"] == "elsewhere"
+    own = Calibration.from_arrays(made.bundle.calibration_arrays("int8"), bundle.manifest)
+    assert np.array_equal(Scorer(foreign.bundle, precision="int8").calibration.reference, own.reference)
+    assert foreign.bundle.parts["calibration.npz"] == bundle.parts["calibration.npz"]
+    assert not same_recordings(bundle, parts.test)
+
+
+def test_the_command_quantises_proves_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.quantize.__doc__
+    (tmp_path / "t.toml").write_text(
+        "[simulated]\nsubjects = 4\nsessions = 1\nminutes = 1.2\n"
+        "[bundle]\nsensors = ['wrist_left', 'wrist_right']\n"
+        "[bundle.fit]\nmax_epochs = 1\nsteps_per_epoch = 5\nwidth = 8\ndilations = [1, 4]\nbatch = 4\n"
+    )
+    assert main(["train", str(tmp_path / "t.toml"), "-o", str(tmp_path / "m.kinedge"), "--no-report", "--json"]) == 0
+    capsys.readouterr()
+    arguments = ["quantize", str(tmp_path / "m.kinedge"), "--data", str(tmp_path / "t.toml")]
+    out, drawn, table = (tmp_path / name for name in ("q.kinedge", "s.svg", "p.md"))
+    more = ["--method", "qat", "--budget", "0.2", "--prove", "--sensitivity", str(drawn), "--table", str(table)]
+    assert main([*arguments, "-o", str(out), *more, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    bundle = read_bundle(out)
+    assert told["digest"] == bundle.digest
+    assert set(told["score_error_by_method"]) == {"minmax", "entropy", "percentile", "qat"}
+    assert json.loads(bundle.parts["parity.json"]) == told["parity"]
+    assert bundle.manifest.quality["int8_z_relative_rmse"] > 0
+    assert "TensorRT int8 | not run" in table.read_text()
+    assert b"The same answer in every form" in bundle.parts["card.md"]
+    assert drawn.read_text().startswith("<svg")
+
+    (tmp_path / "other.toml").write_text(
+        (tmp_path / "t.toml").read_text().replace("[bundle]", "first_seed = 9\n[bundle]")
+    )
+    (tmp_path / "cross.toml").write_text(
+        (tmp_path / "t.toml").read_text().replace("[bundle]\n", "[bundle]\nsplit = 'cross'\n")
+    )
+    for file, message in (("other.toml", "--recalibrate"), ("cross.toml", "split = 'cross' leaves no people")):
+        assert main(["quantize", str(out), "--data", str(tmp_path / file), "-o", str(tmp_path / "x.kinedge")]) == 1
+        assert message in re.sub(r"\s+", " ", capsys.readouterr().err)
+    assert main([*arguments, "-o", str(out), "--method", "magic"]) == 1
+    assert "method" in capsys.readouterr().err
+
+
+def test_real_walks_get_the_same_answers_in_every_form(shared_data: Path) -> None:
+    """Torch, whole and streamed, on walks with real loss; the network is hardly trained, which parity does not mind."""
+    walks = load_gait_healthy(shared_data / "gait_healthy.npz")[:12]
+    assert any((~w.valid).any() for w in walks)
+    grid = [align_recording(w, rate_hz=50) for w in walks]
+    quick = FitConfig(max_epochs=1, steps_per_epoch=10, batch=4, width=8, dilations=(1, 4))
+    result = fit(grid[:4], grid[4:5], quick)
+    config = BuildConfig(name="walks", fit=quick)
+    built = complete(grid, Parts(grid[:4], grid[4:5], grid[5:10]), result, config)
+    found = prove(built.bundle, grid[10:], exclude_labels=config.exclude_labels, n_injected=4)
+    for form in ("ONNX fp32 whole", "ONNX fp32 streaming"):
+        row = found.row(form)
+        assert row.z_relative_rmse is not None
+        assert row.z_relative_rmse <= 1e-5
+        assert row.flipped == 0
