@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,12 +12,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 from virtual_ble import Room
 from virtual_devices import DevicePeripheral, EmulatedDot
 
 import kinedge.cli.sync  # noqa: F401  registers the command
 from kinedge.benchmarks.claps import Knocking, simulate_knocks
 from kinedge.cli.app import main
+from kinedge.cli.live import LiveView
+from kinedge.cli.run import serve_until
 from kinedge.edge.config import GatewayConfig
 from kinedge.edge.service import EdgeService
 from kinedge.errors import ConfigError, SignalError
@@ -254,3 +258,30 @@ def test_watch_forgets_what_is_long_ago() -> None:
         watch.push(name, late_ns, np.full((4100, 3), 5.66, np.float32))
     with pytest.raises(SignalError, match="no impact"):
         watch.offsets()
+
+
+def test_run_tells_how_far_the_worst_pair_may_be_apart_and_takes_what_sync_kept(tmp_path: Path) -> None:
+    ports = [tmp_path / "wrist_left", tmp_path / "wrist_right"]
+    store = tmp_path / "kinedge-edge.db"
+    lags = Offset(device=str(ports[1]), offset_ms=-2000, uncertainty_ms=5, clocks_ms=20)
+    sync_path(store).write_text(SyncFile(offsets=(lags,)).model_dump_json())
+    people = [{"subject": "p-1", "devices": [{"port": str(port)} for port in ports]}]
+    config = GatewayConfig.model_validate({"site": "s", "gateway": "g", "store": store, "people": people})
+    service, shown = EdgeService(config), Console(record=True, width=120)
+
+    def both_heard() -> bool:
+        return bool(service.pipeline.alignment("p-1"))
+
+    with contextlib.ExitStack() as stack:
+        for port in ports:
+            stack.enter_context(PtyDevice(knocking_imu(port.name, lag_s=0), link_path=port))
+        asyncio.run(asyncio.wait_for(serve_until(service, until=both_heard), 60))
+    (pair,) = service.pipeline.alignment("p-1")
+    assert (pair.first, pair.second) == ("wrist_left", "wrist_right")
+    assert pair.ms >= 25  # the offset is no better known than knocks and clocks were
+    shown.print(LiveView._sensors(service))
+    assert f"wrist_left and wrist_right are aligned within {pair.ms:.1f} ms" in shown.export_text()
+    at = np.array([77 * S + 2 * S])
+    clocks = [service.pipeline.clock("p-1", port.name) for port in ports]
+    left, right = (int(c.to_host_ns(at)[0]) for c in clocks if c is not None)
+    assert (right - left) / 1e9 == pytest.approx(-2, abs=1)
