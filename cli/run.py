@@ -67,7 +67,10 @@ def run(
     def on_scored(scored: Scored, verdict: Verdict) -> None:
         if as_json:
             pairs = {f"{p.first} {p.second}": round(p.ms, 1) for p in service.pipeline.alignment(scored.subject)}
-            sys.stdout.write(json.dumps({**verdict_as_json(scored.subject, verdict), "alignment_ms": pairs}) + "\n")
+            model = {"model_digest": service.scorer.bundle.digest}  # it may have changed under way
+            sys.stdout.write(
+                json.dumps({**verdict_as_json(scored.subject, verdict), **model, "alignment_ms": pairs}) + "\n"
+            )
             sys.stdout.flush()
         elif live_wanted:
             view.take(scored, verdict)

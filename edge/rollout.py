@@ -15,6 +15,7 @@ from kinedge.bundle import Manifest, read_bundle
 from kinedge.edge.config import GatewayConfig, ModelsConfig
 from kinedge.edge.model_versions import ModelVersions, files_digest
 from kinedge.edge.people import People
+from kinedge.edge.pipeline import Pipeline
 from kinedge.edge.scoring import Scorer
 from kinedge.edge.selftest import self_test
 from kinedge.edge.trusted import load_trusted
@@ -58,7 +59,8 @@ def fetch(config: ModelsConfig, versions: ModelVersions) -> Fetched:
     """
     try:
         from tuf.api import exceptions as tuf_errors
-        from tuf.ngclient import Updater, UpdaterConfig
+        from tuf.ngclient.config import UpdaterConfig
+        from tuf.ngclient.updater import Updater
         from tuf.ngclient.urllib3_fetcher import Urllib3Fetcher
     except ModuleNotFoundError as e:
         raise ConfigError(f"{e.name} is not installed; models need: pip install 'kinedge[rollout]'") from e
@@ -277,6 +279,7 @@ class ModelKeeper:
             scorer, people = load_trusted(config, misfits=self._models.when_enrolled)
             if scorer.bundle.digest != digest:
                 raise BundleError(f"{config.bundle}: is another model than its folder says; it was altered")
+            Pipeline(scorer, people.subjects, people=people, alarm=config.alarm)  # whether all of it goes together
             golden = self.versions.golden(digest)
             self_test(scorer, golden, precision=config.precision, tolerance=self._models.tolerance)
         finally:

@@ -270,6 +270,17 @@ class EpisodeStore:
         """
         return retention.prune(self._database, older_than_s=older_than_s, raw_budget_bytes=raw_budget_bytes)
 
+    def record_event(self, event: str, detail: Mapping[str, Any]) -> None:
+        """Append what happened to the gateway itself to the audit chain.
+
+        Raises
+        ------
+        StoreError
+            The disk does not take it.
+        """
+        with self._database.writing() as connection:
+            self._database.record(connection, event, dict(detail))
+
     def verify_audit(self) -> AuditHead:
         """Recompute the audit chain; see `kinedge.edge.audit.verify`."""
         with self._database.reading() as connection:

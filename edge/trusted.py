@@ -16,11 +16,19 @@ from kinedge.signing import load_trust
 __all__ = ["load_trusted"]
 
 
-def load_trusted(config: GatewayConfig) -> tuple[Scorer, People]:
+def load_trusted(config: GatewayConfig, *, misfits: Literal["wait", "cohort"] = "wait") -> tuple[Scorer, People]:
     """Load the model of a gateway and the enrolments of its people.
 
     The model that ships with kinedge came with the very code that reads it, and needs no signature; every other model
     and every enrolment needs one of a trusted key, unless unsigned ones are allowed.
+
+    Parameters
+    ----------
+    config
+        Of the gateway.
+    misfits
+        What becomes of an enrolment that was made with another model: ``wait`` refuses, ``cohort`` leaves it out, and
+        the verdicts' basis says that the person is compared with the cohort.
 
     Raises
     ------
@@ -45,6 +53,9 @@ def load_trusted(config: GatewayConfig) -> tuple[Scorer, People]:
                 )
             except BundleError as e:
                 raise ConfigError(f"people {person.subject}: {e}") from e
+            if misfits == "cohort" and enrolment.manifest.bundle_digest != bundle.digest:
+                unsigned[person.subject] = tuple(found)
+                continue
             enrolments[person.subject] = enrolment
             if signer is None:
                 found.append("enrolment")
