@@ -35,7 +35,7 @@ from kinedge.edge.calibration import UNSCORED, EnrolledCohort
 from kinedge.edge.history import N_BACK
 from kinedge.errors import ConfigError, SignalError
 
-__all__ = ["AlarmConfig", "AlarmState", "AlarmStep", "Alarms", "promise", "put_streams", "take_streams"]
+__all__ = ["AlarmConfig", "AlarmState", "AlarmStep", "Alarms", "Watched", "promise", "put_streams", "take_streams"]
 
 F64 = NDArray[np.float64]
 
@@ -214,6 +214,46 @@ class Alarms:
         bets = heard & state.known.all(axis=2)
         grown = np.minimum((state.evidence + 1) * np.where(bets, factor, 1.0), _LIMIT)
         return grown, grown.mean(axis=1) / self.n_blocks
+
+
+@dataclass(frozen=True)
+class Watched:
+    """How one person's alarm stands.
+
+    Parameters
+    ----------
+    alarm
+        A change is called with this verdict.
+    valid
+        The promise holds now.
+    evidence
+        1 alarms.
+    learned
+        Share of the first ten minutes that has been heard.
+    unlike
+        Largest share of recent blocks above the enrolment's 95 % quantile; above 0.3 nothing is valid.
+    leading
+        The detector with the most evidence.
+    promise
+        What the setting promises, in words.
+    """
+
+    alarm: bool
+    valid: bool
+    evidence: float
+    learned: float
+    unlike: float
+    leading: str
+    promise: str
+
+    @property
+    def why_invalid(self) -> str:
+        """Why nothing is promised now; empty while it is."""
+        if self.valid:
+            return ""
+        if self.learned < 1:
+            return f"calibration not valid yet: {10 * self.learned:.0f} of the first 10 minutes heard"
+        return "calibration not valid: recent movement is unlike that of the enrolment"
 
 
 def put_streams(state: AlarmState, rows: NDArray[np.intp], part: AlarmState) -> AlarmState:

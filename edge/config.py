@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from kinedge.canonical import canonical_json, sha256_hex
 from kinedge.config import Config, load_toml
+from kinedge.edge.alarm import AlarmConfig
 from kinedge.edge.backends import BackendName
 from kinedge.edge.caution import CautionConfig
 from kinedge.edge.episodes import EpisodeConfig
@@ -20,6 +21,7 @@ __all__ = [
     "DEFAULT_BUNDLE",
     "GatewayConfig",
     "LslConfig",
+    "ModelsConfig",
     "PersonConfig",
     "RecordConfig",
     "TrustConfig",
@@ -38,6 +40,9 @@ class PersonConfig(Config):
     subject: Name
     devices: tuple[DeviceConfig, ...] = Field(default=(), max_length=32, description="none: only for a replay")
     enrolment: Path | None = Field(default=None, description="from kinedge enrol; none: compared with the cohort")
+
+
+_DECISIVE: Final = {"alarm", "caution", "episodes", "max_delay_s", "precision"}
 
 
 class TrustConfig(Config):
@@ -86,6 +91,23 @@ class LslConfig(Config):
     verdicts: bool = Field(default=True, description="as JSON texts")
 
 
+class ModelsConfig(Config):
+    """Where newer models come from by themselves (docs/rollout.md); needs ``pip install 'kinedge[rollout]'``."""
+
+    url: str = Field(pattern=r"^https?://[^\s]*[^\s/]$", description="of the repository's folder")
+    root: Path = Field(description="the repository's root.json, brought here by hand: what all trust begins with")
+    name: Name = Field(description="of the model in the repository")
+    folder: Path = Field(default=Path("models"), description="where models are kept")
+    poll_s: float = Field(default=3600, ge=1, le=2_592_000, description="between two looks")
+    tolerance: float = Field(
+        default=0.05, gt=0, le=1, description="of a score in the self-test; 1 is the 99 % quantile"
+    )
+    when_enrolled: Literal["wait", "cohort"] = Field(
+        default="wait",
+        description="an enrolment is for one model: wait for one made with the new model, or compare with the cohort",
+    )
+
+
 class GatewayConfig(Config):
     """What ``kinedge run`` reads."""
 
@@ -103,8 +125,12 @@ class GatewayConfig(Config):
     uplink: UplinkConfig | None = Field(default=None, description="none: episodes wait in the store")
     record: RecordConfig | None = Field(default=None, description="none: nothing is recorded")
     lsl: LslConfig | None = Field(default=None, description="none: nothing is told over LSL")
+    models: ModelsConfig | None = Field(default=None, description="none: the bundle stays what it is")
     trust: TrustConfig = TrustConfig()
     caution: CautionConfig = CautionConfig()
+    alarm: AlarmConfig | None = Field(
+        default=None, description="a promise about false episodes of enrolled people; none: repeated verdicts open one"
+    )
     episodes: EpisodeConfig = EpisodeConfig()
     keep_sent_days: float = Field(
         default=7, ge=0, le=3650, description="raw data that the collector has is kept so long"
@@ -135,7 +161,7 @@ class GatewayConfig(Config):
 
     def decisive(self) -> dict[str, Any]:
         """Return the settings that decide what is said, in JSON's words."""
-        return self.model_dump(mode="json", include={"caution", "episodes", "max_delay_s", "precision"})
+        return self.model_dump(mode="json", include=_DECISIVE, exclude_none=True)
 
 
 def load_gateway_config(path: Path) -> GatewayConfig:
@@ -165,6 +191,9 @@ def load_gateway_config(path: Path) -> GatewayConfig:
         changes["uplink"] = config.uplink.model_copy(update={"token_file": here / config.uplink.token_file})
     if config.trust.keys:
         changes["trust"] = config.trust.model_copy(update={"keys": tuple(here / k for k in config.trust.keys)})
+    if config.models is not None:
+        places = {"root": here / config.models.root, "folder": here / config.models.folder}
+        changes["models"] = config.models.model_copy(update=places)
     if config.record is not None:
         changes["record"] = config.record.model_copy(update={"folder": here / config.record.folder})
     return config.model_copy(update=changes)

@@ -183,7 +183,10 @@ class EpisodeBuilder:
             while len(self._raw) > self._n_pre_roll:
                 self._raw.popleft()
             hits = [r for r in self._recent if r[0].decision is Decision.ANOMALOUS]
-            if len(hits) < self.config.open_hits or verdict.decision is not Decision.ANOMALOUS:
+            if verdict.watched is not None:  # the alarm has gathered its own evidence, and keeps a promise
+                if not verdict.watched.alarm:
+                    return []
+            elif len(hits) < self.config.open_hits or verdict.decision is not Decision.ANOMALOUS:
                 return []
             start_ns = hits[0][2] - self._block_ns
             self._open = _Open(start_ns, f"{self.subject}:{start_ns}", [])

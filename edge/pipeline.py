@@ -12,10 +12,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from kinedge.edge.alarm import AlarmConfig
 from kinedge.edge.aligner import AlignedBlock, Aligner
 from kinedge.edge.people import People
 from kinedge.edge.scoring import Scorer, ScoringState, put_rows, take_rows
 from kinedge.edge.verdict import VerdictBatch
+from kinedge.edge.watch import AlarmWatch
 from kinedge.errors import SignalError
 from kinedge.firmware_bridge.alignment import PairUncertainty, alignment_of
 from kinedge.firmware_bridge.clock import Clock, ClockMap
@@ -113,6 +115,8 @@ class Pipeline:
         Makes the clock map of each sensor.
     people
         Whom each subject is compared with; everybody with the cohort when None.
+    alarm
+        When an episode of an enrolled person may be called one; None: verdicts stand for themselves.
 
     Raises
     ------
@@ -128,6 +132,7 @@ class Pipeline:
         max_delay_s: float = 0.25,
         make_clock: Callable[[], Clock] = ClockMap,
         people: People | None = None,
+        alarm: AlarmConfig | None = None,
     ) -> None:
         if not subjects or len(set(subjects)) != len(subjects):
             raise SignalError("a pipeline needs distinct subjects, at least one")
@@ -136,11 +141,30 @@ class Pipeline:
         self.people = people or People(scorer, self.subjects)
         if self.people.subjects != self.subjects:
             raise SignalError("a pipeline and its people need the same subjects in the same order")
+        self._alarm = alarm
+        self._watch = AlarmWatch(scorer, self.people, alarm) if alarm is not None and self.people.enrolments else None
         self._make_clock = make_clock
         self._people = {s: _Person(scorer, max_delay_s=max_delay_s) for s in subjects}
         self._channels = {s.name: s.channels for s in scorer.manifest.sensor_specs}
         self._state: ScoringState = scorer.initial_state(len(subjects))
         self.n_ignored_chunks = 0
+
+    def use_model(self, scorer: Scorer, people: People) -> None:
+        """Score by another model from the next hop on; no sample is lost, and the model begins having seen nothing.
+
+        Raises
+        ------
+        SignalError
+            It hears other sensors, or has another rate or hop, or the people are others.
+        ConfigError
+            It cannot keep the promise of the alarm.
+        """
+        a, b = self.scorer.manifest, scorer.manifest
+        if (a.sensors, a.rate_hz, a.hop) != (b.sensors, b.rate_hz, b.hop) or people.subjects != self.subjects:
+            raise SignalError(f"{b.name}: does not go on where {a.name} stops; start anew with it")
+        self._watch = AlarmWatch(scorer, people, self._alarm) if self._alarm is not None and people.enrolments else None
+        self.scorer, self.people = scorer, people
+        self._state = scorer.initial_state(len(self.subjects))
 
     def clock(self, subject: str, sensor: str) -> Clock | None:
         """Return the clock map of a sensor, None before its first chunk."""
@@ -262,7 +286,11 @@ class Pipeline:
         end_tick = (index + 1) * self.scorer.manifest.hop
         batch, part = self.scorer.step(values, valid, saturated, part, end_tick=end_tick, calibration=calibration)
         bases = self.people.bases
-        batch = replace(batch, bases=bases if everybody else tuple(bases[i] for i in rows))
+        batch = replace(
+            batch,
+            bases=bases if everybody else tuple(bases[i] for i in rows),
+            watched=() if self._watch is None else self._watch.look(rows, index, batch.unusual, batch.scores),
+        )
         if everybody:
             self._state = part
         else:

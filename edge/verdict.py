@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from kinedge.edge.alarm import Watched
 from kinedge.edge.attribution import attribute, smallest_set
 from kinedge.edge.calibration import Calibration, Unusualness
 from kinedge.edge.caution import Belief, CautionConfig, Decision, Reason, believe, reasons_of
@@ -73,6 +74,7 @@ class Verdict:
     sensor_movement: dict[str, float] = field(default_factory=dict)
     smallest_set: tuple[str, ...] = ()
     basis: Basis = Basis()
+    watched: Watched | None = None
 
     @property
     def top_sensor(self) -> str:
@@ -90,7 +92,8 @@ class VerdictBatch:
     """Verdicts of all streams of one step, as arrays; ``verdict`` makes one for a person to read.
 
     ``surprise`` is that of the hop alone. ``movement`` is (n_streams, n_sensors), ``precision`` one matrix or one per
-    stream. ``bases`` is one per stream, or empty: the cohort.
+    stream. ``bases`` is one per stream, or empty: the cohort. ``watched`` is one per stream, or empty: nobody
+    watches for alarms; then every verdict stands for itself.
     """
 
     end_tick: int
@@ -107,6 +110,7 @@ class VerdictBatch:
     channels: tuple[str, ...]
     config: CautionConfig
     bases: tuple[Basis, ...] = ()
+    watched: tuple[Watched | None, ...] = ()
 
     def verdict(self, stream: int) -> Verdict:
         """Return the verdict of one stream."""
@@ -115,6 +119,14 @@ class VerdictBatch:
             return {s: float(v) for s, v in zip(self.sensors, values[stream], strict=True)}
 
         decision = Decision(int(self.belief.decision[stream]))
+        reasons = reasons_of(stream, self.scores, self.unusual, self.belief, self.sensors, self.config)
+        watched = self.watched[stream] if self.watched else None
+        if watched is not None and watched.alarm:
+            decision = Decision.ANOMALOUS
+        elif watched is not None and not watched.valid:
+            decision = Decision.UNSURE
+            reasons = (*reasons, Reason("not_valid", watched.why_invalid, 7.0))
+            reasons = tuple(sorted(reasons, key=lambda r: -r.weight))
         return Verdict(
             end_tick=self.end_tick,
             host_time_ns=self.host_time_ns,
@@ -123,7 +135,7 @@ class VerdictBatch:
             p_value=float(self.unusual.p_value[stream]),
             belief_normal=float(self.belief.normal[stream]),
             belief_anomalous=float(self.belief.anomalous[stream]),
-            reasons=reasons_of(stream, self.scores, self.unusual, self.belief, self.sensors, self.config),
+            reasons=reasons,
             sensor_score=by_sensor(np.maximum(self.unusual.sensor, -99.0)),
             sensor_reliability=by_sensor(self.belief.reliability),
             sensor_missing=by_sensor(self.scores.missing),
@@ -132,6 +144,7 @@ class VerdictBatch:
             sensor_movement=by_sensor(self.movement),
             smallest_set=() if decision is Decision.NORMAL else self._smallest_set(stream),
             basis=self.bases[stream] if self.bases else Basis(),
+            watched=watched,
         )
 
     def _smallest_set(self, stream: int) -> tuple[str, ...]:

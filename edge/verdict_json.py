@@ -6,7 +6,7 @@ from typing import Any
 
 from kinedge.edge.verdict import Basis, Verdict
 
-__all__ = ["basis_fields", "verdict_as_json"]
+__all__ = ["basis_fields", "verdict_as_json", "watched_fields"]
 
 
 def basis_fields(basis: Basis) -> dict[str, Any]:
@@ -17,6 +17,22 @@ def basis_fields(basis: Basis) -> dict[str, Any]:
     if basis.unsigned:
         fields["unsigned"] = list(basis.unsigned)
     return fields
+
+
+def watched_fields(verdict: Verdict) -> dict[str, Any]:
+    """Return how the person's alarm stands; nothing where nobody watches."""
+    w = verdict.watched
+    if w is None:
+        return {}
+    return {
+        "alarm": w.alarm,
+        "calibration_valid": w.valid,
+        "why_invalid": w.why_invalid,
+        "evidence": round(w.evidence, 4),
+        "learned": round(w.learned, 4),
+        "unlike": round(w.unlike, 4),
+        "promise": w.promise,
+    }
 
 
 def verdict_as_json(subject: str, verdict: Verdict) -> dict[str, Any]:
@@ -35,4 +51,5 @@ def verdict_as_json(subject: str, verdict: Verdict) -> dict[str, Any]:
         "calibration": verdict.basis.calibration,
         "alignment": verdict.basis.alignment,
         **basis_fields(verdict.basis),
+        **watched_fields(verdict),
     }

@@ -1,0 +1,110 @@
+"""The alarms of the enrolled people of one board, block by block, beside the verdicts of every hop."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kinedge.edge.alarm import AlarmConfig, Alarms, AlarmState, Watched, promise, put_streams, take_streams
+from kinedge.edge.calibration import Unusualness
+from kinedge.edge.people import People
+from kinedge.edge.personal import Detectors, detector_names
+from kinedge.edge.scores import BlockScores
+from kinedge.edge.scoring import Scorer
+from kinedge.errors import ConfigError
+
+__all__ = ["AlarmWatch"]
+
+
+class AlarmWatch:
+    """Follows the enrolled people of a pipeline.
+
+    Parameters
+    ----------
+    scorer, people
+        Of the pipeline.
+    config
+        The setting.
+
+    Raises
+    ------
+    ConfigError
+        The model's cohort was not enrolled, or not counted at the level of the setting.
+    """
+
+    def __init__(self, scorer: Scorer, people: People, config: AlarmConfig) -> None:
+        cohort = scorer.calibration.enrolled
+        if cohort is None:
+            raise ConfigError(f"alarm: {scorer.manifest.name} was made without an enrolled cohort; train it again")
+        manifest = scorer.manifest
+        self._n_hops = manifest.block // manifest.hop
+        self._row_of = {i: k for k, i in enumerate(i for i, s in enumerate(people.subjects) if s in people.enrolments)}
+        enrolled = [people.enrolments[people.subjects[i]] for i in self._row_of]
+        self._names = detector_names(scorer.sensors, scorer.channels)
+        self._baselines = [e.baseline for e in enrolled]
+        self._groups = scorer.groups
+        self._promises = [
+            promise(config, audit=e.manifest.audit.verdict, n_subjects=int(cohort.n_subjects[0])) for e in enrolled
+        ]
+        self._alarms = Alarms(
+            cohort, n_detectors=len(self._names), block_s=manifest.block / manifest.rate_hz, config=config
+        )
+        self._state: AlarmState = self._alarms.initial_state(len(enrolled))
+        self._block = np.full(len(enrolled), -2, np.int64)
+        self._last = [
+            Watched(False, False, 0.0, 0.0, 0.05, self._names[0], words) for words in self._promises
+        ]  # before anything was heard
+
+    def look(self, rows: list[int], hop: int, unusual: Unusualness, scores: BlockScores) -> tuple[Watched | None, ...]:
+        """Take one hop of some streams; the alarms move where a block ends with it.
+
+        Parameters
+        ----------
+        rows
+            Streams of the pipeline, in the order of the arrays.
+        hop
+            Number of the hop on the grid.
+        unusual, scores
+            Of these streams.
+
+        Returns
+        -------
+        watched
+            One per stream; None for people who are not enrolled.
+        """
+        at = [k for k, i in enumerate(rows) if i in self._row_of]
+        own = np.array([self._row_of[rows[k]] for k in at], np.intp)
+        if (hop + 1) % self._n_hops == 0 and at:
+            self._step(np.array(at, np.intp), own, (hop + 1) // self._n_hops, unusual, scores)
+        else:
+            for row in own:
+                self._last[row] = replace(self._last[row], alarm=False)
+        watched: list[Watched | None] = [None] * len(rows)
+        for k, row in zip(at, own, strict=True):
+            watched[k] = self._last[row]
+        return tuple(watched)
+
+    def _step(
+        self, at: NDArray[np.intp], own: NDArray[np.intp], block: int, unusual: Unusualness, scores: BlockScores
+    ) -> None:
+        detectors = Detectors([self._baselines[r] for r in own], self._groups)
+        u, above = detectors.assess(unusual.channel[at], scores.intensity[at])
+        part = take_streams(self._state, own)
+        # after a leap of the grid the blocks between were never seen, and no history is known
+        leapt = self._block[own] + 1 != block
+        part = replace(part, known=part.known & ~leapt[:, None, None])
+        step, part = self._alarms.step(u, above, part)
+        self._state = put_streams(self._state, own, part)
+        self._block[own] = block
+        for k, row in enumerate(own):
+            self._last[row] = Watched(
+                alarm=bool(step.alarm[k]),
+                valid=bool(step.valid[k]),
+                evidence=float(step.evidence[k]),
+                learned=float(step.learned[k]),
+                unlike=float(step.unlike[k]),
+                leading=self._names[step.leading[k]],
+                promise=self._promises[row],
+            )
