@@ -122,7 +122,8 @@ class _Checker:
 
     def report(self) -> QdqReport:
         findings: list[Finding] = []
-        int8, floating = [], []
+        int8: list[str] = []
+        floating: list[str] = []
         for node in self.nodes:
             if node.op_type in (_Q, _DQ):
                 findings += self._parameters(node)

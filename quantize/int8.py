@@ -157,7 +157,8 @@ def activation_scales(graph: bytes, feeds: Iterable[Mapping[str, F32]], *, metho
 def weight_scales(weight: F32) -> F32:
     """Return the scale (N,) of every output channel of weights whose first axis they are."""
     largest = np.abs(weight.reshape(len(weight), -1)).max(axis=1)
-    return (np.maximum(largest, 1e-9) / _LEVELS).astype(np.float32)
+    steps: F32 = (np.maximum(largest, 1e-9) / _LEVELS).astype(np.float32)
+    return steps
 
 
 def quantise(graph: bytes, scales: Mapping[str, float], *, layers: Collection[str]) -> bytes:
@@ -283,7 +284,7 @@ class _Placing:
         self._constant(f"{prefix}_scale", scale)
         self._constant(f"{prefix}_zero", np.zeros(scale.shape, np.int8))
         by = [f"{prefix}_scale", f"{prefix}_zero"]
-        more = {} if axis is None else {"axis": axis}
+        more: dict[str, Any] = {} if axis is None else {"axis": axis}
         return [
             helper.make_node("QuantizeLinear", [value, *by], [f"{prefix}_int8"], name=f"{prefix}_int8", **more),
             helper.make_node("DequantizeLinear", [f"{prefix}_int8", *by], [prefix], name=prefix, **more),

@@ -129,7 +129,7 @@ def test_stripping_gives_back_the_graph_and_its_ranges(graph: bytes, scales: dic
     weights = {i.name: numpy_helper.to_array(i) for i in after.initializer}
     for i in before.initializer:
         assert np.array_equal(weights[i.name], numpy_helper.to_array(i))
-    assert quantise(plain, found, layers=BLOCKS)
+    assert check_qdq(quantise(conv_form(plain), found, layers=BLOCKS)).ok
 
 
 def test_a_layer_that_is_not_there_and_a_graph_quantised_twice_are_refused(

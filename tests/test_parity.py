@@ -22,6 +22,7 @@ from kinedge.quantize.build import BuildConfig, complete
 from kinedge.quantize.parity import Proof, TorchBackend, prove, tampered
 from kinedge.quantize.parity_table import as_html, as_markdown
 from kinedge.quantize.parts import Parts
+from kinedge.quantize.qat import QatConfig
 from kinedge.quantize.restore import restore_model
 from kinedge.quantize.variants import Int8Config, Quantised, add_int8, same_recordings
 from kinedge.training.datasets import load_gait_healthy
@@ -169,6 +170,15 @@ def test_a_graph_quantised_elsewhere_gets_a_calibration_too(made: Quantised, bun
     assert not same_recordings(bundle, parts.test)
 
 
+def test_fine_tuning_is_kept_only_where_it_helps(bundle: Bundle, parts: Parts) -> None:
+    tuning = QatConfig(steps=2, batch=2, window=64, learning_rate=0.5)  # ruins the network
+    config = Int8Config(method="qat", range_s=60, compare_s=60, qat=tuning)
+    found = add_int8(bundle, parts, config, exclude_labels=LABELS)
+    assert set(found.errors) == {"minmax", "entropy", "percentile", "qat"}
+    assert found.errors["qat"] > 2 * found.errors[found.method]
+    assert found.method == min(("minmax", "entropy", "percentile"), key=lambda m: found.errors[m])
+
+
 def test_the_command_quantises_proves_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command.quantize.__doc__
     (tmp_path / "t.toml").write_text(
@@ -180,12 +190,13 @@ def test_the_command_quantises_proves_and_draws(tmp_path: Path, capsys: pytest.C
     capsys.readouterr()
     arguments = ["quantize", str(tmp_path / "m.kinedge"), "--data", str(tmp_path / "t.toml")]
     out, drawn, table = (tmp_path / name for name in ("q.kinedge", "s.svg", "p.md"))
-    more = ["--method", "qat", "--budget", "0.2", "--prove", "--sensitivity", str(drawn), "--table", str(table)]
+    more = ["--method", "percentile", "--budget", "0.2", "--prove", "--sensitivity", str(drawn), "--table", str(table)]
     assert main([*arguments, "-o", str(out), *more, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     bundle = read_bundle(out)
     assert told["digest"] == bundle.digest
-    assert set(told["score_error_by_method"]) == {"minmax", "entropy", "percentile", "qat"}
+    assert told["method"] == "percentile"
+    assert set(told["score_error_by_method"]) == {"percentile"}
     assert json.loads(bundle.parts["parity.json"]) == told["parity"]
     assert bundle.manifest.quality["int8_z_relative_rmse"] > 0
     assert "TensorRT int8 | not run" in table.read_text()
