@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from kinedge import __version__
 from kinedge.edge.config import GatewayConfig
@@ -21,14 +21,17 @@ from kinedge.edge.episodes import EpisodeBuilder
 from kinedge.edge.hostclock import HostClock, RecordedClock
 from kinedge.edge.keeper import DraftKeeper
 from kinedge.edge.lsl_streams import LslStreams
+from kinedge.edge.people import People
 from kinedge.edge.pipeline import Pipeline, Scored
+from kinedge.edge.rollout import ModelKeeper
+from kinedge.edge.scoring import Scorer
 from kinedge.edge.store import EpisodeStore
 from kinedge.edge.tape import Tape
 from kinedge.edge.trusted import load_trusted
 from kinedge.edge.uplink import Uplink
 from kinedge.edge.verdict import Verdict
 from kinedge.edge.verdict_json import basis_fields
-from kinedge.errors import ConfigError, SignalError, StoreError
+from kinedge.errors import BundleError, ConfigError, LinkError, SignalError, StoreError
 from kinedge.firmware_bridge.ble_radio import BleRadio
 from kinedge.firmware_bridge.device import Battery, ClockExchange, DeviceInfo, Doubt
 from kinedge.firmware_bridge.event_queue import SessionEvent
@@ -103,26 +106,19 @@ class EdgeService:
             raise ConfigError(f"{', '.join(idle)}: has no devices; say under [[people]] what they wear")
         self.clock = host_clock or HostClock()
         self._source = source
-        self.scorer, people = load_trusted(config)
-        manifest = self.scorer.manifest
-        self.pipeline = Pipeline(self.scorer, people.subjects, max_delay_s=config.max_delay_s, people=people)
-        provenance = {
-            "model_digest": self.scorer.bundle.digest,
-            "config_digest": config.digest(),
-            "kinedge_version": __version__,
-        }
-        self._builders = {
-            p.subject: EpisodeBuilder(
-                p.subject,
-                channels=self.scorer.channels,
-                rate_hz=manifest.rate_hz,
-                hop=manifest.hop,
-                block=manifest.block,
-                provenance={**provenance, **basis_fields(basis)},
-                config=config.episodes,
-            )
-            for p, basis in zip(config.people, people.bases, strict=True)
-        }
+        self.notes: deque[str] = deque(maxlen=100)
+        self._model_events: deque[tuple[str, dict[str, Any]]] = deque(maxlen=100)
+        self._models = None
+        if config.models is None or source is not None:
+            self.scorer, people = load_trusted(config)
+        else:
+            self._models = ModelKeeper(config, on_event=lambda *event: self._model_events.append(event))
+            taken = self._models.start()
+            self.scorer, people = taken.scorer, taken.people
+        self.pipeline = Pipeline(
+            self.scorer, people.subjects, max_delay_s=config.max_delay_s, people=people, alarm=config.alarm
+        )
+        self._builders = self._new_builders()
         radio = radio or BleRadio()
         self._links = [
             (p.subject, d.where, open_device(d, radio=radio, host_clock=self.clock.now_ns))
@@ -141,7 +137,6 @@ class EdgeService:
         if config.uplink is not None:
             self.uplink = Uplink(self.store, config.uplink.url, token=config.uplink.token())
         self.health: dict[tuple[str, str], SensorHealth] = {}
-        self.notes: deque[str] = deque(maxlen=100)
         self._on_scored = on_scored
         self._keeper = DraftKeeper(self.store, site=config.site, gateway=config.gateway, note=self._note)
         if config.record is not None:
@@ -150,7 +145,7 @@ class EdgeService:
                 {
                     subject: {
                         "gateway": config.gateway,
-                        **provenance,
+                        **self._provenance(),
                         **basis_fields(basis),
                         "settings": config.decisive(),
                     }
@@ -184,6 +179,8 @@ class EdgeService:
             workers.append(asyncio.create_task(self._serve(subject, where, link), name=f"link {where}"))
         if self.uplink is not None:
             workers.append(asyncio.create_task(self.uplink.run(stop), name="uplink"))
+        if self._models is not None:
+            workers.append(asyncio.create_task(self._follow_models(self._models), name="models"))
         try:
             done, _ = await asyncio.wait([*workers, keeper, stopping], return_when=asyncio.FIRST_COMPLETED)
             for task in done - {stopping}:
@@ -260,6 +257,64 @@ class EdgeService:
             except StoreError as e:
                 self._note(f"old rows could not be pruned: {e}")
             await asyncio.sleep(_PRUNE_EVERY_S)
+
+    async def _follow_models(self, models: ModelKeeper) -> None:
+        """Look for newer models for as long as the service runs; what goes wrong there stops nothing here."""
+        said = ""
+        while True:
+            await self._tell_model_events()
+            await asyncio.sleep(models.poll_s)
+            try:
+                taken = await asyncio.to_thread(models.poll, running=self.scorer)
+            except (LinkError, BundleError, ConfigError) as e:
+                if str(e) != said:
+                    said = str(e)
+                    kind = "model_source_unreachable" if isinstance(e, LinkError) else "model_refused"
+                    self._model_events.append((kind, {"reason": said}))
+                continue
+            said = ""
+            if taken is not None:
+                self._use_model(taken.scorer, taken.people)
+
+    async def _tell_model_events(self) -> None:
+        while self._model_events:
+            event, detail = self._model_events.popleft()
+            self._note(f"{event.replace('_', ' ')}: {detail.get('model_digest', '')[:16]} {detail['reason']}")
+            try:
+                await asyncio.to_thread(self.store.record_event, event, detail)
+            except StoreError as e:
+                self._note(f"the audit row of this could not be written: {e}")
+
+    def _use_model(self, scorer: Scorer, people: People) -> None:
+        """Go on with another model, between two hops; open episodes end with the model that opened them."""
+        for builder in self._builders.values():
+            for draft in builder.stop():
+                self._keeper.put(draft)
+        self.pipeline.use_model(scorer, people)
+        self.scorer = scorer
+        self._builders = self._new_builders()
+
+    def _provenance(self) -> dict[str, str]:
+        return {
+            "model_digest": self.scorer.bundle.digest,
+            "config_digest": self.config.digest(),
+            "kinedge_version": __version__,
+        }
+
+    def _new_builders(self) -> dict[str, EpisodeBuilder]:
+        manifest = self.scorer.manifest
+        return {
+            subject: EpisodeBuilder(
+                subject,
+                channels=self.scorer.channels,
+                rate_hz=manifest.rate_hz,
+                hop=manifest.hop,
+                block=manifest.block,
+                provenance={**self._provenance(), **basis_fields(basis)},
+                config=self.config.episodes,
+            )
+            for subject, basis in zip(self.pipeline.subjects, self.pipeline.people.bases, strict=True)
+        }
 
     async def _serve(self, subject: str, where: str, link: DeviceLink) -> None:
         """Follow one device for as long as the service runs; its link comes back by itself."""
