@@ -300,7 +300,7 @@ def _graph(bundle: Bundle, x: np.ndarray, mask: np.ndarray) -> Hop:
     model = restore_model(bundle.model_bytes(), bundle.manifest).to("cuda").eval()
     state = model.initial_state(len(x))
     given = [torch.from_numpy(a).cuda() for a in (x, mask)]
-    side = torch.cuda.Stream()
+    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     with torch.inference_mode():
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):

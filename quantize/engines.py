@@ -18,6 +18,7 @@ from kinedge.edge.backends.trt_library import Library, driver_problem
 from kinedge.errors import BackendError, BundleError
 from kinedge.quantize.export_conv import conv_form
 from kinedge.quantize.fp16 import to_fp16
+from kinedge.quantize.int8 import quantise, stripped
 
 __all__ = ["NO_GPU", "Compiled", "compile_bundle", "graph_for", "wanted"]
 
@@ -58,7 +59,8 @@ def wanted(bundle: Bundle, precisions: Sequence[Precision]) -> tuple[Precision, 
 def graph_for(bundle: Bundle, precision: Precision) -> bytes:
     """Return the graph that an engine of this precision is built from.
 
-    fp32 and fp16 are convolutions over the bundle's own fp32 weights; int8 is the bundle's graph with its Q/DQ.
+    Convolutions over the bundle's own weights: fp32, cast to fp16, or int8 with the bundle's ranges. An int8 graph that
+    was quantised elsewhere stays as it is.
 
     Raises
     ------
@@ -68,9 +70,19 @@ def graph_for(bundle: Bundle, precision: Precision) -> bytes:
         Its graph is not one that kinedge exported, or has weights beyond fp16.
     """
     if precision == "int8":
-        return bundle.model_bytes("int8")
+        return _int8_graph(bundle.model_bytes("int8"))
     graph = conv_form(bundle.model_bytes("fp32"))
     return to_fp16(graph) if precision == "fp16" else graph
+
+
+def _int8_graph(graph: bytes) -> bytes:
+    try:
+        plain, scales = stripped(graph)
+        form = conv_form(plain)
+    except BackendError:
+        return graph
+    # between DequantizeLinear and a matrix product stands a Transpose; a convolution takes the weights as they are
+    return quantise(form, scales, layers=list(scales))
 
 
 def compile_bundle(

@@ -8,6 +8,7 @@ once by itself, which TensorRT asks for. Steps shorter than a hop use a context 
 from __future__ import annotations
 
 import logging
+import weakref
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, Final
@@ -150,7 +151,7 @@ class TensorRTBackend:
         }
         found = {engine.get_tensor_name(i) for i in range(engine.num_io_tensors)}
         wrong = sorted(found ^ set(self.widths))
-        wrong += [n for n in found & set(self.widths) if int(engine.get_tensor_shape(n)[-1]) != self.widths[n]]
+        wrong += [n for n in found & set(self.widths) if tuple(engine.get_tensor_shape(n))[-1] != self.widths[n]]
         if wrong:
             raise BackendError(f"{name}: {', '.join(wrong)} of the engine do not fit {manifest.name}; compile it again")
 
@@ -201,6 +202,9 @@ class TensorRTStreams:
         self._inputs = {name: device.buffer((n_streams * hop * widths[name],)) for name in ("x", "mask")}
         self._outputs = {name: device.buffer((n_streams * hop * widths[name],)) for name in ("mu", "log_sigma")}
         self._states = [device.allocate(4 * n_streams * widths["state"]) for _ in range(2)]
+        memory = [*self._inputs.values(), *self._outputs.values(), *self._states]
+        self._give_back = weakref.finalize(self, _free, device, self._graphs, memory)
+        self._give_back.atexit = False  # the driver may have gone before
 
     def step(self, x: F32, mask: F32) -> tuple[F32, F32]:
         """Advance all streams; see ``Streams.step``. More samples than a hop go in several turns.
@@ -239,16 +243,9 @@ class TensorRTStreams:
         self.saved = None
 
     def close(self) -> None:
-        """Give the memory back; nothing may be called afterwards."""
-        device = self._b.device
-        device.wait()
-        for graph in self._graphs.values():
-            device.drop(graph)
+        """Give the memory back, as happens when nobody holds this any more; nothing may be called afterwards."""
         self._contexts.clear()
-        for buffer in (*self._inputs.values(), *self._outputs.values()):
-            device.free(buffer)
-        for address in self._states:
-            device.free(address)
+        self._give_back()
 
     def _turn(self, x: F32, mask: F32, mu: F32, log_sigma: F32) -> None:
         device = self._b.device
@@ -323,6 +320,14 @@ class TensorRTStreams:
             if not context.set_input_shape(name, shape):
                 raise b.log.error(f"{b.name}: {name} of {shape} was refused")
         return context
+
+
+def _free(device: Device, graphs: dict[int, int], memory: Sequence[Buffer | int]) -> None:
+    device.wait()
+    for graph in graphs.values():
+        device.drop(graph)
+    for piece in memory:
+        device.free(piece)
 
 
 def _shaped(buffer: Buffer, shape: tuple[int, ...]) -> F32:
