@@ -118,6 +118,7 @@ def bench_ablations(
     seconds: float = 240.0,
     first_seed: int = 700_000,
     variants: Sequence[str] | None = None,
+    conditions: Sequence[str] = CONDITIONS,
     shuffle_labels: bool = False,
     progress: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
@@ -146,11 +147,11 @@ def bench_ablations(
     progress("simulating")
     train = [_day(p, 0, seconds) for p in people_of["train"]]
     held = [_day(p, 0, seconds) for p in people_of["threshold"]]
-    tests = {condition: [_tested(p, condition, seconds) for p in people_of["test"]] for condition in CONDITIONS}
+    tests = {condition: [_tested(p, condition, seconds) for p in people_of["test"]] for condition in conditions}
     rng = np.random.default_rng(first_seed) if shuffle_labels else None
     rows = []
     for name in variants or VARIANTS:
-        found: dict[str, list[tuple[float, float]]] = {condition: [] for condition in CONDITIONS}
+        found: dict[str, list[tuple[float, float]]] = {condition: [] for condition in conditions}
         for seed in range(seeds if VARIANTS[name].config.get("max_epochs") != 0 else 1):
             progress(f"{name}, seed {seed}")
             loop = _train(VARIANTS[name], train, held, epochs=epochs, steps=steps, seed=seed)

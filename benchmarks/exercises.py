@@ -198,7 +198,7 @@ def _warped(right: Sequence[F64]) -> Score:
     center, scale = np.nanmean(pooled, axis=0), np.nanstd(pooled, axis=0) + 1e-3
 
     def ready(x: F64) -> F64:
-        return np.nan_to_num((x - center) / scale)[::_WARP_STEP]
+        return np.asarray(np.nan_to_num((x - center) / scale)[::_WARP_STEP], dtype=np.float64)
 
     known = [ready(x) for x in right]
     return lambda x: min(_warping_distance(ready(x), k) for k in known)

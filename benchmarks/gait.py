@@ -181,7 +181,7 @@ def _blocks(detector: VarDetector, x: F64, rate_hz: float) -> F64:
         np.diff(np.concatenate([[0.0], np.cumsum(v)])[_block_edges(len(x), block, hop)], axis=1)[:, 0]
         for v in (surprise * known, known)
     )
-    return np.log(total / np.maximum(count, 1.0) + 1e-6)
+    return np.asarray(np.log(total / np.maximum(count, 1.0) + 1e-6), dtype=np.float64)
 
 
 def _block_edges(n: int, block: int, hop: int) -> NDArray[np.int64]:
@@ -257,7 +257,8 @@ def _loss_rows(folds: Sequence[_Fold], rng: np.random.Generator) -> list[dict[st
 
 
 def _with_deficit(x: F64, share: float, foot: int, rate_hz: float) -> F64:
-    changed, columns = x.copy(), _FEET[foot]
+    columns = _FEET[foot]
+    changed: F64 = x.copy()
     level = np.nanmedian(x[:, columns], axis=0)
     late = round(share * _LATE_S * rate_hz)  # whole samples: one between two would be smooth, and surprise less
     moved = x[np.maximum(np.arange(len(x)) - late, 0)][:, columns]

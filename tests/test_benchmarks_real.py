@@ -75,18 +75,30 @@ def test_warping_forgives_pace_but_not_form() -> None:
     assert _warping_distance(a, b) == pytest.approx(table[7, 9] / 16)
 
 
-def test_the_freeze_index_finds_freezes_and_nothing_when_they_are_moved(shared_data: Path) -> None:
-    daphnet = shared_data / "daphnet.npz"
-    found = bench_freezing_detectors(daphnet=daphnet, methods=["freeze index"])
+@pytest.fixture(scope="session")
+def short_daphnet(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two and a half minutes of the experiment of two patients, with freezes in them."""
+    path = tmp_path_factory.mktemp("short") / "daphnet.npz"
+    with np.load(shared_data / "daphnet.npz", allow_pickle=False) as whole:
+        cut = {}
+        for run in ("S01R02", "S02R02"):
+            table = whole[run][whole[run][:, 10] > 0]
+            middle = int(np.median(np.flatnonzero(table[:, 10] == 2)))
+            start = max(0, min(middle - 75 * 64, len(table) - 150 * 64))
+            cut[run] = table[start : start + 150 * 64]
+        np.savez(path, **cut)
+    return path
+
+
+def test_the_freeze_index_finds_freezes_and_nothing_when_they_are_moved(short_daphnet: Path) -> None:
+    options: dict[str, Any] = {"daphnet": short_daphnet, "methods": ["freeze index"], "enrol_s": {"daphnet": 30.0}}
+    what = "daphnet, freeze index, others"
+    found = bench_freezing_detectors(**options)
     json.dumps(found)
-    true = row_of(found, "daphnet, freeze index, others")
-    moved = row_of(
-        bench_freezing_detectors(daphnet=daphnet, methods=["freeze index"], shuffle_labels=True),
-        "daphnet, freeze index, others",
-    )
-    assert first(true["auc"]) > 0.85
+    true, moved = row_of(found, what), row_of(bench_freezing_detectors(**options, shuffle_labels=True), what)
+    assert first(true["auc"]) > 0.8
     assert first(moved["auc"]) < first(true["auc"]) - 0.2
-    assert {"S01", "S02", "S03"} <= set(true["patients"])
+    assert set(true["patients"]) == {"S01", "S02"}
 
 
 def test_arm_use_is_told_from_features_and_not_when_labels_are_moved(shared_data: Path) -> None:
@@ -142,12 +154,12 @@ def test_ablations_keep_what_they_promise_on_clean_people_and_know_no_anomaly_wh
     from kinedge.benchmarks.ablations import CONDITIONS, bench_ablations
 
     budget: dict[str, Any] = {"seeds": 1, "epochs": 1, "steps": 4, "people": 2, "seconds": 60.0}
-    found = bench_ablations(**budget, variants=["linear alone", "no VAR skip"])
+    found = bench_ablations(**budget, variants=["linear alone", "no VAR skip"], conditions=CONDITIONS[:2])
     json.dumps(found)
-    assert len(found["rows"]) == 2 * len(CONDITIONS)
+    assert len(found["rows"]) == 4
     clean = row_of(found, "linear alone, clean")
     assert first(clean["auc"]) > 0.65
     assert first(clean["false_alarm_share"]) < first(row_of(found, "linear alone, loss")["false_alarm_share"])
-    mixed = bench_ablations(**budget, variants=["linear alone"], shuffle_labels=True)
-    assert abs(first(row_of(mixed, "linear alone, clean")["auc"]) - 0.5) < 0.12
+    mixed = bench_ablations(**budget, variants=["linear alone"], conditions=CONDITIONS[:2], shuffle_labels=True)
+    assert np.mean([first(row["auc"]) for row in mixed["rows"]]) < first(clean["auc"]) - 0.1
     assert first(row_of(found, "no VAR skip, clean")["auc"]) != first(clean["auc"])
