@@ -130,6 +130,9 @@ def publish(
     bundle: Annotated[Path, typer.Argument(help="A .kinedge bundle, signed (kinedge sign).")],
     keys: Keys,
     name: Annotated[str, typer.Option(help="What gateways call it in models.name.")] = "model",
+    allow_unsigned: Annotated[
+        bool, typer.Option("--allow-unsigned", help="Gateways take it only with trust.allow_unsigned.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Make a bundle the latest of its name, with the self-test that every board must pass with it.
@@ -138,7 +141,10 @@ def publish(
     """
     with need_extra("rollout"):
         from kinedge.cli import models_repository
-    _publisher(lambda: models_repository.publish(repository, bundle, keys, name=name), as_json=as_json)
+    _publisher(
+        lambda: models_repository.publish(repository, bundle, keys, name=name, allow_unsigned=allow_unsigned),
+        as_json=as_json,
+    )
 
 
 @models.command()

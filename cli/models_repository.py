@@ -65,19 +65,25 @@ def init(repository: Path, keys: Path, *, now: datetime | None = None) -> Publis
     return _seal(repository, keys, targets_version=1, now=now)
 
 
-def publish(repository: Path, bundle: Path, keys: Path, *, name: str, now: datetime | None = None) -> Published:
+def publish(
+    repository: Path, bundle: Path, keys: Path, *, name: str, allow_unsigned: bool = False, now: datetime | None = None
+) -> Published:
     """Make a model the latest of its name, with the self-test that every board must pass with it.
 
     Raises
     ------
     BundleError, BackendError
-        The bundle is refused, does not load, or the repository is damaged.
+        The bundle is refused, is not signed, or does not load; or the repository is damaged.
     ConfigError
         A key is missing, or nothing can be written.
     """
     if not _NAME.fullmatch(name):
         raise ConfigError(f"--name {name!r}: letters, digits, '_', '.', ':' and '-' make a model's name, 64 at most")
     read = read_bundle(bundle)
+    if not read.signatures and not allow_unsigned:
+        raise BundleError(
+            f"{bundle}: not signed; gateways would refuse it: sign it (kinedge sign), or --allow-unsigned"
+        )
     contents = {f"{name}.kinedge": bundle.read_bytes(), f"{name}.npz": make_golden(read)}
     now = _now(now)
     targets = _latest(repository, "targets")

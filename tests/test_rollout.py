@@ -370,7 +370,7 @@ def test_kill_9_in_the_middle_of_swaps_leaves_a_model_that_works(site: Site) -> 
     keeper, _ = site.keeper()
     both = {keeper.versions.current, keeper.versions.previous}
     rng = random.Random(3)
-    for _ in range(5):
+    for _ in range(3):
         arguments = [sys.executable, "-c", _SWAPPER, str(keeper.versions.folder), *sorted(d for d in both if d)]
         with subprocess.Popen(arguments, stdout=subprocess.PIPE) as process:
             assert process.stdout is not None
@@ -537,6 +537,8 @@ def test_the_command_line_goes_from_an_empty_repository_to_a_rollback(
     assert "repository already" in run("init", str(repo), *ours, code=1)["error"]
     (one, first), (two, second) = site.bundle("wrists-1"), site.bundle("wrists-2")
     assert run("publish", str(repo), str(one), "--name", "wrists", *ours)["models"] == ["wrists"]
+    plain = ("publish", str(repo), str(DEFAULT_BUNDLE), "--name", "plain", *ours)
+    assert "sign it (kinedge sign)" in run(*plain, code=1)["error"]
     assert run("pull", str(toml), "--json")["current"] == first
     run("publish", str(repo), str(two), "--name", "wrists", *ours)
     assert run("refresh", str(repo), "--rotate", "root", *ours)["versions"]["root"] == 2
