@@ -202,7 +202,7 @@ class TensorRTStreams:
         self._inputs = {name: device.buffer((n_streams * hop * widths[name],)) for name in ("x", "mask")}
         self._outputs = {name: device.buffer((n_streams * hop * widths[name],)) for name in ("mu", "log_sigma")}
         self._states = [device.allocate(4 * n_streams * widths["state"]) for _ in range(2)]
-        memory = [*self._inputs.values(), *self._outputs.values(), *self._states]
+        memory: list[Buffer | int] = [*self._inputs.values(), *self._outputs.values(), *self._states]
         self._give_back = weakref.finalize(self, _free, device, self._graphs, memory)
         self._give_back.atexit = False  # the driver may have gone before
 
