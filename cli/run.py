@@ -7,9 +7,10 @@ import json
 import logging
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from rich.console import Console
@@ -20,6 +21,9 @@ from kinedge.edge.pipeline import Scored
 from kinedge.edge.verdict import Verdict
 from kinedge.edge.verdict_json import verdict_as_json
 
+if TYPE_CHECKING:
+    from kinedge.edge.service import EdgeService
+
 __all__ = ["run", "serve_until"]
 
 
@@ -29,7 +33,9 @@ def run(
     record: Annotated[
         Path | None, typer.Option(help="Record what is heard, too, into a folder of its own in here.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One verdict per line, as JSON.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One verdict per line, as JSON; how sensors are aligned on the error output.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but warnings.")] = False,
 ) -> None:
     """Read sensors, score them as they arrive, keep episodes and send them upstream, until stopped.
@@ -66,22 +72,37 @@ def run(
 
     def on_scored(scored: Scored, verdict: Verdict) -> None:
         if as_json:
-            pairs = {f"{p.first} {p.second}": round(p.ms, 1) for p in service.pipeline.alignment(scored.subject)}
             model = {"model_digest": service.scorer.bundle.digest}  # it may have changed under way
-            sys.stdout.write(
-                json.dumps({**verdict_as_json(scored.subject, verdict), **model, "alignment_ms": pairs}) + "\n"
-            )
+            sys.stdout.write(json.dumps({**verdict_as_json(scored.subject, verdict), **model}) + "\n")
             sys.stdout.flush()
         elif live_wanted:
             view.take(scored, verdict)
 
     service = EdgeService(settings, on_scored=on_scored)
     if not live_wanted:
-        asyncio.run(serve_until(service))
+        asyncio.run(serve_until(service, on_tick=_StatusLines(service).tell if as_json else None))
         return
     logging.getLogger("kinedge").propagate = False  # the view shows what is worth knowing
     with Live(console=console, refresh_per_second=4, screen=True) as live:
         asyncio.run(serve_until(service, on_tick=lambda: live.update(view.render(service))))
+
+
+class _StatusLines:
+    """How far sensors may be apart, as JSON on the error output every ten seconds: verdicts alone can be replayed."""
+
+    _EVERY_S: Final = 10.0
+
+    def __init__(self, service: EdgeService) -> None:
+        self._service = service
+        self._due_s = 0.0
+
+    def tell(self) -> None:
+        pipeline = self._service.pipeline
+        pairs = {s: {f"{p.first} {p.second}": round(p.ms, 1) for p in pipeline.alignment(s)} for s in pipeline.subjects}
+        if any(pairs.values()) and time.monotonic() >= self._due_s:
+            self._due_s = time.monotonic() + self._EVERY_S
+            sys.stderr.write(json.dumps({"alignment_ms": pairs}) + "\n")
+            sys.stderr.flush()
 
 
 async def serve_until(
