@@ -28,7 +28,7 @@ __all__ = ["Account", "Boot"]
 _INTERVAL_NS: Final = period_ns(RATE_HZ)
 
 
-@dataclass
+@dataclass(slots=True)
 class Boot:
     """What was received of one boot."""
 

@@ -27,7 +27,7 @@ from kinedge.firmware_bridge.waking import waker_of
 
 __all__ = ["LinkClosed", "LinkData", "LinkEvent", "LinkOpened", "SerialLink"]
 
-_READ_BYTES: Final = 1 << 16
+_READ_BYTES: Final = 1 << 12  # what a tty gives at once; a larger buffer for each read splinters the heap
 _EVENT_OVERHEAD: Final = 64
 _FIRST_PAUSE_S: Final = 0.1
 _LONGEST_PAUSE_S: Final = 2.0
