@@ -79,7 +79,8 @@ def bench_freezing(bundles: Sequence[Path], data: Path, *, label: str = "freeze"
             enrolled_s = "" if way == "cohort" else round(float(np.mean(seconds)))
             rows.append({"what": f"{patient}, {way}", "enrolled_s": enrolled_s, **_figures(metrics)})
     rows += [{"what": f"all, {way}", "enrolled_s": "", **_figures(m)} for way, m in totals.items()]
-    return result("freezing_enrolled", rows, settings={"data": data.stem, "bundles": ", ".join(p.stem for p in bundles)})
+    settings = {"data": data.stem, "bundles": ", ".join(p.stem for p in bundles)}
+    return result("freezing_enrolled", rows, settings=settings)
 
 
 def enrol_on_ordinary(scorer: Scorer, walks: Sequence[Recording], *, label: str) -> Enrolment:
