@@ -2,7 +2,8 @@
 
 The same simulated people every time, with a fleet's default network on a few minutes each. Contenders take turns; each
 is a whole fleet: starting the workers, simulating, training, calibrating and packing. ``training alone`` leaves all but
-the training away.
+the training away. Beside models a minute stands what a model costs in processor time, workers included: it says what a
+busy machine's clock does not.
 """
 
 from __future__ import annotations
@@ -67,11 +68,13 @@ def bench_fleet(
             what = f"training alone, {name} network, {b} at once"
             contenders[what] = (b, partial(fit_many if b > 1 else _alone, tasks))
     times: dict[str, list[float]] = {what: [] for what in contenders}
+    costs: dict[str, list[float]] = {what: [] for what in contenders}
     for _ in range(n_rounds):
         for what, (_, run) in contenders.items():
-            start = time.perf_counter()
+            start, before = time.perf_counter(), _processor_s()
             run()
             times[what].append(time.perf_counter() - start)
+            costs[what].append(_processor_s() - before)
     rows = []
     for what, (n, _) in contenders.items():
         rates = 60 * n / np.array(times[what])
@@ -81,6 +84,7 @@ def bench_fleet(
                 "what": what,
                 "models": n,
                 "models_per_minute": round(float(np.median(rates)), 2),
+                "processor_s_per_model": round(float(np.median(costs[what])) / n, 3),
                 "spread": round(spread, 3),
                 "n_rounds": n_rounds,
                 "unstable": spread >= _UNSTABLE,
@@ -88,6 +92,12 @@ def bench_fleet(
         )
     settings = {"n_people": n_people, "minutes": minutes, "seed": 0, "cores": len(os.sched_getaffinity(0))}
     return result("fleet", rows, settings=settings)
+
+
+def _processor_s() -> float:
+    """Return the processor time of this process and of all its children that have ended."""
+    t = os.times()
+    return t.user + t.system + t.children_user + t.children_system
 
 
 def _fleet(n_people: int, minutes: float, n_workers: int) -> None:
