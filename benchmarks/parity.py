@@ -33,7 +33,7 @@ def bench_parity(bundles: Sequence[Path]) -> dict[str, Any]:
         manifest = bundle.manifest
         settings[manifest.name] = {
             "digest": bundle.digest[:16],
-            "training": manifest.training,
+            "training": {k: v for k, v in manifest.training.items() if k != "command"},
             "int8": {k: v for k, v in manifest.quality.items() if k.startswith("int8_")},
             **{k: v for k, v in proof.items() if k != "rows"},
         }
