@@ -67,15 +67,19 @@ def _register() -> None:
         episodes,
         inspect,
         keys,
+        models,
+        quantize,
         record,
         replay,
         run,
         scan,
+        sync,
         train,
     )
+    from kinedge.cli import compile as compile_
 
-    _ = bench, collect, data, demo, doctor, emulate, enrol, episodes, inspect
-    _ = keys, record, replay, run, scan, train
+    _ = bench, collect, compile_, data, demo, doctor, emulate, enrol, episodes, inspect, keys
+    _ = models, quantize, record, replay, run, scan, sync, train
 
 
 def main(argv: list[str] | None = None) -> int:
