@@ -137,7 +137,8 @@ def _walk(recording: Recording, *, label_rng: np.random.Generator | None, enrol_
     whole = np.where(recording.valid, recording.values, np.nan).astype(np.float64)[: n * step]
     x = whole.reshape(n, step, -1).mean(axis=1)  # a mean with a gap in it is a gap
     freeze, outside = (
-        recording.label_mask(label)[: n * step].reshape(n, step).any(axis=1) for label in ("freeze", "outside")
+        np.asarray(recording.label_mask(label)[: n * step].reshape(n, step).any(axis=1))
+        for label in ("freeze", "outside")
     )
     if label_rng is not None:
         at = np.flatnonzero(~outside)
@@ -231,7 +232,7 @@ def _half_space_trees(pieces: list[F64], seed: int) -> Score:
     known = np.concatenate([_features(p) for p in pieces])
     low, high = known.min(axis=0), known.max(axis=0)
     names = list(range(known.shape[1]))
-    trees = HalfSpaceTrees(n_trees=25, height=8, window_size=250, seed=seed)
+    trees: Any = HalfSpaceTrees(n_trees=25, height=8, window_size=250, seed=seed)
 
     def told(features: F64) -> list[dict[int, float]]:
         unit = np.clip((features - low) / np.maximum(high - low, 1e-9), 0.0, 1.0)

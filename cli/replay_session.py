@@ -73,7 +73,8 @@ def replay_sessions(
     def on_scored(scored: Scored, verdict: Verdict) -> None:
         counts[verdict.decision] += 1
         if as_json:
-            sys.stdout.write(json.dumps(verdict_as_json(scored.subject, verdict)) + "\n")
+            model = {"model_digest": service.scorer.bundle.digest}
+            sys.stdout.write(json.dumps({**verdict_as_json(scored.subject, verdict), **model}) + "\n")
             sys.stdout.flush()
 
     service = EdgeService(settings, on_scored=on_scored, source=source)
