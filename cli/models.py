@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 __all__ = ["models"]
 
-models = typer.Typer(help="Models from a repository: pull and roll back on a gateway, publish elsewhere.")
+models = typer.Typer(
+    help="Models from a repository: pull and roll back on a gateway, publish elsewhere.\n\n"
+    "Example: kinedge models pull gateway.toml"
+)
 app.add_typer(models, name="models", no_args_is_help=True)
 
 ConfigFile = Annotated[Path, typer.Argument(help="The gateway's TOML file, with [models].")]
