@@ -48,6 +48,7 @@ def bench_endurance(
     n_devices: int = 5,
     speed: float = 1.0,
     seed: int = 0,
+    restarts: bool = True,
     progress: Callable[[float], None] | None = None,
 ) -> dict[str, Any]:
     """Listen to devices that connect, disconnect, stall, restart, and damage, lose, repeat and reorder packets.
@@ -62,6 +63,8 @@ def bench_endurance(
         Device seconds per second; what happens comes so much faster too.
     seed
         Of what happens; when it meets the listener, the machine decides.
+    restarts
+        Whether devices start anew at times.
     progress
         Called about every second with the share of the run that is over.
 
@@ -81,9 +84,10 @@ def bench_endurance(
         raise LinkError("minutes, n_devices and speed of an endurance run must be positive")
     with tempfile.TemporaryDirectory() as folder:
         run = _Run(Path(folder), n_devices, 60 * minutes, progress or (lambda _: None))
-        rows, actions = asyncio.run(run.go(seed=seed, speed=speed))
+        rows, actions = asyncio.run(run.go(seed=seed, speed=speed, restarts=restarts))
     totals = {key: sum(row[key] for row in rows) for key in rows[0] if key != "what"}
     settings = {"minutes": minutes, "n_devices": n_devices, "rate_hz": RATE_HZ, "speed": speed, "seed": seed}
+    settings["restarts"] = restarts
     found = result("endurance", [{"what": "all", **totals}, *rows], settings=settings)
     memory = _memory(np.array(run.memory).reshape(-1, 3))
     if totals["unaccounted"]:
@@ -103,8 +107,8 @@ class _Run:
         self._progress = progress
         self._accounts = [Account(f"sensor_{i}") for i in range(n_devices)]
 
-    async def go(self, *, seed: int, speed: float) -> tuple[list[dict[str, Any]], dict[str, int]]:
-        arguments = [str(a) for a in (self._folder, len(self._accounts), seed, self._seconds, speed)]
+    async def go(self, *, seed: int, speed: float, restarts: bool) -> tuple[list[dict[str, Any]], dict[str, int]]:
+        arguments = [str(a) for a in (self._folder, len(self._accounts), seed, self._seconds, speed, int(restarts))]
         module = "kinedge.benchmarks.endurance_devices"
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", module, *arguments, stdin=PIPE, stdout=PIPE, limit=1 << 24

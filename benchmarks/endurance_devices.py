@@ -30,6 +30,7 @@ RATE_HZ: Final = 100.0
 _PACKET_SAMPLES: Final = 10
 _N_COUNTS: Final = 60_001
 _ACTIONS: Final = ("faults", "unplug", "stall", "restart", "power cycle")
+_N_STEADY: Final = 3  # of these keep the device running
 # Of a device that starts anew sooner, and whose HELLO nobody hears, the samples may pass for those of the boot before.
 _LEAST_PAUSE_S: Final = 3.0
 _MEAN_PAUSE_S: Final = 3.0
@@ -67,10 +68,13 @@ class UnrulyDevice:
         Of everything that happens.
     speed
         Device seconds per second; what happens comes so much faster too.
+    restarts
+        Whether it starts anew at times; then what it made around a restart while unheard, it alone knows.
     """
 
-    def __init__(self, number: int, *, link_path: Path, seed: int, speed: float) -> None:
+    def __init__(self, number: int, *, link_path: Path, seed: int, speed: float, restarts: bool = True) -> None:
         self.actions: Counter[str] = Counter()
+        self._possible = _ACTIONS if restarts else _ACTIONS[:_N_STEADY]
         self._number = number
         self._speed = speed
         self._rng = np.random.default_rng((seed, number))
@@ -88,7 +92,7 @@ class UnrulyDevice:
     def misbehave(self, over: threading.Event) -> None:
         """Go on until ``over`` is set, then speak clearly."""
         while not over.wait((_LEAST_PAUSE_S + self._rng.exponential(_MEAN_PAUSE_S)) / self._speed):
-            action = str(self._rng.choice(_ACTIONS))
+            action = str(self._rng.choice(self._possible))
             pause_s = self._rng.uniform(0.02, _LONGEST_S) / self._speed
             self.actions[action] += 1
             if action == "faults":
@@ -147,11 +151,17 @@ class UnrulyDevice:
 
 
 def main(argv: list[str]) -> int:
-    """Run devices: folder for the ttys, number of devices, seed, seconds, speed."""
-    folder, n_devices, seed, seconds, speed = argv
+    """Run devices: folder for the ttys, number of devices, seed, seconds, speed, whether they restart (0 or 1)."""
+    folder, n_devices, seed, seconds, speed, restarts = argv
     over = threading.Event()
     devices = [
-        UnrulyDevice(i, link_path=Path(folder) / f"sensor_{i}", seed=int(seed), speed=float(speed))
+        UnrulyDevice(
+            i,
+            link_path=Path(folder) / f"sensor_{i}",
+            seed=int(seed),
+            speed=float(speed),
+            restarts=bool(int(restarts)),
+        )
         for i in range(int(n_devices))
     ]
     print("ready", flush=True)

@@ -165,6 +165,7 @@ def endurance(
     devices: Annotated[int, typer.Option(min=1, max=100, help="Emulated devices, each on a tty.")] = 5,
     speed: Annotated[float, typer.Option(min=0.1, max=20, help="Device seconds per second.")] = 1.0,
     seed: Annotated[int, typer.Option(min=0, help="Of what happens to the devices.")] = 0,
+    restarts: Annotated[bool, typer.Option(help="Whether devices start anew at times, too.")] = True,
     out: Annotated[Path | None, typer.Option(help="Write the result as JSON there.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -183,6 +184,7 @@ def endurance(
             n_devices=devices,
             speed=speed,
             seed=seed,
+            restarts=restarts,
             progress=lambda share: progress.update(task, completed=share),
         )
     _deliver(found, out, as_json=as_json)
