@@ -190,6 +190,16 @@ def test_a_report_is_written_whole_and_its_bytes_follow_from_its_source(
     assert [p.name for p in (tmp_path / "a").iterdir()] == ["r.html"]
 
 
+def test_finding_everything_by_flagging_always_is_said_in_the_first_lines(source: ReportSource) -> None:
+    (first, *_) = source.study.subjects
+    always = replace(first, metrics=replace(first.metrics, flagged_s=0.9 * 3600 * first.metrics.hours))
+    brief = replace(source.study, subjects=(always,), examples=())
+    text = re.sub(r"\s+", " ", Page(render_report(replace(source, study=brief))).text)
+    assert "But 90 % of all other time was flagged too" in text.partition("What it was made from")[0]
+    calm = replace(first, metrics=replace(first.metrics, flagged_s=0.0))
+    assert "But" not in Page(render_report(replace(source, study=replace(brief, subjects=(calm,))))).text
+
+
 def test_a_place_that_cannot_be_written_is_one_clear_error(source: ReportSource, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     brief = replace(source, study=replace(source.study, subjects=(), examples=(), kinds=(), residuals=np.zeros((0, 0))))
