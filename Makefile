@@ -31,7 +31,7 @@ demo: $(VENV)/.runtime ## about a minute of the main job: sensors, edge, collect
 	$(BIN)/kinedge demo
 
 default-model: $(VENV)/.dev ## train the shipped model again
-	SOURCE_DATE_EPOCH=1795300000 $(BIN)/kinedge train examples/wrists-sim.toml --out edge/models/wrists-sim.kinedge
+	SOURCE_DATE_EPOCH=1795300000 $(BIN)/kinedge train examples/wrists-sim.toml --out edge/models/wrists-sim.kinedge --no-report
 
 typing: ## links that let analysers see the rooms as one package
 	@mkdir -p .typing && ln -sfn ../core .typing/kinedge.tmp && rm -rf .typing/kinedge .typing/kinedge.tmp
