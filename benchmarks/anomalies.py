@@ -7,7 +7,6 @@ interval (exact, Poisson). Subjects have seeds far from those of training and of
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,10 +15,10 @@ from kinedge.bundle import read_bundle
 from kinedge.edge.scoring import Scorer
 from kinedge.recording import Recording, Region
 from kinedge.training.anomalies import ANOMALIES, inject, parse_label, perturb
-from kinedge.training.evaluate import EpisodeMetrics, episodes_of, match_events
+from kinedge.training.evaluate import EpisodeMetrics, episodes_of, match_events, poisson_interval
 from kinedge.training.simulate import RadioModel, SimulationConfig, simulate
 
-__all__ = ["bench_anomalies", "poisson_interval"]
+__all__ = ["bench_anomalies"]
 
 _WRISTS: Final = ("wrist_left", "wrist_right")
 _FROM_S, _TO_S, _LENGTH_S = 25.0, 35.0, 50.0
@@ -120,23 +119,3 @@ def _measure(scorer: Scorer, recording: Recording, events: list[Region] | tuple[
     metrics = match_events(found, events, rate_hz=recording.rate_hz, duration_s=recording.duration_s, place_of=_place)
     metrics.n_verdicts, metrics.n_unsure = n_verdicts, n_unsure
     return metrics
-
-
-def poisson_interval(count: int) -> tuple[float, float]:
-    """Return the exact 95 % interval of a Poisson mean, by bisection on its distribution function."""
-
-    def at_most(k: int, mean: float) -> float:
-        term, total = math.exp(-mean), 0.0
-        for i in range(k + 1):
-            total += term
-            term *= mean / (i + 1)
-        return total
-
-    def solve(k: int, target: float) -> float:
-        low, high = 0.0, 10.0 * (k + 5)
-        for _ in range(100):
-            middle = (low + high) / 2
-            low, high = (middle, high) if at_most(k, middle) > target else (low, middle)
-        return low
-
-    return (0.0 if count == 0 else solve(count - 1, 0.975)), solve(count, 0.025)

@@ -16,7 +16,6 @@ from typing import Any, Final
 
 import numpy as np
 
-from kinedge.benchmarks.anomalies import poisson_interval
 from kinedge.benchmarks.harness import result
 from kinedge.bundle import read_bundle
 from kinedge.edge.enrol import enrol_recordings
@@ -26,7 +25,7 @@ from kinedge.edge.people import ALIGN_AFTER_S
 from kinedge.edge.scoring import Scorer
 from kinedge.recording import Recording
 from kinedge.training.anomalies import ANOMALIES, inject, parse_label, perturb
-from kinedge.training.evaluate import EpisodeMetrics, episodes_of, match_events
+from kinedge.training.evaluate import EpisodeMetrics, episodes_of, match_events, poisson_interval
 from kinedge.training.simulate import ImuModel, SimulationConfig, simulate
 
 __all__ = ["bench_enrolment"]

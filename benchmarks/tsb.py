@@ -21,11 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinedge.benchmarks.harness import result
-from kinedge.benchmarks.vus import metric_window, vus_pr
 from kinedge.errors import ConfigError, KinedgeError, SignalError
 from kinedge.training.detectors.fusion import FusedDetector
 from kinedge.training.detectors.interface import score_series
 from kinedge.training.detectors.presets import FIXED_LAG, Domain, linear_preset, memory_preset, network_preset, preset
+from kinedge.training.vus import metric_window, vus_pr
 
 __all__ = ["METHODS", "TIMES_SCORED", "TUNING", "Series", "bench_tsb", "read_series"]
 

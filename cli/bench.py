@@ -26,9 +26,11 @@ __all__ = [
     "clock",
     "decode",
     "endurance",
+    "enrolment",
     "exercises",
     "fleet",
     "freezing",
+    "freezing_enrolled",
     "gait",
     "gpu",
     "links",
@@ -157,6 +159,39 @@ def tsb(
         )
     columns = ["what", "lag", "vus_pr", "MSL", "SMAP", "SMD", "Daphnet", "parameters"]
     _deliver(found, out, as_json=as_json, columns=columns)
+
+
+@bench.command()
+def enrolment(
+    bundle: Annotated[Path, typer.Option(help="A .kinedge file of two wrists.")] = DEFAULT_BUNDLE,
+    subjects: Annotated[int, typer.Option(min=1, max=1000, help="Simulated people.")] = 12,
+    donning_deg: Annotated[float, typer.Option(min=0, max=90, help="How differently sensors are put on.")] = 6.0,
+    out: Annotated[Path | None, typer.Option(help="Write the result as JSON there.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Compare people with the cohort and with themselves, on the same day and on another, frames aligned or not.
+
+    Example: kinedge bench enrolment --donning-deg 25 --out enrolment.json
+    """
+    from kinedge.benchmarks.enrolment import bench_enrolment
+
+    _deliver(bench_enrolment(bundle, n_subjects=subjects, donning_deg=donning_deg), out, as_json=as_json)
+
+
+@bench.command("freezing-enrolled")
+def freezing_enrolled(
+    data: Annotated[Path, typer.Option(help="The npz of fog_stanford.")],
+    bundles: Annotated[list[Path], typer.Argument(help="...-PATIENT.kinedge, each trained without that patient.")],
+    out: Annotated[Path | None, typer.Option(help="Write the result as JSON there.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Find freezes by models of the other patients, compared with those and with the patient's own other walks.
+
+    Example: kinedge bench freezing-enrolled --data fog_stanford.npz fog-pt3.kinedge fog-pt5.kinedge
+    """
+    from kinedge.benchmarks.freezing import bench_freezing
+
+    _deliver(bench_freezing(bundles, data), out, as_json=as_json)
 
 
 @bench.command()

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from kinedge.benchmarks.tsb import METHODS, TUNING, bench_tsb, read_series
-from kinedge.benchmarks.vus import FALLBACK_WINDOW, metric_window, vus_pr
 from kinedge.errors import ConfigError, SignalError
 from kinedge.training.detectors.presets import Domain
+from kinedge.training.vus import FALLBACK_WINDOW, metric_window, vus_pr
 
 
 def _case(seed: int) -> tuple[NDArray[np.int64], NDArray[np.float64], int]:
