@@ -14,6 +14,7 @@ from kinedge.training.body import Subject
 from kinedge.training.perturb import ALL, EFFECTS, Perturbation
 from kinedge.training.rotations import about, conjugate, matrix, multiply, rotate, rotation_vector
 from kinedge.training.simulate import ImuModel, RadioModel, SimulationConfig, motions, schedule, simulate
+from kinedge.training.trends import Fatigue
 from kinedge.units import STANDARD_GRAVITY_M_S2
 
 PERFECT = ImuModel.perfect()
@@ -193,6 +194,22 @@ def test_a_fall_is_low_g_then_an_impact_then_lying() -> None:
     lying = fall.values[700:1100, :3].mean(axis=0)
     assert abs(lying[2]) < 0.35 * STANDARD_GRAVITY_M_S2
     assert acc[700:1100].std() < 0.2
+
+
+def test_tempo_and_fatigue_change_the_pace_of_a_whole_session() -> None:
+    usual = SimulationConfig(sensors=("ankle_left",), duration_s=240, activity_mix=GAIT, imu=PERFECT)
+
+    def stride_hz(config: SimulationConfig, second: int) -> float:
+        # the swing of a shank comes once a stride, with the rate's strongest share
+        swing = simulate(config).values[second * 50 : (second + 100) * 50, 4].astype(np.float64)
+        power = np.abs(np.fft.rfft(swing - swing.mean(), 8 * len(swing))) ** 2
+        return float(np.argmax(power) / (8 * len(swing)) * 50)
+
+    assert stride_hz(replace(usual, tempo=1.1), 0) == pytest.approx(1.1 * stride_hz(usual, 0), rel=0.03)
+    tired = replace(usual, fatigue=Fatigue(0.3, half_hours=0.03))
+    late = stride_hz(tired, 140) / stride_hz(usual, 140)
+    assert late == pytest.approx(1 - Fatigue(0.3, half_hours=0.03).lost(190 / 3600), rel=0.04)
+    assert stride_hz(tired, 0) / stride_hz(usual, 0) > late + 0.02
 
 
 def test_slow_movement_takes_longer_steps() -> None:

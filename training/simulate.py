@@ -21,8 +21,9 @@ from kinedge.signals import SensorSpec
 from kinedge.training.body import ACTIVITIES, BLEND_S, Motion, Subject, move, stream
 from kinedge.training.donning import Donning, wear
 from kinedge.training.loss_traces import LossModel
-from kinedge.training.perturb import ALL, Drive, Perturbation
+from kinedge.training.perturb import ALL, SIDES, Drive, Perturbation
 from kinedge.training.rotations import angular_rate, conjugate, multiply, rotate, small_rotation
+from kinedge.training.trends import Fatigue
 from kinedge.units import STANDARD_GRAVITY_M_S2
 
 __all__ = ["ImuModel", "RadioModel", "SimulationConfig", "motions", "schedule", "sense", "simulate"]
@@ -83,6 +84,10 @@ class SimulationConfig:
         Relative share of time of ``rest``, ``gait`` and ``arm``.
     perturbations
         Kinematic anomalies; :func:`kinedge.training.anomalies.perturb` adds one.
+    tempo
+        Pace of everything on this day: 1 as the person usually has it.
+    fatigue
+        What is lost of pace and reach in the hours of this session.
     donning
         How differently each session's sensors sit; None leaves that to ``imu.donning_deg`` alone.
     loss
@@ -101,6 +106,8 @@ class SimulationConfig:
     session_seed: int = 0
     activity_mix: Mapping[str, float] = field(default_factory=lambda: {"rest": 0.25, "gait": 0.4, "arm": 0.35})
     perturbations: tuple[Perturbation, ...] = ()
+    tempo: float = 1.0
+    fatigue: Fatigue | None = None
     imu: ImuModel = ImuModel()
     radio: RadioModel = RadioModel()
     donning: Donning | None = None
@@ -115,6 +122,8 @@ class SimulationConfig:
             raise ConfigError(f"duration_s must give 1 to {_MAX_SAMPLES} samples, got {self.duration_s}")
         if self.subject_seed < 0 or self.session_seed < 0:
             raise ConfigError(f"seeds must not be negative, got {self.subject_seed} and {self.session_seed}")
+        if not 0.2 <= self.tempo <= 5:
+            raise ConfigError(f"tempo must lie between 0.2 and 5 times the usual, got {self.tempo}")
         shares = list(self.activity_mix.values())
         if (
             not set(self.activity_mix) <= set(ACTIVITIES)
@@ -169,6 +178,13 @@ def schedule(config: SimulationConfig) -> tuple[Region, ...]:
 def motions(config: SimulationConfig) -> dict[str, Motion]:
     """Return the true motion of each sensor's segment: what a perfect sensor, mounted exactly, would see."""
     drive = Drive.usual(np.arange(config.n_samples) / config.rate_hz)
+    drive.pace *= config.tempo
+    if config.fatigue is not None:
+        minutes = np.arange(math.ceil(config.n_samples / config.rate_hz / 60) + 1)
+        vigour = 1 - np.interp(drive.t / 60, minutes, [config.fatigue.lost(m / 60) for m in minutes.tolist()])
+        drive.pace *= vigour
+        for side in SIDES:
+            drive.reach[side] *= vigour
     for p in config.perturbations:
         drive.apply(p)
     return move(
@@ -271,7 +287,7 @@ def _received(config: SimulationConfig, sensor: str) -> NDArray[np.bool_]:
     n_packets = math.ceil(n / radio.packet_samples)
     # A mean good run below one packet is impossible: bursts grow instead, so that the loss rate holds.
     bad = max(radio.burst_packets, radio.loss_rate / (1 - radio.loss_rate))
-    good = min(bad * (1 - radio.loss_rate) / radio.loss_rate, 1e9)
+    good = min(max(bad * (1 - radio.loss_rate) / radio.loss_rate, 1.0), 1e9)  # 1 but for rounding
     n_runs = math.ceil(2 * n_packets / (good + bad)) + 16
     while True:
         runs = np.stack([rng.geometric(1 / good, n_runs), rng.geometric(1 / bad, n_runs)], axis=1).ravel()
