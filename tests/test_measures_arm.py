@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kinedge.edge.measures.arm import ArmDay, ArmUse, ArmUseConfig
+from kinedge.edge.measures.arm import ArmUse, ArmUseConfig, arm_estimates
 from kinedge.edge.measures.counts import ActivityCounts, GrossMovement
+from kinedge.edge.measures.day import by_hour, estimate, median_of
 from kinedge.edge.measures.filters import BlockFilter, Resampler
 from kinedge.edge.measures.seconds import Second, SecondCutter, state_from_arrays, state_to_arrays
 from kinedge.edge.measures.smoothness import Movements, ldlj_a, sparc
@@ -49,14 +50,14 @@ def wrist(rng, seconds, *, moving=True, rate=RATE):
 
 
 def days_of(values, *, config=None, first_s=8 * 3600, valid=None, stop=None):
-    """Run a person (n, 12) through the measure; returns days that ended, the last state and the measure."""
+    """Run a person (n, 12) through the measure; returns days that ended, the day under way, the state."""
     measure = ArmUse(RATE, paretic=slice(0, 6), other=slice(6, 12), config=config)
     state, ended = measure.initial_state(), []
     valid = np.ones(values.shape, bool) if valid is None else valid
     for second in SecondCutter(RATE, 12).push(0, values.astype(np.float32), valid):
         day, state = measure.step(second, state, local_s=first_s + second.index)
         ended += [day] if day else []
-    return ended, measure.day_so_far(state), state
+    return ended, measure.day(state), state
 
 
 @pytest.mark.parametrize(("profile", "n", "reference"), [
@@ -207,30 +208,31 @@ def test_a_movement_that_is_too_long_is_not_rated():
 def test_the_arm_that_does_less_has_the_lower_ratio():
     rng = np.random.default_rng(2)
     paretic = np.vstack([wrist(rng, 60), wrist(rng, 180, moving=False)])
-    _, totals, _ = days_of(np.hstack([paretic, wrist(rng, 240)]))
-    day = ArmDay.of(0, totals)
+    _, day, _ = days_of(np.hstack([paretic, wrist(rng, 240)]))
+    found = {name: e.value for name, e in day.measures.items()}
     assert day.worn_h == pytest.approx(240 / 3600) and day.missing_h == day.unworn_h == 0
-    assert day.use_ratio == pytest.approx(60 / 240, abs=0.06)
-    assert day.magnitude_ratio < -1
-    assert day.active_h[1] == pytest.approx(240 / 3600, rel=0.1)
-    assert day.sparc[1] is not None and -6 < day.sparc[1] < -1
+    assert found["use_ratio"] == pytest.approx(60 / 240, abs=0.06)
+    assert found["magnitude_ratio"] < -1
+    assert found["active_h_other"] == pytest.approx(240 / 3600, rel=0.1)
+    assert found["active_share"] == pytest.approx(150 / 240, abs=0.06)
+    assert found["sparc_other"] is not None and -6 < found["sparc_other"] < -1
 
 
 def test_a_wrist_left_on_the_table_was_not_worn_from_its_first_still_second():
     rng = np.random.default_rng(3)
     config = ArmUseConfig(off_body_s=120)
     off = np.vstack([wrist(rng, 60), wrist(rng, 200, moving=False), wrist(rng, 40)])
-    _, totals, _ = days_of(np.hstack([off, wrist(rng, 300)]), config=config)
-    assert int(totals.unworn_s) == pytest.approx(200, abs=3)
-    assert int(totals.worn_s) == pytest.approx(100, abs=3)
+    _, day, _ = days_of(np.hstack([off, wrist(rng, 300)]), config=config)
+    assert day.unworn_h * 3600 == pytest.approx(200, abs=3)
+    assert day.worn_h * 3600 == pytest.approx(100, abs=3)
 
 
 def test_a_short_rest_of_one_arm_is_worn():
     rng = np.random.default_rng(4)
     config = ArmUseConfig(off_body_s=120)
     rest = np.vstack([wrist(rng, 30), wrist(rng, 100, moving=False), wrist(rng, 30)])
-    _, totals, _ = days_of(np.hstack([rest, np.vstack([wrist(rng, 80), wrist(rng, 80, moving=False)])]), config=config)
-    assert int(totals.unworn_s) == 0 and int(totals.worn_s) == 160
+    _, day, _ = days_of(np.hstack([rest, np.vstack([wrist(rng, 80), wrist(rng, 80, moving=False)])]), config=config)
+    assert day.unworn_h == 0 and day.worn_h * 3600 == pytest.approx(160)
 
 
 def test_what_was_not_received_is_neither_rest_nor_wear():
@@ -238,27 +240,54 @@ def test_what_was_not_received_is_neither_rest_nor_wear():
     values = np.hstack([wrist(rng, 100), wrist(rng, 100)])
     valid = np.ones(values.shape, bool)
     valid[20 * RATE : 50 * RATE, 2] = False
-    _, totals, _ = days_of(values, valid=valid)
-    assert int(totals.missing_s) == 30 and int(totals.worn_s) == 70
+    _, day, _ = days_of(values, valid=valid)
+    assert day.missing_h * 3600 == pytest.approx(30) and day.worn_h * 3600 == pytest.approx(70)
+
+
+def test_a_stretch_that_was_not_received_is_booked_in_its_own_blocks():
+    measure = ArmUse(RATE, paretic=slice(0, 6), other=slice(6, 12))
+    blocks = measure.unheard(measure.initial_state(), 590, 1800).books.total().blocks
+    assert blocks[:4, 2].tolist() == [10, 600, 600, 0] and blocks.sum() == 1210
 
 
 def test_a_day_ends_at_local_midnight_and_carries_its_own_hours():
     rng = np.random.default_rng(6)
-    ended, totals, _ = days_of(np.hstack([wrist(rng, 120), wrist(rng, 120)]), first_s=86400 * 20000 - 50)
-    assert [d.day for d in ended] == [19999]
-    assert ended[0].worn_h == pytest.approx(50 / 3600) and int(totals.worn_s) == 70
-    assert totals.hourly_worn_s[0] == 70
+    ended, day, state = days_of(np.hstack([wrist(rng, 120), wrist(rng, 120)]), first_s=86400 * 20000 - 50)
+    assert [d.day for d in ended] == [19999] and day.day == 20000
+    assert ended[0].worn_h == pytest.approx(50 / 3600) and day.worn_h == pytest.approx(70 / 3600)
+    assert by_hour(state.books.total().blocks)[0, 0] == 70
 
 
 def test_the_ratio_has_an_interval_once_there_are_hours():
-    rng = np.random.default_rng(7)
-    _, totals, _ = days_of(np.hstack([wrist(rng, 60), wrist(rng, 60)]))
-    assert ArmDay.of(0, totals).use_ratio_95 is None
+    hours = np.zeros((24, 10))
+    hours[9:11, 0], hours[9:11, 4:6] = 3600, [1000, 1400]
+    assert arm_estimates(hours, ("p", "o"))["use_ratio"].low is None
     for hour in range(9, 15):
-        totals.hourly_active_s[hour] = [1000 + 40 * hour, 2000 - 30 * hour]
-    low, high = ArmDay.of(0, totals).use_ratio_95
-    ratio = totals.hourly_active_s[:, 0].sum() / totals.hourly_active_s[:, 1].sum()
-    assert low < ratio < high < 2 * low
+        hours[hour, 0], hours[hour, 4:6] = 3600, [1000 + 40 * hour, 2000 - 30 * hour]
+    found = arm_estimates(hours, ("p", "o"))["use_ratio"]
+    assert found.value == pytest.approx(hours[:, 4].sum() / hours[:, 5].sum())
+    assert found.low < found.value < found.high < 2 * found.low and found.error > 0
+
+
+def test_intervals_cover_the_truth_about_as_often_as_they_say():
+    rng = np.random.default_rng(3)
+    edges = np.linspace(-4, 4, 81)
+    hits = []
+    for _ in range(400):
+        hours = rng.normal(scale=0.7, size=12)[:, None] + rng.normal(size=(12, 200))  # an hour is alike
+        groups = np.stack(
+            [np.bincount(np.searchsorted(edges, np.concatenate(hours[g::8])), minlength=82) for g in range(8)]
+        )
+        found = estimate(lambda h: median_of(edges, h), groups)
+        hits.append(found.low < 0 < found.high)
+    assert 0.9 < np.mean(hits) < 0.99
+
+
+def test_a_median_is_linear_within_its_bin_and_none_without_data():
+    edges = np.array([0.0, 1.0, 2.0])
+    assert median_of(edges, np.array([0, 3, 1, 0])) == pytest.approx(2 / 3)
+    assert median_of(edges, np.array([5, 1, 0, 0])) == 0 and median_of(edges, np.array([0, 0, 1, 5])) == 2
+    assert median_of(edges, np.zeros(4)) is None
 
 
 @settings(max_examples=15, deadline=None)
@@ -297,7 +326,7 @@ def test_a_state_goes_on_after_a_restart_as_if_nothing_had_been():
             _, off = measure.step(second, off, local_s=i)
     a, b = state_to_arrays(on), state_to_arrays(off)
     assert all(np.array_equal(a[k], b[k]) for k in a)
-    assert sum(v.nbytes for v in a.values()) < 32_768
+    assert sum(v.nbytes for v in a.values()) < 128_000
 
 
 @pytest.mark.parametrize("harm", ["missing", "unused", "shape", "nan"])
@@ -305,13 +334,13 @@ def test_a_damaged_state_is_refused(harm):
     measure = ArmUse(RATE, paretic=slice(0, 6), other=slice(6, 12))
     saved = state_to_arrays(measure.initial_state())
     if harm == "missing":
-        saved.pop("sure.worn_s")
+        saved.pop("books.sure.blocks")
     elif harm == "unused":
         saved["extra"] = np.zeros(1)
     elif harm == "shape":
-        saved["sure.counts"] = np.zeros(3)
+        saved["books.sure.ratio"] = np.zeros(3)
     else:
-        saved["sure.counts"] = np.full(2, np.nan)
+        saved["books.late.blocks"] = np.full((144, 10), np.nan)
     with pytest.raises(SignalError, match="start anew"):
         state_from_arrays(measure.initial_state(), saved)
 

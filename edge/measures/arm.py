@@ -8,6 +8,7 @@ without using them. What was not worn or not received is counted as such, never 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -15,23 +16,38 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinedge.edge.measures.counts import ActivityCounts, CountsState, GrossMovement, GrossMovementState
+from kinedge.edge.measures.day import (
+    BLOCK_S,
+    MISSING,
+    N_BLOCKS,
+    N_GROUPS,
+    UNWORN,
+    WALKING,
+    WORN,
+    Estimate,
+    MeasuredDay,
+    Totals,
+    by_hour,
+    estimate,
+    group_of,
+    median_of,
+)
 from kinedge.edge.measures.seconds import Second, whole_rate
 from kinedge.edge.measures.smoothness import Movements, MovementsState
 from kinedge.edge.measures.walking import Walking, WalkingState
+from kinedge.edge.measures.wear import Books, is_still
 from kinedge.errors import SignalError
-from kinedge.units import STANDARD_GRAVITY_M_S2
 
-__all__ = ["ArmDay", "ArmUse", "ArmUseConfig", "ArmUseState", "DayTotals"]
+__all__ = ["ArmTotals", "ArmUse", "ArmUseConfig", "ArmUseState", "arm_estimates"]
 
 F64 = NDArray[np.float64]
+I32 = NDArray[np.int32]
 
 _ENOUGH: Final = 0.8  # of a second's samples
-_STILL_SD_G: Final = 0.013
-_STILL_RANGE_G: Final = 0.05
 _RATIO_EDGES: Final = np.linspace(-7.0, 7.0, 141)
 _SIZE_EDGES: Final = np.linspace(0.0, 9.0, 181)  # ln(1 + counts)
 _SPARC_EDGES: Final = np.linspace(-10.0, -1.0, 181)
-_MIN_HOURS: Final = 3  # for an interval
+_ACTIVE, _USE, _COUNTS = slice(4, 6), slice(6, 8), slice(8, 10)
 
 
 @dataclass(frozen=True)
@@ -55,105 +71,56 @@ class ArmUseConfig:
 
 
 @dataclass(frozen=True, eq=False)
-class DayTotals:
-    """Sums over part of a day; pairs are (paretic, other). Hours are of the local day.
+class ArmTotals(Totals):
+    """Sums over part of a day; pairs are (paretic, other).
 
-    ``worn_s``, ``unworn_s``, ``missing_s`` and ``walking_s`` are seconds; ``active_s`` and ``use_s`` seconds of
-    activity and of functional use outside walking; ``counts`` their sum.
+    The columns of ``blocks`` are seconds worn, not worn, missing and walking, seconds of activity and of functional use
+    of each arm outside walking, and the counts of each. ``ratio`` (8, 142), ``size`` (8, 182) and ``sparc`` (8, 2, 182)
+    are histograms over active seconds and over movements, by groups of hours.
     """
 
-    worn_s: NDArray[np.int64]
-    unworn_s: NDArray[np.int64]
-    missing_s: NDArray[np.int64]
-    walking_s: NDArray[np.int64]
-    active_s: NDArray[np.int64]
-    use_s: F64
-    counts: F64
-    hourly_active_s: NDArray[np.int64]
-    hourly_worn_s: NDArray[np.int64]
-    ratio: NDArray[np.int64]
-    size: NDArray[np.int64]
-    sparc: NDArray[np.int64]
+    ratio: I32
+    size: I32
+    sparc: I32
 
     @classmethod
-    def zero(cls) -> DayTotals:
+    def zero(cls) -> ArmTotals:
         """Return the totals of nothing."""
         return cls(
-            worn_s=np.zeros((), np.int64),
-            unworn_s=np.zeros((), np.int64),
-            missing_s=np.zeros((), np.int64),
-            walking_s=np.zeros((), np.int64),
-            active_s=np.zeros(2, np.int64),
-            use_s=np.zeros(2),
-            counts=np.zeros(2),
-            hourly_active_s=np.zeros((24, 2), np.int64),
-            hourly_worn_s=np.zeros(24, np.int64),
-            ratio=np.zeros(len(_RATIO_EDGES) + 1, np.int64),
-            size=np.zeros(len(_SIZE_EDGES) + 1, np.int64),
-            sparc=np.zeros((2, len(_SPARC_EDGES) + 1), np.int64),
+            blocks=np.zeros((N_BLOCKS, 10)),
+            ratio=np.zeros((N_GROUPS, len(_RATIO_EDGES) + 1), np.int32),
+            size=np.zeros((N_GROUPS, len(_SIZE_EDGES) + 1), np.int32),
+            sparc=np.zeros((N_GROUPS, 2, len(_SPARC_EDGES) + 1), np.int32),
         )
 
-    def plus(self, other: DayTotals) -> DayTotals:
-        """Return the sum of both."""
-        return DayTotals(**{k: np.asarray(v + getattr(other, k)) for k, v in vars(self).items()})
 
+def arm_estimates(blocks: F64, names: tuple[str, str]) -> dict[str, Estimate]:
+    """Return what sums (n_groups, 10) of both arms tell: the day's hours, or the ten minutes of an hour.
 
-@dataclass(frozen=True)
-class ArmDay:
-    """One day of both arms; None where the day does not carry it.
-
-    Parameters
-    ----------
-    day
-        Days since 1970-01-01, local.
-    worn_h, unworn_h, missing_h, walking_h
-        Hours both wrists were worn and heard, were not worn, were not heard, and of walking while worn.
-    active_h, use_h
-        (paretic, other): hours of activity and of functional use (GMAC) outside walking.
-    use_ratio
-        ``active_h`` of the paretic arm over that of the other.
-    use_ratio_95
-        Its interval, from leaving out each hour in turn.
-    magnitude_ratio
-        Median over active seconds of ``ln((counts + 1) / (other counts + 1))``.
-    bilateral_magnitude
-        Median over active seconds of the sum of counts.
-    sparc
-        (paretic, other): median smoothness of movements.
+    ``active_h_*`` and ``use_h_*`` are hours of activity and of functional use (GMAC) outside walking, ``active_share``
+    the mean of both arms' activity as a share of the time worn without walking, and ``use_ratio`` the first arm's hours
+    of activity over the second's.
     """
+    worn = blocks[:, WORN].sum()
 
-    day: int
-    worn_h: float
-    unworn_h: float
-    missing_h: float
-    walking_h: float
-    active_h: tuple[float, float]
-    use_h: tuple[float, float]
-    use_ratio: float | None
-    use_ratio_95: tuple[float, float] | None
-    magnitude_ratio: float | None
-    bilateral_magnitude: float | None
-    sparc: tuple[float | None, float | None]
+    def hours_of(column: int) -> Callable[[F64], float | None]:
+        return lambda s: float(s[column] / s[WORN] * worn / 3600) if s[WORN] > 0 else None
 
-    @classmethod
-    def of(cls, day: int, totals: DayTotals) -> ArmDay:
-        """Summarise a day's totals."""
-        active = totals.active_s
-        size = _median(_SIZE_EDGES, totals.size)
-        return cls(
-            day=day,
-            worn_h=int(totals.worn_s) / 3600,
-            unworn_h=int(totals.unworn_s) / 3600,
-            missing_h=int(totals.missing_s) / 3600,
-            walking_h=int(totals.walking_s) / 3600,
-            active_h=(int(active[0]) / 3600, int(active[1]) / 3600),
-            use_h=(float(totals.use_s[0]) / 3600, float(totals.use_s[1]) / 3600),
-            use_ratio=float(active[0] / active[1]) if active[1] else None,
-            use_ratio_95=_interval(totals.hourly_active_s),
-            magnitude_ratio=_median(_RATIO_EDGES, totals.ratio),
-            bilateral_magnitude=None if size is None else math.expm1(size),
-            sparc=(_median(_SPARC_EDGES, totals.sparc[0]), _median(_SPARC_EDGES, totals.sparc[1])),
-        )
+    def share(s: F64) -> float | None:
+        still_worn = s[WORN] - s[WALKING]
+        return float(s[_ACTIVE].mean() / still_worn) if still_worn > 0 else None
+
+    def ratio(s: F64) -> float | None:
+        first, second = s[_ACTIVE]
+        return float(first / second) if second > 0 else None
+
+    found = {}
+    for i, name in enumerate(names):
+        found[f"active_h_{name}"] = estimate(hours_of(_ACTIVE.start + i), blocks, unit="h")
+        found[f"use_h_{name}"] = estimate(hours_of(_USE.start + i), blocks, unit="h")
+    found["active_share"] = estimate(share, blocks)
+    found["use_ratio"] = estimate(ratio, blocks, log=True)
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,19 +136,13 @@ class WristState:
 
 @dataclass(frozen=True, eq=False)
 class ArmUseState:
-    """Everything between two seconds.
-
-    ``sure`` is the day so far. ``early`` is the time since one wrist lay still, and ``late`` since the other did too:
-    both may turn out not to have been worn.
-    """
+    """Everything between two seconds."""
 
     paretic: WristState
     other: WristState
     walking: WalkingState
     day: NDArray[np.int64]
-    sure: DayTotals
-    early: DayTotals
-    late: DayTotals
+    books: Books[ArmTotals]
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,6 +164,8 @@ class ArmUse:
         Columns of each wrist: three of acceleration (m/s^2), then three of angular rate (rad/s).
     config
         Thresholds.
+    names
+        Of the two arms, for the names of the measures.
 
     Raises
     ------
@@ -210,10 +173,19 @@ class ArmUse:
         The rate is not whole, or the columns are not six each.
     """
 
-    def __init__(self, rate_hz: float, *, paretic: slice, other: slice, config: ArmUseConfig | None = None) -> None:
+    def __init__(
+        self,
+        rate_hz: float,
+        *,
+        paretic: slice,
+        other: slice,
+        config: ArmUseConfig | None = None,
+        names: tuple[str, str] = ("paretic", "other"),
+    ) -> None:
         self._rate = whole_rate(rate_hz)
         if any(c.stop - c.start != 6 for c in (paretic, other)):
             raise SignalError("arm use needs acceleration and angular rate, six columns, of each wrist")
+        self.names = names
         self._columns = (paretic, other)
         self._config = config or ArmUseConfig()
         self._counts = ActivityCounts(self._rate)
@@ -228,9 +200,7 @@ class ArmUse:
             other=self._fresh_wrist(),
             walking=self._walking.initial_state(),
             day=np.asarray(-1),
-            sure=DayTotals.zero(),
-            early=DayTotals.zero(),
-            late=DayTotals.zero(),
+            books=Books.of(ArmTotals.zero()),
         )
 
     def _fresh_wrist(self) -> WristState:
@@ -242,7 +212,7 @@ class ArmUse:
             np.zeros((), np.int64),
         )
 
-    def step(self, second: Second, state: ArmUseState, *, local_s: int) -> tuple[ArmDay | None, ArmUseState]:
+    def step(self, second: Second, state: ArmUseState, *, local_s: int) -> tuple[MeasuredDay | None, ArmUseState]:
         """Take one second; return the day that ended with it, if one did.
 
         Parameters
@@ -254,117 +224,83 @@ class ArmUse:
         local_s
             Local time of the second, in seconds since 1970-01-01 as a wall clock there counts them.
         """
-        day, hour = local_s // 86400, local_s % 86400 // 3600
-        ended: ArmDay | None = None
+        day, of_day = divmod(local_s, 86400)
+        ended: MeasuredDay | None = None
         if day != int(state.day):
-            if int(state.day) >= 0:
-                ended = ArmDay.of(int(state.day), self.day_so_far(state))
-            nothing = DayTotals.zero()
-            state = replace(state, day=np.asarray(day), sure=nothing, early=nothing, late=nothing)
+            ended = self.day(state)
+            state = replace(state, day=np.asarray(day), books=Books.of(ArmTotals.zero()))
         held = [second.held(c, w.last) for c, w in zip(self._columns, (state.paretic, state.other), strict=True)]
         if min(share for _, share in held) < _ENOUGH:
-            return ended, self._missed(state)
+            return ended, self.unheard(state, of_day, of_day + 1)
         values = [v for v, _ in held]
-        rated = [self._wrist(v, w) for v, w in zip(values, (state.paretic, state.other), strict=True)]
+        wrists = (state.paretic, state.other)
+        rated = [self._wrist(v, w) for v, w in zip(values, wrists, strict=True)]
         walking, walked = self._walking.step(np.stack([v[:, :3] for v in values], axis=1), state.walking)
-        part = self._part(rated, walking=walking, hour=hour)
-        wrists = tuple(r.state for r in rated)
-        books = self._book(state, part, [int(w.still_s) for w in wrists])
-        return ended, replace(
-            state, paretic=wrists[0], other=wrists[1], walking=walked, sure=books[0], early=books[1], late=books[2]
+        books = state.books.with_second(
+            self._part(rated, walking=walking, of_day=of_day),
+            before=[int(w.still_s) for w in wrists],
+            still_s=[int(r.state.still_s) for r in rated],
+            off_body_s=self._config.off_body_s,
         )
+        return ended, replace(state, paretic=rated[0].state, other=rated[1].state, walking=walked, books=books)
 
-    def day_so_far(self, state: ArmUseState) -> DayTotals:
-        """Return the totals of the day under way; time at rest counts as worn until it is known better."""
-        return state.sure.plus(state.early).plus(state.late)
+    def day(self, state: ArmUseState) -> MeasuredDay | None:
+        """Return the day under way; None before the first second. Rest counts as worn until it is known better."""
+        if int(state.day) < 0:
+            return None
+        totals = state.books.total()
+        hours = by_hour(totals.blocks)
+        worn, unworn, missing, walking = (float(hours[:, c].sum()) / 3600 for c in (WORN, UNWORN, MISSING, WALKING))
+        measures = arm_estimates(hours, self.names)
+        measures["magnitude_ratio"] = estimate(lambda h: median_of(_RATIO_EDGES, h), totals.ratio)
+        measures["bilateral_magnitude"] = estimate(_size, totals.size, unit="counts/s")
+        for i, name in enumerate(self.names):
+            measures[f"sparc_{name}"] = estimate(lambda h: median_of(_SPARC_EDGES, h), totals.sparc[:, i])
+        return MeasuredDay("arm", int(state.day), worn, unworn, missing, walking, measures)
 
-    def _missed(self, state: ArmUseState) -> ArmUseState:
-        """Account for a second that was not received: half a movement is none, and filters begin anew."""
+    def estimates(self, blocks: F64) -> dict[str, Estimate]:
+        """Return what the ten-minute sums of one hour tell."""
+        return arm_estimates(blocks, self.names)
+
+    def unheard(self, state: ArmUseState, first_s: int, end_s: int) -> ArmUseState:
+        """Account for seconds ``[first_s, end_s)`` of the day that were not received.
+
+        Half a movement is none, and filters begin anew.
+        """
         fresh = self._fresh_wrist()
         wrists = [replace(fresh, last=w.last, still_s=w.still_s) for w in (state.paretic, state.other)]
-        missed = replace(DayTotals.zero(), missing_s=np.asarray(1))
-        return replace(
-            state,
-            paretic=wrists[0],
-            other=wrists[1],
-            walking=self._walking.initial_state(),
-            sure=state.sure.plus(missed),
-        )
+        books = replace(state.books, sure=state.books.sure.without(first_s, end_s))
+        return replace(state, paretic=wrists[0], other=wrists[1], walking=self._walking.initial_state(), books=books)
 
     def _wrist(self, values: F64, state: WristState) -> _Rated:
         acc, gyr = values[:, :3], values[:, 3:]
         counts, counts_state = self._counts.step(acc, state.counts)
         use, use_state = self._use.step(acc, state.use)
         sparcs, movements = self._movements.step(np.linalg.norm(gyr, axis=1), state.movements)
-        acc_g = acc / STANDARD_GRAVITY_M_S2
-        still = bool((acc_g.std(axis=0) < _STILL_SD_G).all() and (np.ptp(acc_g, axis=0) < _STILL_RANGE_G).all())
-        still_s = np.asarray(int(state.still_s) + 1 if still else 0)
+        still_s = np.asarray(int(state.still_s) + 1 if is_still(acc) else 0)
         return _Rated(
             counts, float(use.mean()), sparcs, WristState(values[-1], counts_state, use_state, movements, still_s)
         )
 
-    def _part(self, rated: list[_Rated], *, walking: bool, hour: int) -> DayTotals:
+    def _part(self, rated: list[_Rated], *, walking: bool, of_day: int) -> ArmTotals:
         """Return the totals of one second."""
-        part = replace(DayTotals.zero(), worn_s=np.asarray(1), walking_s=np.asarray(int(walking)))
-        part.hourly_worn_s[hour] = 1
+        part = ArmTotals.zero()
+        row, group = part.blocks[of_day // BLOCK_S], group_of(of_day)
+        row[WORN], row[WALKING] = 1, walking
         if walking:
             return part
         counts = np.array([r.counts for r in rated])
         active = counts >= self._config.active_counts
-        part.active_s[:] = active
-        part.use_s[:] = [r.use for r in rated]
-        part.counts[:] = counts
-        part.hourly_active_s[hour] = active
+        row[_ACTIVE], row[_USE], row[_COUNTS] = active, [r.use for r in rated], counts
         if active.any():
             ratio = math.log((counts[0] + 1) / (counts[1] + 1))
-            part.ratio[np.searchsorted(_RATIO_EDGES, ratio)] += 1
-            part.size[np.searchsorted(_SIZE_EDGES, math.log1p(counts.sum()))] += 1
-        for row, r in zip(part.sparc, rated, strict=True):
-            np.add.at(row, np.searchsorted(_SPARC_EDGES, r.sparcs), 1)
+            part.ratio[group, np.searchsorted(_RATIO_EDGES, ratio)] = 1
+            part.size[group, np.searchsorted(_SIZE_EDGES, math.log1p(counts.sum()))] = 1
+        for histogram, r in zip(part.sparc[group], rated, strict=True):
+            np.add.at(histogram, np.searchsorted(_SPARC_EDGES, r.sparcs), 1)
         return part
 
-    def _book(self, state: ArmUseState, part: DayTotals, still_s: list[int]) -> tuple[DayTotals, ...]:
-        """Add a second to what is sure, or to what may turn out not to have been worn."""
-        sure, early, late = state.sure, state.early, state.late
-        before = [int(state.paretic.still_s), int(state.other.still_s)]
-        first = 0 if before[0] >= before[1] else 1  # who has been still for longer
-        nothing = DayTotals.zero()
-        if still_s[first] == 0:
-            sure, early, late = sure.plus(early), late, nothing
-            first = 1 - first
-            if still_s[first] == 0:
-                sure, early = sure.plus(early), nothing
-        elif still_s[1 - first] == 0:
-            early, late = early.plus(late), nothing
-        if still_s[first] >= self._config.off_body_s:
-            n = int(early.worn_s + late.worn_s + part.worn_s)
-            return sure.plus(replace(nothing, unworn_s=np.asarray(n))), nothing, nothing
-        if min(still_s) > 0:
-            late = late.plus(part)
-        elif max(still_s) > 0:
-            early = early.plus(part)
-        else:
-            sure = sure.plus(part)
-        return sure, early, late
 
-
-def _median(edges: F64, histogram: NDArray[np.int64]) -> float | None:
-    """Return the median of a histogram whose first and last bins are open; to half a bin."""
-    n = int(histogram.sum())
-    if not n:
-        return None
-    i = int(np.searchsorted(np.cumsum(histogram), (n + 1) // 2))
-    inner = np.clip([i - 1, i], 0, len(edges) - 1)
-    return float(edges[inner].mean())
-
-
-def _interval(hourly: NDArray[np.int64]) -> tuple[float, float] | None:
-    """Return the jackknife interval (95 %) of the ratio over hours with activity of the other arm."""
-    hours = hourly[hourly.sum(axis=1) > 0].astype(np.float64)
-    if len(hours) < _MIN_HOURS or (hours.sum(axis=0) - hours <= 0).any():
-        return None
-    left_out = np.log((hours.sum(axis=0) - hours)[:, 0] / (hours.sum(axis=0) - hours)[:, 1])
-    m = len(hours)
-    error = math.sqrt((m - 1) / m * float(((left_out - left_out.mean()) ** 2).sum()))
-    ratio = math.log(float(hours[:, 0].sum() / hours[:, 1].sum()))
-    return math.exp(ratio - 1.96 * error), math.exp(ratio + 1.96 * error)
+def _size(histogram: I32) -> float | None:
+    size = median_of(_SIZE_EDGES, histogram)
+    return None if size is None else math.expm1(size)
