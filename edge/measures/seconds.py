@@ -34,11 +34,14 @@ class Second:
         Whole seconds of the grid's clock.
     values, valid : (rate_hz, n_channels)
         As aligned; a value where ``valid`` is False means nothing.
+    saturated : (rate_hz, n_channels)
+        Where the sensor was at the end of its range; None where nobody told.
     """
 
     index: int
     values: NDArray[np.float32]
     valid: NDArray[np.bool_]
+    saturated: NDArray[np.bool_] | None = None
 
     def held(self, columns: slice, before: F64) -> tuple[F64, float]:
         """Return the columns with gaps filled by the value before them, and the share of samples that were there.
@@ -86,8 +89,15 @@ class SecondCutter:
     def _blank(self) -> None:
         self._values = np.zeros((self._rate, self._n_channels), np.float32)
         self._valid = np.zeros((self._rate, self._n_channels), bool)
+        self._saturated = np.zeros((self._rate, self._n_channels), bool)
 
-    def push(self, first_tick: int, values: NDArray[np.float32], valid: NDArray[np.bool_]) -> Iterator[Second]:
+    def push(
+        self,
+        first_tick: int,
+        values: NDArray[np.float32],
+        valid: NDArray[np.bool_],
+        saturated: NDArray[np.bool_] | None = None,
+    ) -> Iterator[Second]:
         """Take ticks (n, n_channels) and yield every second that is over.
 
         Raises
@@ -109,13 +119,15 @@ class SecondCutter:
             n = min(self._rate - offset, len(values) - done)
             self._values[offset : offset + n] = values[done : done + n]
             self._valid[offset : offset + n] = valid[done : done + n]
+            if saturated is not None:
+                self._saturated[offset : offset + n] = saturated[done : done + n]
             self._filled = offset + n
             done += n
             if self._filled == self._rate:
                 yield self._close()
 
     def _close(self) -> Second:
-        second = Second(int(self._index or 0), self._values, self._valid)
+        second = Second(int(self._index or 0), self._values, self._valid, self._saturated)
         self._index, self._filled = None, 0
         self._blank()
         return second
