@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from kinedge.edge.alarm import AlarmConfig
 from kinedge.edge.aligner import AlignedBlock, Aligner
 from kinedge.edge.people import People
-from kinedge.edge.scoring import Scorer, ScoringState, put_rows, take_rows
+from kinedge.edge.scoring import Scorer, ScoringState
 from kinedge.edge.verdict import VerdictBatch
 from kinedge.edge.watch import AlarmWatch
 from kinedge.errors import SignalError
@@ -271,9 +271,9 @@ class Pipeline:
             # remembers is no longer the past of what comes
             fresh = self.scorer.initial_state(len(leapt))
             gone = np.array(leapt, np.intp)
-            state = ScoringState(put_rows(state.engine, gone, fresh.engine), put_rows(state.blocks, gone, fresh.blocks))
+            state = state.put(gone, fresh)
         everybody = len(rows) == len(self.subjects)
-        part = state if everybody else ScoringState(take_rows(state.engine, at), take_rows(state.blocks, at))
+        part = state if everybody else state.take(at)
         values, valid, saturated = self.people.turn(
             at,
             np.stack([h.values for h in hops]),
@@ -291,10 +291,7 @@ class Pipeline:
             bases=bases if everybody else tuple(bases[i] for i in rows),
             watched=() if self._watch is None else self._watch.look(rows, index, batch.unusual, batch.scores),
         )
-        if everybody:
-            self._state = part
-        else:
-            self._state = ScoringState(put_rows(state.engine, at, part.engine), put_rows(state.blocks, at, part.blocks))
+        self._state = part if everybody else state.put(at, part)
         for i, p, h in zip(rows, people, hops, strict=True):
             p.last_index = index
             p.turned = self.people.learn(i, h.values, h.valid)

@@ -17,6 +17,7 @@ from kinedge.edge.backends import Backend, load_backend
 from kinedge.edge.calibration import Calibration
 from kinedge.edge.caution import CautionConfig
 from kinedge.edge.engine import Engine, EngineState, Surprise
+from kinedge.edge.reliability import HealthState, ReliabilityMonitor
 from kinedge.edge.scores import BlockScorer, BlockScores, ScorerState
 from kinedge.edge.verdict import VerdictBatch, judge
 from kinedge.units import period_ns
@@ -24,15 +25,29 @@ from kinedge.units import period_ns
 __all__ = ["Scorer", "ScoringState", "put_rows", "take_rows"]
 
 F32 = NDArray[np.float32]
-StateT = TypeVar("StateT", EngineState, ScorerState)
+F64 = NDArray[np.float64]
+StateT = TypeVar("StateT", EngineState, ScorerState, HealthState)
 
 
 @dataclass(frozen=True, eq=False)
 class ScoringState:
-    """State of all streams: the forecaster's and the blocks'."""
+    """State of all streams: the forecaster's, the blocks' and that of the sensors' health."""
 
     engine: EngineState
     blocks: ScorerState
+    health: HealthState
+
+    def take(self, rows: NDArray[np.intp]) -> ScoringState:
+        """Return the state of some streams."""
+        return ScoringState(take_rows(self.engine, rows), take_rows(self.blocks, rows), take_rows(self.health, rows))
+
+    def put(self, rows: NDArray[np.intp], part: ScoringState) -> ScoringState:
+        """Return the state with some streams replaced."""
+        return ScoringState(
+            put_rows(self.engine, rows, part.engine),
+            put_rows(self.blocks, rows, part.blocks),
+            put_rows(self.health, rows, part.health),
+        )
 
 
 def take_rows(state: StateT, rows: NDArray[np.intp]) -> StateT:
@@ -93,13 +108,15 @@ class Scorer:
         self.engine = Engine(self.manifest, backend or load_backend(bundle, precision=precision))
         self.blocks = BlockScorer(self.manifest, calibration.precision)
         self.groups = self.blocks.groups
+        self.monitor = ReliabilityMonitor(self.manifest)
         self.sensors = tuple(s.name for s in self.manifest.sensor_specs)
         self.channels = tuple(name for s in self.manifest.sensor_specs for name in s.full_names)
         self.period_ns = period_ns(self.manifest.rate_hz)
 
     def initial_state(self, n_streams: int) -> ScoringState:
         """Return the state of streams that have seen nothing."""
-        return ScoringState(self.engine.initial_state(n_streams), self.blocks.initial_state(n_streams))
+        n = n_streams
+        return ScoringState(self.engine.initial_state(n), self.blocks.initial_state(n), self.monitor.initial_state(n))
 
     def score(
         self,
@@ -122,7 +139,7 @@ class Scorer:
         precision = None if calibration is None or calibration.which is None else calibration.precision
         surprise, engine_state = self.engine.step(values, valid, state.engine)
         scores, block_state = self.blocks.step(surprise, values, valid, saturated, state.blocks, precision=precision)
-        return scores, surprise, ScoringState(engine_state, block_state)
+        return scores, surprise, ScoringState(engine_state, block_state, state.health)
 
     def step(
         self,
@@ -133,18 +150,29 @@ class Scorer:
         *,
         end_tick: int,
         calibration: Calibration | None = None,
+        clock_ms: F64 | None = None,
     ) -> tuple[VerdictBatch, ScoringState]:
-        """Score and judge one hop of all streams; ``end_tick`` is the first tick behind it."""
+        """Score and judge one hop of all streams.
+
+        ``end_tick`` is the first tick behind it; ``clock_ms`` (n_streams, n_sensors) by how much each sensor's times
+        may be apart from another's.
+        """
         scores, surprise, after = self.score(values, valid, saturated, state, calibration=calibration)
+        chosen = calibration or self.calibration
+        unusual = chosen.assess(scores, self.groups)
+        health, health_state = self.monitor.step(values, valid, unusual.sensor, state.health)
         batch = judge(
             scores,
             surprise,
-            calibration or self.calibration,
+            unusual,
+            chosen,
             self.caution,
+            health=health,
+            clock_ms=clock_ms,
             end_tick=end_tick,
             host_time_ns=end_tick * self.period_ns,
             groups=self.groups,
             sensors=self.sensors,
             channels=self.channels,
         )
-        return batch, after
+        return batch, replace(after, health=health_state)

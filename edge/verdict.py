@@ -14,6 +14,7 @@ from kinedge.edge.attribution import attribute, smallest_set
 from kinedge.edge.calibration import Calibration, Unusualness
 from kinedge.edge.caution import Belief, CautionConfig, Decision, Reason, believe, reasons_of
 from kinedge.edge.engine import Surprise
+from kinedge.edge.reliability import SensorHealth
 from kinedge.edge.scores import BlockScores
 
 __all__ = ["Basis", "Verdict", "VerdictBatch", "judge"]
@@ -77,6 +78,16 @@ class Verdict:
     watched: Watched | None = None
 
     @property
+    def plausible_normal(self) -> float:
+        """``Pl(normal)``: what is not believed of anomalous."""
+        return 1 - self.belief_anomalous
+
+    @property
+    def plausible_anomalous(self) -> float:
+        """``Pl(anomalous)``: what is not believed of normal."""
+        return 1 - self.belief_normal
+
+    @property
     def top_sensor(self) -> str:
         """Where most of the surprise starts."""
         return max(self.sensor_share, key=lambda s: self.sensor_share[s])
@@ -93,7 +104,7 @@ class VerdictBatch:
 
     ``surprise`` is that of the hop alone. ``movement`` is (n_streams, n_sensors), ``precision`` one matrix or one per
     stream. ``bases`` is one per stream, or empty: the cohort. ``watched`` is one per stream, or empty: nobody
-    watches for alarms; then every verdict stands for itself.
+    watches for alarms; then every verdict stands for itself. ``health`` and ``clock_ms`` are as ``believe`` takes them.
     """
 
     end_tick: int
@@ -109,6 +120,8 @@ class VerdictBatch:
     sensors: tuple[str, ...]
     channels: tuple[str, ...]
     config: CautionConfig
+    health: SensorHealth | None = None
+    clock_ms: F64 | None = None
     bases: tuple[Basis, ...] = ()
     watched: tuple[Watched | None, ...] = ()
 
@@ -119,7 +132,16 @@ class VerdictBatch:
             return {s: float(v) for s, v in zip(self.sensors, values[stream], strict=True)}
 
         decision = Decision(int(self.belief.decision[stream]))
-        reasons = reasons_of(stream, self.scores, self.unusual, self.belief, self.sensors, self.config)
+        reasons = reasons_of(
+            stream,
+            self.scores,
+            self.unusual,
+            self.belief,
+            self.sensors,
+            self.config,
+            health=self.health,
+            clock_ms=self.clock_ms,
+        )
         watched = self.watched[stream] if self.watched else None
         if watched is not None and watched.alarm:
             decision = Decision.ANOMALOUS
@@ -157,9 +179,12 @@ class VerdictBatch:
 def judge(
     scores: BlockScores,
     surprise: Surprise,
+    unusual: Unusualness,
     calibration: Calibration,
     config: CautionConfig,
     *,
+    health: SensorHealth | None = None,
+    clock_ms: F64 | None = None,
     end_tick: int,
     host_time_ns: int,
     groups: Sequence[slice],
@@ -167,7 +192,6 @@ def judge(
     channels: tuple[str, ...],
 ) -> VerdictBatch:
     """Decide about all streams of one step."""
-    unusual = calibration.assess(scores, groups)
     channel_share, sensor_share = attribute(scores, unusual, calibration, groups)
     return VerdictBatch(
         end_tick=end_tick,
@@ -175,7 +199,7 @@ def judge(
         scores=scores,
         surprise=surprise,
         unusual=unusual,
-        belief=believe(scores, unusual, calibration, config),
+        belief=believe(scores, unusual, calibration, config, health=health, clock_ms=clock_ms),
         channel_share=channel_share,
         sensor_share=sensor_share,
         movement=calibration.movement(scores.intensity),
@@ -183,4 +207,6 @@ def judge(
         sensors=sensors,
         channels=channels,
         config=config,
+        health=health,
+        clock_ms=clock_ms,
     )

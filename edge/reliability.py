@@ -1,0 +1,358 @@
+"""How far each sensor can be trusted, told from its samples alone: hop by hop, for all streams at once.
+
+A model only knows that something is unlike what it learned. Whether the person or the sensor is the cause is told here:
+
+* ``repeated``: samples that stood in the block before, bit for bit (a stuck buffer, a flat line). Noise never repeats.
+* ``clipped``: samples at the largest or smallest value of their hop, where several are: the end of a range that the
+  device did not report.
+* ``off_body``: so still, for so long, that no living body carries it; sooner where another sensor moves meanwhile.
+* ``twin``: two sensors give the same signal, exactly or within two per cent of its power (one is a copy, both are worn
+  at one place, or one stream was given two names).
+* ``swapped``: left and right fit each other's usual level of the channels better than their own. Sensors that sit the
+  same way on both sides cannot be told apart like this, and nothing is said about them.
+* ``shifted``: unusual for minutes on end, and gravity points elsewhere than before. That is a sensor put on anew or
+  slipped, or a lasting change of posture: nobody can tell from this sensor alone.
+
+Everything is O(1) in time, depends on whole hops only, and is a value: ``step(input, state) -> (health, state)``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kinedge.bundle import Manifest
+from kinedge.edge.calibration import UNSCORED
+from kinedge.signals import Quantity, quantity_of
+
+__all__ = ["HealthState", "ReliabilityMonitor", "SensorHealth"]
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+_STILL: Final = {Quantity.ACC: 0.04, Quantity.GYR: 0.01, Quantity.MAG: np.inf}  # standard deviation in a hop, SI units
+_STILL_S: Final = 30.0  # a person who rests moves more than that
+_LONE_S: Final = 5.0  # while another sensor moves
+_MOVES: Final = 0.1  # of a channel's scale, mean over channels: that sensor moves
+_TWIN: Final = 0.02  # of the power
+_TWIN_EQUAL: Final = 0.9  # of the samples
+_CLIPPED_FROM: Final = 3  # samples of a hop at one extreme
+_CLIPPED_RANGE: Final = 0.3  # of a channel's scale: below, equal samples are resolution
+_SWAP_S: Final = 20.0  # of memory
+_SWAP_AFTER_S: Final = 8.0
+_SWAP_APART: Final = 1.0  # squared distance of the two sides' usual levels, in scales, that can be told
+_SWAP_LIMITS: Final = (-0.1, -0.3)  # of the way from one's own level (1) to the other's (-1): doubted, believed
+_LEVEL_S: Final = 20.0
+_USUAL_S: Final = 120.0
+_UNUSUAL: Final = 0.5  # u of a sensor: halfway from the median to the 99 % quantile
+_PERSIST_S: Final = 90.0
+_PERSIST_LIMITS: Final = (0.6, 0.8)  # share of recent hops that were unusual
+_NEVER_S: Final = 10.0
+_TURNED: Final = float(np.cos(np.deg2rad(25.0)))
+
+
+@dataclass(frozen=True, eq=False)
+class SensorHealth:
+    """What stands against trusting a sensor; all (n_streams, n_sensors).
+
+    Parameters
+    ----------
+    repeated, clipped
+        Share of the block's samples.
+    off_body, swapped, shifted
+        0 (no sign of it) to 1 (certain).
+    still_s
+        How long the sensor has been still.
+    twin
+        Index of the sensor that gives the same signal, -1 without one.
+    """
+
+    repeated: F64
+    clipped: F64
+    off_body: F64
+    swapped: F64
+    shifted: F64
+    still_s: F64
+    twin: NDArray[np.int64]
+
+    @classmethod
+    def fine(cls, n_streams: int, n_sensors: int) -> SensorHealth:
+        """Return the health of sensors against which nothing speaks."""
+        zero = np.zeros((n_streams, n_sensors))
+        return cls(zero, zero, zero, zero, zero, zero, np.full(zero.shape, -1, np.int64))
+
+
+@dataclass(frozen=True, eq=False)
+class HealthState:
+    """What the monitor remembers; streams are the first axis of every array.
+
+    Parameters
+    ----------
+    marks : (n, n_sensors, block) uint64
+        One number per sample of the last block, 0 where missing; equal samples have equal numbers.
+    clipped : (n, n_hops, n_sensors)
+        Share of samples at an extreme, by hop.
+    likeness : (n, n_hops, n_pairs, 2)
+        Power of the difference of two sensors, and of both.
+    n_still, n_lone : (n, n_sensors)
+        Hops for which the sensor has been still; of these, with another one moving.
+    side, side_weight : (n, n_sides)
+        Decaying sums: how much nearer each pair of sides is to its own usual level than to the other's.
+    gravity, usual_gravity : (n, n_sensors, 3)
+        Decaying mean acceleration: recent, and of usual movement.
+    usual_weight, unusual, unusual_weight : (n, n_sensors)
+        Decaying sums of hops that were usual; of those that were not, and of all that were scored.
+    """
+
+    marks: NDArray[np.uint64]
+    clipped: F64
+    likeness: F64
+    n_still: NDArray[np.int64]
+    n_lone: NDArray[np.int64]
+    side: F64
+    side_weight: F64
+    gravity: F64
+    usual_gravity: F64
+    usual_weight: F64
+    unusual: F64
+    unusual_weight: F64
+
+
+class ReliabilityMonitor:
+    """Watches the sensors of any number of people.
+
+    Parameters
+    ----------
+    manifest
+        Gives sensors, block, hop, and the usual level and scale of each channel.
+    """
+
+    def __init__(self, manifest: Manifest) -> None:
+        specs = manifest.sensor_specs
+        self._hop, self._n_hops = manifest.hop, manifest.block // manifest.hop
+        self._hop_s = manifest.hop / manifest.rate_hz
+        self._groups: list[slice] = []
+        start = 0
+        for spec in specs:
+            self._groups.append(slice(start, start + spec.n_channels))
+            start += spec.n_channels
+        self._starts = [g.start for g in self._groups]
+        self._widths = np.array([s.n_channels for s in specs], np.float64)
+        quantities = [quantity_of(c) for s in specs for c in s.channels]
+        self._still_limit: F32 = np.array([_STILL[q] for q in quantities], np.float32)
+        self._center, self._scale = np.array(manifest.center), np.array(manifest.scale)
+        self._acc = [
+            np.array([c for c in range(g.start, g.stop) if quantities[c] is Quantity.ACC]) for g in self._groups
+        ]
+        self._has_gravity = np.array([len(c) == 3 for c in self._acc])
+        # odd factors by place within the sensor: copies of a sample get equal marks wherever they stand
+        factors = np.random.default_rng(1).integers(1, 2**63, 64, dtype=np.uint64) | np.uint64(1)
+        self._mark_of = np.zeros((start, len(specs)), np.uint64)
+        for i, g in enumerate(self._groups):
+            self._mark_of[g, i] = factors[np.arange(g.stop - g.start) % 64]
+        pairs = [(a, b) for a, b in combinations(range(len(specs)), 2) if specs[a].channels == specs[b].channels]
+        self._pairs = pairs
+        # one unit for both of a pair, or a copy would differ from itself
+        self._unit = np.empty(start)
+        for g, spec in zip(self._groups, specs, strict=True):
+            alike = [h for h, other in zip(self._groups, specs, strict=True) if other.channels == spec.channels]
+            self._unit[g] = np.mean([self._scale[h] for h in alike], axis=0)
+        self._inverse_unit: F32 = (1 / self._unit).astype(np.float32)
+        names = [s.name for s in specs]
+        self.partner = np.full(len(specs), -1, np.int64)
+        sides = []
+        for a, b in pairs:
+            if _other_side(names[a]) == names[b] and self._apart(a, b) >= _SWAP_APART:
+                sides.append((a, b))
+                self.partner[[a, b]] = b, a
+        self._sides = sides
+
+    def initial_state(self, n_streams: int) -> HealthState:
+        """Return the state of streams that have seen nothing."""
+        n, s = n_streams, len(self._groups)
+        zero = np.zeros((n, s))
+        return HealthState(
+            marks=np.zeros((n, s, self._hop * self._n_hops), np.uint64),
+            clipped=np.zeros((n, self._n_hops, s)),
+            likeness=np.zeros((n, self._n_hops, len(self._pairs), 2)),
+            n_still=np.zeros((n, s), np.int64),
+            n_lone=np.zeros((n, s), np.int64),
+            side=np.zeros((n, len(self._sides))),
+            side_weight=np.zeros((n, len(self._sides))),
+            gravity=np.zeros((n, s, 3)),
+            usual_gravity=np.zeros((n, s, 3)),
+            usual_weight=zero,
+            unusual=zero,
+            unusual_weight=zero,
+        )
+
+    def step(self, values: F32, valid: Mask, sensor_u: F64, state: HealthState) -> tuple[SensorHealth, HealthState]:
+        """Look at one hop of all streams.
+
+        Parameters
+        ----------
+        values, valid : (n_streams, hop, n_channels)
+            SI units, before any rotation or correction.
+        sensor_u : (n_streams, n_sensors)
+            How unusual the block is at each sensor (``Unusualness.sensor``); ``UNSCORED`` where nobody knows.
+        state
+            From the step before; not changed.
+        """
+        whole = bool(valid.all())
+        x = values if whole else np.where(valid, values, np.float32(0))
+        n_valid = np.full(x.shape[::2], self._hop) if whole else valid.sum(axis=1)
+        heard = np.minimum.reduceat(n_valid, self._starts, axis=1) >= self._hop // 4
+        level: F32 = x.sum(axis=1) / np.maximum(n_valid, 1).astype(np.float32)
+        moved = x - level[:, None]
+        if not whole:
+            moved[~valid] = 0
+        spread: F32 = np.sqrt(np.einsum("ntc,ntc->nc", moved, moved) / np.maximum(n_valid, 1).astype(np.float32))
+
+        marks = self._marks(x, valid, whole=whole)
+        marks = np.concatenate([state.marks[:, :, self._hop :], marks], axis=2)
+        clipped = _push(state.clipped, self._clipped(x, valid, n_valid, whole=whole))
+        likeness = _push(state.likeness, self._likeness(moved * self._inverse_unit))
+        n_still, n_lone = self._still(spread, heard, state)
+        side, side_weight = self._side(level, heard, state)
+        persistence = self._persist(level, sensor_u, heard & (sensor_u > UNSCORED), state)
+        after = HealthState(marks, clipped, likeness, n_still, n_lone, side, side_weight, *persistence)
+        return self._health(after), after
+
+    def _health(self, state: HealthState) -> SensorHealth:
+        in_order = np.sort(state.marks, axis=2)
+        n_known = (state.marks != 0).sum(axis=2)
+        n_again = ((in_order[:, :, 1:] == in_order[:, :, :-1]) & (in_order[:, :, 1:] != 0)).sum(axis=2)
+        swapped = np.zeros(state.n_still.shape)
+        doubt, belief = _SWAP_LIMITS
+        for k, (a, b) in enumerate(self._sides):
+            known = state.side_weight[:, k] > 1 - np.exp(-_SWAP_AFTER_S / _SWAP_S)
+            towards = state.side[:, k] / np.maximum(state.side_weight[:, k], 1e-9)
+            sign = np.where(known, np.clip((doubt - towards) / (doubt - belief), 0, 1), 0.0)
+            swapped[:, a] = swapped[:, b] = sign
+        return SensorHealth(
+            repeated=n_again / np.maximum(n_known - 1, 1),
+            clipped=state.clipped.mean(axis=1),
+            off_body=np.clip(
+                np.maximum(state.n_still * (self._hop_s / _STILL_S), state.n_lone * (self._hop_s / _LONE_S)), 0, 1
+            ),
+            swapped=swapped,
+            shifted=self._shifted(state),
+            still_s=state.n_still * self._hop_s,
+            twin=self._twin(state),
+        )
+
+    def _marks(self, x: F32, valid: Mask, *, whole: bool) -> NDArray[np.uint64]:
+        marks = np.ascontiguousarray(x, np.float32).view(np.uint32).astype(np.uint64) @ self._mark_of
+        marks |= np.uint64(1)  # 0 stands for missing
+        if not whole:
+            marks[~np.logical_and.reduceat(valid, self._starts, axis=2)] = 0
+        return marks.transpose(0, 2, 1)
+
+    def _clipped(self, x: F32, valid: Mask, n_valid: NDArray[np.int64], *, whole: bool) -> F64:
+        """Return (n, n_sensors): the largest share of a channel's samples that stand at its extremes."""
+        high = (x if whole else np.where(valid, x, -np.inf)).max(axis=1)
+        low = (x if whole else np.where(valid, x, np.inf)).min(axis=1)
+        n_high = (x == high[:, None]).sum(axis=1)
+        n_low = (x == low[:, None]).sum(axis=1)
+        n = np.where(n_high >= _CLIPPED_FROM, n_high - 1, 0) + np.where(n_low >= _CLIPPED_FROM, n_low - 1, 0)
+        told = high - low > _CLIPPED_RANGE * self._scale
+        share: F64 = np.maximum.reduceat(np.where(told, n, 0) / np.maximum(n_valid, 1), self._starts, axis=1)
+        return np.minimum(share, 1.0)
+
+    def _likeness(self, moved: F32) -> F64:
+        n = len(moved)
+        power = np.stack([np.einsum("ntc,ntc->n", moved[..., g], moved[..., g]) for g in self._groups], axis=1)
+        likeness = np.zeros((n, len(self._pairs), 2))
+        for k, (a, b) in enumerate(self._pairs):
+            both = power[:, a] + power[:, b]
+            shared = np.einsum("ntc,ntc->n", moved[..., self._groups[a]], moved[..., self._groups[b]])
+            likeness[:, k, 0], likeness[:, k, 1] = both - 2 * shared, both
+        return likeness
+
+    def _twin(self, state: HealthState) -> NDArray[np.int64]:
+        twin = np.full(state.n_still.shape, -1, np.int64)
+        difference, both = np.moveaxis(state.likeness.sum(axis=1), 2, 0)
+        n = self._hop * self._n_hops
+        for k, (a, b) in enumerate(self._pairs):
+            enough = both[:, k] > 2 * n * self._widths[a] * _MOVES**2
+            same = enough & (difference[:, k] < _TWIN * both[:, k])
+            equal = (state.marks[:, a] == state.marks[:, b]) & (state.marks[:, a] != 0)
+            same |= equal.mean(axis=1) > _TWIN_EQUAL
+            twin[same, a], twin[same, b] = b, a
+        return twin
+
+    def _still(self, spread: F32, heard: Mask, state: HealthState) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        still = np.logical_and.reduceat(spread < self._still_limit, self._starts, axis=1)
+        moves = np.add.reduceat(spread * self._inverse_unit, self._starts, axis=1) / self._widths > _MOVES
+        others = (moves.sum(axis=1, keepdims=True) - moves) > 0
+        n_still = np.where(still, state.n_still + 1, 0)
+        n_lone = np.where(still, state.n_lone + others, 0)
+        # while nothing is heard of it, nothing is known either
+        return np.where(heard, n_still, state.n_still), np.where(heard, n_lone, state.n_lone)
+
+    def _side(self, level: F32, heard: Mask, state: HealthState) -> tuple[F64, F64]:
+        side, weight = np.zeros_like(state.side), np.zeros_like(state.side_weight)
+        keep = np.exp(-self._hop_s / _SWAP_S)
+        for k, (a, b) in enumerate(self._sides):
+            own = self._distance(level, a, a) + self._distance(level, b, b)
+            other = self._distance(level, a, b) + self._distance(level, b, a)
+            apart = 2 * self._apart(a, b)
+            both = heard[:, a] & heard[:, b]
+            now = np.clip((other - own) / apart, -2.0, 2.0)
+            side[:, k] = np.where(both, keep * state.side[:, k] + (1 - keep) * now, state.side[:, k])
+            weight[:, k] = np.where(both, keep * state.side_weight[:, k] + (1 - keep), state.side_weight[:, k])
+        return side, weight
+
+    def _distance(self, level: F32, sensor: int, like: int) -> F64:
+        """Return (n,): squared distance of a sensor's acceleration from the usual one of another, in scales."""
+        own, usual = self._acc[sensor], self._acc[like]
+        distance: F64 = np.square((level[:, own] - self._center[usual]) / self._unit[usual]).sum(axis=1)
+        return distance
+
+    def _apart(self, a: int, b: int) -> float:
+        if not (self._has_gravity[a] and self._has_gravity[b]):
+            return 0.0
+        own, other = self._acc[a], self._acc[b]
+        return float(np.square((self._center[own] - self._center[other]) / self._unit[own]).sum())
+
+    def _persist(self, level: F32, sensor_u: F64, known: Mask, state: HealthState) -> tuple[F64, F64, F64, F64, F64]:
+        quick, slow = np.exp(-self._hop_s / _LEVEL_S), np.exp(-self._hop_s / _USUAL_S)
+        persist = np.exp(-self._hop_s / _PERSIST_S)
+        now = np.zeros_like(state.gravity)
+        for i, columns in enumerate(self._acc):
+            if self._has_gravity[i]:
+                now[:, i] = level[:, columns]
+        odd = sensor_u > _UNUSUAL
+        usual = (known & ~odd)[..., None]
+        gravity = np.where(known[..., None], quick * state.gravity + (1 - quick) * now, state.gravity)
+        return (
+            gravity,
+            np.where(usual, slow * state.usual_gravity + (1 - slow) * now, state.usual_gravity),
+            np.where(usual[..., 0], slow * state.usual_weight + (1 - slow), state.usual_weight),
+            np.where(known, persist * state.unusual + (1 - persist) * odd, state.unusual),
+            np.where(known, persist * state.unusual_weight + (1 - persist), state.unusual_weight),
+        )
+
+    def _shifted(self, state: HealthState) -> F64:
+        low, high = _PERSIST_LIMITS
+        lasting = np.clip((state.unusual - low) / (high - low), 0, 1)  # of a full memory: never at once
+        product = (state.gravity * state.usual_gravity).sum(axis=2)
+        length = np.linalg.norm(state.gravity, axis=2) * np.linalg.norm(state.usual_gravity, axis=2)
+        turned = product < _TURNED * length
+        never_usual = state.usual_weight < 1 - np.exp(-_NEVER_S / _USUAL_S)  # worn otherwise from the start
+        shifted: F64 = np.where((turned | never_usual) & self._has_gravity, lasting, 0.0)
+        return shifted
+
+
+def _other_side(name: str) -> str:
+    stem, _, side = name.rpartition("_")
+    return f"{stem}_right" if side == "left" else ""
+
+
+def _push(ring: NDArray[Any], row: NDArray[Any]) -> NDArray[Any]:
+    return np.concatenate([ring[:, 1:], row[:, None]], axis=1)
