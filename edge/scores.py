@@ -3,7 +3,9 @@
 A channel's score is its mean negative log-likelihood (nats) over the block and the horizons. Beside it stands how
 strongly the sensor moved, since vigorous movement is harder to predict and must be compared with its like, and
 the facts that caution needs: how much was missing, saturated, flat. The state is a ring of per-hop sums, added up
-in a fixed order, so that any chunking gives the same bits.
+in a fixed order, so that any chunking gives the same bits. A hop is summed in single precision and stream by stream
+(a product with ones, or row after row), so that the bits do not depend on who else is in the step either; sums of hops
+are in double precision.
 
 Deviation from common practice: ``log mean z^2`` was tried and lost. A well-trained forecaster widens its sigma
 when it sees something odd, and ``z`` then hides what the likelihood still shows.
@@ -20,11 +22,13 @@ from numpy.typing import NDArray
 from kinedge.bundle import Manifest
 from kinedge.edge.engine import Surprise
 
-__all__ = ["BlockScorer", "BlockScores", "ScorerState", "sensor_groups"]
+__all__ = ["ROWS_IN_CACHE", "BlockScorer", "BlockScores", "ScorerState", "sensor_groups"]
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 
+ROWS_IN_CACHE: Final = 32  # streams that are worked on together: more than that leaves the second-level cache
+_N_SUMS: Final = 10
 _MIN_SHARE: Final = 0.25  # of a block's samples that a channel needs to be scored at all
 _INTENSITY_FLOOR: Final = 1e-5  # of the mean squared step, in normalised units: a sensor on a table
 
@@ -152,27 +156,67 @@ class BlockScorer:
         precision : (n_streams, n_channels, n_channels)
             Each stream's own; the scorer's for all when None.
         """
-        z, ok = surprise.z, surprise.valid
-        y = z @ (self._precision if precision is None else precision.astype(np.float32)[:, None])
+        n_streams, _, n_channels = values.shape
+        hop = np.empty((_N_SUMS, n_streams, n_channels), np.float32)
+        own = self._precision if precision is None else precision.astype(np.float32)
         diagonal = self._diagonal if precision is None else np.diagonal(precision, axis1=1, axis2=2)
-        y[~ok] = 0
-        steps = np.diff(values, axis=1) * self._inverse_scale
-        step_ok = valid[:, 1:] & valid[:, :-1]
-        steps[~step_ok] = 0
+        for start in range(0, n_streams, ROWS_IN_CACHE):
+            rows = slice(start, start + ROWS_IN_CACHE)
+            self._add_surprise(surprise, rows, own if own.ndim == 2 else own[rows], out=hop[:4, rows])
+            self._add_movement(values[rows], valid[rows], saturated[rows], out=hop[4:, rows])
+        nats, z2, y2, n_scored, step2, n_steps, n_missing, n_saturated, low, high = hop
         after = ScorerState(
-            nats=_push(state.nats, surprise.nats.sum(axis=(1, 2), dtype=np.float64)),
-            z2=_push(state.z2, np.square(z).sum(axis=(1, 2), dtype=np.float64)),
-            y2=_push(state.y2, np.square(y).sum(axis=(1, 2), dtype=np.float64)),
-            step2=_push(state.step2, np.square(steps).sum(axis=1, dtype=np.float64)),
-            n_steps=_push(state.n_steps, step_ok.sum(axis=1, dtype=np.int32)),
-            n_scored=_push(state.n_scored, ok.sum(axis=(1, 2), dtype=np.int32)),
-            n_missing=_push(state.n_missing, (~valid).sum(axis=1, dtype=np.int32)),
-            n_saturated=_push(state.n_saturated, saturated.sum(axis=1, dtype=np.int32)),
-            low=_push(state.low, np.where(valid, values, np.inf).min(axis=1).astype(np.float32)),
-            high=_push(state.high, np.where(valid, values, -np.inf).max(axis=1).astype(np.float32)),
+            nats=_push(state.nats, nats),
+            z2=_push(state.z2, z2),
+            y2=_push(state.y2, y2),
+            step2=_push(state.step2, step2 * np.square(self._inverse_scale)),
+            n_steps=_push(state.n_steps, n_steps),
+            n_scored=_push(state.n_scored, n_scored),
+            n_missing=_push(state.n_missing, n_missing),
+            n_saturated=_push(state.n_saturated, n_saturated),
+            low=_push(state.low, low),
+            high=_push(state.high, high),
             n_hops_seen=state.n_hops_seen + 1,
         )
         return self._score(after, diagonal), after
+
+    @staticmethod
+    def _add_surprise(surprise: Surprise, rows: slice, precision: F32, *, out: F32) -> None:
+        """Write the sums of nats, z^2, y^2 and scored samples, ``out`` (4, n_rows, n_channels)."""
+        n_channels = surprise.z.shape[-1]
+        z, nats, ok = (
+            part[rows].reshape(-1, part.shape[1] * part.shape[2], n_channels)
+            for part in (surprise.z, surprise.nats, surprise.valid)
+        )
+        counted = ok.astype(np.float32)
+        _sum(nats, out=out[0])
+        y = z @ precision
+        y *= counted
+        y *= y
+        _sum(y, out=out[2])
+        _sum(np.multiply(z, z, out=y), out=out[1])
+        _sum(counted, out=out[3])
+
+    @staticmethod
+    def _add_movement(values: F32, valid: NDArray[np.bool_], saturated: NDArray[np.bool_], *, out: F32) -> None:
+        """Write step^2, steps, missing, saturated, lowest and highest, ``out`` (6, n_rows, n_channels)."""
+        # time first: numpy then sums whole rows of all streams
+        x, there = (np.ascontiguousarray(a.transpose(1, 0, 2)) for a in (values, valid))
+        gone = ~there
+        np.copyto(x, np.inf, where=gone)
+        np.min(x, axis=0, out=out[4])
+        np.copyto(x, -np.inf, where=gone)
+        np.max(x, axis=0, out=out[5])
+        np.copyto(x, 0, where=gone)
+        steps = x[1:] - x[:-1]
+        counted = there.astype(np.float32)
+        np.subtract(len(x), counted.sum(axis=0), out=out[2])
+        both = counted[1:] * counted[:-1]
+        both.sum(axis=0, out=out[1])
+        steps *= both
+        steps *= steps
+        steps.sum(axis=0, out=out[0])
+        out[3] = saturated.sum(axis=1, dtype=np.int32) if saturated.any() else 0
 
     def _score(self, state: ScorerState, diagonal: F64) -> BlockScores:
         block = self.manifest.block
@@ -207,5 +251,10 @@ class BlockScorer:
         return largest
 
 
-def _push(ring: NDArray[Any], row: NDArray[Any]) -> NDArray[Any]:
-    return np.concatenate([ring[:, 1:], row[:, None]], axis=1)
+def _push(ring: NDArray[Any], row: F32) -> NDArray[Any]:
+    return np.concatenate([ring[:, 1:], row[:, None].astype(ring.dtype)], axis=1)
+
+
+def _sum(samples: F32, *, out: F32) -> None:
+    """Sum (n_streams, n_samples, n_channels) over samples: a product with ones is 10 times faster than ``sum``."""
+    np.matmul(np.ones((1, samples.shape[1]), np.float32), samples, out=out[:, None])
