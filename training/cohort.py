@@ -23,7 +23,7 @@ from kinedge.recording import Recording
 from kinedge.training.anomalies import ANOMALIES, inject
 from kinedge.training.enrolled import ScoredRecording, enrol_each
 
-__all__ = ["calibrate_cohort"]
+__all__ = ["calibrate_cohort", "ordinary_blocks"]
 
 F64 = NDArray[np.float64]
 
@@ -40,6 +40,27 @@ def _ordinary(recording: Recording, exclude: Sequence[str], *, look_back: int) -
         if any(region.label == e or (e.endswith("*") and region.label.startswith(e[:-1])) for e in exclude):
             bad[region.start : region.end + look_back] = True
     return ~bad
+
+
+def ordinary_blocks(
+    scorer: Scorer, recording: Recording, exclude: Sequence[str]
+) -> tuple[Blocks, list[NDArray[np.float32]]]:
+    """Score a recording; return its blocks of ordinary movement, and ``z`` (n, n_channels) of each one's last hop."""
+    good = _ordinary(recording, exclude, look_back=scorer.manifest.block + scorer.manifest.receptive_field)
+    channel, intensity, hop, residuals = [], [], [], []
+    for i, (end, scores, surprise) in enumerate(score_recording(scorer, recording)):
+        if not (good[end - 1] and scores.full[0] and scores.scored[0].all()):
+            continue
+        channel.append(scores.channel[0])
+        intensity.append(scores.intensity[0])
+        hop.append(i)
+        residuals.append(surprise.z[0, surprise.valid[0, :, 0].all(axis=1), 0])
+    blocks = Blocks(
+        np.reshape(channel, (-1, scorer.manifest.n_channels)),
+        np.reshape(intensity, (-1, len(scorer.groups))),
+        np.array(hop, np.int64),
+    )
+    return blocks, residuals
 
 
 def calibrate_cohort(
@@ -65,23 +86,9 @@ def calibrate_cohort(
     scored: list[ScoredRecording] = []
     residuals: list[NDArray[np.float32]] = []
     for recordings, scorer in scorers:
-        look_back = scorer.manifest.block + scorer.manifest.receptive_field
         for recording in recordings:
-            good = _ordinary(recording, exclude_labels, look_back=look_back)
-            channel, intensity, hop = [], [], []
-            for i, (end, scores, surprise) in enumerate(score_recording(scorer, recording)):
-                if not (good[end - 1] and scores.full[0] and scores.scored[0].all()):
-                    continue
-                channel.append(scores.channel[0])
-                intensity.append(scores.intensity[0])
-                hop.append(i)
-                rows = surprise.valid[0, :, 0].all(axis=1)
-                residuals.append(surprise.z[0, rows, 0])
-            blocks = Blocks(
-                np.reshape(channel, (-1, scorer.manifest.n_channels)),
-                np.reshape(intensity, (-1, len(scorer.groups))),
-                np.array(hop, np.int64),
-            )
+            blocks, found = ordinary_blocks(scorer, recording, exclude_labels)
+            residuals += found
             scored.append(ScoredRecording(recording.subject, blocks))
     if not any(len(s.blocks) for s in scored):
         raise SignalError("no ordinary movement is left to calibrate on: check labels and missing data")
