@@ -16,7 +16,7 @@ Source: Vovk, Gammerman, Shafer, "Algorithmic Learning in a Random World" (2005)
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
@@ -93,6 +93,10 @@ class EnrolledCohort:
         last blocks (``kinedge.edge.history``).
     n_subjects : (1,)
         How many subjects that is a quantile of.
+    tail_levels : (n_tails,)
+        Increasing, all above 1; empty in bundles made before they were counted.
+    tails : (n_tails, n_history)
+        As ``limits``, of the chance that ``u`` lies above a tail level, given in how many of the last blocks ``u > 1``.
     """
 
     reference: F64
@@ -100,11 +104,14 @@ class EnrolledCohort:
     levels: F64
     limits: F64
     n_subjects: F64
+    tail_levels: F64 = field(default_factory=lambda: np.zeros(0))
+    tails: F64 = field(default_factory=lambda: np.zeros((0, 0)))
 
 
 _ENROLLED: Final = "enrolled_"
 _OWN_ARRAYS: Final = ("knots", "center", "spread", "reference", "likelihood", "precision", "additive")
 _ENROLLED_ARRAYS: Final = ("reference", "likelihood", "levels", "limits", "n_subjects")
+_TAIL_ARRAYS: Final = ("tail_levels", "tails")  # both or neither
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,7 +169,8 @@ class Calibration:
         """Return the arrays by name."""
         arrays: dict[str, NDArray[Any]] = {name: getattr(self, name) for name in _OWN_ARRAYS}
         if self.enrolled is not None:
-            arrays |= {_ENROLLED + name: getattr(self.enrolled, name) for name in _ENROLLED_ARRAYS}
+            names = (*_ENROLLED_ARRAYS, *(_TAIL_ARRAYS if self.enrolled.tails.size else ()))
+            arrays |= {_ENROLLED + name: getattr(self.enrolled, name) for name in names}
         return arrays
 
     @classmethod
@@ -176,7 +184,9 @@ class Calibration:
         """
         c, s = manifest.n_channels, len(manifest.sensors)
         has_enrolled = any(name.startswith(_ENROLLED) for name in arrays)
-        expected = {*_OWN_ARRAYS, *(_ENROLLED + name for name in _ENROLLED_ARRAYS if has_enrolled)}
+        has_tails = has_enrolled and any(_ENROLLED + name in arrays for name in _TAIL_ARRAYS)
+        enrolled_arrays = (*_ENROLLED_ARRAYS, *(_TAIL_ARRAYS if has_tails else ()))
+        expected = {*_OWN_ARRAYS, *(_ENROLLED + name for name in enrolled_arrays if has_enrolled)}
         if set(arrays) != expected:
             odd = ", ".join(sorted(set(arrays) ^ expected))
             raise BundleError(f"bundle {manifest.name}: calibration arrays missing or unused: {odd}")
@@ -199,6 +209,12 @@ class Calibration:
                 "enrolled_limits": (g, None),
                 "enrolled_n_subjects": (1,),
             }
+        if has_tails:
+            history = arrays["enrolled_limits"].shape[-1:]
+            shapes |= {
+                "enrolled_tail_levels": (None,),
+                "enrolled_tails": (arrays["enrolled_tail_levels"].size, *history),
+            }
         for name, shape in shapes.items():
             found = arrays[name].shape
             if len(found) != len(shape) or any(w not in (None, f) for w, f in zip(shape, found, strict=True)):
@@ -211,11 +227,21 @@ class Calibration:
         own: dict[str, Any] = {name: plain[name] for name in _OWN_ARRAYS}
         self = cls(**own)
         if has_enrolled:
-            enrolled = EnrolledCohort(**{name: plain[_ENROLLED + name] for name in _ENROLLED_ARRAYS})
+            enrolled = EnrolledCohort(**{name: plain[_ENROLLED + name] for name in enrolled_arrays})
             if not enrolled.limits.size or (np.diff(enrolled.levels) <= 0).any():
                 raise BundleError(f"bundle {manifest.name}: calibration enrolled_levels must increase, with limits")
             if min(enrolled.limits.min(), 1 - enrolled.limits.max()) < 0:
                 raise BundleError(f"bundle {manifest.name}: calibration enrolled_limits must lie between 0 and 1")
+            if has_tails and not (
+                enrolled.tails.size
+                and enrolled.tails.min() >= 0
+                and enrolled.tails.max() <= 1
+                and (np.diff(enrolled.tail_levels, prepend=1.0) > 0).all()
+            ):
+                raise BundleError(
+                    f"bundle {manifest.name}: calibration enrolled_tail_levels must increase from above 1, and "
+                    "enrolled_tails lie between 0 and 1"
+                )
             self = replace(self, enrolled=enrolled)
         references = [self.reference, *([self.enrolled.reference] if self.enrolled is not None else [])]
         if k < 2 or (np.diff(self.knots, axis=0) <= 0).any():

@@ -47,7 +47,7 @@ class History:
         return share
 
 
-def history_of(exceeds: NDArray[np.bool_], block: NDArray[np.int64]) -> History:
+def history_of(exceeds: NDArray[np.bool_], block: NDArray[np.int64], hits: NDArray[np.bool_] | None = None) -> History:
     """Count exceedances by what went before.
 
     Parameters
@@ -56,13 +56,15 @@ def history_of(exceeds: NDArray[np.bool_], block: NDArray[np.int64]) -> History:
         Of blocks that do not overlap.
     block : (n,)
         Increasing number of each block; where one is missing, the history begins anew.
+    hits : (n, n_detectors)
+        What is counted after each history, such as exceedances of a higher level; ``exceeds`` itself when None.
     """
     n = len(exceeds)
     counts = np.zeros((2, N_BACK + 1))
     if n > N_BACK:
         before = sum(exceeds[i : n - N_BACK + i].astype(np.int64) for i in range(N_BACK))
         known = block[N_BACK:] - block[:-N_BACK] == N_BACK
-        h, now = np.asarray(before)[known], exceeds[N_BACK:][known]
+        h, now = np.asarray(before)[known], (exceeds if hits is None else hits)[N_BACK:][known]
         counts[0] = np.bincount(h.ravel(), minlength=N_BACK + 1)
         counts[1] = np.bincount(h[now], minlength=N_BACK + 1)
     return History(counts[0], counts[1])

@@ -137,6 +137,42 @@ def test_exceedances_are_counted_by_what_went_before_and_never_across_a_gap() ->
     assert history_of(x[:4], np.arange(4)).visits.sum() == 0
 
 
+def test_tails_are_counted_by_the_history_of_the_lower_level() -> None:
+    u = np.array([2.0, 0.0, 2.0, 3.0, 4.0, 0.0, 6.0])[:, None]
+    found = history_of(u > 1, np.arange(7), u > 3)
+    assert found.visits.tolist() == [0, 0, 0, 3, 0]
+    assert found.hits.tolist() == [0, 0, 0, 2, 0]
+
+
+def test_tails_of_a_cohort_travel_with_the_bundle_and_are_checked(scorer: Scorer) -> None:
+    enrolled = EnrolledCohort(
+        scorer.calibration.reference,
+        scorer.calibration.likelihood,
+        np.array([0.5, 1.0]),
+        np.full((2, 5), 0.1),
+        np.array([9.0]),
+        np.array([2.0, 4.0]),
+        np.array([[0.01] * 5, [0.002] * 5]),
+    )
+    arrays = replace(scorer.calibration, enrolled=enrolled).to_arrays()
+    back = Calibration.from_arrays(arrays, scorer.manifest).enrolled
+    assert back is not None
+    np.testing.assert_array_equal(back.tails, enrolled.tails)
+    without = {k: v for k, v in arrays.items() if "tail" not in k}
+    old = Calibration.from_arrays(without, scorer.manifest).enrolled
+    assert old is not None and old.tails.size == 0
+    assert set(replace(scorer.calibration, enrolled=old).to_arrays()) == set(without)
+    for wrong in (
+        {"enrolled_tail_levels": np.array([1.0, 2.0])},
+        {"enrolled_tails": np.full((2, 5), 1.5)},
+        {"enrolled_tails": np.full((3, 5), 0.5)},
+    ):
+        with pytest.raises(BundleError, match="tail"):
+            Calibration.from_arrays({**arrays, **wrong}, scorer.manifest)
+    with pytest.raises(BundleError, match="enrolled_tails"):
+        Calibration.from_arrays({k: v for k, v in arrays.items() if k != "enrolled_tails"}, scorer.manifest)
+
+
 def test_limits_lie_above_nine_subjects_of_ten_and_rise_with_history() -> None:
     rng = np.random.default_rng(2)
     rates = np.linspace(0.01, 0.02, 11)

@@ -22,6 +22,8 @@ __all__ = ["Folds", "ScoredRecording", "enrol_each"]
 F64 = NDArray[np.float64]
 
 _LEVELS: Final = (0.5, 1.0)  # of u, at which exceedances are counted
+_TAILS: Final = (1.5, 2.0, 3.0, 5.0)  # beyond the level that histories are told by
+_TOLD_BY: Final = 1.0
 _MIN_FOLD: Final = 60  # blocks to learn a baseline from, and to hold against it
 
 
@@ -65,17 +67,22 @@ class Folds:
                 u, detectors = _against(baseline, blocks, cohort, groups)
                 statistics.setdefault(subject, []).append(u.max(axis=1))
                 apart = blocks.hop % stride == 0
-                found = [history_of(detectors[apart] > level, blocks.hop[apart] // stride) for level in _LEVELS]
+                block, held = blocks.hop[apart] // stride, detectors[apart]
+                found = [history_of(held > level, block) for level in _LEVELS]
+                found += [history_of(held > _TOLD_BY, block, held > level) for level in _TAILS]
                 known = histories.setdefault(subject, [])
                 histories[subject] = [a + b for a, b in zip(known, found, strict=True)] if known else found
         if len(statistics) < 2 or likelihood is None:
             return None
+        limits = np.stack([limits_of(level) for level in zip(*histories.values(), strict=True)])
         return EnrolledCohort(
             reference=pool_reference([np.concatenate(s) for s in statistics.values()]),
             likelihood=likelihood,
             levels=np.array(_LEVELS),
-            limits=np.stack([limits_of([h[g] for h in histories.values()]) for g in range(len(_LEVELS))]),
+            limits=limits[: len(_LEVELS)],
             n_subjects=np.array([float(len(statistics))]),
+            tail_levels=np.array(_TAILS),
+            tails=limits[len(_LEVELS) :],
         )
 
 
