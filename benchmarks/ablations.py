@@ -44,6 +44,7 @@ from kinedge.training.loop import Loop
 from kinedge.training.model import Forecaster, StudentT
 from kinedge.training.settings import FitConfig
 from kinedge.training.simulate import RadioModel, SimulationConfig, simulate
+from kinedge.training.windows import filled
 
 __all__ = ["CONDITIONS", "VARIANTS", "bench_ablations"]
 
@@ -122,7 +123,7 @@ def _in_int8(loop: Loop, train: Sequence[Recording]) -> None:
     for recording in train:
         x, there = loop.normalisation.apply(recording.values, recording.valid)
         state = np.zeros((1, loop.model.config.state_size), np.float32)
-        feeds.append({"x": x[None], "mask": there[None], "state": state})
+        feeds.append({"x": filled(x, there, loop.gaps)[None], "mask": there[None], "state": state})
     loop.model = _Int8(loop.model, feeds)  # type: ignore[assignment]  # what is called of it is there
 
 
@@ -270,8 +271,9 @@ def _blocks(loop: Loop, recording: Recording) -> tuple[F64, NDArray[np.int64]]:
     x, there = loop.normalisation.apply(np.where(recording.valid, recording.values, np.float32(0)), recording.valid)
     truth, present = (torch.from_numpy(a)[None] for a in (x, there))
     n = len(recording) - horizon
+    shown = torch.from_numpy(filled(x[:n], there[:n], loop.gaps))[None]
     with torch.no_grad():
-        mu, log_sigma, _ = loop.model(truth[:, :n], present[:, :n], loop.model.initial_state(1))
+        mu, log_sigma, _ = loop.model(shown, present[:, :n], loop.model.initial_state(1))
         target, weight = (torch.cat([a[:, h : n + h] for h in shape.horizons], dim=-1) for a in (truth, present))
         loss = (loop.likelihood(target, mu, log_sigma) * weight)[0, first:].sum(dim=1).double().numpy()
         count = weight[0, first:].sum(dim=1).double().numpy()

@@ -102,6 +102,9 @@ class Manifest(Config):
     center: tuple[float, ...]
     scale: tuple[float, ...]
     clip: float = Field(gt=0, description="of normalised input, in scales")
+    hold_s: float = Field(
+        default=0.0, ge=0, le=60, description="in which a value held through a gap fades to 37 %; 0: zeros are shown"
+    )
     student_t_nu: tuple[tuple[float, ...], ...] = Field(description="per horizon, per channel")
 
     inputs: tuple[TensorEntry, ...]

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from kinedge.bundle import Manifest
 from kinedge.edge.backends import Backend
+from kinedge.edge.gaps import Gaps
 from kinedge.errors import SignalError
 
 __all__ = ["Engine", "EngineState", "Surprise"]
@@ -36,6 +37,8 @@ class EngineState:
         The forecaster's own state.
     mu, log_sigma : (n_streams, max_horizon, n_horizons, n_channels) float32
         Predictions for samples that have not come; row ``-1`` is the youngest.
+    held, held_age : (n_streams, n_channels)
+        Last value of each channel, normalised, and samples since then: what is shown in a gap.
     n_seen : (n_streams,) int64
         Samples since the start, for the warm-up.
     """
@@ -43,6 +46,8 @@ class EngineState:
     model: F32
     mu: F32
     log_sigma: F32
+    held: F32
+    held_age: NDArray[np.int32]
     n_seen: NDArray[np.int64]
 
     def to_arrays(self) -> dict[str, NDArray[np.generic]]:
@@ -87,6 +92,7 @@ class Engine:
         self._center = np.array(manifest.center, np.float32)
         self._inverse_scale = (1.0 / np.array(manifest.scale)).astype(np.float32)
         self._clip = np.float32(manifest.clip)
+        self._gaps = Gaps(manifest.hold_s, manifest.rate_hz)
         self._horizons = manifest.horizons
         self._max_horizon = max(manifest.horizons)
         nu = np.array(manifest.student_t_nu, np.float32)
@@ -100,6 +106,8 @@ class Engine:
             model=np.zeros((n_streams, self.manifest.state_size), np.float32),
             mu=np.zeros(shape, np.float32),
             log_sigma=np.zeros(shape, np.float32),
+            held=np.zeros((n_streams, self.manifest.n_channels), np.float32),
+            held_age=np.zeros((n_streams, self.manifest.n_channels), np.int32),
             n_seen=np.zeros(n_streams, np.int64),
         )
 
@@ -149,7 +157,7 @@ class Engine:
             )
         x = (values - self._center) * self._inverse_scale
         np.clip(x, -self._clip, self._clip, out=x)
-        x[~valid] = 0
+        held, held_age = self._gaps.fill(x, valid, state.held, state.held_age)
         mask = valid.astype(np.float32)
         mu, log_sigma, model_state = self.backend.step(x, mask, state.model)
         shape = (n_streams, n_samples, len(self._horizons), n_channels)
@@ -176,6 +184,8 @@ class Engine:
             model=model_state,
             mu=all_mu[:, n_samples:],
             log_sigma=all_log_sigma[:, n_samples:],
+            held=held,
+            held_age=held_age,
             n_seen=state.n_seen + n_samples,
         )
         return Surprise(z=z, nats=nats, valid=ok), after

@@ -328,6 +328,7 @@ def _manifest_fields(
         "center": [float(v) for v in result.center],
         "scale": [float(v) for v in result.scale],
         "clip": result.clip,
+        "hold_s": result.config.hold_s,
         "student_t_nu": [[float(v) for v in row] for row in result.nu],
         "inputs": [
             {"name": "x", "shape": [-1, -1, n]},

@@ -69,7 +69,6 @@ def export_onnx(model: Forecaster) -> bytes:
         raise BackendError(f"cannot export: NaN or infinity in {', '.join(broken)}; train again with a lower rate")
     cfg = model.config
     g = _Graph()
-    g.op("Mul", ["x", "mask"], out="seen_x")
     pasts = [f"past_{i}" for i in range(len(cfg.state_sizes))]
     g.split("state", cfg.state_sizes, outs=pasts, axis=1)
     kept = (cfg.var_order - 1, *cfg.history)
@@ -84,7 +83,7 @@ def export_onnx(model: Forecaster) -> bytes:
         new_state.append(g.op("Reshape", [last, g.integers(0, kept[i] * widths[i])], out=f"next_{i}"))
         return both
 
-    h = g.op("Concat", ["seen_x", "mask"], out="inp_taps", axis=2)
+    h = g.op("Concat", ["x", "mask"], out="inp_taps", axis=2)
     h = g.linear(h, model.inp, out="inp", bias=_bias(model.inp))
     for i, (conv, dilation) in enumerate(zip(model.convs, cfg.dilations, strict=True), start=1):
         if not isinstance(conv, torch.nn.Linear):
@@ -99,8 +98,8 @@ def export_onnx(model: Forecaster) -> bytes:
     head_bias[: cfg.n_outputs] += _bias(model.var)
     head = g.linear(g.op("Relu", [h], out="relu_head"), model.head, out="head", bias=head_bias)
     g.split(head, (cfg.n_outputs, cfg.n_outputs), outs=("correction", "log_sigma_raw"), axis=2)
-    line = remember(0, "seen_x")
-    gathered = g.taps(line, "seen_x", kernel=cfg.var_order, dilation=1, out="taps_0")
+    line = remember(0, "x")
+    gathered = g.taps(line, "x", kernel=cfg.var_order, dilation=1, out="taps_0")
     g.op("Add", [g.linear(gathered, model.var, out="var", bias=None), "correction"], out="mu")
     low = g.constant("log_sigma_min", np.array(LOG_SIGMA_MIN, dtype=np.float32))
     high = g.constant("log_sigma_max", np.array(LOG_SIGMA_MAX, dtype=np.float32))

@@ -91,8 +91,7 @@ def conv_form(matrix_form: bytes) -> bytes:
     pasts = [f"past_{i}" for i in range(1, len(w.kept) + 1)]
     g.split("state_blocks_images", w.kept, outs=pasts, axis=3)
 
-    g.op("Mul", ["x", "mask"], out="seen_x")
-    g.op("Concat", ["seen_x", "mask"], out="seen", axis=2)
+    g.op("Concat", ["x", "mask"], out="seen", axis=2)
     g.op("Transpose", ["seen"], out="seen_columns", perm=(0, 2, 1))
     g.op("Reshape", ["seen_columns", g.integers(0, 2 * c, 1, -1)], out="seen_images")
     h = _conv(g, "seen_images", w.inp, w.inp_bias, taps=1, dilation=1, out="inp")

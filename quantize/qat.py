@@ -24,11 +24,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from kinedge.config import Config
+from kinedge.edge.gaps import Gaps
 from kinedge.errors import BackendError, SignalError
-from kinedge.quantize.int8 import weight_scales
+from kinedge.quantize.int8 import Grid, weight_scales
 from kinedge.recording import Recording
 from kinedge.training.model import Forecaster
-from kinedge.training.windows import Normalisation, Pieces
+from kinedge.training.windows import Normalisation, Pieces, filled
 
 __all__ = ["QatConfig", "fake_quantised", "tune"]
 
@@ -58,14 +59,14 @@ def _linears(model: Forecaster) -> dict[str, tuple[str, nn.Module]]:
 
 @contextmanager
 def fake_quantised(
-    model: Forecaster, scales: Mapping[str, float], *, layers: Collection[str]
+    model: Forecaster, grids: Mapping[str, float | Grid], *, layers: Collection[str]
 ) -> Iterator[Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]]:
     """Give a forward pass that rounds as the int8 graph does; ``model`` itself computes it only inside the block.
 
     Parameters
     ----------
-    scales
-        Of the layers' inputs, from :func:`kinedge.quantize.int8.activation_scales`.
+    grids
+        Steps and shifts of the layers' inputs; weights are rounded to the nearest level.
     layers
         That are int8.
 
@@ -75,15 +76,22 @@ def fake_quantised(
         A layer is unknown, or has no scale.
     """
     known = _linears(model)
-    absent = sorted(set(layers) - (set(known) & set(scales)))
+    absent = sorted(set(layers) - (set(known) & set(grids)))
     if absent:
         raise BackendError(f"no layer, or no range, for {', '.join(absent)}; there are {', '.join(known)}")
 
-    def rounded(scale: float) -> Callable[[nn.Module, tuple[Tensor]], Tensor]:
-        step = float(np.float32(scale))
-        return lambda module, inputs: torch.fake_quantize_per_tensor_affine(inputs[0], step, 0, _LOWEST, _HIGHEST)
+    def rounded(found: float | Grid) -> Callable[[nn.Module, tuple[Tensor]], Tensor]:
+        grid = found if isinstance(found, Grid) else Grid(found)
+        step = float(np.float32(grid.scale))
 
-    hooks = [known[name][1].register_forward_pre_hook(rounded(scales[name])) for name in layers]
+        def rounding(module: nn.Module, inputs: tuple[Tensor]) -> Tensor:
+            del module
+            centred = inputs[0] - grid.shift
+            return torch.fake_quantize_per_tensor_affine(centred, step, 0, _LOWEST, _HIGHEST) + grid.shift
+
+        return rounding
+
+    hooks = [known[name][1].register_forward_pre_hook(rounded(grids[name])) for name in layers]
     parameters = dict(model.named_parameters())
 
     def forward(x: Tensor, mask: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -105,13 +113,14 @@ def fake_quantised(
 
 def tune(
     model: Forecaster,
-    scales: Mapping[str, float],
+    grids: Mapping[str, float | Grid],
     recordings: Sequence[Recording],
     normalisation: Normalisation,
     config: QatConfig,
     *,
     layers: Collection[str],
     exclude_labels: Sequence[str],
+    gaps: Gaps | None = None,
     progress: Callable[[int, float], None] | None = None,
 ) -> tuple[Forecaster, tuple[float, float]]:
     """Return a network that says nearly the same in int8, and what it was taught: the loss of first and last steps.
@@ -120,17 +129,19 @@ def tune(
     ----------
     model
         The teacher; it is not changed.
-    scales, layers
+    grids, layers
         As for :func:`fake_quantised`.
     recordings
         That the model may be trained on, on its grid.
+    gaps
+        What is shown of missing samples; zeros when None.
     progress
         Called with step and loss.
 
     Returns
     -------
     model
-        In single precision; to be exported and quantised with the same scales.
+        In single precision; to be exported and quantised with the same steps and shifts.
     losses
         Means over the first and the last tenth of the steps: mean squared differences of location, in sigmas, and of
         log-scale. Equal data, configuration and seed give equal weights on one machine.
@@ -150,10 +161,12 @@ def tune(
     optimiser = torch.optim.Adam(student.parameters(), lr=config.learning_rate)
     state = model.initial_state(config.batch)
     losses = []
-    with fake_quantised(student, scales, layers=layers) as forward:
+    with fake_quantised(student, grids, layers=layers) as forward:
         for step in range(config.steps):
             values, valid, _ = pieces.crops(rng, n_crops=config.batch, length=first + config.window)
-            x, mask = (torch.from_numpy(a) for a in normalisation.apply(values, valid))
+            there, present = normalisation.apply(values, valid)
+            shown = there if gaps is None else filled(there, present, gaps)
+            x, mask = torch.from_numpy(shown), torch.from_numpy(present)
             with torch.no_grad():
                 mu, log_sigma, _ = teacher(x, mask, state)
             got_mu, got_log_sigma, _ = forward(x, mask, state)

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from kinedge.bundle import Bundle
 from kinedge.edge.backends import OnnxBackend
 from kinedge.edge.engine import Engine, Surprise
+from kinedge.edge.gaps import Gaps
 from kinedge.errors import SignalError
-from kinedge.quantize.int8 import layers_of, load, quantise
+from kinedge.quantize.int8 import Grid, layers_of, load, quantise
 from kinedge.recording import Recording
-from kinedge.training.windows import Normalisation
+from kinedge.training.windows import Normalisation, filled
 
 __all__ = [
     "LayerError",
@@ -55,6 +56,7 @@ def feed_of(recording: Recording, bundle: Bundle) -> dict[str, F32]:
     m = bundle.manifest
     normalisation = Normalisation(np.array(m.center, np.float32), np.array(m.scale, np.float32), m.clip)
     x, mask = normalisation.apply(recording.values, recording.valid)
+    x = filled(x, mask, Gaps(m.hold_s, m.rate_hz))
     return {"x": x[None], "mask": mask[None], "state": np.zeros((1, m.state_size), np.float32)}
 
 
@@ -148,7 +150,7 @@ class Sweep:
 
 def sweep(
     graph: bytes,
-    scales: Mapping[str, float],
+    grids: Mapping[str, float | Grid],
     error: ScoreError,
     *,
     budget: float,
@@ -158,8 +160,8 @@ def sweep(
 
     Parameters
     ----------
-    graph, scales
-        In single precision, and its ranges.
+    graph, grids
+        In single precision, and how each layer would be rounded.
     error
         On recordings that are neither trained nor tested on.
     budget
@@ -169,13 +171,13 @@ def sweep(
     alone = {}
     for layer in layers_of(load(graph).graph):
         say(layer.name)
-        alone[layer.name] = error.of(quantise(graph, scales, layers=[layer.name]))
+        alone[layer.name] = error.of(quantise(graph, grids, layers=[layer.name]))
     rows: list[LayerError] = []
     chosen: list[str] = []
     reached = 0.0
     for name in sorted(alone, key=lambda n: alone[n]):
         say(name)
-        joined = error.of(quantise(graph, scales, layers=[*chosen, name])) if alone[name] <= budget else alone[name]
+        joined = error.of(quantise(graph, grids, layers=[*chosen, name])) if alone[name] <= budget else alone[name]
         fits = joined <= budget
         if fits:
             chosen.append(name)

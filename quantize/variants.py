@@ -1,4 +1,4 @@
-"""A bundle and an int8 model beside the one it has: ranges, what stays in float, its own calibration, the proof.
+"""A bundle and more precisions beside the one it has: int8, fp16, each with a calibration of its own, and the proof.
 
 Who may be used for what follows from how the bundle was trained: ranges (and fine-tuning) from people it was trained
 on; the method and the layers from those that stopped the training; calibration from the calibration part; the proof
@@ -8,71 +8,60 @@ from people who had no part in anything. The calibration in single precision sta
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, Literal
-
-import numpy as np
-from pydantic import Field
 
 from kinedge.arrays import arrays_to_npz
 from kinedge.bundle import CALIBRATION_NAME, CARD_NAME, Bundle, calibration_name, pack_bundle, read_bundle
 from kinedge.canonical import canonical_json, sha256_hex
-from kinedge.config import Config
-from kinedge.edge.backends import OnnxBackend
 from kinedge.edge.calibration import Calibration
 from kinedge.edge.scoring import Scorer
 from kinedge.errors import BackendError, SignalError
 from kinedge.quantize.card import model_card
 from kinedge.quantize.checker import QdqReport, check_qdq
-from kinedge.quantize.export import export_onnx
-from kinedge.quantize.int8 import METHODS, Method, activation_scales, quantise
+from kinedge.quantize.choosing import Chosen, Int8Config, choose_int8
+from kinedge.quantize.follow import follow_calibration
+from kinedge.quantize.fp16 import to_fp16
 from kinedge.quantize.parity import Proof, prove
 from kinedge.quantize.parity_table import as_markdown
 from kinedge.quantize.parts import Parts
-from kinedge.quantize.qat import QatConfig, tune
-from kinedge.quantize.restore import restore_model
-from kinedge.quantize.sensitivity import ScoreError, Sweep, excerpts, feed_of, sweep, with_graph
+from kinedge.quantize.sensitivity import Sweep, with_graph
 from kinedge.recording import Recording
 from kinedge.training.cohort import calibrate_cohort
-from kinedge.training.windows import Normalisation
 
-__all__ = ["PARITY_NAME", "Int8Config", "Quantised", "add_int8", "same_recordings"]
+__all__ = ["PARITY_NAME", "Int8Config", "Quantised", "Reduced", "add_precisions", "same_recordings"]
+
+Reduced = Literal["int8", "fp16"]
 
 PARITY_NAME: Final = "parity.json"
-_INT8: Final = "int8"
-
-
-class Int8Config(Config):
-    """How an int8 model is made."""
-
-    method: Literal["auto", "minmax", "entropy", "percentile", "qat"] = "auto"
-    budget: float = Field(default=0.02, gt=0, le=10, description="largest score error that layers in int8 may cause")
-    range_s: float = Field(default=600, ge=10, description="of recordings that ranges are measured on")
-    compare_s: float = Field(default=600, ge=10, description="of recordings that methods and layers are chosen on")
-    qat: QatConfig = QatConfig()
 
 
 @dataclass(frozen=True, eq=False)
 class Quantised:
-    """A bundle with an int8 model, and how that came about; ``errors`` are score errors by method, on equal layers."""
+    """A bundle with more precisions, and how its int8 model came about: None where it was not made now."""
 
     data: bytes
     bundle: Bundle
-    method: str
-    errors: dict[str, float]
-    sweep: Sweep | None
-    check: QdqReport
+    int8: Chosen | None
+    check: QdqReport | None
     proof: Proof | None
+
+    @property
+    def sweep(self) -> Sweep | None:
+        """What each layer costs in int8; None for a graph from elsewhere."""
+        return None if self.int8 is None else self.int8.sweep
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON's values."""
+        errors = {} if self.int8 is None else self.int8.errors
         return {
             "digest": self.bundle.digest,
-            "method": self.method,
-            "score_error_by_method": {k: round(v, 6) for k, v in self.errors.items()},
+            "precisions": sorted(self.bundle.manifest.precisions),
+            "method": None if self.int8 is None else self.int8.method,
+            "score_error_by_method": {k: round(v, 6) for k, v in errors.items()},
             "sensitivity": None if self.sweep is None else self.sweep.to_dict(),
-            "contract": self.check.to_dict(),
+            "contract": None if self.check is None else self.check.to_dict(),
             "parity": None if self.proof is None else self.proof.to_dict(),
         }
 
@@ -83,11 +72,12 @@ def same_recordings(bundle: Bundle, grid: Sequence[Recording]) -> bool:
     return bundle.manifest.training.get("data_digest") == digest
 
 
-def add_int8(
+def add_precisions(
     bundle: Bundle,
     parts: Parts,
     config: Int8Config,
     *,
+    precisions: Collection[Reduced] = ("int8",),
     exclude_labels: Sequence[str],
     seed: int = 0,
     graph: bytes | None = None,
@@ -95,24 +85,29 @@ def add_int8(
     recalibrate: bool = False,
     report: Callable[[str], None] | None = None,
 ) -> Quantised:
-    """Make an int8 model for a bundle.
+    """Make models in other precisions for a bundle.
 
     Parameters
     ----------
     bundle
-        With a model in single precision.
+        With a model in single precision. What it has in another precision that is not asked for stays.
     parts
         Recordings on its grid, split as they were for training.
+    config
+        Of int8.
+    precisions
+        Which to make.
     exclude_labels
         Regions that are no ordinary movement.
     seed
-        Of what is injected for the calibration; the one of the training makes both calibrations comparable.
+        Of what is injected for calibration and proof.
     graph
-        A graph quantised elsewhere, such as by NVIDIA ModelOpt; none is made then.
+        A graph quantised to int8 elsewhere, such as by NVIDIA ModelOpt; none is made then.
     proof
         Compare all forms on the test part.
     recalibrate
-        Calibrate single precision anew as well: for recordings other than those the bundle was made of.
+        Calibrate single precision anew as well: for recordings other than those the bundle was made of. All precisions
+        have to be made then.
     report
         Called with what is being done.
 
@@ -121,7 +116,8 @@ def add_int8(
     SignalError
         A part that is needed is empty or too short.
     BackendError
-        No layer bears int8 within the budget, or the graph breaks TensorRT's contract.
+        No layer bears int8 within the budget, or the graph breaks TensorRT's contract; or weights are beyond fp16; or a
+        precision would keep a calibration of before.
     """
     say = report or (lambda what: None)
     missing = [
@@ -129,37 +125,40 @@ def add_int8(
     ]
     if missing:
         raise SignalError(f"nobody is left for {' and '.join(missing)}: raise the shares, or give more people")
-    errors: dict[str, float] = {}
-    swept: Sweep | None = None
-    if graph is None:
-        graph, method, errors, swept = _quantised(bundle, parts, config, exclude_labels, say)
-    else:
-        method = "elsewhere"
-    check = check_qdq(graph).require(f"the int8 graph of {bundle.manifest.name}")
-    if not check.int8:
-        raise BackendError(f"no product of this graph is int8 ({', '.join(check.floating)} run in float)")
-
-    def calibrated(precision: str) -> Calibration:
-        say(f"calibrating {precision}")
-        backend = OnnxBackend(grown, precision=precision)
-        blank = Calibration.blank(bundle.manifest)
-        scorers = [(parts.calibration, Scorer(grown, backend=backend, calibration=blank))]
-        return calibrate_cohort(scorers, exclude_labels=exclude_labels, seed=seed)
-
-    grown = with_graph(bundle, graph, precision=_INT8)
-    members = {**grown.parts, calibration_name(_INT8): arrays_to_npz(calibrated(_INT8).to_arrays())}
-    if recalibrate:
-        members[CALIBRATION_NAME] = arrays_to_npz(calibrated("fp32").to_arrays())
+    left = sorted(set(bundle.manifest.precisions) - {"fp32", *precisions}) if recalibrate else []
+    if left:
+        raise BackendError(
+            f"calibrated anew, {', '.join(left)} of this bundle would keep the old calibration; make it anew, too"
+        )
+    int8, check = None, None
+    grown = bundle
+    facts: dict[str, str | int | float] = {}
+    if "int8" in precisions:
+        int8 = (
+            Chosen(graph, "elsewhere", {}, None)
+            if graph is not None
+            else choose_int8(bundle, parts, config, exclude_labels=exclude_labels, say=say)
+        )
+        check = check_qdq(int8.graph).require(f"the int8 graph of {bundle.manifest.name}")
+        if not check.int8:
+            raise BackendError(f"no product of this graph is int8 ({', '.join(check.floating)} run in float)")
+        grown = with_graph(grown, int8.graph, precision="int8")
+        facts |= {"int8_method": int8.method, "int8_layers": len(check.int8), "int8_float_layers": len(check.floating)}
+        if int8.sweep is not None:
+            facts["int8_score_error"] = round(int8.sweep.error, 5)
+    if "fp16" in precisions:
+        grown = with_graph(grown, to_fp16(bundle.model_bytes()), precision="fp16")
+    found = _calibrations(
+        grown, parts.calibration, precisions, exclude_labels=exclude_labels, seed=seed, recalibrate=recalibrate, say=say
+    )
+    members = {**grown.parts, **found}
     entries = grown.manifest.model_dump(mode="json", exclude={"parts"})
-    quality: dict[str, str | int | float] = {k: v for k, v in entries["quality"].items() if not k.startswith(_INT8)}
-    quality |= {"int8_method": method, "int8_layers": len(check.int8), "int8_float_layers": len(check.floating)}
-    if swept is not None:
-        quality["int8_score_error"] = round(swept.error, 5)
-    packed = pack_bundle({**entries, "quality": quality}, members)
+    stale = (*precisions, "parity") if proof else tuple(precisions)
+    quality = {k: v for k, v in entries["quality"].items() if not k.startswith(stale)} | facts
     proved: Proof | None = None
     if proof:
         proved = prove(
-            read_bundle(packed),
+            read_bundle(pack_bundle({**entries, "quality": quality}, members)),
             parts.test,
             exclude_labels=exclude_labels,
             seed=seed,
@@ -167,71 +166,43 @@ def add_int8(
         )
         quality |= _key_figures(proved)
         members[PARITY_NAME] = json.dumps(proved.to_dict(), indent=1, sort_keys=True).encode()
+    else:
+        members.pop(PARITY_NAME, None)  # it was about other parts
     entries["quality"] = quality
     card = model_card(entries)
     if proved is not None:
         card += f"\n## The same answer in every form\n\n{as_markdown(proved.to_dict())}"
     members[CARD_NAME] = card.encode()
     data = pack_bundle(entries, members)
-    return Quantised(data, read_bundle(data), method, errors, swept, check, proved)
+    return Quantised(data, read_bundle(data), int8, check, proved)
 
 
-def _quantised(
-    bundle: Bundle, parts: Parts, config: Int8Config, exclude_labels: Sequence[str], say: Callable[[str], None]
-) -> tuple[bytes, str, dict[str, float], Sweep]:
-    """Choose ranges and layers; return graph, method, the methods' errors on equal layers, and the sweep."""
-    for name, part in (("ranges", parts.training), ("the choice of layers", parts.stopping)):
-        if not part:
-            raise SignalError(f"no recordings for {name}: the split leaves none")
-    fp32 = bundle.model_bytes()
-    ranges_from = excerpts(parts.training, total_s=config.range_s)
-    error = ScoreError(bundle, excerpts(parts.stopping, total_s=config.compare_s))
-    wanted: tuple[Method, ...] = METHODS if config.method in ("auto", "qat") else (config.method,)  # type: ignore[assignment]
-    scales: dict[Method, dict[str, float]] = {}
-    for method in wanted:
-        say(f"ranges by {method}")
-        scales[method] = activation_scales(fp32, (feed_of(r, bundle) for r in ranges_from), method=method)
-
-    def swept(method: Method) -> Sweep:
-        return sweep(
-            fp32, scales[method], error, budget=config.budget, progress=lambda name: say(f"{name} by {method}")
-        )
-
-    found = swept(wanted[0])
-    errors: dict[str, float] = {}
-    for method in wanted:
-        errors[method] = (
-            error.of(quantise(fp32, scales[method], layers=found.int8)) if found.int8 else found.rows[0].alone
-        )
-    best = min(wanted, key=lambda m: errors[m])
-    if best != wanted[0]:
-        found = swept(best)
-    if not found.int8:
-        row = found.rows[0]
-        raise BackendError(
-            f"no layer bears int8 within a score error of {config.budget:g}: "
-            f"{row.layer}, the best, causes {row.alone:.3g}"
-        )
-    graph = quantise(fp32, scales[best], layers=found.int8)
-    if config.method != "qat":
-        return graph, best, errors, found
-    m = bundle.manifest
-    say("fine-tuning in int8")
-    tuned, _ = tune(
-        restore_model(fp32, m),
-        scales[best],
-        parts.training,
-        Normalisation(np.array(m.center, np.float32), np.array(m.scale, np.float32), m.clip),
-        config.qat,
-        layers=found.int8,
-        exclude_labels=exclude_labels,
-        progress=lambda step, loss: say(f"fine-tuning in int8: step {step}") if step % 25 == 0 else None,
-    )
-    fine = quantise(export_onnx(tuned), scales[best], layers=found.int8)
-    errors["qat"] = error.of(fine)
-    if errors["qat"] >= found.error:  # tuning that does not help is not shipped; the errors say so
-        return graph, best, errors, found
-    return fine, "qat", errors, replace(found, error=errors["qat"])
+def _calibrations(
+    grown: Bundle,
+    recordings: Sequence[Recording],
+    precisions: Collection[Reduced],
+    *,
+    exclude_labels: Sequence[str],
+    seed: int,
+    recalibrate: bool,
+    say: Callable[[str], None],
+) -> dict[str, bytes]:
+    """Return the calibration parts that are new; those of other precisions follow that in single precision."""
+    blank = Calibration.blank(grown.manifest)
+    full = Scorer(grown, calibration=blank)
+    members = {}
+    if recalibrate:
+        say("calibrating fp32")
+        calibration = calibrate_cohort([(recordings, full)], exclude_labels=exclude_labels, seed=seed)
+        members[CALIBRATION_NAME] = arrays_to_npz(calibration.to_arrays())
+    else:
+        calibration = Calibration.from_arrays(grown.calibration_arrays(), grown.manifest)
+    for precision in precisions:
+        say(f"calibrating {precision}")
+        reduced = Scorer(grown, calibration=blank, precision=precision)
+        followed = follow_calibration(calibration, full, reduced, recordings, exclude_labels=exclude_labels)
+        members[calibration_name(precision)] = arrays_to_npz(followed.to_arrays())
+    return members
 
 
 def _key_figures(proof: Proof) -> dict[str, str | int | float]:
@@ -245,9 +216,10 @@ def _key_figures(proof: Proof) -> dict[str, str | int | float]:
         "hit_at_1_change",
     )
     facts: dict[str, str | int | float] = {
-        f"int8_{name}": round(value, 6)
+        f"{precision}_{name}": round(value, 6)
+        for precision in ("fp16", "int8")
         for name in names
-        if (value := getattr(proof.row("ONNX int8"), name)) is not None
+        if (value := getattr(proof.row(f"ONNX {precision}"), name)) is not None
     }
     streaming = proof.row("ONNX fp32 streaming").z_relative_rmse
     if streaming is not None:

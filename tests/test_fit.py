@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kinedge.config import load_toml
+from kinedge.edge.gaps import Gaps
 from kinedge.errors import ConfigError, SignalError
 from kinedge.recording import Recording, Region
 from kinedge.signals import SensorSpec
@@ -70,7 +71,8 @@ def test_the_network_beats_its_linear_baseline_where_the_world_is_not_linear() -
     assert result.history[result.best_epoch].val_nll == result.val_nll
     # What is handed out is the model that was measured.
     pieces = Pieces.of([chaos(3)], exclude_labels=(), min_length=2)
-    again = evaluate_nll(result.model, StudentT(result.nu), pieces, result.normalisation)
+    gaps = Gaps(result.config.hold_s, result.rate_hz)
+    again = evaluate_nll(result.model, StudentT(result.nu), pieces, result.normalisation, gaps)
     assert again == pytest.approx(result.val_nll, abs=1e-4)
 
 
@@ -279,7 +281,7 @@ def test_rotation_turns_accelerometer_and_gyroscope_as_one() -> None:
     values, valid = r.values[None, :200].copy(), r.valid[None, :200].copy()
     valid[0, 7, 1] = False
     before = values.copy()
-    augmentation = Augmentation(0, 0, 1, rotation_deg=20)
+    augmentation = Augmentation(0, 0, 1, 0, rotation_deg=20)
     augmentation.rotate(np.random.default_rng(0), values, valid, r.sensors)
     for sensor in (0, 6):
         acc, gyr = slice(sensor, sensor + 3), slice(sensor + 3, sensor + 6)
@@ -296,15 +298,28 @@ def test_rotation_turns_accelerometer_and_gyroscope_as_one() -> None:
 def test_dropout_hides_whole_sensors_and_bursts_but_never_everything() -> None:
     sensors = (SensorSpec("wrist_left"), SensorSpec("wrist_right"), SensorSpec("lower_back"))
     mask = np.ones((2000, 100, 18), np.float32)
-    Augmentation(0.3, 0.0, 1.0, 0).drop(np.random.default_rng(0), mask, sensors, rate_hz=50)
+    Augmentation(0.3, 0.0, 1.0, 0, 0).drop(np.random.default_rng(0), mask, sensors, rate_hz=50)
     gone = ~mask.reshape(2000, 100, 3, 6).any(axis=(1, 3))
     assert (gone.sum(axis=1) <= 2).all()
     assert gone.mean() == pytest.approx(0.2, abs=0.02)  # one sensor in three is spared
     mask[:] = 1
-    Augmentation(0.0, 0.5, 1.0, 0).drop(np.random.default_rng(0), mask, sensors, rate_hz=50)
+    Augmentation(0.0, 0.5, 1.0, 0, 0).drop(np.random.default_rng(0), mask, sensors, rate_hz=50)
     hidden = mask.reshape(2000, 100, 3, 6)[..., 0] == 0
     assert (hidden.any(axis=1).mean()) == pytest.approx(0.5, abs=0.03)
     assert hidden.sum(axis=1).max() <= 50
+
+
+def test_a_bad_radio_loses_whole_packets_of_some_sensors_up_to_its_share() -> None:
+    sensors = (SensorSpec("wrist_left"), SensorSpec("wrist_right"))
+    mask = np.ones((800, 500, 12), np.float32)
+    Augmentation(0.0, 0.0, 1.0, 0.5, 0).drop(np.random.default_rng(0), mask, sensors, rate_hz=50)
+    hidden = mask.reshape(800, 500, 2, 6) == 0
+    assert (hidden == hidden[..., :1]).all()  # a packet holds all channels of its sensor, and of no other
+    lost = hidden[..., 0].mean(axis=1)
+    assert (lost == 0).mean() == pytest.approx(0.5, abs=0.05)
+    assert lost[lost > 0].mean() == pytest.approx(0.2, abs=0.02)
+    edges = [np.flatnonzero(np.diff(h.astype(np.int8))) for h in hidden[:, :, 0, 0]]
+    assert min(np.diff(e).min() for e in edges if len(e) > 1) >= 5  # 0.1 s
 
 
 def test_normalisation_clips_and_zeroes_as_the_edge_does() -> None:

@@ -52,12 +52,12 @@ def fit_linear(
     ridge: float,
     seed: int = 0,
 ) -> LinearFit:
-    """Fit by ridge least squares; a missing input counts as zero, a missing target does not count.
+    """Fit by ridge least squares; a missing input counts as what is shown for it, a missing target does not count.
 
     Parameters
     ----------
     x, mask : (n, C)
-        Normalised pieces, one behind the other.
+        Normalised pieces, one behind the other; ``x`` as a network is shown it.
     starts, ends
         Of the pieces; no row reaches over an edge.
     ridge

@@ -18,12 +18,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from kinedge.edge.gaps import Gaps
 from kinedge.errors import ConfigError, SignalError
 from kinedge.training.augment import Augment, apply
 from kinedge.training.linear import LinearFit, fit_linear
 from kinedge.training.model import LOG_SIGMA_MAX, LOG_SIGMA_MIN, Forecaster, ForecasterConfig, StudentT
 from kinedge.training.settings import FitConfig
-from kinedge.training.windows import Normalisation, Pieces
+from kinedge.training.windows import Normalisation, Pieces, filled
 
 __all__ = ["EpochRecord", "Loop", "evaluate_nll", "masked_nll"]
 
@@ -60,6 +61,7 @@ class Loop:
         self.pieces = pieces
         self.val_pieces = val_pieces
         self.normalisation = normalisation
+        self.gaps = Gaps(config.hold_s, pieces.rate_hz)
         self.digests = digests
         self.history: list[EpochRecord] = []
         # torch draws first weights from one state for the whole process; trainings may share it in threads
@@ -88,6 +90,8 @@ class Loop:
         begun = time.monotonic()
         p = self.pieces
         x, mask = self.normalisation.apply(p.values, p.valid)
+        for start, end in zip(p.starts, p.ends, strict=True):
+            x[start:end] = filled(x[start:end], mask[start:end], self.gaps)
         shape = self.model.config
         linear = fit_linear(
             x, mask, p.starts, p.ends,
@@ -144,15 +148,15 @@ class Loop:
         cosine = 0.51 + 0.49 * math.cos(math.pi * min(1.0, step / total))
         return self.config.learning_rate * min(1.0, (step + 1) / _WARM_UP_STEPS) * cosine
 
-    def draw(self, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    def draw(self, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Draw a batch of crops, augmented.
 
         Returns
         -------
         truth, there : (batch, n_input + horizon, C)
             What is to be predicted, and whether it is there.
-        seen : (batch, n_input, C)
-            What the network may look at, 1 or 0.
+        shown, seen : (batch, n_input, C)
+            What the network is shown, and where that is a sample that it may look at.
         """
         shape, config = self.model.config, self.config
         n_input = shape.receptive_field + config.window
@@ -165,21 +169,21 @@ class Loop:
         x, present = self.normalisation.apply(values, valid)
         seen = present[:, :n_input].copy()
         config.augmentation.drop(rng, seen, self.pieces.sensors, rate_hz=self.pieces.rate_hz)
-        truth, there, mask = (torch.from_numpy(a).to(config.device) for a in (x, present, seen))
-        return truth, there, mask
+        shown = filled(x[:, :n_input], seen, self.gaps)
+        truth, there, inputs, mask = (torch.from_numpy(a).to(config.device) for a in (x, present, shown, seen))
+        return truth, there, inputs, mask
 
     def _loss(self, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         shape, config = self.model.config, self.config
-        truth, there, seen = self.draw(rng)
-        x = truth[:, : seen.shape[1]] * seen
+        truth, there, shown, seen = self.draw(rng)
         with torch.autocast(config.device, torch.bfloat16, enabled=config.bf16):
-            mu, log_sigma, _ = self._forward(x, seen, self.model.initial_state(config.batch))
+            mu, log_sigma, _ = self._forward(shown, seen, self.model.initial_state(config.batch))
         return masked_nll(
             self.likelihood, truth, there, mu.float(), log_sigma.float(), shape, first=shape.receptive_field
         )
 
     def _nll(self, pieces: Pieces) -> float:
-        return evaluate_nll(self.model, self.likelihood, pieces, self.normalisation)
+        return evaluate_nll(self.model, self.likelihood, pieces, self.normalisation, self.gaps)
 
     def _keep_best(self) -> None:
         parts = {"model": self.model, "likelihood": self.likelihood}
@@ -260,7 +264,9 @@ def masked_nll(
     return (loss * weight).sum() / count.clamp(min=1.0), count
 
 
-def evaluate_nll(model: Forecaster, likelihood: StudentT, pieces: Pieces, normalisation: Normalisation) -> float:
+def evaluate_nll(
+    model: Forecaster, likelihood: StudentT, pieces: Pieces, normalisation: Normalisation, gaps: Gaps
+) -> float:
     """Return the mean negative log-likelihood of all present targets behind each piece's warm-up.
 
     Parameters
@@ -281,12 +287,15 @@ def evaluate_nll(model: Forecaster, likelihood: StudentT, pieces: Pieces, normal
     with torch.no_grad():
         for start, end in zip(pieces.starts, pieces.ends, strict=True):
             state = model.initial_state(1)
+            last, age = np.zeros((1, shape.n_channels), np.float32), np.zeros((1, shape.n_channels), np.int32)
             for at in range(int(start), int(end) - horizon, _EVALUATION_CHUNK):
                 stop = min(at + _EVALUATION_CHUNK, int(end) - horizon)
                 x, there = normalisation.apply(pieces.values[at : stop + horizon], pieces.valid[at : stop + horizon])
-                truth, present = (torch.from_numpy(a)[None].to(device) for a in (x, there))
                 n = stop - at
-                mu, log_sigma, state = model(truth[:, :n], present[:, :n], state)
+                shown = x[None, :n].copy()
+                last, age = gaps.fill(shown, there[None, :n] > 0, last, age)
+                truth, present = (torch.from_numpy(a)[None].to(device) for a in (x, there))
+                mu, log_sigma, state = model(torch.from_numpy(shown).to(device), present[:, :n], state)
                 first = max(0, shape.receptive_field - (at - int(start)))
                 if first < n:
                     loss, weight = masked_nll(likelihood, truth, present, mu, log_sigma, shape, first=first)

@@ -4,9 +4,10 @@ Choices
 -------
 * Everything is ``(batch, time, channel)``: a causal convolution is "gather the taps, then one matrix product".
   The exported graph has the same form, which costs no transposes and turns 256 streams into one large product.
-* Location = VAR(p) on the masked input + a correction by the TCN. The correction starts at zero, so that an
+* Location = VAR(p) on the input + a correction by the TCN. The correction starts at zero, so that an
   untrained network IS the linear baseline and training can only be judged against it.
-* The TCN sees ``[x * mask, mask]``: what stands where the mask is 0 cannot matter.
+* The TCN sees ``[x, mask]``. Where the mask is 0, ``x`` is what :class:`~kinedge.edge.gaps.Gaps` shows: the last
+  value, fading. Zeros there were tried: the linear part took every edge of a gap for a jump.
 * Pre-activation residual blocks, ``h + conv(relu(h))``: one product per block. A second 1x1 convolution per block
   doubles the products of a streaming step, and the step is what a board pays for.
 * State is one float32 tensor ``(batch, S)``: for the VAR, then for each block, the past inputs of its taps,
@@ -124,7 +125,7 @@ def taps(past_and_now: Tensor, *, n: int, kernel: int, dilation: int) -> Tensor:
 class Forecaster(nn.Module):
     """Predict location and log-scale of every channel at every horizon, sample by sample.
 
-    ``inp`` maps ``[x * mask, mask]`` to the width, ``convs`` are the blocks, ``head`` maps ``relu(h)`` to
+    ``inp`` maps ``[x, mask]`` to the width, ``convs`` are the blocks, ``head`` maps ``relu(h)`` to
     [correction of location, log-scale], and ``var`` is the linear skip.
     """
 
@@ -169,7 +170,7 @@ class Forecaster(nn.Module):
         Parameters
         ----------
         x : (B, T, C) float32
-            Normalised and clipped; finite, also where masked.
+            Normalised and clipped; where masked, what :class:`~kinedge.edge.gaps.Gaps` shows there.
         mask : (B, T, C) float32
             1 where a sample is there, 0 where it is missing.
         state : (B, S) float32
@@ -182,7 +183,6 @@ class Forecaster(nn.Module):
         """
         cfg = self.config
         n_streams, n = x.shape[0], x.shape[1]
-        x = x * mask
         var_past, *conv_pasts = torch.split(state, list(cfg.state_sizes), dim=1)
         seen = torch.cat([var_past.reshape(n_streams, -1, cfg.n_channels), x], dim=1)
         location = self.var(taps(seen, n=n, kernel=cfg.var_order, dilation=1))

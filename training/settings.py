@@ -29,6 +29,8 @@ class FitConfig(Config):
     one pass over the training data. Regions labelled with one of ``exclude_labels`` (``freeze``, ``anomaly:*``) are
     cut out of training and validation.
 
+    ``hold_s`` is the time in which a value that is held through a gap fades; 0 shows the network zeros there.
+
     ``augment`` holds further changes to crops by the name of the :class:`~kinedge.training.augment.Augment` option,
     such as ``gain`` or ``time_warp``; every crop counts as a session of its own.
 
@@ -42,6 +44,7 @@ class FitConfig(Config):
     width: int = Field(default=24, ge=4, le=256)
     dilations: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
     kernel: int = Field(default=3, ge=2, le=9)
+    hold_s: float = Field(default=0.1, ge=0, le=60)
     clip: float = Field(default=20.0, gt=0, le=1000)
 
     ridge: float = Field(default=1e-4, ge=0, le=1e3)
@@ -56,6 +59,7 @@ class FitConfig(Config):
     sensor_dropout: float = Field(default=0.1, ge=0, lt=1)
     burst_dropout: float = Field(default=0.25, ge=0, le=1)
     burst_s: float = Field(default=2.0, gt=0, le=60)
+    packet_dropout: float = Field(default=0.3, ge=0, le=1)
     rotation_deg: float = Field(default=0.0, ge=0, le=90)
     augment: dict[str, float] = Field(default_factory=dict)
     exclude_labels: tuple[str, ...] = ("freeze", "outside", "anomaly:*")
@@ -110,4 +114,6 @@ class FitConfig(Config):
     @property
     def augmentation(self) -> Augmentation:
         """What is done to crops: mounting, and what is hidden."""
-        return Augmentation(self.sensor_dropout, self.burst_dropout, self.burst_s, self.rotation_deg)
+        return Augmentation(
+            self.sensor_dropout, self.burst_dropout, self.burst_s, self.packet_dropout, self.rotation_deg
+        )

@@ -137,13 +137,12 @@ class _Stack:
         return torch.optim.AdamW(groups, lr=self.loops[0].config.learning_rate)
 
     def _loss(
-        self, weights: dict[str, Tensor], raw: Tensor, truth: Tensor, there: Tensor, seen: Tensor
+        self, weights: dict[str, Tensor], raw: Tensor, truth: Tensor, there: Tensor, shown: Tensor, seen: Tensor
     ) -> tuple[Tensor, Tensor]:
         shape, config = self._template.config, self.loops[0].config
         state = torch.zeros(truth.shape[0], shape.state_size, device=truth.device)
-        x = truth[:, : seen.shape[1]] * seen
         with torch.autocast(config.device, torch.bfloat16, enabled=config.bf16):
-            mu, log_sigma, _ = functional_call(self._template, weights, (x, seen, state))
+            mu, log_sigma, _ = functional_call(self._template, weights, (shown, seen, state))
 
         def likelihood(target: Tensor, mu: Tensor, log_sigma: Tensor) -> Tensor:
             loss: Tensor = functional_call(self._likelihood, {"raw": raw}, (target, mu, log_sigma))
@@ -164,9 +163,11 @@ class _Stack:
             for group in self.optimiser.param_groups:
                 group["lr"] = rate * group["factor"]
             drawn = zip(*(loop.draw(rng) for loop, rng in zip(self.loops, rngs, strict=True)), strict=True)
-            truth, there, seen = (torch.stack(parts) for parts in drawn)
+            truth, there, shown, seen = (torch.stack(parts) for parts in drawn)
             detached = {n: p.detach() for n, p in self.weights.items()}
-            (slopes, raw_slope), (loss, weight) = self._gradients(detached, self.tails.detach(), truth, there, seen)
+            (slopes, raw_slope), (loss, weight) = self._gradients(
+                detached, self.tails.detach(), truth, there, shown, seen
+            )
             self._set_gradients(slopes, raw_slope)
             self.optimiser.step()
             total += (loss.detach() * weight).cpu()

@@ -8,16 +8,19 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from kinedge.edge.gaps import Gaps
 from kinedge.errors import SignalError
 from kinedge.recording import Recording, Region
 from kinedge.signals import Quantity, SensorSpec, quantity_of
 from kinedge.training.rotations import matrix, small_rotation
 
-__all__ = ["Augmentation", "Normalisation", "Pieces", "common_layout", "labelled"]
+__all__ = ["Augmentation", "Normalisation", "Pieces", "common_layout", "filled", "labelled"]
 
 F32 = NDArray[np.float32]
 # A channel that never moves gets this unit: well above the noise of a sensor at rest, well below any movement.
 _FLOOR = {Quantity.ACC: 0.1, Quantity.GYR: 0.03, Quantity.MAG: 1.0}
+_MOST_LOST = 0.4  # of a sensor's packets, in training
+_PACKET_S = (0.1, 0.5)
 _SHARE_OF_RANGE = 0.02  # a channel that hardly ever moves: its unit is this share of what it does then
 
 
@@ -77,6 +80,14 @@ class Normalisation:
         np.clip(x, -np.float32(self.clip), np.float32(self.clip), out=x)
         x[~valid] = 0
         return x, valid.astype(np.float32)
+
+
+def filled(x: F32, mask: F32, gaps: Gaps) -> F32:
+    """Return what a network is shown of pieces (B, T, C) or of one (T, C), each of which begins with nothing seen."""
+    shown = np.array(x if x.ndim == 3 else x[None])
+    nothing = np.zeros((len(shown), x.shape[-1]), np.float32)
+    gaps.fill(shown, mask.reshape(shown.shape) > 0, nothing, nothing.astype(np.int32))
+    return shown.reshape(x.shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,6 +181,8 @@ class Augmentation:
         Probability that a sensor is missing for a whole crop.
     burst_dropout
         Probability that a sensor misses one burst of up to ``burst_s``.
+    packet_dropout
+        Probability that a sensor has a bad radio: up to 40 % of its packets, of 0.1 to 0.5 s, are lost.
     rotation_deg
         Standard deviation, per axis, of a mounting rotation; accelerometer, gyroscope and magnetometer turn as one.
     """
@@ -177,6 +190,7 @@ class Augmentation:
     sensor_dropout: float
     burst_dropout: float
     burst_s: float
+    packet_dropout: float
     rotation_deg: float
 
     def rotate(
@@ -204,9 +218,22 @@ class Augmentation:
         burst = rng.random((n_crops, len(sensors))) < self.burst_dropout
         first = rng.integers(0, length, burst.shape)
         last = first + rng.integers(1, max(2, round(self.burst_s * rate_hz)), burst.shape)
+        bad_radio = rng.random((n_crops, len(sensors))) < self.packet_dropout
+        lost = self._lost_packets(rng, (n_crops, len(sensors)), length, rate_hz=rate_hz) & bad_radio[:, :, None]
         at = np.arange(length)
         start = 0
         for i, sensor in enumerate(sensors):
             in_burst = burst[:, i, None] & (at >= first[:, i, None]) & (at < last[:, i, None])
-            mask[:, :, start : start + sensor.n_channels][in_burst | gone[:, i, None]] = 0
+            mask[:, :, start : start + sensor.n_channels][in_burst | lost[:, i] | gone[:, i, None]] = 0
             start += sensor.n_channels
+
+    @staticmethod
+    def _lost_packets(
+        rng: np.random.Generator, shape: tuple[int, int], length: int, *, rate_hz: float
+    ) -> NDArray[np.bool_]:
+        """Return (*shape, length): samples in packets that are lost one by one, of one length and share per sensor."""
+        share = rng.uniform(0.0, _MOST_LOST, (*shape, 1))
+        samples = rng.uniform(*(s * rate_hz for s in _PACKET_S), (*shape, 1))
+        packet = ((np.arange(length) + rng.uniform(0, 1, (*shape, 1)) * samples) / samples).astype(np.int64)
+        drawn = rng.random((*shape, int(packet.max()) + 1)) < share
+        return np.take_along_axis(drawn, packet, axis=2)

@@ -267,7 +267,7 @@ def _nll(model: Forecaster, likelihood: StudentT, x: Tensor, there: Tensor, *, h
     shape = model.config
     n, first = x.shape[1] - shape.horizons[-1], min(shape.receptive_field, x.shape[1] - shape.horizons[-1] - 1)
     mask = there[:, :n] if hidden is None else there[:, :n] * ~hidden
-    mu, log_sigma, _ = model(x[:, :n], mask, model.initial_state(len(x)))
+    mu, log_sigma, _ = model(x[:, :n] * mask, mask, model.initial_state(len(x)))
     target = torch.cat([x[:, first + h : n + h] for h in shape.horizons], dim=-1)
     weight = torch.cat([there[:, first + h : n + h] for h in shape.horizons], dim=-1)
     loss: Tensor = likelihood(target, mu[:, first:], log_sigma[:, first:])
