@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -27,6 +28,13 @@ if TYPE_CHECKING:
 __all__ = ["run", "serve_until"]
 
 
+class LogFormat(str, Enum):
+    """How log lines look."""
+
+    text = "text"
+    json = "json"
+
+
 @app.command()
 def run(
     config: Annotated[Path, typer.Argument(help="The gateway's TOML file.")],
@@ -37,10 +45,15 @@ def run(
         bool, typer.Option("--json", help="One verdict per line, as JSON; how sensors are aligned on the error output.")
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but warnings.")] = False,
+    log_format: Annotated[
+        LogFormat, typer.Option(help="The log on the error output: text, or one JSON object a line.")
+    ] = LogFormat.text,
 ) -> None:
     """Read sensors, score them as they arrive, keep episodes and send them upstream, until stopped.
 
-    Example gateway.toml:
+    Under systemd it says when it is ready and feeds the watchdog (docs/service.md).
+
+    Example gateway.toml; `kinedge config --explain` tells every key:
 
         site = "clinic-a"
         gateway = "gw-01"
@@ -60,13 +73,15 @@ def run(
     """
     from kinedge.cli.live import LiveView
     from kinedge.edge.config import RecordConfig, load_gateway_config
+    from kinedge.edge.logs import set_up_logging
     from kinedge.edge.service import EdgeService
+    from kinedge.edge.systemd import Notifier
 
     settings = load_gateway_config(config)
     if record is not None:
         settings = settings.model_copy(update={"record": RecordConfig(folder=record)})
     console = Console()
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    set_up_logging(log_format.value)
     view = LiveView("kinedge")
     live_wanted = console.is_terminal and not as_json and not quiet
 
@@ -78,7 +93,7 @@ def run(
         elif live_wanted:
             view.take(scored, verdict)
 
-    service = EdgeService(settings, on_scored=on_scored)
+    service = EdgeService(settings, on_scored=on_scored, notifier=Notifier())
     if not live_wanted:
         asyncio.run(serve_until(service, on_tick=_StatusLines(service).tell if as_json else None))
         return

@@ -20,6 +20,7 @@ from kinedge.firmware_bridge.open_device import DeviceConfig
 __all__ = [
     "DEFAULT_BUNDLE",
     "GatewayConfig",
+    "HttpConfig",
     "LslConfig",
     "ModelsConfig",
     "PersonConfig",
@@ -84,6 +85,15 @@ class RecordConfig(Config):
     segment_s: float = Field(default=5, ge=0.5, le=600, description="what a cut loses at most")
 
 
+class HttpConfig(Config):
+    """A small server on the board, for metrics and health (docs/service.md)."""
+
+    host: str = Field(
+        default="127.0.0.1", pattern=r"^[A-Za-z0-9.:_-]{1,253}$", description="address to listen on; this machine alone"
+    )
+    port: int = Field(default=9464, ge=0, le=65535, description="TCP port; 0: any free one")
+
+
 class LslConfig(Config):
     """What is told as streams of LSL."""
 
@@ -125,6 +135,7 @@ class GatewayConfig(Config):
     uplink: UplinkConfig | None = Field(default=None, description="none: episodes wait in the store")
     record: RecordConfig | None = Field(default=None, description="none: nothing is recorded")
     lsl: LslConfig | None = Field(default=None, description="none: nothing is told over LSL")
+    http: HttpConfig | None = Field(default=None, description="none: no metrics and no health are served")
     models: ModelsConfig | None = Field(default=None, description="none: the bundle stays what it is")
     trust: TrustConfig = TrustConfig()
     caution: CautionConfig = CautionConfig()

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Final
 
 from kinedge.edge.episodes import EpisodeDraft
+from kinedge.edge.progress import StageTimes
 from kinedge.edge.store import EpisodeStore
 from kinedge.errors import StoreError
 
@@ -33,6 +34,13 @@ class DraftKeeper:
         Told what goes wrong, for the log and the screen.
     retry_s
         Between two attempts.
+    times
+        Told how long each write takes.
+
+    Attributes
+    ----------
+    refused
+        Why the last write failed; empty when it did not.
     """
 
     def __init__(
@@ -43,11 +51,14 @@ class DraftKeeper:
         gateway: str,
         note: Callable[[str], None],
         retry_s: float = _RETRY_S,
+        times: StageTimes | None = None,
     ) -> None:
+        self.refused = ""
         self._store = store
         self._who = {"site": site, "gateway": gateway}
         self._note = note
         self._retry_s = retry_s
+        self._times = times or StageTimes()
         self._waiting: dict[str, EpisodeDraft] = {}
         self._changed = asyncio.Event()
         self._idle = asyncio.Event()
@@ -71,15 +82,20 @@ class DraftKeeper:
         """Wait until everything is written."""
         await self._idle.wait()
 
+    @property
+    def n_waiting(self) -> int:
+        """Drafts that are not on disk yet."""
+        return len(self._waiting)
+
     async def run(self) -> None:
-        """Write what comes, until ``end``."""
+        """Write what comes, until ``end``. What is being written waits until it is on disk, whatever ends this task."""
         while True:
             while self._waiting:
-                key = next(iter(self._waiting))
-                draft = self._waiting.pop(key)
+                key, draft = next(iter(self._waiting.items()))
                 if not await self._write(draft):
-                    self._waiting = {key: self._waiting.get(key, draft), **self._waiting}
                     await asyncio.sleep(self._retry_s)
+                elif self._waiting[key] is draft:
+                    del self._waiting[key]
             self._idle.set()
             if self._ending:
                 return
@@ -89,11 +105,14 @@ class DraftKeeper:
     async def _write(self, draft: EpisodeDraft) -> bool:
         fields = {**draft.fields, **self._who}
         try:
-            if draft.closed:
-                await asyncio.to_thread(self._store.commit, fields, draft.raw or None, draft_key=draft.key)
-            else:
-                await asyncio.to_thread(self._store.save_draft, draft.key, fields, draft.raw)
+            with self._times.measure("store"):
+                if draft.closed:
+                    await asyncio.to_thread(self._store.commit, fields, draft.raw or None, draft_key=draft.key)
+                else:
+                    await asyncio.to_thread(self._store.save_draft, draft.key, fields, draft.raw)
         except StoreError as e:
+            self.refused = str(e)
             self._note(f"the store refused an episode and is asked again: {e}")
             return False
+        self.refused = ""
         return True

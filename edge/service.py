@@ -7,39 +7,40 @@ scores and writes: a step of a few hundred microseconds a second needs no other 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Final
+from functools import partial
+from typing import Final
 
 from kinedge import __version__
+from kinedge.edge.attendance import feed_watchdog, gateway_server
 from kinedge.edge.config import GatewayConfig
 from kinedge.edge.episodes import EpisodeBuilder
 from kinedge.edge.hostclock import HostClock, RecordedClock
 from kinedge.edge.keeper import DraftKeeper
+from kinedge.edge.listening import Listener, SensorHealth
 from kinedge.edge.lsl_streams import LslStreams
+from kinedge.edge.model_follower import ModelFollower
 from kinedge.edge.people import People
 from kinedge.edge.pipeline import Pipeline, Scored
-from kinedge.edge.rollout import ModelKeeper
+from kinedge.edge.progress import Progress, StageTimes
 from kinedge.edge.scoring import Scorer
 from kinedge.edge.store import EpisodeStore
+from kinedge.edge.supervisor import RestartPolicy, Supervisor, TaskState
+from kinedge.edge.systemd import Notifier
 from kinedge.edge.tape import Tape
 from kinedge.edge.trusted import load_trusted
 from kinedge.edge.uplink import Uplink
 from kinedge.edge.verdict import Verdict
 from kinedge.edge.verdict_json import basis_fields
-from kinedge.errors import BundleError, ConfigError, LinkError, SignalError, StoreError
+from kinedge.errors import ConfigError, StoreError
 from kinedge.firmware_bridge.ble_radio import BleRadio
-from kinedge.firmware_bridge.device import Battery, ClockExchange, DeviceInfo, Doubt
 from kinedge.firmware_bridge.event_queue import SessionEvent
-from kinedge.firmware_bridge.links import LinkClosed, LinkOpened
-from kinedge.firmware_bridge.open_device import DeviceLink, open_device
+from kinedge.firmware_bridge.open_device import DeviceConfig, DeviceLink, open_device
 from kinedge.firmware_bridge.recorded_source import Arrival, RecordedSource
 from kinedge.firmware_bridge.sync_file import SyncFile, clock_maker, read_sync_file, sync_path
-from kinedge.signals import ImuChunk
 
 __all__ = ["EdgeService", "SensorHealth"]
 
@@ -47,23 +48,7 @@ logger = logging.getLogger(__name__)
 
 _TICK_S: Final = 0.05
 _PRUNE_EVERY_S: Final = 3600.0
-
-
-@dataclass
-class SensorHealth:
-    """What is known of one sensor, for the screen and the log."""
-
-    subject: str
-    sensor: str
-    where: str
-    connected: bool = True
-    serial: str = ""
-    battery_percent: int | None = None
-    temperature_c: float | None = None
-    samples: int = 0
-    lost: int = 0
-    clock_uncertainty_ms: float | None = None
-    note: str = ""
+_DRAIN_S: Final = 60.0  # at the end: what a slow disk may take for the last drafts
 
 
 class EdgeService:
@@ -81,6 +66,17 @@ class EdgeService:
         For BLE devices; this machine's own when None.
     source
         Recorded sessions in place of devices; the service ends when they do.
+    notifier
+        Told when the service has started, lives and ends.
+    restarts
+        How tasks that fail begin anew.
+
+    Attributes
+    ----------
+    notes
+        The latest that is worth knowing, for the screen.
+    verdict_counts, times, progress
+        For metrics.
 
     Raises
     ------
@@ -97,8 +93,16 @@ class EdgeService:
         on_scored: Callable[[Scored, Verdict], None] | None = None,
         radio: BleRadio | None = None,
         source: RecordedSource | None = None,
+        notifier: Notifier | None = None,
+        restarts: RestartPolicy | None = None,
     ) -> None:
         self.config = config
+        self.verdict_counts: Counter[str] = Counter()
+        self.times = StageTimes()
+        self.progress = Progress()
+        self._notifier = notifier
+        self._supervisor = Supervisor(note=self._note, policy=restarts)
+        self._server = None if config.http is None else gateway_server(self, config.http)
         if source is not None:
             utc_ns = time.time_ns() if source.utc_ns is None else source.utc_ns
             host_clock = RecordedClock(source.host_time_ns, utc_ns)
@@ -107,38 +111,38 @@ class EdgeService:
         self.clock = host_clock or HostClock()
         self._source = source
         self.notes: deque[str] = deque(maxlen=100)
-        self._model_events: deque[tuple[str, dict[str, Any]]] = deque(maxlen=100)
         self._models = None
         if config.models is None or source is not None:
             self.scorer, people = load_trusted(config)
         else:
-            self._models = ModelKeeper(config, on_event=lambda *event: self._model_events.append(event))
-            taken = self._models.start()
-            self.scorer, people = taken.scorer, taken.people
+            self._models = ModelFollower(config, note=self._note)
+            self.scorer, people = self._models.taken.scorer, self._models.taken.people
         self.pipeline = Pipeline(
             self.scorer, people.subjects, max_delay_s=config.max_delay_s, people=people, alarm=config.alarm
         )
         self._builders = self._new_builders()
-        radio = radio or BleRadio()
-        self._links = [
-            (p.subject, d.where, open_device(d, radio=radio, host_clock=self.clock.now_ns))
-            for p in config.people
-            for d in (p.devices if source is None else ())
-        ]
-        worn = [d for p in config.people for d in p.devices] if source is None else []
-        sync = read_sync_file(sync_path(config.store)) if worn else SyncFile()
-        self._new_clock = clock_maker(worn, sync, utc_ns=time.time_ns())
+        self._radio = radio or BleRadio()
+        self._worn = [(p.subject, d) for p in config.people for d in (p.devices if source is None else ())]
+        self._links = {d.where: self._open(d) for _, d in self._worn}
+        sync = read_sync_file(sync_path(config.store)) if self._worn else SyncFile()
         self.tape = self._lsl = None
         subjects = [p.subject for p in config.people]
         if config.lsl is not None:
             self._lsl = LslStreams(config.lsl, gateway=config.gateway, subjects=subjects)
+        self._listener = Listener(
+            self.pipeline,
+            new_clock=clock_maker([d for _, d in self._worn], sync, utc_ns=time.time_ns()),
+            note=self._note,
+            lsl=self._lsl,
+        )
         self.store = EpisodeStore(config.store)
         self.uplink = None
         if config.uplink is not None:
             self.uplink = Uplink(self.store, config.uplink.url, token=config.uplink.token())
-        self.health: dict[tuple[str, str], SensorHealth] = {}
         self._on_scored = on_scored
-        self._keeper = DraftKeeper(self.store, site=config.site, gateway=config.gateway, note=self._note)
+        self.keeper = DraftKeeper(
+            self.store, site=config.site, gateway=config.gateway, note=self._note, times=self.times
+        )
         if config.record is not None:
             self.tape = Tape(
                 config.record.folder,
@@ -155,8 +159,21 @@ class EdgeService:
                 clock=self.clock,
                 note=self._note,
             )
-        self._owner: dict[tuple[str, str], str] = {}
-        self._channels: dict[tuple[str, str], tuple[str, ...]] = {}
+
+    @property
+    def health(self) -> dict[tuple[str, str], SensorHealth]:
+        """What is known of each sensor, by subject and sensor."""
+        return self._listener.health
+
+    @property
+    def tasks(self) -> tuple[TaskState, ...]:
+        """How each task is doing."""
+        return self._supervisor.states
+
+    @property
+    def http_url(self) -> str:
+        """Where metrics and health are served; empty while nothing listens."""
+        return "" if self._server is None else self._server.url
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until ``stop`` is set or a recording has been played, then close what is open and keep it.
@@ -164,47 +181,53 @@ class EdgeService:
         Raises
         ------
         KinedgeError
-            A task ended for a reason that waiting does not mend.
+            The configuration or the recording cannot be served.
+        BaseException
+            What an essential task failed of, again and again.
         """
         await self._finish_drafts_of_before()
-        keeper = asyncio.create_task(self._keeper.run(), name="keeper")
-        stopping = asyncio.create_task(stop.wait(), name="stop")
-        taping = None if self.tape is None else asyncio.create_task(self.tape.run(), name="tape")
-        scoring = self._score() if self._source is None else self._play(self._source)
-        workers = [
-            asyncio.create_task(scoring, name="scorer"),
-            asyncio.create_task(self._look_after_the_store(), name="pruning"),
-        ]
-        for subject, where, link in self._links:
-            workers.append(asyncio.create_task(self._serve(subject, where, link), name=f"link {where}"))
-        if self.uplink is not None:
-            workers.append(asyncio.create_task(self.uplink.run(stop), name="uplink"))
-        if self._models is not None:
-            workers.append(asyncio.create_task(self._follow_models(self._models), name="models"))
+        self._add_tasks(stop)
+        self._supervisor.start()
+        self._tell("READY=1", status="started")
         try:
-            done, _ = await asyncio.wait([*workers, keeper, stopping], return_when=asyncio.FIRST_COMPLETED)
-            for task in done - {stopping}:
-                task.result()  # raises what ended it
+            await self._supervisor.wait(stop)
         finally:
             stop.set()
-            stopping.cancel()
-            for task in workers:
-                task.cancel()
-            await asyncio.gather(*workers, stopping, return_exceptions=True)
-            await asyncio.gather(*(link.close() for _, _, link in self._links), return_exceptions=True)
+            self._tell("STOPPING=1", status="closing what is open")
+            await self._supervisor.stop_workers()
+            await asyncio.gather(*(link.close() for link in self._links.values()), return_exceptions=True)
             if self.uplink is not None:
                 await self.uplink.aclose()
-            for builder in self._builders.values():
-                for draft in builder.stop():
-                    self._keeper.put(draft)
-            self._keeper.end()
+            self._close_episodes()
+            self.keeper.end()
             if self.tape is not None:
                 self.tape.end()
-            with contextlib.suppress(asyncio.CancelledError):
-                await keeper
-                if taping is not None:
-                    await taping
+            if not await self._supervisor.drain(timeout_s=_DRAIN_S):
+                self._note(f"{self.keeper.n_waiting} episodes could not be written before the end")
             self.store.close()
+
+    def _add_tasks(self, stop: asyncio.Event) -> None:
+        """Name every task; what another module brings joins in here."""
+        add, source = self._supervisor.add, self._source
+        if source is None:
+            add("scorer", self._score, essential=True)
+        else:
+            add("scorer", partial(self._play, source), once=True)
+        add("keeper", self.keeper.run, essential=True, drains=True)
+        if self.tape is not None:
+            add("tape", self.tape.run, drains=True)
+        add("pruning", self._look_after_the_store)
+        for subject, device in self._worn:
+            add(f"link {device.where}", partial(self._serve, subject, device))
+        if self.uplink is not None:
+            add("uplink", partial(self.uplink.run, stop))
+        if self._models is not None:
+            use = partial(self._models.run, self.store, running=lambda: self.scorer, use=self._use_model)
+            add("models", use)
+        if self._server is not None:
+            add("http", self._server.run)
+        if self._notifier is not None:
+            add("watchdog", partial(feed_watchdog, self, self._notifier))
 
     async def finish(self, *, flush: bool = True, timeout_s: float = 30.0) -> bool:
         """Bring a replay to its end: close episodes, wait until all is kept and synced.
@@ -223,11 +246,9 @@ class EdgeService:
         """
         for scored in self.pipeline.advance(flush=True) if flush else ():
             self._take(scored)
-        for builder in self._builders.values():
-            for draft in builder.stop():
-                self._keeper.put(draft)
+        self._close_episodes()
         end_ns = time.monotonic_ns() + round(timeout_s * 1e9)
-        await self._keeper.join()
+        await self.keeper.join()
         while self.uplink is not None:
             counts = await asyncio.to_thread(self.store.counts)
             if not counts.ready + counts.locked:
@@ -258,38 +279,9 @@ class EdgeService:
                 self._note(f"old rows could not be pruned: {e}")
             await asyncio.sleep(_PRUNE_EVERY_S)
 
-    async def _follow_models(self, models: ModelKeeper) -> None:
-        """Look for newer models for as long as the service runs; what goes wrong there stops nothing here."""
-        said = ""
-        while True:
-            await self._tell_model_events()
-            await asyncio.sleep(models.poll_s)
-            try:
-                taken = await asyncio.to_thread(models.poll, running=self.scorer)
-            except (LinkError, BundleError, ConfigError) as e:
-                if str(e) != said:
-                    said = str(e)
-                    kind = "model_source_unreachable" if isinstance(e, LinkError) else "model_refused"
-                    self._model_events.append((kind, {"reason": said}))
-                continue
-            said = ""
-            if taken is not None:
-                self._use_model(taken.scorer, taken.people)
-
-    async def _tell_model_events(self) -> None:
-        while self._model_events:
-            event, detail = self._model_events.popleft()
-            self._note(f"{event.replace('_', ' ')}: {detail.get('model_digest', '')[:16]} {detail['reason']}")
-            try:
-                await asyncio.to_thread(self.store.record_event, event, detail)
-            except StoreError as e:
-                self._note(f"the audit row of this could not be written: {e}")
-
     def _use_model(self, scorer: Scorer, people: People) -> None:
         """Go on with another model, between two hops; open episodes end with the model that opened them."""
-        for builder in self._builders.values():
-            for draft in builder.stop():
-                self._keeper.put(draft)
+        self._close_episodes()
         self.pipeline.use_model(scorer, people)
         self.scorer = scorer
         self._builders = self._new_builders()
@@ -316,10 +308,26 @@ class EdgeService:
             for subject, basis in zip(self.pipeline.subjects, self.pipeline.people.bases, strict=True)
         }
 
-    async def _serve(self, subject: str, where: str, link: DeviceLink) -> None:
+    def _close_episodes(self) -> None:
+        for builder in self._builders.values():
+            for draft in builder.stop():
+                self.keeper.put(draft)
+
+    def _open(self, device: DeviceConfig) -> DeviceLink:
+        return open_device(device, radio=self._radio, host_clock=self.clock.now_ns)
+
+    async def _serve(self, subject: str, device: DeviceConfig) -> None:
         """Follow one device for as long as the service runs; its link comes back by itself."""
-        async for event in link.events():
-            self._hear(subject, where, event)
+        link = self._links.pop(device.where, None) or self._open(device)
+        try:
+            async for event in link.events():
+                self._hear(subject, device.where, event)
+        finally:
+            await link.close()
+
+    def _tell(self, *states: str, status: str) -> None:
+        if self._notifier is not None:
+            self._notifier.tell(*states, status=status)
 
     async def _play(self, source: RecordedSource) -> None:
         """Take a recording as if it happened, and score at its own moments; a busy disk holds it up."""
@@ -331,76 +339,14 @@ class EdgeService:
             if isinstance(clock, RecordedClock):
                 clock.move_to(item.host_time_ns)
             self._advance(item.host_time_ns)
-            await self._keeper.join()
+            await self.keeper.join()
         await self.finish(flush=not source.scored)
 
     def _hear(self, subject: str, where: str, event: SessionEvent) -> None:
         if self.tape is not None:
             self.tape.put(subject, where, event)
-        if isinstance(event, ImuChunk):
-            self._push(subject, where, event)
-        elif isinstance(event, DeviceInfo):
-            self._meet(subject, where, event)
-        elif isinstance(event, LinkOpened):
-            self._set_connected(where, True)
-        elif isinstance(event, LinkClosed):
-            self._set_connected(where, False)
-            self._note(event.reason)
-        elif isinstance(event, ClockExchange):
-            clock = self.pipeline.clock(subject, event.sensor)
-            if clock is not None and self._owner.get((subject, event.sensor)) == where:
-                clock.update_two_way(event.t1_ns, event.t2_ns, event.t3_ns, event.t4_ns)
-        elif isinstance(event, Battery):
-            for health in self.health.values():
-                if health.where == where:
-                    health.battery_percent, health.temperature_c = event.percent, event.temperature_c
-        elif isinstance(event, Doubt):
-            self._note(f"{where}: {event.text}")
-
-    def _meet(self, subject: str, where: str, info: DeviceInfo) -> None:
-        sensor = info.spec.name
-        owner = self._owner.setdefault((subject, sensor), where)
-        if owner != where:
-            self._note(f"{where}: says it is {sensor} of {subject}, but {owner} is; it is not used")
-            return
-        self._channels[(subject, sensor)] = info.spec.channels
-        if self._lsl is not None:
-            self._lsl.meet(subject, info)
-        known = self.health.get((subject, sensor))
-        if known is None:
-            self.health[(subject, sensor)] = SensorHealth(subject, sensor, where, serial=info.serial)
-            if sensor in self.scorer.sensors:
-                self.pipeline.use_clock(subject, sensor, self._new_clock(where))
-            else:
-                wanted = ", ".join(self.scorer.sensors)
-                self._note(f"{where}: {sensor} is not used by the model, which expects {wanted}")
-        else:
-            known.serial, known.connected = info.serial, True
-
-    def _push(self, subject: str, where: str, chunk: ImuChunk) -> None:
-        key = (subject, chunk.sensor)
-        if self._owner.get(key) != where:
-            return
-        health = self.health[key]
-        health.samples += len(chunk)
-        health.lost += chunk.lost
-        try:
-            self.pipeline.push(subject, chunk, channels=self._channels[key])
-        except SignalError as e:
-            if health.note != str(e):
-                health.note = str(e)
-                self._note(str(e))
-            return
-        clock = self.pipeline.clock(subject, chunk.sensor)
-        if clock is not None:
-            health.clock_uncertainty_ms = clock.uncertainty_ns / 1e6
-            if self._lsl is not None:
-                self._lsl.tell_samples(subject, chunk, clock.to_host_ns(chunk.device_time_ns))
-
-    def _set_connected(self, where: str, connected: bool) -> None:
-        for health in self.health.values():
-            if health.where == where:
-                health.connected = connected
+        with self.times.measure("hear"):
+            self._listener.hear(subject, where, event)
 
     async def _score(self) -> None:
         while True:
@@ -410,15 +356,25 @@ class EdgeService:
     def _advance(self, now_ns: int) -> None:
         if self.tape is not None:
             self.tape.tick(now_ns)
-        for scored in self.pipeline.advance(now_ns=now_ns):
-            self._take(scored)
+        began_ns = time.perf_counter_ns()
+        found = self.pipeline.advance(now_ns=now_ns)
+        if found:
+            self.times.add("score", (time.perf_counter_ns() - began_ns) / 1e9)
+        for scored in found:
+            self._take(scored, now_ns)
+        self.progress.ticked(n_used=self._listener.n_used, n_verdicts=self.verdict_counts.total())
 
-    def _take(self, scored: Scored) -> None:
+    def _take(self, scored: Scored, now_ns: int | None = None) -> None:
+        began_ns = time.perf_counter_ns()
         verdict = scored.batch.verdict(scored.stream)
         builder = self._builders[scored.subject]
         end_utc_ns = self.clock.utc_ns(verdict.host_time_ns)
         for draft in builder.step(verdict, scored.values, scored.valid, end_utc_ns=end_utc_ns):
-            self._keeper.put(draft)
+            self.keeper.put(draft)
+        self.verdict_counts[verdict.decision.word] += 1
+        self.times.add("decide", (time.perf_counter_ns() - began_ns) / 1e9)
+        if now_ns is not None:
+            self.times.add("sample_to_verdict", (now_ns - verdict.host_time_ns) / 1e9 / self.clock.speed)
         if self._lsl is not None:
             self._lsl.tell_verdict(scored.subject, verdict)
         if self._on_scored is not None:

@@ -123,6 +123,11 @@ class EpisodeStore:
         """The SQLite file."""
         return self._database.path
 
+    @property
+    def database(self) -> Database:
+        """The open file, for what else is kept in it."""
+        return self._database
+
     def close(self) -> None:
         """Close the file and let another process write it."""
         self._database.close()
@@ -262,6 +267,15 @@ class EpisodeStore:
             (drafts,) = connection.execute("SELECT count(*) FROM drafts").fetchone()
             blobs = connection.execute("SELECT count(*), COALESCE(sum(n_bytes), 0) FROM raw_blobs").fetchone()
         return StoreCounts(episodes, drafts, *(states.get(state, 0) for state in get_args(OutboxState)), *blobs)
+
+    def oldest_unsent_s(self) -> float:
+        """Return how long the oldest episode has waited for the collector, by the wall clock; 0 when none waits."""
+        with self._database.reading() as connection:
+            (utc_ns,) = connection.execute(
+                """SELECT min(committed_utc_ns) FROM outbox JOIN episodes ON episodes.id = outbox.episode_id
+                   WHERE kind = 'episode' AND state IN ('READY', 'LOCKED')"""
+            ).fetchone()
+        return 0.0 if utc_ns is None else max(0.0, (self._database.wall_clock_ns() - utc_ns) / 1e9)
 
     def prune(self, *, older_than_s: float, raw_budget_bytes: int | None = None) -> Pruned:
         """Remove what the collector has had for ``older_than_s``, and the oldest raw blobs beyond a budget.

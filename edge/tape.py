@@ -94,6 +94,11 @@ class Tape:
         self._ending = asyncio.Event()
         self._said: dict[str, str] = {}
 
+    @property
+    def n_waiting(self) -> int:
+        """Events that are not written yet."""
+        return len(self._waiting)
+
     def put(self, subject: str, link: str, event: SessionEvent) -> None:
         """Take what happened; it is written soon."""
         if isinstance(event, ImuChunk):
