@@ -46,4 +46,15 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
             n INTEGER PRIMARY KEY, utc_ns INTEGER NOT NULL, event TEXT NOT NULL, detail TEXT NOT NULL,
             digest TEXT NOT NULL) STRICT""",
     ),
+    (
+        # Hours and days of measures: start counts local hours or days since 1970-01-01.
+        """CREATE TABLE measures (
+            subject TEXT NOT NULL, part TEXT NOT NULL, level TEXT NOT NULL CHECK (level IN ('hour', 'day')),
+            start INTEGER NOT NULL, changed_utc_ns INTEGER NOT NULL, content TEXT NOT NULL,
+            PRIMARY KEY (subject, part, level, start)) STRICT, WITHOUT ROWID""",
+        # What measuring goes on from after a restart.
+        """CREATE TABLE measure_states (
+            subject TEXT NOT NULL, part TEXT NOT NULL, saved_utc_ns INTEGER NOT NULL, state BLOB NOT NULL,
+            PRIMARY KEY (subject, part)) STRICT""",
+    ),
 )
