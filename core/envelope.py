@@ -21,6 +21,7 @@ __all__ = [
     "Envelope",
     "Explanation",
     "RawSlice",
+    "SlowChange",
     "TrailPoint",
     "episode_id",
     "parse_envelope",
@@ -29,7 +30,7 @@ __all__ = [
 ENVELOPE_SCHEMA: Final = "kinedge.episode/1"
 MAX_ENVELOPE_BYTES: Final = 1 << 20
 
-_YOUNGER: Final = ("enrolment_digest", "unsigned", "explanation")  # an envelope without them keeps its bytes
+_YOUNGER: Final = ("enrolment_digest", "unsigned", "explanation", "change")  # an envelope without them keeps its bytes
 
 _HEX64 = r"^[0-9a-f]{64}$"
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}$"
@@ -81,6 +82,25 @@ class Explanation(Config):
     text: dict[Literal["en", "fr"], str]
 
 
+class SlowChange(Config):
+    """Days that fall short of the person's own trend: what the sentence of a slow change rests on."""
+
+    kind: Literal["one_arm_lower", "arms_less_even", "both_arms_lower", "contact_less_even", "impacts_less_even"]
+    measure: str = Field(max_length=64)
+    unit: str = Field(default="", max_length=16)
+    value: float = Field(description="of the last day")
+    low: float | None = Field(default=None, description="95 % interval of the value")
+    high: float | None = None
+    expected: float = Field(description="of that day, from the days before")
+    spread: float = Field(ge=0, description="by which this person's days usually differ")
+    shortfall: float = Field(ge=0, description="sum of the shortfalls since the first day, in spreads")
+    threshold: float = Field(gt=0, description="a larger sum is told")
+    worn_h: float = Field(ge=0, le=25, description="of the last day")
+    first_day: str = Field(pattern=r"^\d{4}-\d{2}-\d{2}$", description="local; from then on it adds up")
+    last_day: str = Field(pattern=r"^\d{4}-\d{2}-\d{2}$")
+    text: dict[Literal["en", "fr"], str]
+
+
 class Envelope(Config):
     """One episode: a stretch of time in which a person moved differently from their own baseline."""
 
@@ -93,9 +113,9 @@ class Envelope(Config):
     sensors: tuple[str, ...] = Field(min_length=1)
     start_utc_ns: int = Field(ge=0, lt=2**63)
     end_utc_ns: int = Field(ge=0, lt=2**63)
-    ended: Literal["as_usual", "unclear", "sensor_lost", "stopped", "restarted", "length_limit"]
+    ended: Literal["as_usual", "unclear", "sensor_lost", "stopped", "restarted", "length_limit", "ongoing"]
     peak_score: float
-    min_p_value: float = Field(ge=0, le=1)
+    min_p_value: float = Field(ge=0, le=1, description="1 where none is claimed")
     unsure_share: float = Field(ge=0, le=1)
     sentence: str = Field(max_length=1000)
     contributions: tuple[Contribution, ...] = ()
@@ -112,6 +132,7 @@ class Envelope(Config):
     )
 
     explanation: Explanation | None = None
+    change: SlowChange | None = Field(default=None, description="a slow change over days, in place of an explanation")
 
     model_config = Config.model_config | {"populate_by_name": True}
 

@@ -14,6 +14,7 @@ from kinedge.edge.alarm import AlarmConfig
 from kinedge.edge.backends import BackendName
 from kinedge.edge.caution import CautionConfig
 from kinedge.edge.episodes import EpisodeConfig
+from kinedge.edge.measures.config import MeasuresConfig
 from kinedge.errors import ConfigError
 from kinedge.firmware_bridge.open_device import DeviceConfig
 
@@ -38,9 +39,12 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}$")]
 class PersonConfig(Config):
     """One person, known by a pseudonym, and the devices they wear."""
 
-    subject: Name
+    subject: Name = Field(description="a pseudonym; never a name", examples=["p-001"])
     devices: tuple[DeviceConfig, ...] = Field(default=(), max_length=32, description="none: only for a replay")
     enrolment: Path | None = Field(default=None, description="from kinedge enrol; none: compared with the cohort")
+    affected: Literal["left", "right"] | None = Field(
+        default=None, description="side of the weaker arm, for measures; none: either may fall behind"
+    )
 
 
 _DECISIVE: Final = {"alarm", "caution", "episodes", "max_delay_s", "precision"}
@@ -56,8 +60,12 @@ class TrustConfig(Config):
 class UplinkConfig(Config):
     """The collector episodes are sent to."""
 
-    url: str = Field(pattern=r"^https?://[^\s]+$")
-    token_file: Path | None = Field(default=None, description="a file that holds the bearer token")
+    url: str = Field(
+        pattern=r"^https?://[^\s]+$", description="of the collector", examples=["https://collector.example"]
+    )
+    token_file: Path | None = Field(
+        default=None, description="a file that holds the bearer token", examples=["collector.token"]
+    )
 
     def token(self) -> str | None:
         """Read the token.
@@ -81,7 +89,7 @@ class UplinkConfig(Config):
 class RecordConfig(Config):
     """What is heard is recorded, too: ``folder/TIME/SUBJECT`` for every start."""
 
-    folder: Path
+    folder: Path = Field(description="where recordings lie", examples=["recordings"])
     segment_s: float = Field(default=5, ge=0.5, le=600, description="what a cut loses at most")
 
 
@@ -104,9 +112,16 @@ class LslConfig(Config):
 class ModelsConfig(Config):
     """Where newer models come from by themselves (docs/rollout.md); needs ``pip install 'kinedge[rollout]'``."""
 
-    url: str = Field(pattern=r"^https?://[^\s]*[^\s/]$", description="of the repository's folder")
-    root: Path = Field(description="the repository's root.json, brought here by hand: what all trust begins with")
-    name: Name = Field(description="of the model in the repository")
+    url: str = Field(
+        pattern=r"^https?://[^\s]*[^\s/]$",
+        description="of the repository's folder",
+        examples=["https://models.example/kinedge"],
+    )
+    root: Path = Field(
+        description="the repository's root.json, brought here by hand: what all trust begins with",
+        examples=["root.json"],
+    )
+    name: Name = Field(description="of the model in the repository", examples=["wrists"])
     folder: Path = Field(default=Path("models"), description="where models are kept")
     poll_s: float = Field(default=3600, ge=1, le=2_592_000, description="between two looks")
     tolerance: float = Field(
@@ -121,8 +136,8 @@ class ModelsConfig(Config):
 class GatewayConfig(Config):
     """What ``kinedge run`` reads."""
 
-    site: Name
-    gateway: Name
+    site: Name = Field(description="the house or clinic, as the collector knows it", examples=["clinic-a"])
+    gateway: Name = Field(description="this board; no two gateways of a collector share it", examples=["gw-01"])
     bundle: Path = Field(default=DEFAULT_BUNDLE, description="a .kinedge file; the shipped wrist model when left out")
     precision: str = Field(
         default="fp32", pattern=r"^[a-z0-9]{1,16}$", description="which of the bundle's models; int8 if it has one"
@@ -136,6 +151,9 @@ class GatewayConfig(Config):
     record: RecordConfig | None = Field(default=None, description="none: nothing is recorded")
     lsl: LslConfig | None = Field(default=None, description="none: nothing is told over LSL")
     http: HttpConfig | None = Field(default=None, description="none: no metrics and no health are served")
+    measures: MeasuresConfig | None = Field(
+        default=None, description="arm use and gait over hours and days; none: not measured (docs/measures.md)"
+    )
     models: ModelsConfig | None = Field(default=None, description="none: the bundle stays what it is")
     trust: TrustConfig = TrustConfig()
     caution: CautionConfig = CautionConfig()

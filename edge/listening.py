@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from kinedge.edge.lsl_streams import LslStreams
+from kinedge.edge.measures_keeper import MeasuresKeeper
 from kinedge.edge.pipeline import Pipeline
 from kinedge.errors import SignalError
 from kinedge.firmware_bridge.clock import Clock
@@ -48,6 +49,8 @@ class Listener:
         Told what is worth knowing.
     lsl
         Told samples and devices, too.
+    measures
+        Told samples, too, of any sensor that it measures.
 
     Attributes
     ----------
@@ -64,7 +67,9 @@ class Listener:
         new_clock: Callable[[str], Clock],
         note: Callable[[str], None],
         lsl: LslStreams | None = None,
+        measures: MeasuresKeeper | None = None,
     ) -> None:
+        self._measures = measures
         self.health: dict[tuple[str, str], SensorHealth] = {}
         self.n_used = 0
         self._pipeline = pipeline
@@ -110,7 +115,7 @@ class Listener:
             self.health[(subject, sensor)] = SensorHealth(subject, sensor, where, serial=info.serial)
             if sensor in self._pipeline.scorer.sensors:
                 self._pipeline.use_clock(subject, sensor, self._new_clock(where))
-            else:
+            elif self._measures is None or not self._measures.wants(sensor):
                 wanted = ", ".join(self._pipeline.scorer.sensors)
                 self._note(f"{where}: {sensor} is not used by the model, which expects {wanted}")
         else:
@@ -138,6 +143,8 @@ class Listener:
             health.clock_uncertainty_ms = clock.uncertainty_ns / 1e6
             if self._lsl is not None:
                 self._lsl.tell_samples(subject, chunk, clock.to_host_ns(chunk.device_time_ns))
+        if self._measures is not None:
+            self._measures.push(subject, chunk, channels=self._channels[key], clock=clock)
 
     def _set_connected(self, where: str, connected: bool) -> None:
         for health in self.health.values():

@@ -17,7 +17,7 @@ from typing import Final, Literal
 from kinedge.edge.caution import Reason
 from kinedge.errors import SignalError
 
-__all__ = ["AMOUNTS", "Language", "Phrase", "abstention", "place_name", "summarise"]
+__all__ = ["AMOUNTS", "Language", "Phrase", "abstention", "place_name", "slow_change", "summarise"]
 
 Language = Literal["en", "fr"]
 
@@ -78,6 +78,38 @@ _UNSURE: Final = {
         "c'est inhabituel, mais pas plus rare que des mouvements ordinaires",
     ),
     "between": ("it lies between usual and unusual", "c'est entre l'habituel et l'inhabituel"),
+}
+_CHANGES: Final = {
+    "one_arm_lower": (
+        "since {day}, {place} has done less beside the other arm than this person's own trend: use ratio {value}, "
+        "expected {expected}",
+        "depuis le {day}, {place} participe moins que l'autre bras, par rapport à la tendance de la personne : rapport "
+        "d'utilisation {value}, attendu {expected}",
+    ),
+    "arms_less_even": (
+        "since {day}, one arm has done less beside the other than in this person's own trend: {value} of it, expected "
+        "{expected}",
+        "depuis le {day}, un bras participe moins que l'autre, par rapport à la tendance de la personne : {value} de "
+        "l'autre, attendu {expected}",
+    ),
+    "both_arms_lower": (
+        "since {day}, both arms have done less than this person's own trend, as rest and illness bring too: active "
+        "{value} of the time worn, expected {expected}",
+        "depuis le {day}, les deux bras bougent moins que la tendance de la personne, ce que le repos et la maladie "
+        "font aussi : actifs {value} du temps porté, attendu {expected}",
+    ),
+    "contact_less_even": (
+        "since {day}, the ground contact times of left and right have been less alike than this person's own trend: "
+        "{value} % apart, expected {expected} %",
+        "depuis le {day}, les temps de contact au sol à gauche et à droite se ressemblent moins que la tendance de la "
+        "personne : {value} % d'écart, attendu {expected} %",
+    ),
+    "impacts_less_even": (
+        "since {day}, the impacts of left and right have been less alike than this person's own trend: {value} % "
+        "apart, expected {expected} %",
+        "depuis le {day}, les impacts à gauche et à droite se ressemblent moins que la tendance de la personne : "
+        "{value} % d'écart, attendu {expected} %",
+    ),
 }
 
 
@@ -189,6 +221,39 @@ def abstention(reason: Reason, *, language: Language = "en") -> str:
     place = place_name(reason.sensor, language=language) if reason.sensor else ""
     said = words[i].format(place=place, from_place=_from(place))
     return _sentence(("unsure: ", "incertain : ")[i] + said)
+
+
+def slow_change(kind: str, *, sensor: str, day: str, value: float, expected: float) -> dict[Language, str]:
+    """Say what changed over days, in each language.
+
+    Parameters
+    ----------
+    kind
+        Of ``kinedge.envelope.SlowChange``.
+    sensor
+        Of the arm that does less; empty where no side is meant.
+    day
+        Since when, as a date.
+    value, expected
+        In the unit of the kind: shares as such, symmetry in percent.
+
+    Raises
+    ------
+    SignalError
+        There are no words for this kind.
+    """
+    words = _CHANGES.get(kind)
+    if words is None:
+        raise SignalError(f"no sentence for a change of kind {kind!r}; known are {', '.join(_CHANGES)}")
+    digits = 0 if kind.endswith("less_even") and not kind.startswith("arms") else 2
+    text: dict[Language, str] = {}
+    for i, language in enumerate(_LANGUAGES):
+        numbers = [f"{x:.{digits}f}" for x in (value, expected)]
+        if language == "fr":
+            numbers = [x.replace(".", ",") for x in numbers]
+        place = place_name(sensor, language=language) if sensor else ""
+        text[language] = _sentence(words[i].format(day=day, place=place, value=numbers[0], expected=numbers[1]))
+    return text
 
 
 def place_name(sensor: str, *, language: Language = "en") -> str:

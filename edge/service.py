@@ -22,6 +22,7 @@ from kinedge.edge.hostclock import HostClock, RecordedClock
 from kinedge.edge.keeper import DraftKeeper
 from kinedge.edge.listening import Listener, SensorHealth
 from kinedge.edge.lsl_streams import LslStreams
+from kinedge.edge.measures_keeper import MeasuresKeeper
 from kinedge.edge.model_follower import ModelFollower
 from kinedge.edge.people import People
 from kinedge.edge.pipeline import Pipeline, Scored
@@ -129,13 +130,26 @@ class EdgeService:
         subjects = [p.subject for p in config.people]
         if config.lsl is not None:
             self._lsl = LslStreams(config.lsl, gateway=config.gateway, subjects=subjects)
+        self.store = EpisodeStore(config.store)
+        self.measures = None
+        if config.measures is not None:
+            self.measures = MeasuresKeeper(
+                self.store,
+                config.measures,
+                {p.subject: p.affected for p in config.people},
+                site=config.site,
+                gateway=config.gateway,
+                config_digest=config.digest(),
+                clock=self.clock,
+                note=self._note,
+            )
         self._listener = Listener(
             self.pipeline,
             new_clock=clock_maker([d for _, d in self._worn], sync, utc_ns=time.time_ns()),
             note=self._note,
             lsl=self._lsl,
+            measures=self.measures,
         )
-        self.store = EpisodeStore(config.store)
         self.uplink = None
         if config.uplink is not None:
             self.uplink = Uplink(self.store, config.uplink.url, token=config.uplink.token())
@@ -202,6 +216,8 @@ class EdgeService:
             self.keeper.end()
             if self.tape is not None:
                 self.tape.end()
+            if self.measures is not None:
+                self.measures.end()
             if not await self._supervisor.drain(timeout_s=_DRAIN_S):
                 self._note(f"{self.keeper.n_waiting} episodes could not be written before the end")
             self.store.close()
@@ -216,6 +232,8 @@ class EdgeService:
         add("keeper", self.keeper.run, essential=True, drains=True)
         if self.tape is not None:
             add("tape", self.tape.run, drains=True)
+        if self.measures is not None:
+            add("measures", self.measures.run, drains=True)
         add("pruning", self._look_after_the_store)
         for subject, device in self._worn:
             add(f"link {device.where}", partial(self._serve, subject, device))
@@ -340,6 +358,8 @@ class EdgeService:
                 clock.move_to(item.host_time_ns)
             self._advance(item.host_time_ns)
             await self.keeper.join()
+            if self.measures is not None:
+                await self.measures.join()
         await self.finish(flush=not source.scored)
 
     def _hear(self, subject: str, where: str, event: SessionEvent) -> None:
@@ -356,6 +376,8 @@ class EdgeService:
     def _advance(self, now_ns: int) -> None:
         if self.tape is not None:
             self.tape.tick(now_ns)
+        if self.measures is not None:
+            self.measures.tick(now_ns)
         began_ns = time.perf_counter_ns()
         found = self.pipeline.advance(now_ns=now_ns)
         if found:

@@ -52,9 +52,9 @@ class MeasuresConfig(Config):
         except (KeyError, ValueError, OSError) as e:
             raise ValueError(f"{name!r} is no time zone of this machine") from e
 
-    def digest(self) -> str:
-        """Name what decides about a change: the definitions of this version and these settings."""
-        return sha256_hex(canonical_json({"schema": MEASURES_SCHEMA, **self.model_dump(mode="json")}))
+    def digest(self, kind: str) -> str:
+        """Name what decides about a kind of change: its definition in this version, and these settings."""
+        return sha256_hex(canonical_json({"schema": MEASURES_SCHEMA, "kind": kind, **self.model_dump(mode="json")}))
 
     def sensors(self) -> tuple[str, ...]:
         """Return the names of all sensors that are measured."""

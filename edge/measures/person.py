@@ -220,6 +220,11 @@ class PersonMeasures:
         """The last second that was booked; -1 before the first."""
         return max((int(p.state.last_utc_s) for p in self._parts), default=-1)
 
+    @property
+    def zone_offset_s(self) -> int:
+        """Local time less UTC, at the last second that was booked."""
+        return self._zone.offset_s(max(self.last_utc_s, 0))
+
     def push(
         self,
         sensor: str,
