@@ -1,8 +1,9 @@
-"""``kinedge quantize``: an int8 model beside the one in single precision, and the proof that it answers the same."""
+"""``kinedge quantize``: int8 and fp16 beside the model in single precision, and the proof that they answer the same."""
 
 from __future__ import annotations
 
 import json
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,6 +24,13 @@ if TYPE_CHECKING:
 __all__ = ["quantize"]
 
 
+class _Reduced(str, Enum):
+    """What typer takes more than one of."""
+
+    int8 = "int8"
+    fp16 = "fp16"
+
+
 @app.command()
 def quantize(
     bundle: Annotated[Path, typer.Argument(help="A .kinedge file.")],
@@ -31,25 +39,28 @@ def quantize(
     method: Annotated[
         str, typer.Option(help="auto (the least score error of the next three), minmax, entropy, percentile, or qat.")
     ] = "auto",
+    precision: Annotated[
+        list[_Reduced] | None, typer.Option(help="int8 or fp16; may be given again. int8 when left out.")
+    ] = None,
     budget: Annotated[
         float, typer.Option(min=0.0001, max=10, help="Score error that layers in int8 may cause; others stay in float.")
-    ] = 0.02,
+    ] = 0.004,
     prove: Annotated[bool, typer.Option("--prove", help="Compare all forms of the model on the test part.")] = False,
     sensitivity: Annotated[Path | None, typer.Option(help="Draw the sensitivity of the layers into this SVG.")] = None,
     table: Annotated[Path | None, typer.Option(help="Write the proof's table, as .md or .html.")] = None,
     graph: Annotated[Path | None, typer.Option(help="An ONNX file quantised elsewhere, such as by ModelOpt.")] = None,
     recalibrate: Annotated[
-        bool, typer.Option("--recalibrate", help="The data are of other people: calibrate both precisions on them.")
+        bool, typer.Option("--recalibrate", help="The data are of other people: calibrate all precisions on them.")
     ] = False,
     leave_out: Annotated[list[str] | None, typer.Option(help="As when it was trained; may be repeated.")] = None,
     path: Annotated[Path | None, typer.Option(help="Where the data lies, in place of the file's path.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was done and measured as JSON.")] = False,
 ) -> None:
-    """Add an int8 model with a calibration of its own to a bundle, and prove that it answers as the others do.
+    """Add models in int8 or fp16, with a calibration of their own, to a bundle, and prove that they answer the same.
 
     The people who were trained on give the ranges; those who stopped the training choose method and layers; the
     calibration part calibrates; the proof is on the test part. The new bundle has to be signed anew. A gateway runs
-    it with precision = "int8".
+    it with precision = "int8" or "fp16".
 
     Example: kinedge quantize wrists.kinedge --data examples/wrists-sim.toml --out wrists-int8.kinedge --prove
     """
@@ -57,8 +68,11 @@ def quantize(
         from kinedge.quantize.build import BuildConfig, on_grid, split_parts
         from kinedge.quantize.parity_table import as_html, as_markdown
         from kinedge.quantize.sensitivity import plot_svg
-        from kinedge.quantize.variants import Int8Config, add_int8, same_recordings
+        from kinedge.quantize.variants import Int8Config, add_precisions, same_recordings
 
+    wanted = tuple(dict.fromkeys(p.value for p in precision or [_Reduced.int8]))
+    if graph is not None and "int8" not in wanted:
+        raise ConfigError("--graph is an int8 model: give --precision int8 as well")
     if table is not None and not prove:
         raise ConfigError("--table shows the proof: give --prove as well")
     loaded = read_bundle(bundle)
@@ -86,12 +100,13 @@ def quantize(
         if not recalibrate and not same_recordings(loaded, grid):
             raise ConfigError(
                 f"{data} does not give the recordings that {bundle} was made of; for other people, give "
-                "--recalibrate: both precisions are then calibrated on them"
+                "--recalibrate: all precisions are then calibrated on them"
             )
-        made = add_int8(
+        made = add_precisions(
             loaded,
             split_parts(grid, how),
             int8,
+            precisions=wanted,
             exclude_labels=how.exclude_labels,
             seed=how.seed,
             graph=None if graph is None else _bytes(graph),
@@ -113,14 +128,16 @@ def quantize(
 
 def _show(out: Path, made: Quantised) -> None:
     console = Console()
-    errors = ", ".join(f"{name} {error:.3g}" for name, error in made.errors.items())
-    console.print(f"{out}: int8 by {made.method}{f' (score errors: {errors})' if errors else ''}", soft_wrap=True)
+    console.print(f"{out}: {', '.join(sorted(made.bundle.manifest.precisions))}", soft_wrap=True)
+    if made.int8 is not None:
+        errors = ", ".join(f"{name} {error:.3g}" for name, error in made.int8.errors.items())
+        console.print(f"int8 by {made.int8.method}{f' (score errors: {errors})' if errors else ''}", soft_wrap=True)
     if made.sweep is not None:
         layers = Table("layer", "score error alone", "with those above", "runs in")
         for row in made.sweep.rows:
             layers.add_row(row.layer, f"{row.alone:.2g}", f"{row.joined:.2g}", "int8" if row.int8 else "float")
         console.print(layers)
-    for finding in made.check.findings:
+    for finding in () if made.check is None else made.check.findings:
         console.print(str(finding), soft_wrap=True, markup=False)
     if made.proof is None:
         return

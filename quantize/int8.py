@@ -7,6 +7,9 @@ quantised in the graph. Only the inputs of products are quantised; sums, state a
     x ─ Q ─ DQ ─┐                              a matrix product of weights (K, N) is written with (N, K) and a
                 MatMul ─ Add (float bias)      Transpose behind DQ: scales then lie on axis 0 there too
     w ─ Q ─ DQ ─┘
+
+An input that is never negative, behind Relu, would leave half of the levels unused: half its range is taken off before
+Q (one Sub), and the bias gives it back, so that its step is half as large.
 """
 
 from __future__ import annotations
@@ -26,13 +29,25 @@ from onnx import helper, numpy_helper
 
 from kinedge.errors import BackendError
 
-__all__ = ["METHODS", "Layer", "Method", "activation_scales", "layers_of", "quantise", "stripped", "weight_scales"]
+__all__ = [
+    "LEVELS",
+    "METHODS",
+    "Grid",
+    "Layer",
+    "Method",
+    "activation_scales",
+    "layers_of",
+    "load",
+    "quantise",
+    "stripped",
+    "weight_scales",
+]
 
 F32 = NDArray[np.float32]
 Method = Literal["minmax", "entropy", "percentile"]
 
 METHODS: Final[tuple[Method, ...]] = ("minmax", "entropy", "percentile")
-_LEVELS: Final = 127  # of either sign; -128 is not used, so that the negative of a weight is one too
+LEVELS: Final = 127  # of either sign; -128 is not used, so that the negative of a weight is one too
 _PRODUCTS: Final = ("Conv", "Gemm", "MatMul")
 _PERCENTILE: Final = 99.99
 _BINS: Final = {"entropy": 512, "percentile": 2048}  # the search for the least entropy takes the square of them
@@ -56,6 +71,31 @@ class Layer:
     node: int
     activation: str
     weight: str
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """How a layer is rounded (``kinedge.quantize.rounding`` finds good ones).
+
+    Parameters
+    ----------
+    scale
+        One step of its input.
+    shift
+        What is taken off the input before, and given back by the bias.
+    rows : (n_outputs,)
+        Steps of the weights; as the largest weight of each output asks for when None.
+    weight
+        In place of the graph's, in its shape; rounded in full knowledge of the inputs.
+    bias : (n_outputs,)
+        To be added to the graph's.
+    """
+
+    scale: float
+    shift: float = 0.0
+    rows: F32 | None = None
+    weight: F32 | None = None
+    bias: F32 | None = None
 
 
 def layers_of(graph: onnx.GraphProto) -> tuple[Layer, ...]:
@@ -150,39 +190,39 @@ def activation_scales(graph: bytes, feeds: Iterable[Mapping[str, F32]], *, metho
     scales = {}
     for layer in layers:
         low, high = (float(np.asarray(v).max()) for v in ranges[layer.activation].range_value)
-        scales[layer.name] = max(abs(low), abs(high), 1e-6) / _LEVELS
+        scales[layer.name] = max(abs(low), abs(high), 1e-6) / LEVELS
     return scales
 
 
 def weight_scales(weight: F32) -> F32:
     """Return the scale (N,) of every output channel of weights whose first axis they are."""
     largest = np.abs(weight.reshape(len(weight), -1)).max(axis=1)
-    steps: F32 = (np.maximum(largest, 1e-9) / _LEVELS).astype(np.float32)
+    steps: F32 = (np.maximum(largest, 1e-9) / LEVELS).astype(np.float32)
     return steps
 
 
-def quantise(graph: bytes, scales: Mapping[str, float], *, layers: Collection[str]) -> bytes:
+def quantise(graph: bytes, grids: Mapping[str, float | Grid], *, layers: Collection[str]) -> bytes:
     """Put Q/DQ pairs before the products of some layers.
 
     Parameters
     ----------
     graph
         In single precision, without any Q/DQ.
-    scales
-        From :func:`activation_scales`.
+    grids
+        By layer; a number, from :func:`activation_scales`, is the step of its input, and the rest follows.
     layers
         Names of those that shall be int8.
 
     Raises
     ------
     BackendError
-        The graph is not in single precision, or a layer or its scale is missing.
+        The graph is not in single precision, or a layer or its grid is missing or does not fit it.
     """
     proto = load(graph)
     if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in proto.graph.node):
         raise BackendError("this graph has Q/DQ pairs already; start from the one in single precision")
     known = {layer.name: layer for layer in layers_of(proto.graph)}
-    absent = sorted(set(layers) - (set(known) & set(scales)))
+    absent = sorted(set(layers) - (set(known) & set(grids)))
     if absent:
         raise BackendError(f"no layer, or no range, for {', '.join(absent)}; there are {', '.join(known)}")
     chosen = {layer.node: layer for layer in known.values() if layer.name in layers}
@@ -191,8 +231,10 @@ def quantise(graph: bytes, scales: Mapping[str, float], *, layers: Collection[st
     for at, node in enumerate(proto.graph.node):
         layer = chosen.get(at)
         if layer is not None:
-            nodes += placing.activation(layer, scales[layer.name])
-            nodes += placing.weight(layer, node)
+            found = grids[layer.name]
+            grid = found if isinstance(found, Grid) else Grid(found)
+            nodes += placing.activation(layer, grid)
+            nodes += placing.weight(layer, node, grid)
             node.input[0], node.input[1] = f"{layer.name}_in", f"{layer.name}_by"
         nodes.append(node)
     del proto.graph.node[:]
@@ -204,15 +246,15 @@ def quantise(graph: bytes, scales: Mapping[str, float], *, layers: Collection[st
     return data
 
 
-def stripped(graph: bytes) -> tuple[bytes, dict[str, float]]:
+def stripped(graph: bytes) -> tuple[bytes, dict[str, Grid]]:
     """Undo :func:`quantise`: to write the same weights and ranges in another form.
 
     Returns
     -------
     graph
-        In single precision, with the weights as they were before rounding.
-    scales
-        Of the layers that were int8.
+        In single precision, with the weights as they stand before QuantizeLinear.
+    grids
+        Of the layers that were int8: with them, another form of the graph is rounded alike.
 
     Raises
     ------
@@ -221,22 +263,32 @@ def stripped(graph: bytes) -> tuple[bytes, dict[str, float]]:
     """
     proto = load(graph)
     constants = {i.name: i for i in proto.graph.initializer}
-    scales: dict[str, float] = {}
+    grids: dict[str, Grid] = {}
     nodes = []
     pairs = {n.output[0]: n for n in proto.graph.node if n.op_type in ("QuantizeLinear", "DequantizeLinear")}
     try:
+        shifts = {n.output[0]: n for n in proto.graph.node if n.output[0].endswith("_centred")}
         for node in proto.graph.node:
-            if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            if node.op_type in ("QuantizeLinear", "DequantizeLinear") or node.output[0] in shifts:
                 continue
             if node.op_type == "Transpose" and node.input[0] in pairs:
                 continue
             if len(node.input) > 1 and node.input[1].endswith("_by"):
                 name = node.input[1].removesuffix("_by")
-                scales[name] = float(numpy_helper.to_array(constants.pop(f"{name}_in_scale")))
-                node.input[0], node.input[1] = pairs[f"{name}_in_int8"].input[0], f"{name}_weight"
-                if node.op_type == "MatMul":
-                    rows = numpy_helper.to_array(constants[node.input[1]])
-                    constants[node.input[1]] = numpy_helper.from_array(np.ascontiguousarray(rows.T), node.input[1])
+                value, shift = pairs[f"{name}_in_int8"].input[0], 0.0
+                if value in shifts:
+                    shift = float(_array(constants[shifts[value].input[1]]))
+                    value = shifts[value].input[0]
+                turned = node.op_type == "MatMul"
+                rows = _array(constants[f"{name}_by_rows_scale" if turned else f"{name}_by_scale"])
+                grids[name] = Grid(float(_array(constants[f"{name}_in_scale"])), shift, rows)
+                node.input[0], node.input[1] = value, f"{name}_weight"
+                weight = _array(constants[node.input[1]])
+                if shift:
+                    bias = _array(constants[f"{name}_bias"]) - shift * _sums(weight, rows)
+                    constants[f"{name}_bias"] = numpy_helper.from_array(bias.astype(np.float32), f"{name}_bias")
+                if turned:
+                    constants[node.input[1]] = numpy_helper.from_array(np.ascontiguousarray(weight.T), node.input[1])
             nodes.append(node)
     except KeyError as e:
         raise BackendError(f"{e} is missing: these Q/DQ pairs were not placed by kinedge quantize") from e
@@ -247,7 +299,17 @@ def stripped(graph: bytes) -> tuple[bytes, dict[str, float]]:
     proto.graph.initializer.extend(c for name, c in constants.items() if name in used)
     onnx.checker.check_model(proto, full_check=True)
     data: bytes = proto.SerializeToString(deterministic=True)
-    return data, scales
+    return data, grids
+
+
+def _array(tensor: onnx.TensorProto) -> NDArray[Any]:
+    return numpy_helper.to_array(tensor)
+
+
+def _sums(weight: F32, rows: F32) -> NDArray[np.float64]:
+    """Return the sum (N,) of each output's weights as int8 holds them: what a shift of 1 adds to it."""
+    steps = rows.astype(np.float64)
+    return np.round(weight.reshape(len(weight), -1) / steps[:, None]).clip(-LEVELS, LEVELS).sum(axis=1) * steps
 
 
 class _Placing:
@@ -256,12 +318,21 @@ class _Placing:
     def __init__(self, graph: onnx.GraphProto) -> None:
         self.constants = {i.name: i for i in graph.initializer}
 
-    def activation(self, layer: Layer, scale: float) -> list[onnx.NodeProto]:
-        return self._pair(layer.activation, np.array(scale, np.float32), prefix=f"{layer.name}_in", axis=None)
+    def activation(self, layer: Layer, grid: Grid) -> list[onnx.NodeProto]:
+        value, nodes = layer.activation, []
+        if grid.shift:
+            by, value = f"{layer.name}_shift", f"{layer.name}_centred"
+            self._constant(by, np.array(grid.shift, np.float32))
+            nodes.append(helper.make_node("Sub", [layer.activation, by], [value], name=value))
+        return nodes + self._pair(value, np.array(grid.scale, np.float32), prefix=f"{layer.name}_in", axis=None)
 
-    def weight(self, layer: Layer, product: onnx.NodeProto) -> list[onnx.NodeProto]:
+    def weight(self, layer: Layer, product: onnx.NodeProto, grid: Grid) -> list[onnx.NodeProto]:
         """Quantise the weights, output channels first; ``product`` is told where they lie."""
-        weight = numpy_helper.to_array(self.constants.pop(layer.weight)).astype(np.float32)
+        weight = _array(self.constants.pop(layer.weight)).astype(np.float32)
+        if grid.weight is not None:
+            if grid.weight.shape != weight.shape:
+                raise BackendError(f"{layer.name}: weights of {grid.weight.shape} for {weight.shape}; fit this graph")
+            weight = grid.weight.astype(np.float32)
         transposed = product.op_type == "MatMul"
         if product.op_type == "Gemm":
             attributes = {a.name: a for a in product.attribute}
@@ -275,10 +346,24 @@ class _Placing:
             weight = weight.T
         name, prefix = f"{layer.name}_weight", f"{layer.name}_by"
         self._constant(name, np.ascontiguousarray(weight))
-        pair = self._pair(name, weight_scales(weight), prefix=f"{prefix}_rows" if transposed else prefix, axis=0)
+        rows = weight_scales(weight) if grid.rows is None else grid.rows
+        if grid.shift or grid.bias is not None:
+            self._bias(layer, product, grid, _sums(weight, rows))
+        pair = self._pair(name, rows, prefix=f"{prefix}_rows" if transposed else prefix, axis=0)
         if transposed:
             pair.append(helper.make_node("Transpose", [f"{prefix}_rows"], [prefix], name=prefix, perm=[1, 0]))
         return pair
+
+    def _bias(self, layer: Layer, product: onnx.NodeProto, grid: Grid, sums: NDArray[np.float64]) -> None:
+        """Give back what the shift takes, and what the rounding of the weights took on average."""
+        name = f"{layer.name}_bias"
+        pads = next((list(a.ints) for a in product.attribute if a.name == "pads"), [])
+        if name not in self.constants or (grid.shift and any(pads)):
+            raise BackendError(
+                f"{layer.name}: a shifted input needs a bias of its own and no padding; leave shift at 0"
+            )
+        bias = _array(self.constants[name]) + (0 if grid.bias is None else grid.bias) + grid.shift * sums
+        self._constant(name, bias.astype(np.float32))
 
     def _pair(self, value: str, scale: F32, *, prefix: str, axis: int | None) -> list[onnx.NodeProto]:
         self._constant(f"{prefix}_scale", scale)

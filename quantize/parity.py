@@ -35,8 +35,8 @@ __all__ = ["GOALS", "ParityRow", "Proof", "TorchBackend", "prove", "tampered"]
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 
-GOALS: Final = {"fp32_z": 1e-5, "int8_vus_pr": 0.005, "int8_flipped": 0.005, "int8_hit_at_1": 0.005}
-NOT_HERE: Final = ("TensorRT fp32", "TensorRT fp16", "TensorRT int8")
+GOALS: Final = {"fp32_z": 1e-5, "vus_pr": 0.005, "flipped": 0.005, "hit_at_1": 0.005}  # the last three: int8, fp16
+NOT_HERE: Final = ("ONNX fp16", "ONNX int8", "TensorRT fp32", "TensorRT fp16", "TensorRT int8")
 _TOLD_BY_THE_MASK: Final = frozenset({"dropout", "flat_line", "saturation"})  # a model does not see them
 _BEFORE_S, _DURING_S, _AFTER_S = 12.0, 8.0, 6.0
 _STRENGTHS: Final = (0.4, 1.0)
@@ -97,16 +97,17 @@ class Proof:
         met: dict[str, bool] = {}
         for row in (r for r in self.rows[1:] if r.run):
             key = row.form.replace(" ", "_").lower()
-            if "fp32" in row.form and row.z_relative_rmse is not None:
-                met[f"{key}_identical"] = row.z_relative_rmse <= GOALS["fp32_z"] and not row.flipped
-            elif "int8" in row.form:
+            if "fp32" in row.form:
+                if row.z_relative_rmse is not None:
+                    met[f"{key}_identical"] = row.z_relative_rmse <= GOALS["fp32_z"] and not row.flipped
+            else:
                 changes = [c for c in (row.vus_pr_change, row.vus_pr_injected_change) if c is not None]
                 if changes:
-                    met[f"{key}_vus_pr"] = max(map(abs, changes)) <= GOALS["int8_vus_pr"]
+                    met[f"{key}_vus_pr"] = max(map(abs, changes)) <= GOALS["vus_pr"]
                 if row.flipped is not None:
-                    met[f"{key}_flipped"] = row.flipped <= GOALS["int8_flipped"]
+                    met[f"{key}_flipped"] = row.flipped <= GOALS["flipped"]
                 if row.hit_at_1_change is not None:
-                    met[f"{key}_hit_at_1"] = abs(row.hit_at_1_change) < GOALS["int8_hit_at_1"]
+                    met[f"{key}_hit_at_1"] = abs(row.hit_at_1_change) < GOALS["hit_at_1"]
         return met
 
     def to_dict(self) -> dict[str, Any]:
@@ -228,14 +229,14 @@ def prove(
     Parameters
     ----------
     bundle
-        With an int8 model and its calibration, or without.
+        With models in other precisions and their calibrations, or without.
     recordings
         On the model's grid, of people that neither trained nor calibrated it.
     exclude_labels
         Regions that are no ordinary movement: what a score should find.
     others
-        Further backends by the name of their row, such as ``TensorRT int8``; a name that ends in ``int8`` is judged by
-        the calibration for int8.
+        Further backends by the name of their row, such as ``TensorRT int8``; a name that ends in a precision of the
+        bundle is judged by the calibration for it, any other by that for fp32.
     n_injected
         Pieces that are tampered with.
     seed
@@ -257,12 +258,10 @@ def prove(
     pieces = tampered(recordings, n=n_injected, exclude_labels=exclude_labels, seed=seed)
     to_find = [label for label in exclude_labels if label not in _NOT_TO_BE_FOUND]
     truth = [labelled(r, to_find) for r in recordings]
-    calibrations = {"fp32": Calibration.from_arrays(bundle.calibration_arrays(), manifest)}
-    if "int8" in manifest.precisions:
-        calibrations["int8"] = Calibration.from_arrays(bundle.calibration_arrays("int8"), manifest)
+    calibrations = {p: Calibration.from_arrays(bundle.calibration_arrays(p), manifest) for p in manifest.precisions}
 
     def of(form: str) -> Calibration:
-        return calibrations["int8" if form.endswith("int8") and "int8" in calibrations else "fp32"]
+        return calibrations.get(form.rsplit(maxsplit=1)[-1], calibrations["fp32"])
 
     forms: dict[str, Ask] = {}
     network = TorchBackend(restore_model(bundle.model_bytes(), manifest))
@@ -270,10 +269,11 @@ def prove(
     full = OnnxBackend(bundle)
     forms["ONNX fp32 whole"] = _ask(bundle, full, calibrations["fp32"], whole=True)
     forms["ONNX fp32 streaming"] = _ask(bundle, full, calibrations["fp32"], whole=False)
-    if "int8" in calibrations:
-        forms["ONNX int8"] = _ask(bundle, OnnxBackend(bundle, precision="int8"), calibrations["int8"], whole=False)
-    for form, backend in (others or {}).items():
-        forms[form] = _ask(bundle, backend, of(form), whole=False)
+    for precision in sorted(set(calibrations) - {"fp32"}):
+        backend = OnnxBackend(bundle, precision=precision)
+        forms[f"ONNX {precision}"] = _ask(bundle, backend, calibrations[precision], whole=False)
+    for form, other in (others or {}).items():
+        forms[form] = _ask(bundle, other, of(form), whole=False)
 
     say = progress or (lambda form: None)
     rows: list[ParityRow] = []
@@ -287,7 +287,7 @@ def prove(
             rows.append(facts)
         else:
             rows.append(_against(facts, plain, odd, *reference))
-    rows += [ParityRow(form, run=False) for form in ("ONNX int8", *NOT_HERE) if form not in forms]
+    rows += [ParityRow(form, run=False) for form in NOT_HERE if form not in forms]
     return Proof(
         rows=tuple(rows),
         n_verdicts=sum(len(r) // manifest.hop for r in recordings),

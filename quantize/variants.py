@@ -216,7 +216,7 @@ def _key_figures(proof: Proof) -> dict[str, str | int | float]:
         "hit_at_1_change",
     )
     facts: dict[str, str | int | float] = {
-        f"{precision}_{name}": round(value, 6)
+        f"{precision}_{name}": float(f"{value:.3g}")
         for precision in ("fp16", "int8")
         for name in names
         if (value := getattr(proof.row(f"ONNX {precision}"), name)) is not None
