@@ -59,6 +59,7 @@ def _register() -> None:
     from kinedge.cli import (
         bench,
         collect,
+        config,
         data,
         demo,
         doctor,
@@ -67,6 +68,7 @@ def _register() -> None:
         episodes,
         inspect,
         keys,
+        measures,
         models,
         quantize,
         record,
@@ -78,7 +80,7 @@ def _register() -> None:
     )
     from kinedge.cli import compile as compile_
 
-    _ = bench, collect, compile_, data, demo, doctor, emulate, enrol, episodes, inspect, keys
+    _ = bench, collect, compile_, config, data, demo, doctor, emulate, enrol, episodes, inspect, keys, measures
     _ = models, quantize, record, replay, run, scan, sync, train
 
 

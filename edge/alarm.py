@@ -49,7 +49,9 @@ _LIMIT: Final = 1e12  # of R while no alarm may count: it must not run to infini
 class AlarmConfig(Config):
     """When an episode may be called one."""
 
-    kind: Literal["e_detector", "debounce", "cusum"] = "e_detector"
+    kind: Literal["e_detector", "debounce", "cusum"] = Field(
+        default="e_detector", description="how evidence adds up; only e_detector keeps the promise"
+    )
     hours_per_false_episode: float = Field(
         default=8.0, ge=0.25, le=24 * 90, description="at most one false episode in so many hours is expected"
     )

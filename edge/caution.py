@@ -43,6 +43,8 @@ _NO_DATA: Final = 0.9  # of a block missing: nothing was heard
 _WORTH_NAMING: Final = 0.05  # nats of certainty
 _LOG_LR_LIMIT: Final = 20.0
 _CERTAIN: Final = 9.0  # nats: nothing of a sensor can be trusted
+_LEAST: Final = 0.02  # of the reliability of any evidence, where only order counts
+_SWAPPED: Final = 0.4
 _CLOCK_MS: Final = (60.0, 300.0)  # apart: harmless, hopeless
 
 _ALPHA: Final = 0.01
@@ -84,8 +86,12 @@ class CautionConfig(Config):
     alpha: float = Field(
         default=_ALPHA, gt=0, lt=1, description="a block is rare when at most this share of the cohort's is as unusual"
     )
-    min_belief_anomalous: float = Field(default=1 - _ANOMALOUS, ge=0, le=1)
-    min_belief_normal: float = Field(default=1 - _NORMAL, ge=0, le=1)
+    min_belief_anomalous: float = Field(
+        default=1 - _ANOMALOUS, ge=0, le=1, description="below it nothing is called different; left out: of miss_cost"
+    )
+    min_belief_normal: float = Field(
+        default=1 - _NORMAL, ge=0, le=1, description="below it nothing is called normal; left out: of miss_cost"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -156,8 +162,8 @@ class Belief:
     decision : (n_streams,) int8
         Of ``Decision``.
     lean : (n_streams,)
-        Log of the likelihood ratio of a change at one of the sensors, each discounted by its reliability: which way a
-        block leans, also where the beliefs are both 0.
+        Log of the likelihood ratio of a change at any one of the sensors, each tempered by its reliability: which way a
+        block leans and how far, also where both beliefs are 0. For ranking; nothing is decided by it.
     """
 
     normal: F64
@@ -188,8 +194,9 @@ def _shares(scores: BlockScores, health: SensorHealth | None, clock_ms: F64 | No
     if health is not None:
         shares["stuck"] = 1 - health.repeated
         shares["off_body"] = 1 - health.off_body
-        shares["duplicate"] = 1.0 * (health.twin < 0)
-        shares["swapped"] = 1 - health.swapped
+        shares["duplicate"] = 1.0 - health.copy
+        # the model has seen them exchanged back: a change is still a change, but nothing is surely normal
+        shares["swapped"] = 1 - _SWAPPED * health.swapped
         shares["shifted"] = 1 - health.shifted
     if clock_ms is not None:
         harmless, hopeless = _CLOCK_MS
@@ -234,7 +241,7 @@ def believe(
     is_anomalous = (anomalous > config.min_belief_anomalous) & (unusual.p_value <= config.alpha)
     is_normal = ~is_anomalous & (normal > config.min_belief_normal)
     decision = np.where(is_anomalous, Decision.ANOMALOUS, np.where(is_normal, Decision.NORMAL, Decision.UNSURE))
-    lean = np.log((1 + reliability * (lr - 1)).mean(axis=1))
+    lean = np.log(np.exp((_LEAST + (1 - _LEAST) * reliability) * log_lr).mean(axis=1))
     return Belief(
         normal=normal, anomalous=anomalous, reliability=reliability, decision=decision.astype(np.int8), lean=lean
     )
@@ -266,7 +273,7 @@ def reasons_of(
             # it repeats itself and lies still, too: that says no more
             found.append(Reason("flat", f"flat line on {sensor}", _CERTAIN, sensor))
             continue
-        if not warming and unusual.sensor[stream, i] <= UNSCORED:
+        if not warming and unusual.sensor[stream, i] <= UNSCORED and not (health is not None and health.out[stream, i]):
             warming = True
         for code, nats in lost.items():
             if nats >= _WORTH_NAMING:

@@ -65,10 +65,12 @@ class DeviceConfig(Config):
     family: str = Field(default="kinedge", description="such as movella_dot; see `kinedge scan`")
     struct_map: Path | None = Field(default=None, description="a TOML file that describes a board of your own")
     sensor: str | None = Field(default=None, description="where it is worn; kinedge's own devices say it themselves")
-    rate_hz: float = Field(default=50.0, gt=0, le=10_000)
-    acc_range_g: float | None = Field(default=None, gt=0)
-    gyr_range_deg_s: float | None = Field(default=None, gt=0)
-    baud: int = Field(default=115_200, ge=1200, le=12_000_000)
+    rate_hz: float = Field(default=50.0, gt=0, le=10_000, description="asked of devices that can be told")
+    acc_range_g: float | None = Field(default=None, gt=0, description="full scale asked for; none: the family's own")
+    gyr_range_deg_s: float | None = Field(
+        default=None, gt=0, description="full scale asked for; none: the family's own"
+    )
+    baud: int = Field(default=115_200, ge=1200, le=12_000_000, description="of a serial line")
     options: dict[str, str] = Field(default_factory=dict, description="of the family alone")
 
     @model_validator(mode="after")
