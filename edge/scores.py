@@ -201,7 +201,7 @@ class BlockScorer:
     def _add_movement(values: F32, valid: NDArray[np.bool_], saturated: NDArray[np.bool_], *, out: F32) -> None:
         """Write step^2, steps, missing, saturated, lowest and highest, ``out`` (6, n_rows, n_channels)."""
         # time first: numpy then sums whole rows of all streams
-        x, there = (np.ascontiguousarray(a.transpose(1, 0, 2)) for a in (values, valid))
+        x, there = (np.array(a.transpose(1, 0, 2), order="C") for a in (values, valid))  # copies: x is written to
         gone = ~there
         np.copyto(x, np.inf, where=gone)
         np.min(x, axis=0, out=out[4])
