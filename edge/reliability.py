@@ -7,18 +7,23 @@ A model only knows that something is unlike what it learned. Whether the person 
   device did not report.
 * ``off_body``: so still, for so long, that no living body carries it; sooner where another sensor moves meanwhile.
 * ``twin``: two sensors give the same signal, exactly or within two per cent of its power (one is a copy, both are worn
-  at one place, or one stream was given two names).
-* ``swapped``: left and right fit each other's usual level of the channels better than their own. Sensors that sit the
+  at one place, or one stream was given two names). Where its level is clearly that of one of the two, that one is
+  the original, and the other the ``copy``; else neither can be trusted.
+* ``swapped``: left and right fit each other's usual level of acceleration better than their own. Sensors that sit the
   same way on both sides cannot be told apart like this, and nothing is said about them.
 * ``shifted``: unusual for minutes on end, and gravity points elsewhere than before. That is a sensor put on anew or
   slipped, or a lasting change of posture: nobody can tell from this sensor alone.
+
+A sensor that is wrong misleads the forecaster about all others, too. So what is known to be wrong is taken out before
+the model sees it, by :meth:`ReliabilityMonitor.repair`: such a sensor counts as missing, which models are trained for,
+and sides that are surely exchanged are exchanged back. Neither makes the sensor trusted again.
 
 Everything is O(1) in time, depends on whole hops only, and is a value: ``step(input, state) -> (health, state)``.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any, Final
 
@@ -37,7 +42,7 @@ Mask = NDArray[np.bool_]
 
 _STILL: Final = {Quantity.ACC: 0.04, Quantity.GYR: 0.01, Quantity.MAG: np.inf}  # standard deviation in a hop, SI units
 _STILL_S: Final = 30.0  # a person who rests moves more than that
-_LONE_S: Final = 5.0  # while another sensor moves
+_LONE_S: Final = 8.0  # while another sensor moves
 _MOVES: Final = 0.1  # of a channel's scale, mean over channels: that sensor moves
 _TWIN: Final = 0.02  # of the power
 _TWIN_EQUAL: Final = 0.9  # of the samples
@@ -53,6 +58,8 @@ _UNUSUAL: Final = 0.5  # u of a sensor: halfway from the median to the 99 % quan
 _PERSIST_S: Final = 90.0
 _PERSIST_LIMITS: Final = (0.6, 0.8)  # share of recent hops that were unusual
 _NEVER_S: Final = 10.0
+_OUT: Final = 0.5  # trust below which a sensor is kept from the model
+_FITS: Final = 0.25  # of the way between two sensors' usual levels: clearly that of the one
 _TURNED: Final = float(np.cos(np.deg2rad(25.0)))
 
 
@@ -70,6 +77,8 @@ class SensorHealth:
         How long the sensor has been still.
     twin
         Index of the sensor that gives the same signal, -1 without one.
+    copy : bool
+        It has a twin, and is not known to be the original.
     """
 
     repeated: F64
@@ -79,12 +88,20 @@ class SensorHealth:
     shifted: F64
     still_s: F64
     twin: NDArray[np.int64]
+    copy: Mask
 
     @classmethod
     def fine(cls, n_streams: int, n_sensors: int) -> SensorHealth:
         """Return the health of sensors against which nothing speaks."""
         zero = np.zeros((n_streams, n_sensors))
-        return cls(zero, zero, zero, zero, zero, zero, np.full(zero.shape, -1, np.int64))
+        return cls(zero, zero, zero, zero, zero, zero, np.full(zero.shape, -1, np.int64), np.zeros(zero.shape, bool))
+
+    @property
+    def out(self) -> Mask:
+        """Which sensors the model must not see."""
+        trust = (1 - self.repeated) * (1 - self.clipped) * (1 - self.off_body) * ~self.copy
+        kept_out: Mask = trust < _OUT
+        return kept_out
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,12 +118,14 @@ class HealthState:
         Power of the difference of two sensors, and of both.
     n_still, n_lone : (n, n_sensors)
         Hops for which the sensor has been still; of these, with another one moving.
-    side, side_weight : (n, n_sides)
-        Decaying sums: how much nearer each pair of sides is to its own usual level than to the other's.
-    gravity, usual_gravity : (n, n_sensors, 3)
-        Decaying mean acceleration: recent, and of usual movement.
-    usual_weight, unusual, unusual_weight : (n, n_sensors)
-        Decaying sums of hops that were usual; of those that were not, and of all that were scored.
+    side, side_weight : (n, n_pairs)
+        Decaying sums: how much nearer both sensors of a pair are to their own usual levels than to the other's.
+    belongs : (n, n_pairs)
+        The same of the first sensor's signal alone; 1 where it is the first one's, -1 the second's.
+    gravity, usual_gravity, last : (n, n_sensors, 3)
+        Mean acceleration: decaying and recent, decaying and of usual movement, of the last hop.
+    usual_weight, unusual : (n, n_sensors)
+        Decaying sums of hops that were usual, and of those that were not.
     """
 
     marks: NDArray[np.uint64]
@@ -116,11 +135,12 @@ class HealthState:
     n_lone: NDArray[np.int64]
     side: F64
     side_weight: F64
+    belongs: F64
     gravity: F64
     usual_gravity: F64
+    last: F64
     usual_weight: F64
     unusual: F64
-    unusual_weight: F64
 
 
 class ReliabilityMonitor:
@@ -164,13 +184,10 @@ class ReliabilityMonitor:
             self._unit[g] = np.mean([self._scale[h] for h in alike], axis=0)
         self._inverse_unit: F32 = (1 / self._unit).astype(np.float32)
         names = [s.name for s in specs]
-        self.partner = np.full(len(specs), -1, np.int64)
-        sides = []
-        for a, b in pairs:
-            if _other_side(names[a]) == names[b] and self._apart(a, b) >= _SWAP_APART:
-                sides.append((a, b))
-                self.partner[[a, b]] = b, a
-        self._sides = sides
+        self._apart = np.array([self._levels_apart(a, b) for a, b in pairs])
+        self._sides = [
+            k for k, (a, b) in enumerate(pairs) if _other_side(names[a]) == names[b] and self._apart[k] >= _SWAP_APART
+        ]
 
     def initial_state(self, n_streams: int) -> HealthState:
         """Return the state of streams that have seen nothing."""
@@ -182,24 +199,23 @@ class ReliabilityMonitor:
             likeness=np.zeros((n, self._n_hops, len(self._pairs), 2)),
             n_still=np.zeros((n, s), np.int64),
             n_lone=np.zeros((n, s), np.int64),
-            side=np.zeros((n, len(self._sides))),
-            side_weight=np.zeros((n, len(self._sides))),
+            side=np.zeros((n, len(self._pairs))),
+            side_weight=np.zeros((n, len(self._pairs))),
+            belongs=np.zeros((n, len(self._pairs))),
             gravity=np.zeros((n, s, 3)),
             usual_gravity=np.zeros((n, s, 3)),
+            last=np.zeros((n, s, 3)),
             usual_weight=zero,
             unusual=zero,
-            unusual_weight=zero,
         )
 
-    def step(self, values: F32, valid: Mask, sensor_u: F64, state: HealthState) -> tuple[SensorHealth, HealthState]:
+    def step(self, values: F32, valid: Mask, state: HealthState) -> tuple[SensorHealth, HealthState]:
         """Look at one hop of all streams.
 
         Parameters
         ----------
         values, valid : (n_streams, hop, n_channels)
-            SI units, before any rotation or correction.
-        sensor_u : (n_streams, n_sensors)
-            How unusual the block is at each sensor (``Unusualness.sensor``); ``UNSCORED`` where nobody knows.
+            SI units.
         state
             From the step before; not changed.
         """
@@ -214,14 +230,60 @@ class ReliabilityMonitor:
         spread: F32 = np.sqrt(np.einsum("ntc,ntc->nc", moved, moved) / np.maximum(n_valid, 1).astype(np.float32))
 
         marks = self._marks(x, valid, whole=whole)
-        marks = np.concatenate([state.marks[:, :, self._hop :], marks], axis=2)
-        clipped = _push(state.clipped, self._clipped(x, valid, n_valid, whole=whole))
-        likeness = _push(state.likeness, self._likeness(moved * self._inverse_unit))
         n_still, n_lone = self._still(spread, heard, state)
-        side, side_weight = self._side(level, heard, state)
-        persistence = self._persist(level, sensor_u, heard & (sensor_u > UNSCORED), state)
-        after = HealthState(marks, clipped, likeness, n_still, n_lone, side, side_weight, *persistence)
+        side, side_weight, belongs = self._side(level, heard, state)
+        gravity, last = self._gravity(level, heard, state)
+        after = replace(
+            state,
+            marks=np.concatenate([state.marks[:, :, self._hop :], marks], axis=2),
+            clipped=_push(state.clipped, self._clipped(x, valid, n_valid, whole=whole)),
+            likeness=_push(state.likeness, self._likeness(moved * self._inverse_unit)),
+            n_still=n_still,
+            n_lone=n_lone,
+            side=side,
+            side_weight=side_weight,
+            belongs=belongs,
+            gravity=gravity,
+            last=last,
+        )
         return self._health(after), after
+
+    def learn(self, sensor_u: F64, state: HealthState) -> HealthState:
+        """Take in how unusual the hop just looked at was; without it nothing is ever found shifted.
+
+        Parameters
+        ----------
+        sensor_u : (n_streams, n_sensors)
+            ``Unusualness.sensor``; ``UNSCORED`` where nobody knows.
+        """
+        slow, persist = np.exp(-self._hop_s / _USUAL_S), np.exp(-self._hop_s / _PERSIST_S)
+        known = sensor_u > UNSCORED
+        odd = sensor_u > _UNUSUAL
+        usual = known & ~odd
+        mixed = slow * state.usual_gravity + (1 - slow) * state.last
+        return replace(
+            state,
+            usual_gravity=np.where(usual[..., None], mixed, state.usual_gravity),
+            usual_weight=np.where(usual, slow * state.usual_weight + (1 - slow), state.usual_weight),
+            unusual=np.where(known, persist * state.unusual + (1 - persist) * odd, state.unusual),
+        )
+
+    def repair(self, values: F32, valid: Mask, saturated: Mask, health: SensorHealth) -> tuple[F32, Mask, Mask, Mask]:
+        """Return a hop as the model shall see it: values, valid, saturated, and which channels it may use at all.
+
+        Sides that are surely exchanged are exchanged back; sensors that are ``out`` may not be used.
+        """
+        used = ~np.repeat(health.out, self._widths.astype(np.intp), axis=1)
+        for k in self._sides:
+            a, b = (self._groups[i] for i in self._pairs[k])
+            rows = np.flatnonzero(health.swapped[:, self._pairs[k][0]] >= 1)
+            if len(rows):
+                there, back = np.r_[a, b], np.r_[b, a]
+                values, valid, saturated, used = (part.copy() for part in (values, valid, saturated, used))
+                for part in (values, valid, saturated):
+                    part[np.ix_(rows, np.arange(self._hop), there)] = part[np.ix_(rows, np.arange(self._hop), back)]
+                used[np.ix_(rows, there)] = used[np.ix_(rows, back)]
+        return values, valid, saturated, used
 
     def _health(self, state: HealthState) -> SensorHealth:
         in_order = np.sort(state.marks, axis=2)
@@ -229,21 +291,23 @@ class ReliabilityMonitor:
         n_again = ((in_order[:, :, 1:] == in_order[:, :, :-1]) & (in_order[:, :, 1:] != 0)).sum(axis=2)
         swapped = np.zeros(state.n_still.shape)
         doubt, belief = _SWAP_LIMITS
-        for k, (a, b) in enumerate(self._sides):
-            known = state.side_weight[:, k] > 1 - np.exp(-_SWAP_AFTER_S / _SWAP_S)
-            towards = state.side[:, k] / np.maximum(state.side_weight[:, k], 1e-9)
-            sign = np.where(known, np.clip((doubt - towards) / (doubt - belief), 0, 1), 0.0)
-            swapped[:, a] = swapped[:, b] = sign
+        known = state.side_weight > 1 - np.exp(-_SWAP_AFTER_S / _SWAP_S)
+        towards = state.side / np.maximum(state.side_weight, 1e-9)
+        for k in self._sides:
+            sign = np.where(known[:, k], np.clip((doubt - towards[:, k]) / (doubt - belief), 0, 1), 0.0)
+            for sensor in self._pairs[k]:
+                swapped[:, sensor] = sign
+        twin, copy = self._twin(state)
+        lain = np.maximum(state.n_still * (self._hop_s / _STILL_S), state.n_lone * (self._hop_s / _LONE_S))
         return SensorHealth(
             repeated=n_again / np.maximum(n_known - 1, 1),
             clipped=state.clipped.mean(axis=1),
-            off_body=np.clip(
-                np.maximum(state.n_still * (self._hop_s / _STILL_S), state.n_lone * (self._hop_s / _LONE_S)), 0, 1
-            ),
+            off_body=np.clip(2 * lain - 1, 0, 1),
             swapped=swapped,
             shifted=self._shifted(state),
             still_s=state.n_still * self._hop_s,
-            twin=self._twin(state),
+            twin=twin,
+            copy=copy,
         )
 
     def _marks(self, x: F32, valid: Mask, *, whole: bool) -> NDArray[np.uint64]:
@@ -274,17 +338,21 @@ class ReliabilityMonitor:
             likeness[:, k, 0], likeness[:, k, 1] = both - 2 * shared, both
         return likeness
 
-    def _twin(self, state: HealthState) -> NDArray[np.int64]:
+    def _twin(self, state: HealthState) -> tuple[NDArray[np.int64], Mask]:
         twin = np.full(state.n_still.shape, -1, np.int64)
+        copy = np.zeros(twin.shape, bool)
         difference, both = np.moveaxis(state.likeness.sum(axis=1), 2, 0)
         n = self._hop * self._n_hops
+        belongs = state.belongs / np.maximum(state.side_weight, 1e-9)
         for k, (a, b) in enumerate(self._pairs):
             enough = both[:, k] > 2 * n * self._widths[a] * _MOVES**2
             same = enough & (difference[:, k] < _TWIN * both[:, k])
             equal = (state.marks[:, a] == state.marks[:, b]) & (state.marks[:, a] != 0)
             same |= equal.mean(axis=1) > _TWIN_EQUAL
             twin[same, a], twin[same, b] = b, a
-        return twin
+            copy[:, a] |= same & (belongs[:, k] < _FITS)
+            copy[:, b] |= same & (belongs[:, k] > -_FITS)
+        return twin, copy
 
     def _still(self, spread: F32, heard: Mask, state: HealthState) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         still = np.logical_and.reduceat(spread < self._still_limit, self._starts, axis=1)
@@ -295,18 +363,19 @@ class ReliabilityMonitor:
         # while nothing is heard of it, nothing is known either
         return np.where(heard, n_still, state.n_still), np.where(heard, n_lone, state.n_lone)
 
-    def _side(self, level: F32, heard: Mask, state: HealthState) -> tuple[F64, F64]:
-        side, weight = np.zeros_like(state.side), np.zeros_like(state.side_weight)
+    def _side(self, level: F32, heard: Mask, state: HealthState) -> tuple[F64, F64, F64]:
+        side, weight, belongs = state.side.copy(), state.side_weight.copy(), state.belongs.copy()
         keep = np.exp(-self._hop_s / _SWAP_S)
-        for k, (a, b) in enumerate(self._sides):
-            own = self._distance(level, a, a) + self._distance(level, b, b)
-            other = self._distance(level, a, b) + self._distance(level, b, a)
-            apart = 2 * self._apart(a, b)
+        for k, (a, b) in enumerate(self._pairs):
+            if self._apart[k] < _SWAP_APART:
+                continue
+            first = self._distance(level, a, b) - self._distance(level, a, a)
+            second = self._distance(level, b, a) - self._distance(level, b, b)
             both = heard[:, a] & heard[:, b]
-            now = np.clip((other - own) / apart, -2.0, 2.0)
-            side[:, k] = np.where(both, keep * state.side[:, k] + (1 - keep) * now, state.side[:, k])
-            weight[:, k] = np.where(both, keep * state.side_weight[:, k] + (1 - keep), state.side_weight[:, k])
-        return side, weight
+            for sums, now in ((side, (first + second) / 2), (belongs, first), (weight, self._apart[k])):
+                mean = np.clip(now / self._apart[k], -2.0, 2.0)
+                sums[:, k] = np.where(both, keep * sums[:, k] + (1 - keep) * mean, sums[:, k])
+        return side, weight, belongs
 
     def _distance(self, level: F32, sensor: int, like: int) -> F64:
         """Return (n,): squared distance of a sensor's acceleration from the usual one of another, in scales."""
@@ -314,29 +383,20 @@ class ReliabilityMonitor:
         distance: F64 = np.square((level[:, own] - self._center[usual]) / self._unit[usual]).sum(axis=1)
         return distance
 
-    def _apart(self, a: int, b: int) -> float:
+    def _levels_apart(self, a: int, b: int) -> float:
         if not (self._has_gravity[a] and self._has_gravity[b]):
             return 0.0
         own, other = self._acc[a], self._acc[b]
         return float(np.square((self._center[own] - self._center[other]) / self._unit[own]).sum())
 
-    def _persist(self, level: F32, sensor_u: F64, known: Mask, state: HealthState) -> tuple[F64, F64, F64, F64, F64]:
-        quick, slow = np.exp(-self._hop_s / _LEVEL_S), np.exp(-self._hop_s / _USUAL_S)
-        persist = np.exp(-self._hop_s / _PERSIST_S)
-        now = np.zeros_like(state.gravity)
+    def _gravity(self, level: F32, heard: Mask, state: HealthState) -> tuple[F64, F64]:
+        quick = np.exp(-self._hop_s / _LEVEL_S)
+        last = np.zeros_like(state.last)
         for i, columns in enumerate(self._acc):
             if self._has_gravity[i]:
-                now[:, i] = level[:, columns]
-        odd = sensor_u > _UNUSUAL
-        usual = (known & ~odd)[..., None]
-        gravity = np.where(known[..., None], quick * state.gravity + (1 - quick) * now, state.gravity)
-        return (
-            gravity,
-            np.where(usual, slow * state.usual_gravity + (1 - slow) * now, state.usual_gravity),
-            np.where(usual[..., 0], slow * state.usual_weight + (1 - slow), state.usual_weight),
-            np.where(known, persist * state.unusual + (1 - persist) * odd, state.unusual),
-            np.where(known, persist * state.unusual_weight + (1 - persist), state.unusual_weight),
-        )
+                last[:, i] = level[:, columns]
+        last = np.where(heard[..., None], last, state.last)
+        return np.where(heard[..., None], quick * state.gravity + (1 - quick) * last, state.gravity), last
 
     def _shifted(self, state: HealthState) -> F64:
         low, high = _PERSIST_LIMITS

@@ -126,6 +126,7 @@ class Scorer:
         state: ScoringState,
         *,
         calibration: Calibration | None = None,
+        used: NDArray[np.bool_] | None = None,
     ) -> tuple[BlockScores, Surprise, ScoringState]:
         """Score one hop of all streams, without judging it (calibration needs no more).
 
@@ -135,9 +136,12 @@ class Scorer:
             SI units on the model's grid.
         calibration
             Of these streams, from ``stack_calibrations``; the scorer's own for all when None.
+        used : (n_streams, n_channels)
+            Channels that the model may see; all when None.
         """
         precision = None if calibration is None or calibration.which is None else calibration.precision
-        surprise, engine_state = self.engine.step(values, valid, state.engine)
+        seen = valid if used is None or used.all() else valid & used[:, None]
+        surprise, engine_state = self.engine.step(values, seen, state.engine)
         scores, block_state = self.blocks.step(surprise, values, valid, saturated, state.blocks, precision=precision)
         return scores, surprise, ScoringState(engine_state, block_state, state.health)
 
@@ -157,10 +161,12 @@ class Scorer:
         ``end_tick`` is the first tick behind it; ``clock_ms`` (n_streams, n_sensors) by how much each sensor's times
         may be apart from another's.
         """
-        scores, surprise, after = self.score(values, valid, saturated, state, calibration=calibration)
+        health, health_state = self.monitor.step(values, valid, state.health)
+        values, valid, saturated, used = self.monitor.repair(values, valid, saturated, health)
+        scores, surprise, after = self.score(values, valid, saturated, state, calibration=calibration, used=used)
         chosen = calibration or self.calibration
         unusual = chosen.assess(scores, self.groups)
-        health, health_state = self.monitor.step(values, valid, unusual.sensor, state.health)
+        health_state = self.monitor.learn(unusual.sensor, health_state)
         batch = judge(
             scores,
             surprise,
