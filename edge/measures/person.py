@@ -97,12 +97,17 @@ class _PartOf:
 
     def __init__(self, part: Part, sensors: tuple[str, ...], rate_hz: int, meter: _Meter[Any], watch: DayWatch) -> None:
         self.part = part
-        self.aligner = Aligner([SensorSpec(s) for s in sensors], rate_hz=rate_hz, max_delay_s=_MAX_DELAY_S)
-        self._cutter = SecondCutter(rate_hz, len(IMU6) * len(sensors))
+        self._sensors, self._rate_hz = sensors, rate_hz
         self._meter, self._watch = meter, watch
+        self.restart_clock()
         self._ended: list[MeasuresRow] = []
         self._kept: NDArray[np.float64] | None = None  # blocks of the day under way, as last kept
         self.state = _PartState(meter.initial_state(), watch.initial_state(), np.asarray(-1))
+
+    def restart_clock(self) -> None:
+        specs = [SensorSpec(s) for s in self._sensors]
+        self.aligner = Aligner(specs, rate_hz=self._rate_hz, max_delay_s=_MAX_DELAY_S)
+        self._cutter = SecondCutter(self._rate_hz, len(IMU6) * len(specs))
 
     def advance(self, *, now_ns: int | None, flush: bool, offset_s: int, zone: _Zone) -> list[Change]:
         block = self.aligner.pull(now_ns=now_ns, flush=flush)
@@ -251,6 +256,11 @@ class PersonMeasures:
         for part in self._parts:
             if any(s.name == sensor for s in part.aligner.sensors):
                 part.aligner.reset_sensor(sensor)
+
+    def restart_clock(self) -> None:
+        """Forget what is buffered: what comes next is told on another host clock."""
+        for part in self._parts:
+            part.restart_clock()
 
     def advance(self, *, utc_offset_s: int, now_ns: int | None = None, flush: bool = False) -> list[Change]:
         """Book every second that is complete; return the changes that days which ended with it tell.
