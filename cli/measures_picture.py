@@ -49,7 +49,7 @@ def _panel(rows: Sequence[KeptRow], name: str, title: str, top: float) -> list[s
     found = [(r, r.content["measures"].get(name, {})) for r in rows]
     found = [(r, m) for r, m in found if m.get("value") is not None]
     trends = [(r, t) for r, _ in found if (t := _trend(r, name)) is not None]
-    ends = [x for _, m in found for x in (m["low"], m["high"], m["value"]) if x is not None]
+    ends = [float(x) for _, m in found for x in (m["low"], m["high"], m["value"]) if x is not None]
     ends += [x for _, t in trends for x in t]
     low, high = min(ends), max(ends)
     room = 0.08 * (high - low) or 0.1

@@ -112,4 +112,4 @@ class MeasuresStore:
                      AND (:since IS NULL OR start >= :since) ORDER BY subject, part, level, start""",
                 asked,
             ).fetchall()
-        return [KeptRow(*values, json.loads(content)) for *values, content in rows]
+        return [KeptRow(who, part, lvl, at, when, json.loads(content)) for who, part, lvl, at, when, content in rows]

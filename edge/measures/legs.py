@@ -216,9 +216,9 @@ class LegsUse:
         part.blocks[of_day // BLOCK_S, WORN] = 1
         legs, strides = [], []
         for i, (events, b, (values, _)) in enumerate(zip(self._events, before, held, strict=True)):
-            clipped = np.zeros(self._rate, bool)
+            clipped: NDArray[np.bool_] = np.zeros(self._rate, bool)
             if second.saturated is not None:
-                clipped = second.saturated[:, self._legs[i].columns].any(axis=1)
+                clipped = np.asarray(second.saturated[:, self._legs[i].columns].any(axis=1))
             steps, gait = events.step(second.index, values, clipped, b.gait)
             contact_s, took = self._book_steps(part, steps, i, float(b.contact_s), of_day)
             strides.append(took)

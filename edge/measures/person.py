@@ -123,7 +123,8 @@ class _PartOf:
         utc_s, last = second.index, int(self.state.last_utc_s)
         if utc_s <= last:
             return []
-        measure, changes, watch = self.state.measure, [], self.state.watch
+        measure, watch = self.state.measure, self.state.watch
+        changes: list[Change] = []
         local_s = utc_s + zone.offset_s(utc_s)
         day, of_day = divmod(local_s, _DAY_S)
         if last >= 0 and (gap := utc_s - last - 1):
@@ -284,7 +285,7 @@ class PersonMeasures:
         """Return the hours and days that changed since ``keep`` was called."""
         return [row for part in self._parts for row in part.rows()]
 
-    def states(self) -> dict[Part, dict[str, NDArray[Any]]]:
+    def states(self) -> dict[str, dict[str, NDArray[Any]]]:
         """Return all that is needed to go on later, by part."""
         return {part.part: state_to_arrays(part.state) for part in self._parts}
 
