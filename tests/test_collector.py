@@ -58,8 +58,18 @@ class AppClient:
         return self.request("PUT", path, **options)
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[CollectorStore]:
+    """The same contract for both databases."""
+    postgresql = request.param == "postgresql"
+    url = request.getfixturevalue("postgres").new_url() if postgresql else f"sqlite:///{tmp_path}/collector.db"
+    opened = CollectorStore(url)
+    yield opened
+    opened.close()
+
+
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[CollectorStore]:
+def sqlite_store(tmp_path: Path) -> Iterator[CollectorStore]:
     opened = CollectorStore(f"sqlite:///{tmp_path}/collector.db")
     yield opened
     opened.close()
@@ -194,7 +204,7 @@ def test_media_type_encoding_and_digest_are_checked(client: AppClient) -> None:
 def test_an_id_that_is_none_never_reaches_the_database(client: AppClient, store: CollectorStore, id: str) -> None:
     assert code(client.put(f"/v1/episodes/{id}", content=b"{}", headers=JSON)) == (422, "invalid_request")
     assert code(client.get(f"/v1/episodes/{id}")) == (422, "invalid_request")
-    assert store.counts() == {"episodes": 0, "raw_blobs": 0}
+    assert store.counts() == {"episodes": 0, "raw_blobs": 0, "invalid_request": 2}
 
 
 def test_listing_filters_and_pages_in_order_of_arrival(client: AppClient) -> None:
@@ -294,9 +304,11 @@ def test_sql_in_every_field_is_only_text(client: AppClient, store: CollectorStor
     assert store.counts()["episodes"] == 1
 
 
-def test_a_disk_that_is_full_is_a_reason_to_come_back_later(client: AppClient, store: CollectorStore) -> None:
+def test_a_disk_that_is_full_is_a_reason_to_come_back_later(sqlite_store: CollectorStore) -> None:
+    store = sqlite_store
+    client = AppClient(create_app(CollectorSettings(), store=store))
     put(client, envelope(0))
-    with store._engine.connect() as connection:
+    with store.database.engine.connect() as connection:
         pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
         connection.exec_driver_sql(f"PRAGMA max_page_count={pages}")
     answers = [put(client, envelope(i, sentence="x" * 1000)) for i in range(1, 30)]
@@ -354,7 +366,7 @@ def other_values(draw: st.DrawFn) -> bytes:
     return json.dumps(content).encode()
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(body=st.binary(max_size=300) | mutated() | other_values(), honest_path=st.booleans())
 def test_hostile_bodies_are_refused_and_leave_nothing_behind(
     client: AppClient, store: CollectorStore, body: bytes, honest_path: bool
@@ -388,7 +400,7 @@ def test_a_collector_off_loopback_needs_a_token_and_a_taken_port_is_named(tmp_pa
 
 
 def test_episodes_lists_what_a_store_and_a_collector_hold(
-    store: CollectorStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    sqlite_store: CollectorStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert episodes  # importing it registers the command
     database = f"sqlite:///{tmp_path}/collector.db"
@@ -397,11 +409,11 @@ def test_episodes_lists_what_a_store_and_a_collector_hold(
     thread = threading.Thread(target=collector.run, kwargs={"on_ready": ready.set})
     thread.start()
     try:
-        assert ready.wait(10)
+        assert ready.wait(60)
         with EpisodeStore(tmp_path / "edge.db") as edge:
             stored = [edge.commit(sample_fields(i)) for i in range(4)]
             for e in stored:
-                store.put_episode(e.id, e.to_bytes())
+                sqlite_store.put_episode(e.id, e.to_bytes())
         for where in (["--store", str(tmp_path / "edge.db")], ["--url", collector.url]):
             assert main(["episodes", *where, "--json"]) == 0
             rows = json.loads(capsys.readouterr().out)
@@ -433,8 +445,9 @@ def test_collect_names_the_extra_that_it_needs(tmp_path: Path, monkeypatch: pyte
         read_token(tmp_path / "token")
 
 
-def test_the_database_is_set_to_survive_a_power_cut(store: CollectorStore, tmp_path: Path) -> None:
-    with store._engine.connect() as connection:
+def test_the_database_is_set_to_survive_a_power_cut(sqlite_store: CollectorStore, tmp_path: Path) -> None:
+    store = sqlite_store
+    with store.database.engine.connect() as connection:
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
     store.put_episode(envelope().id, envelope().to_bytes())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +11,12 @@ import uvicorn
 
 from kinedge.errors import ConfigError, LinkError
 from kinedge.upstream.api import create_app
+from kinedge.upstream.connection import make_protocol, server_context
 from kinedge.upstream.settings import CollectorSettings, is_loopback
 
 __all__ = ["Collector"]
+
+_MAX_HEAD_BYTES = 32 << 10
 
 
 class Collector:
@@ -21,16 +25,17 @@ class Collector:
     Parameters
     ----------
     settings
-        Database, token and limits.
+        Database, who may come, and limits.
     host, port
         Where to listen; port 0 picks a free one.
     tls_certificate, tls_key
-        PEM files, both or neither.
+        PEM files, both or neither. With ``settings.ca_folder`` its ``server.pem`` and ``server-key.pem`` unless given.
 
     Raises
     ------
     ConfigError
-        Other machines could reach it without a token, or only one of the TLS files is given.
+        Other machines could reach it without token or certificate, or in the clear, or only one of the TLS files is
+        given.
     LinkError
         The address is in use or not of this machine.
     StoreError
@@ -46,11 +51,17 @@ class Collector:
         tls_certificate: Path | None = None,
         tls_key: Path | None = None,
     ) -> None:
-        if settings.token is None and not is_loopback(host):
+        if settings.token is None and settings.oidc is None and settings.ca_folder is None and not is_loopback(host):
             raise ConfigError(f"{host} can be reached by other machines: give a token file, or listen on 127.0.0.1")
         if (tls_certificate is None) != (tls_key is None):
             raise ConfigError("TLS needs both a certificate and a key")
+        client_ca = None
+        if settings.ca_folder is not None:
+            client_ca = str(settings.ca_folder / "ca.pem")
+            tls_certificate = tls_certificate or settings.ca_folder / "server.pem"
+            tls_key = tls_key or settings.ca_folder / "server-key.pem"
         app = create_app(settings)
+        self.store = app.state.store
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
             self._socket = socket.create_server((host, port), family=family, backlog=256)
@@ -58,20 +69,27 @@ class Collector:
             # every answer waits 40 ms for the client's delayed ACK.
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         except (OSError, OverflowError) as e:
+            self.store.close()
             raise LinkError(f"cannot listen on {host} port {port} ({e}); choose another, or 0 for any") from e
         name = f"[{host}]" if ":" in host else host
         scheme = "http" if tls_certificate is None else "https"
         self.url = f"{scheme}://{name}:{self._socket.getsockname()[1]}"
         config = uvicorn.Config(
             app,
+            http=make_protocol(settings, self._refused),
+            ws="none",
             log_config=None,
             access_log=False,
             server_header=False,
             lifespan="off",
+            timeout_keep_alive=30,
             timeout_graceful_shutdown=5,
-            ssl_certfile=tls_certificate,
-            ssl_keyfile=tls_key,
+            limit_concurrency=settings.max_connections,
+            h11_max_incomplete_event_size=_MAX_HEAD_BYTES,
         )
+        config.load()
+        if tls_certificate is not None and tls_key is not None:
+            config.ssl = server_context(str(tls_certificate), str(tls_key), client_ca=client_ca, refused=self._refused)
         self._server = _Announcing(config)
 
     def run(self, *, on_ready: Callable[[], None] | None = None) -> None:
@@ -81,10 +99,15 @@ class Collector:
             self._server.run(sockets=[self._socket])
         finally:
             self._socket.close()
+            self.store.close()
 
     def stop(self) -> None:
         """Finish the requests at hand and end `run`, from any thread."""
         self._server.should_exit = True
+
+    def _refused(self, event: str) -> None:
+        # Called on the event loop, which must not wait for a disk.
+        asyncio.get_running_loop().run_in_executor(None, self.store.refusals.add, event)
 
 
 class _Announcing(uvicorn.Server):

