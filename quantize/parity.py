@@ -23,7 +23,6 @@ from kinedge.edge.offline import hops
 from kinedge.edge.scoring import Scorer
 from kinedge.errors import SignalError
 from kinedge.quantize.restore import restore_model
-from kinedge.quantize.sensitivity import feed_of
 from kinedge.recording import Recording, Region
 from kinedge.training.anomalies import ANOMALIES, inject
 from kinedge.training.model import Forecaster
@@ -130,12 +129,28 @@ class TorchBackend:
         return mu.numpy(), log_sigma.numpy(), after.numpy()
 
 
-class _Whole:
-    """Answers step by step with what a backend said about a whole recording in one call."""
+class _Listening:
+    """Keeps what a backend is shown, hop by hop: the sensors' own doubts decide what that is, too."""
 
-    def __init__(self, backend: Backend, recording: Recording, bundle: Bundle) -> None:
+    def __init__(self, backend: Backend) -> None:
+        self.name = backend.name
+        self._backend = backend
+        self.x: list[F32] = []
+        self.mask: list[F32] = []
+
+    def step(self, x: F32, mask: F32, state: F32) -> tuple[F32, F32, F32]:
+        self.x.append(x.copy())
+        self.mask.append(mask.copy())
+        return self._backend.step(x, mask, state)
+
+
+class _Whole:
+    """Answers step by step with what a backend says about all that it was shown, in one call."""
+
+    def __init__(self, backend: Backend, shown: _Listening, *, state_size: int) -> None:
         self.name = f"{backend.name} whole"
-        self._mu, self._log_sigma, _ = backend.step(**feed_of(recording, bundle))
+        x, mask = np.concatenate(shown.x, axis=1), np.concatenate(shown.mask, axis=1)
+        self._mu, self._log_sigma, _ = backend.step(x, mask, np.zeros((1, state_size), np.float32))
         self._at = 0
 
     def step(self, x: F32, mask: F32, state: F32) -> tuple[F32, F32, F32]:
@@ -158,10 +173,17 @@ Ask = Callable[[Recording], _Answers]
 
 
 def _ask(bundle: Bundle, backend: Backend, calibration: Calibration, *, whole: bool) -> Ask:
-    steady = None if whole else Scorer(bundle, backend=backend, calibration=calibration)
+    steady = Scorer(bundle, backend=backend, calibration=calibration)
 
     def ask(recording: Recording) -> _Answers:
-        here = steady or Scorer(bundle, backend=_Whole(backend, recording, bundle), calibration=calibration)
+        if not whole:
+            return answers(steady, recording)
+        shown = _Listening(backend)
+        answers(Scorer(bundle, backend=shown, calibration=calibration), recording)
+        at_once = _Whole(backend, shown, state_size=bundle.manifest.state_size)
+        return answers(Scorer(bundle, backend=at_once, calibration=calibration), recording)
+
+    def answers(here: Scorer, recording: Recording) -> _Answers:
         state = here.initial_state(1)
         z, decision, score, first = [], [], [], []
         for i, (values, valid, saturated) in enumerate(hops(recording, here.manifest.hop)):

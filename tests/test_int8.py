@@ -18,9 +18,10 @@ from kinedge.errors import BackendError, SignalError
 from kinedge.quantize.checker import check_qdq
 from kinedge.quantize.export import export_onnx
 from kinedge.quantize.export_conv import conv_form
-from kinedge.quantize.int8 import METHODS, activation_scales, layers_of, quantise, stripped, weight_scales
+from kinedge.quantize.int8 import METHODS, Grid, activation_scales, layers_of, quantise, stripped, weight_scales
 from kinedge.quantize.qat import QatConfig, fake_quantised, tune
 from kinedge.quantize.restore import restore_model
+from kinedge.quantize.rounding import fitted, measure_inputs, round_weights
 from kinedge.quantize.sensitivity import ScoreError, excerpts, feed_of, plot_svg, sweep
 from kinedge.recording import Recording
 from kinedge.training.model import Forecaster, ForecasterConfig
@@ -45,6 +46,11 @@ def graph(bundle: Bundle) -> bytes:
 @pytest.fixture(scope="module")
 def scales(graph: bytes, bundle: Bundle, people: list[Recording]) -> dict[str, float]:
     return activation_scales(graph, [feed_of(r, bundle) for r in people[:2]], method="minmax")
+
+
+@pytest.fixture(scope="module")
+def grids(graph: bytes, scales: dict[str, float], bundle: Bundle, people: list[Recording]) -> dict[str, Grid]:
+    return fitted(graph, scales, measure_inputs(graph, [feed_of(r, bundle) for r in people[:2]]))
 
 
 def run(graph: bytes, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
@@ -94,6 +100,77 @@ def test_rounded_weights_are_within_half_a_step_and_mirror(values: list[float]) 
     assert np.array_equal(weight_scales(-weight), steps[:, 0])
 
 
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**31), st.integers(2, 12), st.integers(1, 5))
+def test_weights_rounded_together_stay_on_their_steps_and_move_the_answer_less(seed: int, k: int, n: int) -> None:
+    rng = np.random.default_rng(seed)
+    weight = rng.normal(size=(k, n))
+    rows = weight_scales(weight.T.astype(np.float32))
+    nearest = np.round(weight / rows) * rows
+    assert np.allclose(round_weights(weight, np.eye(k), rows), nearest)  # nothing to make up for
+    alike = rng.normal(size=(200, 1)) + 0.1 * rng.normal(size=(200, k))
+    together = round_weights(weight, np.cov(alike, rowvar=False), rows)
+    levels = together / rows
+    assert np.abs(levels - np.round(levels)).max() < 1e-3
+    assert np.abs(levels).max() <= 127.001
+    moved = [np.square((alike - alike.mean(axis=0)) @ (w - weight)).mean() for w in (together, nearest)]
+    assert moved[0] <= moved[1] * 1.2 + 1e-12
+
+
+def test_inputs_are_described_as_they_are(graph: bytes, bundle: Bundle, people: list[Recording]) -> None:
+    feeds = [feed_of(r, bundle) for r in people[:2]]
+    found = measure_inputs(graph, feeds)
+    rows = np.concatenate([np.concatenate([f["x"][0], f["mask"][0]], axis=1) for f in feeds]).astype(np.float64)
+    assert found["inp"].n == len(rows)
+    assert np.allclose(found["inp"].mean, rows.mean(axis=0))
+    assert np.allclose(found["inp"].covariance, np.cov(rows, rowvar=False, bias=True), atol=1e-9)
+    assert found["inp"].lowest == rows.min()
+    assert all(found[name].lowest == 0 for name in (*BLOCKS, "head"))  # behind Relu
+    with pytest.raises(BackendError, match="give some"):
+        measure_inputs(graph, [])
+
+
+def test_fitted_layers_answer_closer_by_half_and_shift_what_is_never_negative(
+    graph: bytes, scales: dict[str, float], grids: dict[str, Grid], bundle: Bundle, people: list[Recording]
+) -> None:
+    assert {name for name, grid in grids.items() if grid.shift} == {*LAYERS} - {"inp", "var"}
+    assert grids["var"].bias is None  # it has none to correct
+    feed = feed_of(people[2], bundle)
+    plain = run(graph, feed)
+    for layers in (BLOCKS, ["conv_1"], ["head"]):
+        plainly, well = (run(quantise(graph, g, layers=layers), feed) for g in (scales, grids))
+        assert relative(well[1], plain[1]) < 0.6 * relative(plainly[1], plain[1])
+
+
+def test_fitted_layers_keep_the_contract_and_say_the_same_in_both_forms(
+    graph: bytes, grids: dict[str, Grid], bundle: Bundle, people: list[Recording]
+) -> None:
+    made = quantise(graph, grids, layers=[*BLOCKS, "head", "var"])
+    plain, found = stripped(made)
+    convolutions = quantise(conv_form(plain), found, layers=list(found))
+    for report in (check_qdq(made), check_qdq(convolutions)):
+        assert not report.findings
+        assert len(report.int8) == 5
+    feed = feed_of(people[2], bundle)
+    exact, ours, theirs = (run(g, feed) for g in (graph, made, convolutions))
+    for a, b, c in zip(exact, ours, theirs, strict=True):
+        assert relative(c, b) < 0.2 * relative(b, a)
+    again = quantise(plain, found, layers=list(found))
+    assert all(np.allclose(a, b, atol=1e-5) for a, b in zip(run(again, feed), ours, strict=True))
+
+
+def test_a_shift_that_the_bias_cannot_give_back_is_refused(graph: bytes, grids: dict[str, Grid]) -> None:
+    with pytest.raises(BackendError, match="var: a shifted input needs a bias"):
+        quantise(graph, {"var": Grid(0.1, shift=1.0)}, layers=["var"])
+    with pytest.raises(BackendError, match="conv_1: weights of"):
+        quantise(conv_form(graph), grids, layers=["conv_1"])
+    padded = onnx.load_from_string(conv_form(graph))
+    conv = next(n for n in padded.graph.node if n.op_type == "Conv" and n.input[1] == "conv_1_weight")
+    next(a for a in conv.attribute if a.name == "pads").ints[3] = 1
+    with pytest.raises(BackendError, match="no padding"):
+        quantise(padded.SerializeToString(), {"conv_1": Grid(0.1, shift=1.0)}, layers=["conv_1"])
+
+
 @pytest.mark.parametrize("form", ["products", "convolutions"])
 def test_the_int8_graph_keeps_the_contract_and_nearly_the_answer(
     form: str, graph: bytes, scales: dict[str, float], bundle: Bundle, people: list[Recording]
@@ -123,7 +200,7 @@ def test_both_forms_say_the_same_in_int8(
 def test_stripping_gives_back_the_graph_and_its_ranges(graph: bytes, scales: dict[str, float]) -> None:
     plain, found = stripped(quantise(graph, scales, layers=BLOCKS))
     assert set(found) == set(BLOCKS)
-    assert all(found[name] == pytest.approx(scales[name], rel=1e-6) for name in BLOCKS)
+    assert all(found[name].scale == pytest.approx(scales[name], rel=1e-6) for name in BLOCKS)
     before, after = onnx.load_from_string(graph).graph, onnx.load_from_string(plain).graph
     assert [n.SerializeToString() for n in before.node] == [n.SerializeToString() for n in after.node]
     weights = {i.name: numpy_helper.to_array(i) for i in after.initializer}
@@ -186,6 +263,11 @@ def test_torch_rounds_as_the_int8_graph_does(
     assert torch.equal(plain[0], after[0])
     expected = run(quantise(graph, scales, layers=BLOCKS), feed)
     for got, want, exact in zip(rounded, expected, plain, strict=True):
+        assert relative(got.numpy(), want) < 0.2 * relative(want, exact.numpy())
+    shifted = {name: Grid(scales[name] / 2, shift=127 * scales[name] / 2) for name in BLOCKS}
+    with torch.no_grad(), fake_quantised(model, shifted, layers=BLOCKS) as forward:
+        rounded = forward(*tensors)
+    for got, want, exact in zip(rounded, run(quantise(graph, shifted, layers=BLOCKS), feed), plain, strict=True):
         assert relative(got.numpy(), want) < 0.2 * relative(want, exact.numpy())
     with pytest.raises(BackendError, match="conv_9"), fake_quantised(model, scales, layers=["conv_9"]):
         pass

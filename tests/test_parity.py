@@ -19,12 +19,14 @@ from kinedge.edge.offline import align_recording, verdicts_of
 from kinedge.edge.scoring import Scorer
 from kinedge.errors import BackendError, BundleError, SignalError
 from kinedge.quantize.build import BuildConfig, complete
+from kinedge.quantize.follow import follow_calibration
 from kinedge.quantize.parity import Proof, TorchBackend, prove, tampered
 from kinedge.quantize.parity_table import as_html, as_markdown
 from kinedge.quantize.parts import Parts
 from kinedge.quantize.qat import QatConfig
 from kinedge.quantize.restore import restore_model
-from kinedge.quantize.variants import Int8Config, Quantised, add_int8, same_recordings
+from kinedge.quantize.variants import Int8Config, Quantised, add_precisions, same_recordings
+from kinedge.training.cohort import calibrate_cohort
 from kinedge.training.datasets import load_gait_healthy
 from kinedge.training.fit import FitConfig, fit
 from kinedge.training.simulate import SimulationConfig, simulate
@@ -42,7 +44,7 @@ def parts(bundle: Bundle) -> Parts:
 @pytest.fixture(scope="module")
 def made(bundle: Bundle, parts: Parts) -> Quantised:
     config = Int8Config(method="minmax", range_s=60, compare_s=60)
-    return add_int8(bundle, parts, config, exclude_labels=LABELS, recalibrate=True)
+    return add_precisions(bundle, parts, config, exclude_labels=LABELS, recalibrate=True)
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +64,7 @@ def test_the_new_bundle_scores_in_either_precision_by_its_own_calibration(
     assert len(a) == len(b) == 75
     assert [v.score for v in a] != [v.score for v in b]
     assert np.mean([v.decision != w.decision for v, w in zip(a, b, strict=True)]) < 0.1
+    assert made.check is not None
     assert again.manifest.quality["int8_layers"] == len(made.check.int8) > 0
     assert made.check.ok
 
@@ -71,6 +74,55 @@ def test_the_int8_calibration_is_fitted_on_what_int8_says(made: Quantised, parts
     scorer = Scorer(made.bundle, precision="int8")
     p = [v.p_value for r in parts.calibration for v in verdicts_of(scorer, r)]
     assert 0.3 < np.mean(np.array(p) < 0.5) < 0.7
+
+
+def test_a_calibration_that_follows_the_same_precision_stays_as_it_is(bundle: Bundle, parts: Parts) -> None:
+    scorer = Scorer(bundle)
+    cohort = calibrate_cohort([(parts.calibration, scorer)], exclude_labels=LABELS)
+    same = follow_calibration(cohort, scorer, scorer, parts.calibration, exclude_labels=LABELS)
+    arrays = cohort.to_arrays()
+    assert all(np.array_equal(value, arrays[name]) for name, value in same.to_arrays().items())
+    with pytest.raises(SignalError, match="no ordinary movement"):
+        follow_calibration(cohort, scorer, scorer, [parts.test[0].slice(0, 100)], exclude_labels=LABELS)
+
+
+def test_a_followed_calibration_moves_with_the_scores_and_ranks_its_own(made: Quantised, parts: Parts) -> None:
+    class Wider(OnnxBackend):
+        """Predicts a wider sigma: every score rises by nearly as many nats."""
+
+        def step(self, x, mask, state):  # type: ignore[no-untyped-def]
+            mu, log_sigma, after = super().step(x, mask, state)
+            return mu, log_sigma + np.float32(0.5), after
+
+    full = Scorer(made.bundle)
+    other = Scorer(made.bundle, backend=Wider(made.bundle))
+    followed = follow_calibration(full.calibration, full, other, parts.calibration, exclude_labels=LABELS)
+    assert 0.05 < (followed.center - full.calibration.center).mean() < 0.5
+    assert np.array_equal(followed.spread, full.calibration.spread)
+    assert np.array_equal(followed.likelihood, full.calibration.likelihood)
+    judged = Scorer(made.bundle, backend=Wider(made.bundle), calibration=followed)
+    p = np.array([v.p_value for r in parts.calibration for v in verdicts_of(judged, r)])
+    assert 0.3 < np.mean(p < 0.5) < 0.7
+    unmoved = Scorer(made.bundle, backend=Wider(made.bundle), calibration=full.calibration)
+    assert np.mean([v.p_value < 0.5 for r in parts.calibration for v in verdicts_of(unmoved, r)]) > np.mean(p < 0.5)
+
+
+def test_fp16_is_a_precision_with_a_calibration_of_its_own(bundle: Bundle, parts: Parts) -> None:
+    made = add_precisions(bundle, parts, Int8Config(), precisions=("fp16",), exclude_labels=LABELS, recalibrate=True)
+    assert (made.int8, made.check) == (None, None)
+    again = read_bundle(made.data)
+    assert again.manifest.precisions == {"fp32": "model.fp32.onnx", "fp16": "model.fp16.onnx"}
+    assert "calibration.fp16.npz" in again.parts
+    full, half = Scorer(again), Scorer(again, precision="fp16")
+    a, b = (np.array([v.score for v in verdicts_of(s, parts.test[0])]) for s in (full, half))
+    assert 0 < np.abs(a - b).mean() < 0.05
+    with pytest.raises(BackendError, match="fp16 of this bundle would keep the old calibration"):
+        add_precisions(again, parts, Int8Config(), exclude_labels=LABELS, recalibrate=True)
+    found = prove(again, parts.test, exclude_labels=LABELS, n_injected=2)
+    row = found.row("ONNX fp16")
+    assert row.z_relative_rmse is not None
+    assert 1e-5 < row.z_relative_rmse < 0.02
+    assert found.goals()["onnx_fp16_flipped"]
 
 
 def test_a_precision_without_a_calibration_is_never_judged_by_another(made: Quantised) -> None:
@@ -95,7 +147,12 @@ def test_forms_in_single_precision_are_identical_and_int8_is_close(proof: Proof)
         "ONNX fp32 streaming",
         "ONNX int8",
     ]
-    assert [r.form for r in proof.rows if not r.run] == ["TensorRT fp32", "TensorRT fp16", "TensorRT int8"]
+    assert [r.form for r in proof.rows if not r.run] == [
+        "ONNX fp16",
+        "TensorRT fp32",
+        "TensorRT fp16",
+        "TensorRT int8",
+    ]
     for form in ("ONNX fp32 whole", "ONNX fp32 streaming"):
         row = proof.row(form)
         assert row.z_relative_rmse is not None
@@ -125,7 +182,7 @@ def test_a_backend_that_answers_otherwise_is_caught(made: Quantised, parts: Part
     assert not found.goals()["tensorrt_fp32_identical"]
     a, b = found.row("TensorRT int8"), found.row("ONNX int8")
     assert replace(a, form="") == replace(b, form="")  # judged by the int8 calibration, too
-    assert [r.form for r in found.rows if not r.run] == ["TensorRT fp16"]
+    assert [r.form for r in found.rows if not r.run] == ["ONNX fp16", "TensorRT fp16"]
 
 
 def test_the_tables_show_every_form(proof: Proof) -> None:
@@ -134,7 +191,7 @@ def test_the_tables_show_every_form(proof: Proof) -> None:
     for row in proof.rows:
         assert f"| {row.form} |" in markdown
         assert f"<td>{row.form}</td>" in html
-    assert markdown.count("not run") == html.count("not run") == 3
+    assert markdown.count("not run") == html.count("not run") == 4
 
 
 def test_pieces_are_tampered_with_outside_labelled_regions(parts: Parts) -> None:
@@ -150,33 +207,36 @@ def test_pieces_are_tampered_with_outside_labelled_regions(parts: Parts) -> None
 
 def test_missing_people_and_foreign_graphs_are_told(bundle: Bundle, parts: Parts) -> None:
     with pytest.raises(SignalError, match="nobody is left for calibration"):
-        add_int8(bundle, Parts(parts.training, parts.stopping), Int8Config(), exclude_labels=LABELS)
+        add_precisions(bundle, Parts(parts.training, parts.stopping), Int8Config(), exclude_labels=LABELS)
     with pytest.raises(SignalError, match="no recordings to compare"):
         prove(bundle, [], exclude_labels=LABELS)
     with pytest.raises(BackendError, match="no layer bears int8"):
         config = Int8Config(method="minmax", budget=1e-6, range_s=60, compare_s=60)
-        add_int8(bundle, parts, config, exclude_labels=LABELS)
+        add_precisions(bundle, parts, config, exclude_labels=LABELS)
     with pytest.raises(BackendError, match="no product of this graph is int8"):
-        add_int8(bundle, parts, Int8Config(), exclude_labels=LABELS, graph=bundle.model_bytes())
+        add_precisions(bundle, parts, Int8Config(), exclude_labels=LABELS, graph=bundle.model_bytes())
 
 
 def test_a_graph_quantised_elsewhere_gets_a_calibration_too(made: Quantised, bundle: Bundle, parts: Parts) -> None:
     graph = made.bundle.parts["model.int8.onnx"]
-    foreign = add_int8(bundle, parts, Int8Config(), exclude_labels=LABELS, graph=graph)
-    assert foreign.method == foreign.bundle.manifest.quality["int8_method"] == "elsewhere"
+    foreign = add_precisions(bundle, parts, Int8Config(), exclude_labels=LABELS, graph=graph, recalibrate=True)
+    assert foreign.int8 is not None
+    assert foreign.int8.method == foreign.bundle.manifest.quality["int8_method"] == "elsewhere"
     own = Calibration.from_arrays(made.bundle.calibration_arrays("int8"), bundle.manifest)
     assert np.array_equal(Scorer(foreign.bundle, precision="int8").calibration.reference, own.reference)
-    assert foreign.bundle.parts["calibration.npz"] == bundle.parts["calibration.npz"]
+    assert foreign.bundle.parts["calibration.npz"] == made.bundle.parts["calibration.npz"]
     assert not same_recordings(bundle, parts.test)
 
 
 def test_fine_tuning_is_kept_only_where_it_helps(bundle: Bundle, parts: Parts) -> None:
     tuning = QatConfig(steps=2, batch=2, window=64, learning_rate=0.5)  # ruins the network
     config = Int8Config(method="qat", range_s=60, compare_s=60, qat=tuning)
-    found = add_int8(bundle, parts, config, exclude_labels=LABELS)
-    assert set(found.errors) == {"minmax", "entropy", "percentile", "qat"}
-    assert found.errors["qat"] > 2 * found.errors[found.method]
-    assert found.method == min(("minmax", "entropy", "percentile"), key=lambda m: found.errors[m])
+    found = add_precisions(bundle, parts, config, exclude_labels=LABELS)
+    assert found.int8 is not None
+    errors = found.int8.errors
+    assert set(errors) == {"minmax", "entropy", "percentile", "qat"}
+    assert errors["qat"] > 2 * errors[found.int8.method]
+    assert found.int8.method == min(("minmax", "entropy", "percentile"), key=lambda m: errors[m])
 
 
 def test_the_command_quantises_proves_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -198,7 +258,7 @@ def test_the_command_quantises_proves_and_draws(tmp_path: Path, capsys: pytest.C
     assert told["method"] == "percentile"
     assert set(told["score_error_by_method"]) == {"percentile"}
     assert json.loads(bundle.parts["parity.json"]) == told["parity"]
-    assert bundle.manifest.quality["int8_z_relative_rmse"] > 0
+    assert 0 < bundle.manifest.quality["int8_z_relative_rmse"] < 0.01
     assert "TensorRT int8 | not run" in table.read_text()
     assert b"The same answer in every form" in bundle.parts["card.md"]
     assert drawn.read_text().startswith("<svg")
