@@ -164,6 +164,15 @@ class EpisodeBuilder:
         """True while an episode lasts."""
         return self._open is not None
 
+    def shift(self, by_ns: int) -> None:
+        """Move the times of what is kept from before an episode, because the wall clock moved; none may be open."""
+        self._raw = deque((t + by_ns, values, valid) for t, values, valid in self._raw)
+        moved = [
+            (v, p.model_copy(update={"wall_time_utc_ns": p.wall_time_utc_ns + by_ns}), t + by_ns)
+            for v, p, t in self._recent
+        ]
+        self._recent = deque(moved, maxlen=self._recent.maxlen)
+
     def step(self, verdict: Verdict, values: F32, valid: NDArray[np.bool_], *, end_utc_ns: int) -> list[EpisodeDraft]:
         """Take one verdict with its hop of samples; return drafts to be written down.
 

@@ -11,8 +11,7 @@ from kinedge.edge.config import GatewayConfig
 from kinedge.edge.people import People
 from kinedge.edge.rollout import ModelKeeper, Taken
 from kinedge.edge.scoring import Scorer
-from kinedge.edge.store import EpisodeStore
-from kinedge.errors import BundleError, ConfigError, LinkError, StoreError
+from kinedge.errors import BundleError, ConfigError, LinkError
 
 __all__ = ["ModelFollower"]
 
@@ -45,14 +44,14 @@ class ModelFollower:
         self.taken: Taken = self._keeper.start()
 
     async def run(
-        self, store: EpisodeStore, *, running: Callable[[], Scorer], use: Callable[[Scorer, People], None]
+        self, record: Callable[..., None], *, running: Callable[[], Scorer], use: Callable[[Scorer, People], None]
     ) -> None:
         """Look for newer models for as long as the service runs.
 
         Parameters
         ----------
-        store
-            For audit rows.
+        record
+            Takes an event and its details for the audit trail.
         running
             Says what scores now.
         use
@@ -60,7 +59,10 @@ class ModelFollower:
         """
         said = ""
         while True:
-            await self._tell(store)
+            while self._events:
+                event, detail = self._events.popleft()
+                self._note(f"{event.replace('_', ' ')}: {detail.get('model_digest', '')[:16]} {detail['reason']}")
+                record(event, **detail)
             await asyncio.sleep(self._keeper.poll_s)
             try:
                 taken = await asyncio.to_thread(self._keeper.poll, running=running())
@@ -73,12 +75,3 @@ class ModelFollower:
             said = ""
             if taken is not None:
                 use(taken.scorer, taken.people)
-
-    async def _tell(self, store: EpisodeStore) -> None:
-        while self._events:
-            event, detail = self._events.popleft()
-            self._note(f"{event.replace('_', ' ')}: {detail.get('model_digest', '')[:16]} {detail['reason']}")
-            try:
-                await asyncio.to_thread(store.record_event, event, detail)
-            except StoreError as e:
-                self._note(f"the audit row of this could not be written: {e}")

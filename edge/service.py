@@ -7,6 +7,7 @@ scores and writes: a step of a few hundred microseconds a second needs no other 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import Counter, deque
@@ -16,9 +17,10 @@ from typing import Final
 
 from kinedge import __version__
 from kinedge.edge.attendance import feed_watchdog, gateway_server
+from kinedge.edge.caretaker import Caretaker
 from kinedge.edge.config import GatewayConfig
 from kinedge.edge.episodes import EpisodeBuilder
-from kinedge.edge.hostclock import HostClock, RecordedClock
+from kinedge.edge.hostclock import HostClock, RecordedClock, WallClock
 from kinedge.edge.keeper import DraftKeeper
 from kinedge.edge.listening import Listener, SensorHealth
 from kinedge.edge.lsl_streams import LslStreams
@@ -48,7 +50,7 @@ __all__ = ["EdgeService", "SensorHealth"]
 logger = logging.getLogger(__name__)
 
 _TICK_S: Final = 0.05
-_PRUNE_EVERY_S: Final = 3600.0
+_DRIFT_NS: Final = 1_000_000  # of the wall clock, that nobody sees in an episode's times
 _DRAIN_S: Final = 60.0  # at the end: what a slow disk may take for the last drafts
 
 
@@ -111,6 +113,8 @@ class EdgeService:
             raise ConfigError(f"{', '.join(idle)}: has no devices; say under [[people]] what they wear")
         self.clock = host_clock or HostClock()
         self._source = source
+        self._wall = WallClock(self.clock)
+        self._offset_ns = dict.fromkeys([p.subject for p in config.people], self._wall.offset_ns)
         self.notes: deque[str] = deque(maxlen=100)
         self._models = None
         if config.models is None or source is not None:
@@ -155,7 +159,15 @@ class EdgeService:
             self.uplink = Uplink(self.store, config.uplink.url, token=config.uplink.token())
         self._on_scored = on_scored
         self.keeper = DraftKeeper(
-            self.store, site=config.site, gateway=config.gateway, note=self._note, times=self.times
+            self.store,
+            site=config.site,
+            gateway=config.gateway,
+            note=self._note,
+            times=self.times,
+            wall=self._wall if source is None else None,
+        )
+        self.caretaker = Caretaker(
+            self.store, prune=partial(self.store.prune, older_than_s=config.keep_sent_days * 86_400), note=self._note
         )
         if config.record is not None:
             self.tape = Tape(
@@ -199,7 +211,7 @@ class EdgeService:
         BaseException
             What an essential task failed of, again and again.
         """
-        await self._finish_drafts_of_before()
+        await self.keeper.finish_drafts(restarted=True)
         self._add_tasks(stop)
         self._supervisor.start()
         self._tell("READY=1", status="started")
@@ -213,6 +225,8 @@ class EdgeService:
             if self.uplink is not None:
                 await self.uplink.aclose()
             self._close_episodes()
+            with contextlib.suppress(StoreError):
+                await self.caretaker.flush()
             self.keeper.end()
             if self.tape is not None:
                 self.tape.end()
@@ -234,14 +248,14 @@ class EdgeService:
             add("tape", self.tape.run, drains=True)
         if self.measures is not None:
             add("measures", self.measures.run, drains=True)
-        add("pruning", self._look_after_the_store)
+        add("caretaker", self.caretaker.run)
         for subject, device in self._worn:
             add(f"link {device.where}", partial(self._serve, subject, device))
         if self.uplink is not None:
             add("uplink", partial(self.uplink.run, stop))
         if self._models is not None:
-            use = partial(self._models.run, self.store, running=lambda: self.scorer, use=self._use_model)
-            add("models", use)
+            record, running = self.caretaker.record, lambda: self.scorer
+            add("models", partial(self._models.run, record, running=running, use=self._use_model))
         if self._server is not None:
             add("http", self._server.run)
         if self._notifier is not None:
@@ -276,27 +290,6 @@ class EdgeService:
             await asyncio.sleep(0.1)
         return True
 
-    async def _finish_drafts_of_before(self) -> None:
-        """Episodes that were open when the process ended become episodes now: nothing that was decided is lost."""
-        for draft in await asyncio.to_thread(self.store.open_drafts):
-            fields = {**draft.content, "ended": "restarted"}
-            try:
-                envelope = await asyncio.to_thread(self.store.commit, fields, draft.raw, draft_key=draft.key)
-            except StoreError as e:
-                # written by another version, or damaged: it stays a draft, and the audit and the log say so
-                self._note(f"draft {draft.key} of an earlier run cannot become an episode: {e}")
-                continue
-            self._note(f"an episode of {envelope.subject} was open at the restart; it was kept")
-
-    async def _look_after_the_store(self) -> None:
-        """Forget what the collector has had for long enough."""
-        while True:
-            try:
-                await asyncio.to_thread(self.store.prune, older_than_s=self.config.keep_sent_days * 86_400)
-            except StoreError as e:
-                self._note(f"old rows could not be pruned: {e}")
-            await asyncio.sleep(_PRUNE_EVERY_S)
-
     def _use_model(self, scorer: Scorer, people: People) -> None:
         """Go on with another model, between two hops; open episodes end with the model that opened them."""
         self._close_episodes()
@@ -329,7 +322,7 @@ class EdgeService:
     def _close_episodes(self) -> None:
         for builder in self._builders.values():
             for draft in builder.stop():
-                self.keeper.put(draft)
+                self.keeper.put(draft, offset_ns=self._offset_ns[draft.fields["subject"]])
 
     def _open(self, device: DeviceConfig) -> DeviceLink:
         return open_device(device, radio=self._radio, host_clock=self.clock.now_ns)
@@ -384,15 +377,33 @@ class EdgeService:
             self.times.add("score", (time.perf_counter_ns() - began_ns) / 1e9)
         for scored in found:
             self._take(scored, now_ns)
+        self._look_at_clock()
         self.progress.ticked(n_used=self._listener.n_used, n_verdicts=self.verdict_counts.total())
+
+    def _look_at_clock(self) -> None:
+        """Tell a step of the machine's clock; order and durations hang on the monotonic clock alone."""
+        if step_ns := self._wall.look():
+            by_s = round(step_ns / 1e9, 3)
+            self._note(f"the machine's clock was stepped by {by_s:+g} s; open episodes keep the time they began with")
+            self.caretaker.record("clock_stepped", by_ms=round(step_ns / 1e6), is_set=self._wall.is_set)
+            self.keeper.clock_moved()
+
+    def _follow_clock(self, subject: str, builder: EpisodeBuilder) -> int:
+        """Return UTC less host time for a person: it stands still while an episode is open."""
+        moved_ns = self._wall.offset_ns - self._offset_ns[subject]
+        if abs(moved_ns) >= _DRIFT_NS and not builder.is_open:
+            builder.shift(moved_ns)
+            self._offset_ns[subject] += moved_ns
+        return self._offset_ns[subject]
 
     def _take(self, scored: Scored, now_ns: int | None = None) -> None:
         began_ns = time.perf_counter_ns()
         verdict = scored.batch.verdict(scored.stream)
         builder = self._builders[scored.subject]
-        end_utc_ns = self.clock.utc_ns(verdict.host_time_ns)
+        offset_ns = self._follow_clock(scored.subject, builder)
+        end_utc_ns = verdict.host_time_ns + offset_ns
         for draft in builder.step(verdict, scored.values, scored.valid, end_utc_ns=end_utc_ns):
-            self.keeper.put(draft)
+            self.keeper.put(draft, offset_ns=offset_ns)
         self.verdict_counts[verdict.decision.word] += 1
         self.times.add("decide", (time.perf_counter_ns() - began_ns) / 1e9)
         if now_ns is not None:

@@ -177,6 +177,17 @@ class EpisodeStore:
             if connection.execute("DELETE FROM drafts WHERE key = ?", (key,)).rowcount:
                 self._database.record(connection, "draft_discarded", {"key": key, "reason": reason})
 
+    @staticmethod
+    def check(fields: Mapping[str, Any], raw: bytes | None = None) -> None:
+        """Check what ``commit`` would be given, without a disk.
+
+        Raises
+        ------
+        StoreError
+            The fields make no envelope, or the blob is not the one they describe.
+        """
+        _checked(fields, raw)
+
     def commit(
         self, fields: Mapping[str, Any] | Envelope, raw: bytes | None = None, *, draft_key: str | None = None
     ) -> Envelope:

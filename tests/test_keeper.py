@@ -97,7 +97,7 @@ def test_while_the_disk_refuses_the_newest_draft_waits_and_nothing_is_given_up(t
             while store.n_refused < 3:
                 await asyncio.sleep(0.01)
             assert len(keeper._waiting) <= 200
-            assert sum(len(d.raw) > 0 for d in keeper._waiting.values()) <= 66
+            assert sum(len(w.draft.raw) > 0 for w in keeper._waiting.values()) <= 66
             store.refuse = False
             keeper.end()
             await asyncio.wait_for(running, 60)

@@ -1,0 +1,75 @@
+"""Looks after the store while the service runs: writes audit rows of what happened, lets go of what is old."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final
+
+from kinedge.edge.store import EpisodeStore
+from kinedge.errors import StoreError
+
+__all__ = ["Caretaker"]
+
+_PRUNE_EVERY_S: Final = 3600.0
+_RETRY_S: Final = 5.0
+_MAX_WAITING: Final = 1000
+
+
+class Caretaker:
+    """Takes events from the event loop and writes them in a thread; a disk that refuses is asked again.
+
+    Parameters
+    ----------
+    store
+        Open for writing.
+    prune
+        Called every hour, in a thread.
+    note
+        Told what goes wrong.
+    """
+
+    def __init__(self, store: EpisodeStore, *, prune: Callable[[], object], note: Callable[[str], None]) -> None:
+        self._store = store
+        self._prune = prune
+        self._note = note
+        self._events: deque[tuple[str, dict[str, Any]]] = deque(maxlen=_MAX_WAITING)
+        self._wake = asyncio.Event()
+
+    def record(self, event: str, **detail: Any) -> None:
+        """Take what belongs into the audit trail; it is written soon."""
+        self._events.append((event, detail))
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Write and prune for as long as the service runs."""
+        due_s = time.monotonic()
+        while True:
+            wait_s = _PRUNE_EVERY_S
+            try:
+                await self.flush()
+                if time.monotonic() >= due_s:
+                    await asyncio.to_thread(self._prune)
+                    due_s = time.monotonic() + _PRUNE_EVERY_S
+            except StoreError as e:
+                self._note(f"the store cannot be looked after just now: {e}")
+                wait_s = _RETRY_S
+            self._wake.clear()
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), wait_s)
+
+    async def flush(self) -> None:
+        """Write what waits.
+
+        Raises
+        ------
+        StoreError
+            The disk does not take it; it waits on.
+        """
+        while self._events:
+            event, detail = self._events[0]
+            await asyncio.to_thread(self._store.record_event, event, detail)
+            self._events.popleft()
