@@ -14,8 +14,6 @@ stood in the way.
 The reliability is a product of shares of trust, one for each thing that can be wrong: ``(1 - missing)^1.5``,
 ``1 - saturated``, ``1 - repeated`` and so on, 0 for a flat line or the copy of another sensor
 (``kinedge.edge.reliability``). Each takes ``-log(share)`` nats of certainty, and by that reasons are ranked.
-
-Deviation: the masses are capped so that ``S / LR`` counts the sensors that could be scored, not all of them.
 """
 
 from __future__ import annotations
@@ -32,7 +30,7 @@ from pydantic import Field, model_validator
 
 from kinedge.config import Config
 from kinedge.edge.calibration import UNSCORED, Calibration, Unusualness
-from kinedge.edge.reliability import SensorHealth
+from kinedge.edge.reliability import CLIPPED_POWER, SensorHealth
 from kinedge.edge.scores import BlockScores
 
 __all__ = ["Belief", "CautionConfig", "Decision", "Reason", "believe", "reasons_of"]
@@ -43,9 +41,10 @@ _NO_DATA: Final = 0.9  # of a block missing: nothing was heard
 _WORTH_NAMING: Final = 0.05  # nats of certainty
 _LOG_LR_LIMIT: Final = 20.0
 _CERTAIN: Final = 9.0  # nats: nothing of a sensor can be trusted
+_BETWEEN: Final = 0.3  # nats at most: where a sensor is in doubt, that is likelier the reason
 _LEAST: Final = 0.02  # of the reliability of any evidence, where only order counts
-_SWAPPED: Final = 0.4
-_CLOCK_MS: Final = (60.0, 300.0)  # apart: harmless, hopeless
+_SWAPPED: Final = 0.2
+_CLOCK_MS: Final = (60.0, 160.0)  # apart: as good as aligned; as bad as a fault (docs/caution.md)
 
 _ALPHA: Final = 0.01
 _ANOMALOUS: Final = 0.5  # cost of an unsure answer, in false calls
@@ -164,6 +163,8 @@ class Belief:
     lean : (n_streams,)
         Log of the likelihood ratio of a change at any one of the sensors, each tempered by its reliability: which way a
         block leans and how far, also where both beliefs are 0. For ranking; nothing is decided by it.
+    decisive : (n_streams,)
+        The larger belief, as a share of what an answer needs, if every sensor that was scored could be trusted.
     """
 
     normal: F64
@@ -171,6 +172,7 @@ class Belief:
     reliability: F64
     decision: NDArray[np.int8]
     lean: F64
+    decisive: F64
 
     @property
     def plausible_normal(self) -> F64:
@@ -188,14 +190,14 @@ def _shares(scores: BlockScores, health: SensorHealth | None, clock_ms: F64 | No
     saturated = scores.saturated if health is None else np.maximum(scores.saturated, health.clipped)
     shares = {
         "missing": (1 - np.minimum(scores.missing, 1)) ** 1.5 * (scores.missing < _NO_DATA),
-        "saturated": 1 - np.minimum(saturated, 1),
+        "saturated": (1 - np.minimum(saturated, 1)) ** CLIPPED_POWER,
         "flat": 1.0 - scores.flat,
     }
     if health is not None:
         shares["stuck"] = 1 - health.repeated
         shares["off_body"] = 1 - health.off_body
         shares["duplicate"] = 1.0 - health.copy
-        # the model has seen them exchanged back: a change is still a change, but nothing is surely normal
+        # once surely exchanged they are exchanged back before the model sees them: some trust is left
         shares["swapped"] = 1 - _SWAPPED * health.swapped
         shares["shifted"] = 1 - health.shifted
     if clock_ms is not None:
@@ -235,15 +237,24 @@ def believe(
     b0, b1 = calibration.likelihood[..., 0], calibration.likelihood[..., 1]
     log_lr = np.clip(b0 + b1 * unusual.sensor, -_LOG_LR_LIMIT, _LOG_LR_LIMIT)
     lr = np.exp(log_lr)
-    n_sensors = np.maximum((reliability > 0).sum(axis=1, keepdims=True), 1)
+    n_sensors = lr.shape[1]
     anomalous = (reliability * np.maximum(1 - n_sensors / lr, 0)).max(axis=1)
-    normal = (reliability * np.maximum(1 - lr, 0)).min(axis=1)
+    # with sides exchanged, a change is still a change, but nothing is surely normal
+    settled = reliability if health is None else reliability * (1 - health.swapped)
+    normal = (settled * np.maximum(1 - lr, 0)).min(axis=1)
     is_anomalous = (anomalous > config.min_belief_anomalous) & (unusual.p_value <= config.alpha)
     is_normal = ~is_anomalous & (normal > config.min_belief_normal)
     decision = np.where(is_anomalous, Decision.ANOMALOUS, np.where(is_normal, Decision.NORMAL, Decision.UNSURE))
     lean = np.log(np.exp((_LEAST + (1 - _LEAST) * reliability) * log_lr).mean(axis=1))
+    wholly = np.where(heard, 1 - lr, 1.0).min(axis=1) / max(config.min_belief_normal, 1e-9)
+    odd = np.where(heard, 1 - n_sensors / lr, 0.0).max(axis=1) / max(config.min_belief_anomalous, 1e-9)
     return Belief(
-        normal=normal, anomalous=anomalous, reliability=reliability, decision=decision.astype(np.int8), lean=lean
+        normal=normal,
+        anomalous=anomalous,
+        reliability=reliability,
+        decision=decision.astype(np.int8),
+        lean=lean,
+        decisive=np.maximum(wholly, odd),
     )
 
 
@@ -284,14 +295,10 @@ def reasons_of(
     if belief.decision[stream] == Decision.UNSURE and not warming:
         if belief.anomalous[stream] > config.min_belief_anomalous:
             text = "unusual, but not rarer than ordinary movement now and then is"
-            found.append(Reason("not_rare", text, 0.5))
+            found.append(Reason("not_rare", text, _BETWEEN))
         else:
-            strongest = max(
-                float(belief.anomalous[stream]) / max(config.min_belief_anomalous, 1e-9),
-                float(belief.normal[stream]) / max(config.min_belief_normal, 1e-9),
-                1e-3,
-            )
-            found.append(Reason("between", "between usual and unusual", max(0.0, -math.log(strongest))))
+            undecided = -math.log(min(max(float(belief.decisive[stream]), 1e-3), 1.0))
+            found.append(Reason("between", "between usual and unusual", min(undecided, _BETWEEN)))
     return tuple(sorted(found, key=lambda r: -r.weight))
 
 

@@ -23,6 +23,7 @@ Everything is O(1) in time, depends on whole hops only, and is a value: ``step(i
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any, Final
@@ -34,7 +35,7 @@ from kinedge.bundle import Manifest
 from kinedge.edge.calibration import UNSCORED
 from kinedge.signals import Quantity, quantity_of
 
-__all__ = ["HealthState", "ReliabilityMonitor", "SensorHealth"]
+__all__ = ["CLIPPED_POWER", "HealthState", "ReliabilityMonitor", "SensorHealth"]
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -42,14 +43,17 @@ Mask = NDArray[np.bool_]
 
 _STILL: Final = {Quantity.ACC: 0.04, Quantity.GYR: 0.01, Quantity.MAG: np.inf}  # standard deviation in a hop, SI units
 _STILL_S: Final = 30.0  # a person who rests moves more than that
-_LONE_S: Final = 8.0  # while another sensor moves
+_LONE_S: Final = 6.0  # while another sensor moves
 _MOVES: Final = 0.1  # of a channel's scale, mean over channels: that sensor moves
+_SHAKES: Final = 0.5  # it moves so much that the whole body must: stillness elsewhere counts threefold
 _TWIN: Final = 0.02  # of the power
+_ALIKE_S: Final = 4.0
 _TWIN_EQUAL: Final = 0.9  # of the samples
 _CLIPPED_FROM: Final = 3  # samples of a hop at one extreme
+_CLIPPED_S: Final = 10.0  # of memory: a range that was too small a moment ago still is
 _CLIPPED_RANGE: Final = 0.3  # of a channel's scale: below, equal samples are resolution
-_SWAP_S: Final = 20.0  # of memory
-_SWAP_AFTER_S: Final = 8.0
+_SWAP_S: Final = 10.0  # of memory
+_SWAP_AFTER_S: Final = 5.0
 _SWAP_APART: Final = 1.0  # squared distance of the two sides' usual levels, in scales, that can be told
 _SWAP_LIMITS: Final = (-0.1, -0.3)  # of the way from one's own level (1) to the other's (-1): doubted, believed
 _LEVEL_S: Final = 20.0
@@ -58,6 +62,7 @@ _UNUSUAL: Final = 0.5  # u of a sensor: halfway from the median to the 99 % quan
 _PERSIST_S: Final = 90.0
 _PERSIST_LIMITS: Final = (0.6, 0.8)  # share of recent hops that were unusual
 _NEVER_S: Final = 10.0
+CLIPPED_POWER: Final = 4  # a clipped sample misleads about its neighbours, too
 _OUT: Final = 0.5  # trust below which a sensor is kept from the model
 _FITS: Final = 0.25  # of the way between two sensors' usual levels: clearly that of the one
 _TURNED: Final = float(np.cos(np.deg2rad(25.0)))
@@ -70,7 +75,7 @@ class SensorHealth:
     Parameters
     ----------
     repeated, clipped
-        Share of the block's samples.
+        Share of samples, in the block and of late.
     off_body, swapped, shifted
         0 (no sign of it) to 1 (certain).
     still_s
@@ -99,7 +104,7 @@ class SensorHealth:
     @property
     def out(self) -> Mask:
         """Which sensors the model must not see."""
-        trust = (1 - self.repeated) * (1 - self.clipped) * (1 - self.off_body) * ~self.copy
+        trust = (1 - self.repeated) * (1 - self.clipped) ** CLIPPED_POWER * (1 - self.off_body) * ~self.copy
         kept_out: Mask = trust < _OUT
         return kept_out
 
@@ -112,12 +117,12 @@ class HealthState:
     ----------
     marks : (n, n_sensors, block) uint64
         One number per sample of the last block, 0 where missing; equal samples have equal numbers.
-    clipped : (n, n_hops, n_sensors)
-        Share of samples at an extreme, by hop.
-    likeness : (n, n_hops, n_pairs, 2)
+    clipped : (n, n_sensors)
+        Share of samples at an extreme, the largest of late, decaying.
+    likeness : (n, n_hops of 4 s, n_pairs, 2)
         Power of the difference of two sensors, and of both.
     n_still, n_lone : (n, n_sensors)
-        Hops for which the sensor has been still; of these, with another one moving.
+        Hops for which the sensor has been still; of these, with another one moving (three each if it moves strongly).
     side, side_weight : (n, n_pairs)
         Decaying sums: how much nearer both sensors of a pair are to their own usual levels than to the other's.
     belongs : (n, n_pairs)
@@ -156,6 +161,7 @@ class ReliabilityMonitor:
         specs = manifest.sensor_specs
         self._hop, self._n_hops = manifest.hop, manifest.block // manifest.hop
         self._hop_s = manifest.hop / manifest.rate_hz
+        self._n_alike = max(self._n_hops, math.ceil(_ALIKE_S / self._hop_s))
         self._groups: list[slice] = []
         start = 0
         for spec in specs:
@@ -195,8 +201,8 @@ class ReliabilityMonitor:
         zero = np.zeros((n, s))
         return HealthState(
             marks=np.zeros((n, s, self._hop * self._n_hops), np.uint64),
-            clipped=np.zeros((n, self._n_hops, s)),
-            likeness=np.zeros((n, self._n_hops, len(self._pairs), 2)),
+            clipped=zero,
+            likeness=np.zeros((n, self._n_alike, len(self._pairs), 2)),
             n_still=np.zeros((n, s), np.int64),
             n_lone=np.zeros((n, s), np.int64),
             side=np.zeros((n, len(self._pairs))),
@@ -236,7 +242,9 @@ class ReliabilityMonitor:
         after = replace(
             state,
             marks=np.concatenate([state.marks[:, :, self._hop :], marks], axis=2),
-            clipped=_push(state.clipped, self._clipped(x, valid, n_valid, whole=whole)),
+            clipped=np.maximum(
+                state.clipped * np.exp(-self._hop_s / _CLIPPED_S), self._clipped(x, valid, n_valid, whole=whole)
+            ),
             likeness=_push(state.likeness, self._likeness(moved * self._inverse_unit)),
             n_still=n_still,
             n_lone=n_lone,
@@ -301,8 +309,8 @@ class ReliabilityMonitor:
         lain = np.maximum(state.n_still * (self._hop_s / _STILL_S), state.n_lone * (self._hop_s / _LONE_S))
         return SensorHealth(
             repeated=n_again / np.maximum(n_known - 1, 1),
-            clipped=state.clipped.mean(axis=1),
-            off_body=np.clip(2 * lain - 1, 0, 1),
+            clipped=state.clipped,
+            off_body=np.clip(1.5 * lain - 0.5, 0, 1),
             swapped=swapped,
             shifted=self._shifted(state),
             still_s=state.n_still * self._hop_s,
@@ -321,8 +329,7 @@ class ReliabilityMonitor:
         """Return (n, n_sensors): the largest share of a channel's samples that stand at its extremes."""
         high = (x if whole else np.where(valid, x, -np.inf)).max(axis=1)
         low = (x if whole else np.where(valid, x, np.inf)).min(axis=1)
-        n_high = (x == high[:, None]).sum(axis=1)
-        n_low = (x == low[:, None]).sum(axis=1)
+        n_high, n_low = (_count(x == extreme[:, None]) for extreme in (high, low))
         n = np.where(n_high >= _CLIPPED_FROM, n_high - 1, 0) + np.where(n_low >= _CLIPPED_FROM, n_low - 1, 0)
         told = high - low > _CLIPPED_RANGE * self._scale
         share: F64 = np.maximum.reduceat(np.where(told, n, 0) / np.maximum(n_valid, 1), self._starts, axis=1)
@@ -342,7 +349,7 @@ class ReliabilityMonitor:
         twin = np.full(state.n_still.shape, -1, np.int64)
         copy = np.zeros(twin.shape, bool)
         difference, both = np.moveaxis(state.likeness.sum(axis=1), 2, 0)
-        n = self._hop * self._n_hops
+        n = self._hop * self._n_alike
         belongs = state.belongs / np.maximum(state.side_weight, 1e-9)
         for k, (a, b) in enumerate(self._pairs):
             enough = both[:, k] > 2 * n * self._widths[a] * _MOVES**2
@@ -356,10 +363,11 @@ class ReliabilityMonitor:
 
     def _still(self, spread: F32, heard: Mask, state: HealthState) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         still = np.logical_and.reduceat(spread < self._still_limit, self._starts, axis=1)
-        moves = np.add.reduceat(spread * self._inverse_unit, self._starts, axis=1) / self._widths > _MOVES
-        others = (moves.sum(axis=1, keepdims=True) - moves) > 0
+        moves = np.add.reduceat(spread * self._inverse_unit, self._starts, axis=1) / self._widths
         n_still = np.where(still, state.n_still + 1, 0)
-        n_lone = np.where(still, state.n_lone + others, 0)
+        # itself it does not move: what moves most is another one
+        most = moves.max(axis=1, keepdims=True)
+        n_lone = np.where(still, state.n_lone + (most > _MOVES) + 2 * (most > _SHAKES), 0)
         # while nothing is heard of it, nothing is known either
         return np.where(heard, n_still, state.n_still), np.where(heard, n_lone, state.n_lone)
 
@@ -412,6 +420,11 @@ class ReliabilityMonitor:
 def _other_side(name: str) -> str:
     stem, _, side = name.rpartition("_")
     return f"{stem}_right" if side == "left" else ""
+
+
+def _count(where: Mask) -> NDArray[np.int64]:
+    """Return (n, C): how often in a hop; in bytes, which is several times faster than counting bools."""
+    return where.view(np.uint8).sum(axis=1, dtype=np.uint16).astype(np.int64)
 
 
 def _push(ring: NDArray[Any], row: NDArray[Any]) -> NDArray[Any]:
