@@ -65,6 +65,7 @@ def _register() -> None:
         doctor,
         emulate,
         enrol,
+        enroll_gateway,
         episodes,
         inspect,
         keys,
@@ -80,7 +81,22 @@ def _register() -> None:
     )
     from kinedge.cli import compile as compile_
 
-    _ = bench, collect, compile_, config, data, demo, doctor, emulate, enrol, episodes, inspect, keys, measures
+    _ = (
+        bench,
+        collect,
+        compile_,
+        config,
+        data,
+        demo,
+        doctor,
+        emulate,
+        enrol,
+        enroll_gateway,
+        episodes,
+        inspect,
+        keys,
+        measures,
+    )
     _ = models, quantize, record, replay, run, scan, sync, train
 
 

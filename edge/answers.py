@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from kinedge.edge.outbox import Kind
 
-__all__ = ["Fate", "Outcome", "judge"]
+__all__ = ["Fate", "Outcome", "content_of", "judge"]
 
 _REFUSED: Final = frozenset({400, 409, 413, 415, 422})
 # Errors of the way there, which the next try may not meet.
@@ -54,7 +54,7 @@ def judge(episode_id: str, kind: Kind, status: int, headers: Mapping[str, str], 
     status, headers, answer
         Of the response; header names in any case, as httpx has them.
     """
-    content = _json_object(answer)
+    content = content_of(answer)
     if status in (200, 201) and content.get("id") == episode_id:
         return Outcome(Fate.SENT if status == 201 else Fate.DUPLICATE)
     error = content.get("error")
@@ -65,8 +65,11 @@ def judge(episode_id: str, kind: Kind, status: int, headers: Mapping[str, str], 
         return Outcome(Fate.LINK_FAILED, reason, _retry_after_s(headers))
     if code == "unknown_episode" and kind == "raw":
         return Outcome(Fate.UNKNOWN_EPISODE, reason)
+    if code == "other_gateway":
+        # Of a name this gateway had before. It waits for somebody to put that right, and holds up nobody else.
+        return Outcome(Fate.ROW_FAILED, reason)
     if status in _MISDIRECTED:
-        return Outcome(Fate.LINK_FAILED, f"{reason}; check URL and token")
+        return Outcome(Fate.LINK_FAILED, f"{reason}; check URL, certificate and token")
     if code is not None and status in _REFUSED and code not in _PASSING_CODES:
         return Outcome(Fate.REFUSED, reason)
     if code is not None or status == 500:
@@ -74,7 +77,8 @@ def judge(episode_id: str, kind: Kind, status: int, headers: Mapping[str, str], 
     return Outcome(Fate.LINK_FAILED, reason)
 
 
-def _json_object(data: bytes) -> dict[str, Any]:
+def content_of(data: bytes) -> dict[str, Any]:
+    """Return the JSON object in an answer; anything else is an empty one."""
     try:
         content = json.loads(data)
     except (ValueError, RecursionError):

@@ -66,6 +66,14 @@ class UplinkConfig(Config):
     token_file: Path | None = Field(
         default=None, description="a file that holds the bearer token", examples=["collector.token"]
     )
+    identity: Path | None = Field(
+        default=None,
+        description="the folder of kinedge enroll-gateway: https with a certificate",
+        examples=["identity"],
+    )
+    raw_bytes_per_day: int | None = Field(
+        default=None, ge=1 << 16, description="raw data beyond it waits; episodes never do", examples=[50_000_000]
+    )
 
     def token(self) -> str | None:
         """Read the token.
@@ -218,6 +226,9 @@ def load_gateway_config(path: Path) -> GatewayConfig:
     changes: dict[str, object] = {"bundle": here / config.bundle, "store": here / config.store, "people": people}
     if config.uplink is not None and config.uplink.token_file is not None:
         changes["uplink"] = config.uplink.model_copy(update={"token_file": here / config.uplink.token_file})
+    if config.uplink is not None and config.uplink.identity is not None:
+        uplink = changes.get("uplink", config.uplink)
+        changes["uplink"] = uplink.model_copy(update={"identity": here / config.uplink.identity})  # type: ignore[attr-defined]
     if config.trust.keys:
         changes["trust"] = config.trust.model_copy(update={"keys": tuple(here / k for k in config.trust.keys)})
     if config.models is not None:

@@ -46,6 +46,10 @@ _CLAIMABLE: Final[dict[Kind, str]] = {
             WHERE episode.episode_id = this.episode_id AND episode.kind = 'episode' AND episode.state <> 'DONE')
         ORDER BY n LIMIT :limit""",
 }
+_NEWEST: Final = """
+    SELECT n, episode_id, kind, gateway, subject, attempts + 1 FROM outbox
+    WHERE kind = 'episode' AND state = 'READY' AND not_before_monotonic_ns <= :now
+    ORDER BY n DESC LIMIT :limit"""
 
 
 @dataclass(frozen=True)
@@ -75,12 +79,20 @@ class Outbox:
             )
 
     def claim(
-        self, now_monotonic_ns: int, *, kinds: Iterable[Kind] = ("episode", "raw"), limit: int = 16
+        self,
+        now_monotonic_ns: int,
+        *,
+        kinds: Iterable[Kind] = ("episode", "raw"),
+        limit: int = 16,
+        newest_first_above: int | None = None,
     ) -> list[OutboxRow]:
         """Lock what may be sent now: episodes first, oldest first, in sequence within a subject.
 
         The caller sends them in this order; when one fails, it releases the rest of that subject.
         A lock older than 15 minutes has lost its owner and is taken over.
+
+        While more than ``newest_first_above`` episodes wait, the newest go first, whatever their subject: after weeks
+        without a network, today's matter most, and the collector knows from the sequence numbers what is still to come.
         """
         if limit < 1:
             raise StoreError(f"a claim of {limit} rows; ask for at least 1")
@@ -91,7 +103,10 @@ class Outbox:
                 (now_monotonic_ns - _LEASE_NS,),
             )
             for kind in kinds:
-                found = connection.execute(_CLAIMABLE[kind], {"now": now_monotonic_ns, "limit": limit - len(rows)})
+                query = _CLAIMABLE[kind]
+                if kind == "episode" and newest_first_above is not None:
+                    query = _NEWEST if _more_than(connection, newest_first_above) else query
+                found = connection.execute(query, {"now": now_monotonic_ns, "limit": limit - len(rows)})
                 rows += [OutboxRow(*values) for values in found]
             connection.executemany(
                 "UPDATE outbox SET state = 'LOCKED', attempts = ?, locked_monotonic_ns = ? WHERE n = ?",
@@ -161,3 +176,9 @@ class Outbox:
 
     def _audit(self, connection: sqlite3.Connection, row: OutboxRow, event: str, detail: dict[str, Any]) -> None:
         self._database.record(connection, event, {"episode": row.episode_id, "kind": row.kind, **detail})
+
+
+def _more_than(connection: sqlite3.Connection, n: int) -> bool:
+    """Say whether more than ``n`` episodes wait; it looks at no more than these."""
+    waiting = "SELECT 1 FROM outbox WHERE kind = 'episode' AND state = 'READY' LIMIT ?"
+    return int(connection.execute(f"SELECT count(*) FROM ({waiting})", (n + 1,)).fetchone()[0]) > n

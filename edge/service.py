@@ -35,7 +35,7 @@ from kinedge.edge.supervisor import RestartPolicy, Supervisor, TaskState
 from kinedge.edge.systemd import Notifier
 from kinedge.edge.tape import Tape
 from kinedge.edge.trusted import load_trusted
-from kinedge.edge.uplink import Uplink
+from kinedge.edge.uplink import open_uplink
 from kinedge.edge.verdict import Verdict
 from kinedge.edge.verdict_json import basis_fields
 from kinedge.errors import ConfigError, StoreError
@@ -156,7 +156,7 @@ class EdgeService:
         )
         self.uplink = None
         if config.uplink is not None:
-            self.uplink = Uplink(self.store, config.uplink.url, token=config.uplink.token())
+            self.uplink = open_uplink(self.store, config.uplink, gateway=config.gateway)
         self._on_scored = on_scored
         self.keeper = DraftKeeper(
             self.store,

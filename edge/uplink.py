@@ -20,18 +20,25 @@ from typing import Final
 import httpx
 
 from kinedge.edge.answers import Fate, Outcome, judge
+from kinedge.edge.config import UplinkConfig
+from kinedge.edge.gateway_identity import GatewayIdentity
 from kinedge.edge.outbox import OutboxRow
+from kinedge.edge.pieces import send_in_pieces
 from kinedge.edge.store import EpisodeStore
-from kinedge.errors import ConfigError, StoreError
+from kinedge.errors import ConfigError, LinkError, StoreError
 
-__all__ = ["StepResult", "Uplink", "UplinkCounters", "UplinkLimits"]
+__all__ = ["StepResult", "Uplink", "UplinkCounters", "UplinkLimits", "open_uplink"]
 
 _MAX_ANSWER_BYTES: Final = 1 << 16
 
 
 @dataclass(frozen=True)
 class UplinkLimits:
-    """How patient and how greedy the uplink is."""
+    """How patient and how greedy the uplink is.
+
+    While more than ``newest_first_above`` episodes wait, the newest go first. A raw blob larger than ``piece_bytes``
+    goes in pieces of that size. ``raw_bytes_per_day`` holds back raw blobs, never episodes.
+    """
 
     batch: int = 16
     request_timeout_s: float = 30.0
@@ -39,6 +46,10 @@ class UplinkLimits:
     first_backoff_s: float = 1.0
     max_backoff_s: float = 300.0
     max_retry_after_s: float = 3600.0
+    newest_first_above: int = 512
+    piece_bytes: int = 256 << 10
+    raw_bytes_per_day: int | None = None
+    renew_again_s: float = 3600.0
 
 
 @dataclass(frozen=True)
@@ -77,6 +88,8 @@ class Uplink:
         One of your own, for instance with a client certificate; it is not closed here.
     token
         Bearer token. Off this machine it is sent over https alone.
+    identity
+        The gateway's certificate. It is shown to the collector, and renewed when two thirds of its life are over.
     limits
         Time-outs, back-off, batch.
     monotonic_ns, wall_clock_ns, rng
@@ -85,7 +98,7 @@ class Uplink:
     Raises
     ------
     ConfigError
-        ``base_url`` is none, or would carry the token in the clear.
+        ``base_url`` is none, or would carry the token in the clear, or has no https for a certificate.
     """
 
     def __init__(
@@ -95,6 +108,7 @@ class Uplink:
         *,
         client: httpx.AsyncClient | None = None,
         token: str | None = None,
+        identity: GatewayIdentity | None = None,
         limits: UplinkLimits | None = None,
         monotonic_ns: Callable[[], int] = time.monotonic_ns,
         wall_clock_ns: Callable[[], int] = time.time_ns,
@@ -104,7 +118,10 @@ class Uplink:
         local = _is_loopback(url.host)
         if token is not None and url.scheme == "http" and not local:
             raise ConfigError(f"{base_url}: this would send the token in the clear; use https")
+        if identity is not None and url.scheme != "https":
+            raise ConfigError(f"{base_url}: a gateway with a certificate needs https")
         self.limits = limits or UplinkLimits()
+        self.identity = identity
         self.counters = UplinkCounters()
         self._store = store
         self._outbox = store.outbox
@@ -113,13 +130,16 @@ class Uplink:
         if token is not None:
             self._headers["Authorization"] = f"Bearer {token}"
         self._owns_client = client is None
-        # A proxy of the environment is for the way out, not for this machine.
-        self._client = client or httpx.AsyncClient(timeout=self.limits.request_timeout_s, trust_env=not local)
+        self._local = local
+        self._client = client or self._connect()
         self._monotonic_ns = monotonic_ns
         self._wall_clock_ns = wall_clock_ns
         self._rng = rng or random.Random()
         self._link_failures = 0
         self._resume_at_ns = 0
+        self._renew_at_ns = 0
+        self._raw_level = float(self.limits.raw_bytes_per_day or 0)
+        self._raw_level_at_ns = monotonic_ns()
 
     async def __aenter__(self) -> Uplink:
         return self
@@ -160,9 +180,17 @@ class Uplink:
         pause_s = (self._resume_at_ns - self._monotonic_ns()) / 1e9
         if pause_s > 0:
             return self._result(before, pause_s)
+        await self._renew_if_due()
+        limits, now = self.limits, self._monotonic_ns()
         rows = await asyncio.to_thread(
-            self._outbox.claim, self._monotonic_ns(), kinds=("episode",), limit=self.limits.batch
-        ) or await asyncio.to_thread(self._outbox.claim, self._monotonic_ns(), kinds=("raw",), limit=1)
+            self._outbox.claim,
+            now,
+            kinds=("episode",),
+            limit=limits.batch,
+            newest_first_above=limits.newest_first_above,
+        )
+        if not rows and self._raw_allowed():
+            rows = await asyncio.to_thread(self._outbox.claim, now, kinds=("raw",), limit=1)
         if not rows:
             return self._result(before, self.limits.poll_s)
         await self._send_all(rows)
@@ -194,29 +222,76 @@ class Uplink:
         if body is None:
             return Outcome(Fate.REFUSED, "the raw budget took it before it was sent")
         url = f"{self._base}/v1/episodes/{row.episode_id}" + ("/raw" if row.kind == "raw" else "")
+        limits = self.limits
+        if row.kind == "raw" and limits.raw_bytes_per_day is not None:
+            self._raw_level -= len(body)
         digest = base64.b64encode(hashlib.sha256(body).digest()).decode()
-        headers = self._headers | {
+        headers = {
             "Content-Type": "application/json" if row.kind == "episode" else "application/octet-stream",
             "Content-Digest": f"sha-256=:{digest}:",
         }
         try:
+            if row.kind == "raw" and len(body) > limits.piece_bytes:
+                outcome = await send_in_pieces(
+                    self._request,
+                    f"{self._base}/v1/episodes/{row.episode_id}",
+                    row.episode_id,
+                    body,
+                    piece_bytes=limits.piece_bytes,
+                    timeout_s=limits.request_timeout_s,
+                )
+                if outcome is not None:
+                    return outcome
             status, answer_headers, answer = await asyncio.wait_for(
-                self._put(url, body, headers), self.limits.request_timeout_s
+                self._request("PUT", url, headers, body), limits.request_timeout_s
             )
         except asyncio.TimeoutError:
-            return Outcome(Fate.LINK_FAILED, f"no answer within {self.limits.request_timeout_s:g} s")
+            return Outcome(Fate.LINK_FAILED, f"no answer within {limits.request_timeout_s:g} s")
         except (httpx.HTTPError, OSError) as e:
             return Outcome(Fate.LINK_FAILED, f"{type(e).__name__}: {e}")
         return judge(row.episode_id, row.kind, status, answer_headers, answer)
 
-    async def _put(self, url: str, body: bytes, headers: dict[str, str]) -> tuple[int, httpx.Headers, bytes]:
+    async def _request(
+        self, method: str, url: str, headers: dict[str, str], body: bytes
+    ) -> tuple[int, httpx.Headers, bytes]:
         answer = b""
-        async with self._client.stream("PUT", url, content=body, headers=headers) as response:
+        headers = self._headers | headers
+        async with self._client.stream(method, url, content=body, headers=headers) as response:
             async for chunk in response.aiter_raw():
                 answer += chunk
                 if len(answer) > _MAX_ANSWER_BYTES:
                     break
         return response.status_code, response.headers, answer[:_MAX_ANSWER_BYTES]
+
+    def _connect(self) -> httpx.AsyncClient:
+        verify = True if self.identity is None else self.identity.ssl_context()
+        # A proxy of the environment is for the way out, not for this machine.
+        return httpx.AsyncClient(verify=verify, timeout=self.limits.request_timeout_s, trust_env=not self._local)
+
+    def _raw_allowed(self) -> bool:
+        """Refill the day's budget of raw bytes, and say whether anything is left of it."""
+        per_day = self.limits.raw_bytes_per_day
+        if per_day is None:
+            return True
+        now = self._monotonic_ns()
+        gained = (now - self._raw_level_at_ns) / 86_400e9 * per_day
+        self._raw_level, self._raw_level_at_ns = min(per_day, self._raw_level + gained), now
+        return self._raw_level > 0
+
+    async def _renew_if_due(self) -> None:
+        """Get a new certificate before the old one ends; when that fails, the old one goes on."""
+        identity, now = self.identity, self._monotonic_ns()
+        if identity is None or now < self._renew_at_ns or not identity.renewal_due(self._wall_clock_ns()):
+            return
+        self._renew_at_ns = now + int(self.limits.renew_again_s * self._rng.uniform(0.5, 1) * 1e9)
+        try:
+            self.identity = await asyncio.to_thread(identity.renew, self._base)
+        except (ConfigError, LinkError) as e:
+            self.counters = replace(self.counters, last_error=f"certificate not renewed: {e}")
+            return
+        if self._owns_client:
+            old, self._client = self._client, self._connect()
+            await old.aclose()
 
     async def _settle(self, row: OutboxRow, outcome: Outcome) -> None:
         """Write the outcome down, in the outbox and in the counters."""
@@ -264,6 +339,24 @@ class Uplink:
             now.quarantined - before.quarantined,
             wait_s,
         )
+
+
+def open_uplink(store: EpisodeStore, config: UplinkConfig, *, gateway: str) -> Uplink:
+    """Make the uplink that a gateway's configuration asks for.
+
+    Raises
+    ------
+    ConfigError
+        Token or certificate cannot be read, or the certificate is of another gateway.
+    """
+    identity = None if config.identity is None else GatewayIdentity.load(config.identity)
+    if identity is not None and identity.gateway != gateway:
+        raise ConfigError(
+            f"uplink.identity {config.identity}: the certificate is of {identity.gateway}, and this is {gateway}; "
+            f"enrol it under its own name: kinedge enroll-gateway"
+        )
+    limits = UplinkLimits(raw_bytes_per_day=config.raw_bytes_per_day)
+    return Uplink(store, config.url, token=config.token(), identity=identity, limits=limits)
 
 
 def _checked_url(base_url: str) -> httpx.URL:
