@@ -34,6 +34,7 @@ __all__ = [
     "gait",
     "gpu",
     "links",
+    "parity",
     "step",
     "tsb",
 ]
@@ -403,6 +404,60 @@ def gpu(
     columns = ["what", "streams", "status", "median_us", "us_per_sample", "note"]
     _deliver(found, out, as_json=as_json, columns=columns)
     raise typer.Exit(exit_status(found))
+
+
+@bench.command()
+def parity(
+    bundles: Annotated[list[Path], typer.Argument(help=".kinedge files that kinedge quantize made.")],
+    data: Annotated[
+        Path | None, typer.Option("--data", "-d", help="Prove one bundle anew, on the test part of the data it is of.")
+    ] = None,
+    path: Annotated[Path | None, typer.Option(help="Where the data lies, in place of the file's path.")] = None,
+    leave_out: Annotated[list[str] | None, typer.Option(help="As when it was trained; may be repeated.")] = None,
+    injected: Annotated[int, typer.Option(min=2, max=10_000, help="Pieces that are tampered with.")] = 60,
+    out: Annotated[Path | None, typer.Option(help="Write the result as JSON there.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Show how far every form of a model answers the same: torch, ONNX whole and streamed, fp16, int8, TensorRT.
+
+    Without --data the proofs that the bundles carry; with it, a new one with every backend of this machine. What a
+    machine does not have is "not run".
+
+    Example: kinedge bench parity wrists-int8.kinedge --data wrists.toml --out parity.json
+    """
+    from kinedge.bundle import read_bundle
+
+    with need_extra("quantize"):
+        from kinedge.benchmarks.parity import bench_parity, prove_here
+        from kinedge.cli.quantize import parts_for
+    if data is None:
+        found = bench_parity(bundles)
+    elif len(bundles) > 1:
+        raise ConfigError("--data is of one bundle: give one, or leave --data out for the proofs they carry")
+    else:
+        bundle = read_bundle(bundles[0])
+        with Console(stderr=True).status("loading", spinner="line") as status:
+            how, parts = parts_for(
+                bundle,
+                data,
+                where=path,
+                leave_out=tuple(leave_out or ()),
+                other_people=False,
+                bundle_name=str(bundles[0]),
+            )
+            found = prove_here(
+                bundle,
+                parts.test,
+                exclude_labels=how.exclude_labels,
+                n_injected=injected,
+                seed=how.seed,
+                progress=lambda form: status.update(f"proving {form}"),
+            )
+    columns = ["what", "status", "z_relative_rmse", "vus_pr_injected_change", "flipped", "order_changed", "hit_at_1"]
+    if out is not None:
+        out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    short = {name: facts["digest"] for name, facts in found["settings"].items()}
+    _deliver(found if as_json else {**found, "settings": short}, None, as_json=as_json, columns=columns)
 
 
 def _counts(streams: str) -> tuple[int, ...]:

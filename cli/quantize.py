@@ -12,16 +12,18 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
-from kinedge.bundle import read_bundle, write_bundle
+from kinedge.bundle import Bundle, read_bundle, write_bundle
 from kinedge.cli.app import app, need_extra
 from kinedge.cli.training_data import TrainConfig, recordings_of
 from kinedge.config import explain_validation_error, load_toml
 from kinedge.errors import BackendError, ConfigError, StoreError
 
 if TYPE_CHECKING:
+    from kinedge.quantize.build import BuildConfig
+    from kinedge.quantize.parts import Parts
     from kinedge.quantize.variants import Quantised
 
-__all__ = ["quantize"]
+__all__ = ["parts_for", "quantize"]
 
 
 class _Reduced(str, Enum):
@@ -65,10 +67,9 @@ def quantize(
     Example: kinedge quantize wrists.kinedge --data examples/wrists-sim.toml --out wrists-int8.kinedge --prove
     """
     with need_extra("quantize"):
-        from kinedge.quantize.build import BuildConfig, on_grid, split_parts
         from kinedge.quantize.parity_table import as_html, as_markdown
         from kinedge.quantize.sensitivity import plot_svg
-        from kinedge.quantize.variants import Int8Config, add_precisions, same_recordings
+        from kinedge.quantize.variants import Int8Config, add_precisions
 
     wanted = tuple(dict.fromkeys(p.value for p in precision or [_Reduced.int8]))
     if graph is not None and "int8" not in wanted:
@@ -76,35 +77,24 @@ def quantize(
     if table is not None and not prove:
         raise ConfigError("--table shows the proof: give --prove as well")
     loaded = read_bundle(bundle)
-    manifest = loaded.manifest
-    settings = load_toml(data, TrainConfig)
     try:
-        how = BuildConfig.model_validate(settings.bundle)
         int8 = Int8Config.model_validate({"method": method, "budget": budget})
     except ValidationError as e:
-        raise ConfigError(explain_validation_error(e, BuildConfig, str(data))) from e
-    if how.split == "cross":
-        raise ConfigError(
-            f"{data}: split = 'cross' leaves no people that the model has not seen; give a file of other people with "
-            "split = 'holdout', and --recalibrate"
-        )
+        raise ConfigError(explain_validation_error(e, Int8Config, "options")) from e
     console = Console(stderr=True)
     with console.status("loading") as status:
         quiet = as_json or not console.is_terminal
-        recordings = recordings_of(settings, how, where=path, here=data.parent, leave_out=tuple(leave_out or ()))
-        grid = on_grid(recordings, how)
-        if grid[0].sensors != manifest.sensor_specs or grid[0].rate_hz != manifest.rate_hz:
-            raise ConfigError(
-                f"{data}: sensors or rate_hz are not those of {bundle}; give the file it was trained with"
-            )
-        if not recalibrate and not same_recordings(loaded, grid):
-            raise ConfigError(
-                f"{data} does not give the recordings that {bundle} was made of; for other people, give "
-                "--recalibrate: all precisions are then calibrated on them"
-            )
+        how, parts = parts_for(
+            loaded,
+            data,
+            where=path,
+            leave_out=tuple(leave_out or ()),
+            other_people=recalibrate,
+            bundle_name=str(bundle),
+        )
         made = add_precisions(
             loaded,
-            split_parts(grid, how),
+            parts,
             int8,
             precisions=wanted,
             exclude_labels=how.exclude_labels,
@@ -124,6 +114,54 @@ def quantize(
         typer.echo(json.dumps({"out": str(out), **made.to_dict()}, indent=2))
         return
     _show(out, made)
+
+
+def parts_for(
+    bundle: Bundle, data: Path, *, where: Path | None, leave_out: tuple[str, ...], other_people: bool, bundle_name: str
+) -> tuple[BuildConfig, Parts]:
+    """Load the recordings that a bundle was made of, and split them as they were.
+
+    Parameters
+    ----------
+    data
+        The TOML file it was trained with.
+    where
+        In place of the file's path.
+    other_people
+        The recordings are not those of the training; none of them has been seen.
+
+    Raises
+    ------
+    ConfigError
+        The file is wrong, or does not go with the bundle.
+    SignalError, StoreError
+        The recordings cannot be read, or are too few.
+    """
+    from kinedge.quantize.build import BuildConfig, on_grid, split_parts
+    from kinedge.quantize.variants import same_recordings
+
+    settings = load_toml(data, TrainConfig)
+    try:
+        how = BuildConfig.model_validate(settings.bundle)
+    except ValidationError as e:
+        raise ConfigError(explain_validation_error(e, BuildConfig, str(data))) from e
+    if how.split == "cross":
+        raise ConfigError(
+            f"{data}: split = 'cross' leaves no people that the model has not seen; give a file of other people with "
+            "split = 'holdout', and --recalibrate"
+        )
+    grid = on_grid(recordings_of(settings, how, where=where, here=data.parent, leave_out=leave_out), how)
+    manifest = bundle.manifest
+    if grid[0].sensors != manifest.sensor_specs or grid[0].rate_hz != manifest.rate_hz:
+        raise ConfigError(
+            f"{data}: sensors or rate_hz are not those of {bundle_name}; give the file it was trained with"
+        )
+    if not other_people and not same_recordings(bundle, grid):
+        raise ConfigError(
+            f"{data} does not give the recordings that {bundle_name} was made of; for other people, give "
+            "--recalibrate to kinedge quantize: all precisions are then calibrated on them"
+        )
+    return how, split_parts(grid, how)
 
 
 def _show(out: Path, made: Quantised) -> None:

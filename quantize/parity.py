@@ -8,6 +8,7 @@ is judged by its own calibration. What is not there is "not run", never left out
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Final
@@ -40,6 +41,7 @@ _TOLD_BY_THE_MASK: Final = frozenset({"dropout", "flat_line", "saturation"})  # 
 _BEFORE_S, _DURING_S, _AFTER_S = 12.0, 8.0, 6.0
 _STRENGTHS: Final = (0.4, 1.0)
 _INJECTED: Final = ("anomaly:*",)
+_SIDE_BY_SIDE: Final = 16  # recordings of equal length in one step
 _NOT_TO_BE_FOUND: Final = frozenset({"outside"})  # no part of an experiment is no anomaly
 
 
@@ -150,7 +152,7 @@ class _Whole:
     def __init__(self, backend: Backend, shown: _Listening, *, state_size: int) -> None:
         self.name = f"{backend.name} whole"
         x, mask = np.concatenate(shown.x, axis=1), np.concatenate(shown.mask, axis=1)
-        self._mu, self._log_sigma, _ = backend.step(x, mask, np.zeros((1, state_size), np.float32))
+        self._mu, self._log_sigma, _ = backend.step(x, mask, np.zeros((len(x), state_size), np.float32))
         self._at = 0
 
     def step(self, x: F32, mask: F32, state: F32) -> tuple[F32, F32, F32]:
@@ -169,31 +171,43 @@ class _Answers:
     first: NDArray[np.int64]
 
 
-Ask = Callable[[Recording], _Answers]
+Ask = Callable[[Sequence[Recording]], list[_Answers]]
 
 
 def _ask(bundle: Bundle, backend: Backend, calibration: Calibration, *, whole: bool) -> Ask:
-    steady = Scorer(bundle, backend=backend, calibration=calibration)
+    """Recordings of equal length are asked about side by side."""
+    hop, state_size = bundle.manifest.hop, bundle.manifest.state_size
 
-    def ask(recording: Recording) -> _Answers:
+    def ask(recordings: Sequence[Recording]) -> list[_Answers]:
+        found: dict[int, _Answers] = {}
+        by_length = sorted(range(len(recordings)), key=lambda i: len(recordings[i]))
+        for _, same in itertools.groupby(by_length, key=lambda i: len(recordings[i])):
+            rows = list(same)
+            for k in range(0, len(rows), _SIDE_BY_SIDE):
+                some = rows[k : k + _SIDE_BY_SIDE]
+                found.update(zip(some, together([recordings[i] for i in some]), strict=True))
+        return [found[i] for i in range(len(recordings))]
+
+    def together(recordings: Sequence[Recording]) -> list[_Answers]:
         if not whole:
-            return answers(steady, recording)
+            return answers(backend, recordings)
         shown = _Listening(backend)
-        answers(Scorer(bundle, backend=shown, calibration=calibration), recording)
-        at_once = _Whole(backend, shown, state_size=bundle.manifest.state_size)
-        return answers(Scorer(bundle, backend=at_once, calibration=calibration), recording)
+        answers(shown, recordings)
+        return answers(_Whole(backend, shown, state_size=state_size), recordings)
 
-    def answers(here: Scorer, recording: Recording) -> _Answers:
-        state = here.initial_state(1)
+    def answers(here: Backend, recordings: Sequence[Recording]) -> list[_Answers]:
+        scorer = Scorer(bundle, backend=here, calibration=calibration)
+        state = scorer.initial_state(len(recordings))
         z, decision, score, first = [], [], [], []
-        for i, (values, valid, saturated) in enumerate(hops(recording, here.manifest.hop)):
-            end_tick = (i + 1) * here.manifest.hop
-            batch, state = here.step(values, valid, saturated, state, end_tick=end_tick)
-            z.append(batch.surprise.z[0])
-            decision.append(int(batch.belief.decision[0]))
-            score.append(float(batch.unusual.score[0]))
-            first.append(int(np.argmax(batch.sensor_share[0])))
-        return _Answers(np.concatenate(z), np.array(decision), np.array(score), np.array(first))
+        for i, parts in enumerate(zip(*(hops(r, hop) for r in recordings), strict=True), start=1):
+            values, valid, saturated = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+            batch, state = scorer.step(values, valid, saturated, state, end_tick=i * hop)
+            z.append(batch.surprise.z)
+            decision.append(batch.belief.decision.astype(np.int64))
+            score.append(batch.unusual.score)
+            first.append(np.argmax(batch.sensor_share, axis=1))
+        columns = np.concatenate(z, axis=1), *(np.stack(c, axis=1) for c in (decision, score, first))
+        return [_Answers(*row) for row in zip(*columns, strict=True)]
 
     return ask
 
@@ -302,7 +316,7 @@ def prove(
     reference: tuple[list[_Answers], list[_Answers], ParityRow] | None = None
     for form, ask in forms.items():
         say(form)
-        plain, odd = [ask(r) for r in recordings], [ask(p) for p, _ in pieces]
+        plain, odd = ask(recordings), ask([piece for piece, _ in pieces])
         facts = _alone(form, plain, odd, truth, pieces, manifest.hop, manifest.block)
         if reference is None:
             reference = plain, odd, facts
