@@ -8,17 +8,22 @@ quantile, audited at enrolment), so
 
 is a Shiryaev-Roberts e-detector: ``sum_c w_c R_c + N * #alarms - t`` is a supermartingale, and the expected number of
 false alarms in ``T`` blocks is at most ``T / N``, for every ``T``. Blocks do not overlap. A block that was not heard,
-or whose history was not, bets nothing (``e = 1``).
+or whose history was not, bets nothing (``e = 1``). Beside it, with half of the weight, runs a second ``R`` that bets on
+how far a block exceeds, where the cohort's tails are known: ``X / pi_h`` is then the mean over the tail levels.
+
+Days differ. Before all this, each detector's ``u`` is followed: where more than a tenth of blocks lie above the 95 %
+quantile of the enrolment, a shift grows, by what went before alone, and is taken off; where fewer do, it sinks. It is
+never below 0 and bounded, so that ``u`` can only be lowered, and a change of half a minute hardly moves it.
 
 The condition is watched while running: the validity gate follows, with a half-life of ten minutes, how often each
-detector lies above the 95 % quantile of the enrolment. Above 0.3 somewhere, the calibration is not valid, and neither
-alarms nor evidence count; and every session starts so, until ten minutes were heard.
+detector lies above that quantile all the same. Above 0.3 somewhere, the calibration is not valid, and neither alarms
+nor evidence count; and every session starts so, until ten minutes were heard.
 
 Beside it stand debounce (so many exceedances in a row) and CUSUM, which promise nothing.
 
-Sources: Shin, Ramdas, Rinaldo, "E-detectors", arXiv:2203.03532 (2022); Page, Biometrika 1954, 41:100 (CUSUM). The
-condition on the history is ours: blocks are dependent, and a detector that takes them for independent alarms 200 times
-too often.
+Sources: Shin, Ramdas, Rinaldo, "E-detectors", arXiv:2203.03532 (2022); Page, Biometrika 1954, 41:100 (CUSUM); the step
+of the shift is that of online quantile estimation, Robbins, Monro, Ann. Math. Stat. 1951, 22:400. The condition on the
+history is ours: blocks are dependent, and a detector that takes them for independent alarms 200 times too often.
 """
 
 from __future__ import annotations
@@ -35,14 +40,32 @@ from kinedge.edge.calibration import UNSCORED, EnrolledCohort
 from kinedge.edge.history import N_BACK
 from kinedge.errors import ConfigError, SignalError
 
-__all__ = ["AlarmConfig", "AlarmState", "AlarmStep", "Alarms", "Watched", "promise", "put_streams", "take_streams"]
+__all__ = [
+    "LEARNING_S",
+    "MAX_UNLIKE",
+    "AlarmConfig",
+    "AlarmState",
+    "AlarmStep",
+    "Alarms",
+    "put_streams",
+    "take_streams",
+]
 
 F64 = NDArray[np.float64]
 
 # chance to exceed, by history, of the changes that are worth finding: they set how much is bet, not what is promised
 _CHANGED: Final = np.array([0.05, 0.5, 0.7, 0.85, 0.9])
-_HALF_LIFE_S: Final = 600.0
-_INVALID: Final = 0.3
+_TAIL_BET: Final = np.array([0.1, 0.6, 0.8, 0.9, 0.9])
+_MAX_CHANCE: Final = 0.95
+_LEAST_CHANCE: Final = 5e-4  # of a tail: no cohort is large enough to show less
+_TOLD_BY: Final = 1.0  # the level whose history the cohort's tails are told by
+LEARNING_S: Final = 600.0
+"""What a session begins with, and the half-life of the gate."""
+MAX_UNLIKE: Final = 0.3
+"""Share of recent blocks above the enrolment's 95 % quantile beyond which nothing is valid."""
+_RISE_PER_MIN: Final = 0.15  # of a shift, in u, while every block lies above the 95 % quantile
+_FASTER: Final = 4.0  # while a session begins, and nothing is valid
+_USUAL_SHARE: Final = 0.1  # twice what is meant: an ordinary day is not followed
 _LIMIT: Final = 1e12  # of R while no alarm may count: it must not run to infinity
 
 
@@ -57,6 +80,9 @@ class AlarmConfig(Config):
     )
     level: float = Field(default=1.0, gt=0, le=10, description="u that a block must exceed; 1 is the 99 % quantile")
     debounce: int = Field(default=3, ge=1, le=100, description="exceedances in a row; of kind debounce")
+    follow: float = Field(
+        default=1.0, ge=0, le=3, description="how far a slow shift of the day is followed, in u; 0: not at all"
+    )
     cusum_slack: float = Field(default=1.0, ge=0, le=10, description="u that is forgiven in a block; of kind cusum")
     cusum_threshold: float = Field(default=4.0, gt=0, le=1000, description="sum that alarms; of kind cusum")
 
@@ -67,8 +93,10 @@ class AlarmState:
 
     Parameters
     ----------
-    evidence : (n_streams, n_detectors)
-        ``R``, the run of exceedances, or the CUSUM.
+    evidence, tail_evidence : (n_streams, n_detectors)
+        ``R``, the run of exceedances, or the CUSUM; and the ``R`` that bets on tails.
+    shift : (n_streams, n_detectors)
+        By how much today lies above the enrolment, as far as it was followed.
     exceeded, known : (n_streams, n_detectors, 4) bool
         The last blocks, the newest last.
     above : (n_streams, n_detectors)
@@ -78,6 +106,8 @@ class AlarmState:
     """
 
     evidence: F64
+    tail_evidence: F64
+    shift: F64
     exceeded: NDArray[np.bool_]
     known: NDArray[np.bool_]
     above: F64
@@ -102,6 +132,8 @@ class AlarmStep:
         Largest share of recent blocks above the 95 % quantile of the enrolment; 0.05 is usual, above 0.3 is invalid.
     leading : (n_streams,) intp
         The detector with the most evidence.
+    shift : (n_streams,)
+        The largest shift that is taken off, in ``u``.
     """
 
     alarm: NDArray[np.bool_]
@@ -110,6 +142,7 @@ class AlarmStep:
     learned: F64
     unlike: F64
     leading: NDArray[np.intp]
+    shift: F64
 
 
 class Alarms:
@@ -125,6 +158,9 @@ class Alarms:
         Seconds from one block to the next; they do not overlap.
     config
         The setting.
+    worse : (n_streams, N_BACK + 1)
+        At least 1: by how much each person exceeds more often than the cohort's limit, after each history; None:
+        nobody does.
 
     Raises
     ------
@@ -133,7 +169,13 @@ class Alarms:
     """
 
     def __init__(
-        self, cohort: EnrolledCohort, *, n_detectors: int, block_s: float, config: AlarmConfig | None = None
+        self,
+        cohort: EnrolledCohort,
+        *,
+        n_detectors: int,
+        block_s: float,
+        config: AlarmConfig | None = None,
+        worse: F64 | None = None,
     ) -> None:
         self.config = config or AlarmConfig()
         at = np.flatnonzero(np.isclose(cohort.levels, self.config.level))
@@ -144,118 +186,121 @@ class Alarms:
             )
         self.block_s = block_s
         self._n_detectors = n_detectors
-        self._limit = cohort.limits[at[0]]
-        bet = np.clip((_CHANGED - self._limit) / (1 - self._limit), 0.0, 0.95)
-        self._factor = np.stack([1 - bet, 1 + bet * (1 / self._limit - 1)])  # of X = 0 and 1, by h
+        more = np.ones((1, N_BACK + 1)) if worse is None else worse
+        limit = np.minimum(cohort.limits[at[0]] * more, _MAX_CHANCE)
+        bet = np.clip((_CHANGED - limit) / (1 - limit), 0.0, 0.95)
+        self._factor = np.stack([1 - bet, 1 + bet * (1 / limit - 1)], axis=1)  # (n_streams, X, h)
+        n_tails = len(cohort.tail_levels) if np.isclose(self.config.level, _TOLD_BY) else 0
+        self._tail_levels = cohort.tail_levels[:n_tails]
+        # what a bet on tails pays by the number of tail levels that a block lies above: (n_streams, n_tails + 1, h)
+        tails = cohort.tails[:n_tails].reshape(n_tails, N_BACK + 1)
+        chance = np.clip(tails * more[:, None], _LEAST_CHANCE, _MAX_CHANCE)
+        paid = np.cumsum(1 / chance, axis=1) / max(n_tails, 1)
+        paid = np.concatenate([np.zeros((len(more), 1, N_BACK + 1)), paid], axis=1)
+        self._tail_factor = 1 + _TAIL_BET * (paid - 1)
         self.n_blocks = self.config.hours_per_false_episode * 3600 / block_s
-        self._keep = 0.5 ** (block_s / _HALF_LIFE_S)
-        self._n_learning = round(_HALF_LIFE_S / block_s)
+        self._keep = 0.5 ** (block_s / LEARNING_S)
+        self._n_learning = round(LEARNING_S / block_s)
+        self._rise = _RISE_PER_MIN * block_s / 60
 
     def initial_state(self, n_streams: int) -> AlarmState:
         """Return the state of people whose session begins."""
         shape = (n_streams, self._n_detectors)
         return AlarmState(
             evidence=np.zeros(shape),
+            tail_evidence=np.zeros(shape),
+            shift=np.zeros(shape),
             exceeded=np.zeros((*shape, N_BACK), bool),
             known=np.zeros((*shape, N_BACK), bool),
             above=np.full(shape, 0.05),
             n_heard=np.zeros(n_streams, np.int64),
         )
 
-    def step(self, u: F64, above_q95: NDArray[np.bool_], state: AlarmState) -> tuple[AlarmStep, AlarmState]:
-        """Take one block of all streams.
+    def step(
+        self, u: F64, q95: F64, state: AlarmState, *, rows: NDArray[np.intp] | None = None
+    ) -> tuple[AlarmStep, AlarmState]:
+        """Take one block of some streams.
 
         Parameters
         ----------
-        u, above_q95 : (n_streams, n_detectors)
+        u, q95 : (n_streams, n_detectors)
             From ``Detectors.assess``, of blocks that do not overlap.
         state
             From the block before.
+        rows
+            Which of the people these are, for those who are ``worse``; all of them, in order, when None.
 
         Raises
         ------
         SignalError
             The shapes are not those of the state.
         """
-        if u.shape != state.evidence.shape or above_q95.shape != u.shape:
-            raise SignalError(f"alarms of {state.evidence.shape} got {u.shape} and {above_q95.shape}")
+        if u.shape != state.evidence.shape or q95.shape != u.shape:
+            raise SignalError(f"alarms of {state.evidence.shape} got {u.shape} and {q95.shape}")
         heard = u > UNSCORED
+        learned = np.minimum(state.n_heard / self._n_learning, 1.0)
+        u = np.where(heard, u - state.shift, u)
+        above_q95 = u > q95
+        shift = self._follow(above_q95, heard, learned, state.shift)
         exceeds = heard & (u > self.config.level)
-        evidence, total = self._gather(u, heard, exceeds, state)
+        evidence, tail_evidence, total = self._gather(u, heard, exceeds, state, rows)
         anyone = heard.any(axis=1)
         n_heard = state.n_heard + anyone
         above = np.where(heard, self._keep * state.above + (1 - self._keep) * above_q95, state.above)
         learned = np.minimum(n_heard / self._n_learning, 1.0)
         unlike = above.max(axis=1)
-        valid = (learned >= 1) & (unlike <= _INVALID) & anyone
+        valid = (learned >= 1) & (unlike <= MAX_UNLIKE) & anyone
         crossed = total >= 1
-        leading = evidence.argmax(axis=1)
+        leading = (evidence + tail_evidence).argmax(axis=1)
+        # evidence from before the gate opened must not alarm once it is open
+        over = (crossed | ~valid)[:, None]
         after = AlarmState(
-            # evidence from before the gate opened must not alarm once it is open
-            evidence=np.where((crossed | ~valid)[:, None], 0.0, evidence),
+            evidence=np.where(over, 0.0, evidence),
+            tail_evidence=np.where(over, 0.0, tail_evidence),
+            shift=shift,
             exceeded=np.concatenate([state.exceeded[..., 1:], exceeds[..., None]], axis=2),
             known=np.concatenate([state.known[..., 1:], heard[..., None]], axis=2),
             above=above,
             n_heard=n_heard,
         )
-        return AlarmStep(crossed & valid, valid, np.minimum(total, 1.0), learned, unlike, leading), after
+        step = AlarmStep(
+            crossed & valid, valid, np.minimum(total, 1.0), learned, unlike, leading, state.shift.max(axis=1)
+        )
+        return step, after
+
+    def _follow(self, above_q95: NDArray[np.bool_], heard: NDArray[np.bool_], learned: F64, shift: F64) -> F64:
+        rise = self._rise * np.where(learned < 1, _FASTER, 1.0)[:, None]
+        followed: F64 = np.clip(shift + rise * (above_q95 - _USUAL_SHARE), 0.0, self.config.follow)
+        return np.where(heard, followed, shift)
 
     def _gather(
-        self, u: F64, heard: NDArray[np.bool_], exceeds: NDArray[np.bool_], state: AlarmState
-    ) -> tuple[F64, F64]:
-        """Return the evidence of each detector, and of all as a share of what alarms."""
+        self,
+        u: F64,
+        heard: NDArray[np.bool_],
+        exceeds: NDArray[np.bool_],
+        state: AlarmState,
+        rows: NDArray[np.intp] | None,
+    ) -> tuple[F64, F64, F64]:
+        """Return the evidence of each detector, that of its tails, and of all as a share of what alarms."""
         c = self.config
         if c.kind == "debounce":
             run = np.where(heard, np.where(exceeds, state.evidence + 1, 0.0), state.evidence)
-            return run, run.max(axis=1) / c.debounce
+            return run, state.tail_evidence, run.max(axis=1) / c.debounce
         if c.kind == "cusum":
             sums = np.where(heard, np.maximum(0.0, state.evidence + u - c.cusum_slack), state.evidence)
-            return np.minimum(sums, _LIMIT), sums.max(axis=1) / c.cusum_threshold
+            return np.minimum(sums, _LIMIT), state.tail_evidence, sums.max(axis=1) / c.cusum_threshold
         h = state.exceeded.sum(axis=2)
-        factor = self._factor[exceeds.astype(np.intp), h]
+        who = np.zeros((len(u), 1), np.intp)
+        if len(self._factor) > 1:
+            who = (np.arange(len(u)) if rows is None else rows)[:, None]
         bets = heard & state.known.all(axis=2)
+        factor = self._factor[who, exceeds.astype(np.intp), h]
         grown = np.minimum((state.evidence + 1) * np.where(bets, factor, 1.0), _LIMIT)
-        return grown, grown.mean(axis=1) / self.n_blocks
-
-
-@dataclass(frozen=True)
-class Watched:
-    """How one person's alarm stands.
-
-    Parameters
-    ----------
-    alarm
-        A change is called with this verdict.
-    valid
-        The promise holds now.
-    evidence
-        1 alarms.
-    learned
-        Share of the first ten minutes that has been heard.
-    unlike
-        Largest share of recent blocks above the enrolment's 95 % quantile; above 0.3 nothing is valid.
-    leading
-        The detector with the most evidence.
-    promise
-        What the setting promises, in words.
-    """
-
-    alarm: bool
-    valid: bool
-    evidence: float
-    learned: float
-    unlike: float
-    leading: str
-    promise: str
-
-    @property
-    def why_invalid(self) -> str:
-        """Why nothing is promised now; empty while it is."""
-        if self.valid:
-            return ""
-        if self.learned < 1:
-            return f"calibration not valid yet: {10 * self.learned:.0f} of the first 10 minutes heard"
-        return "calibration not valid: recent movement is unlike that of the enrolment"
+        if not len(self._tail_levels):
+            return grown, state.tail_evidence, grown.mean(axis=1) / self.n_blocks
+        factor = self._tail_factor[who, np.searchsorted(self._tail_levels, u, side="left"), h]
+        tails = np.minimum((state.tail_evidence + 1) * np.where(bets, factor, 1.0), _LIMIT)
+        return grown, tails, (grown + tails).mean(axis=1) / 2 / self.n_blocks
 
 
 def put_streams(state: AlarmState, rows: NDArray[np.intp], part: AlarmState) -> AlarmState:
@@ -270,34 +315,3 @@ def put_streams(state: AlarmState, rows: NDArray[np.intp], part: AlarmState) -> 
 def take_streams(state: AlarmState, rows: NDArray[np.intp]) -> AlarmState:
     """Return the state of some streams."""
     return replace(state, **{f.name: getattr(state, f.name)[rows] for f in fields(state)})
-
-
-def promise(
-    config: AlarmConfig, *, audit: Literal["holds", "doubtful", "does not hold"] | None, n_subjects: int
-) -> str:
-    """Say what the setting promises, and under which condition; shown wherever the setting is.
-
-    Parameters
-    ----------
-    config
-        The setting.
-    audit
-        What the enrolment found about the condition; None without an enrolment.
-    n_subjects
-        How many people the condition was counted on.
-    """
-    if config.kind != "e_detector":
-        return f"{config.kind} promises nothing about false episodes; it stands here for comparison"
-    if audit is None:
-        return "nothing is promised about false episodes before an enrolment"
-    hours = config.hours_per_false_episode
-    often = f"{hours / 24:g} days" if hours >= 48 else f"{hours:g} hours"
-    condition = {
-        "holds": "at enrolment it did",
-        "doubtful": "at enrolment that was doubtful",
-        "does not hold": "at enrolment it did not: do not rely on this",
-    }[audit]
-    return (
-        f"while calibration is valid, at most one false episode per {often} is expected, if ordinary movement "
-        f"behaves like that of the {n_subjects} people the model was calibrated on; {condition}"
-    )

@@ -21,7 +21,7 @@ from kinedge.edge.calibration import Calibration
 from kinedge.edge.history import N_BACK, effective_size, history_of
 from kinedge.edge.personal import Blocks, Detectors, fit_baseline
 
-__all__ = ["Audit", "HistoryLevel", "audit_person"]
+__all__ = ["Audit", "HistoryLevel", "audit_person", "worse_than"]
 
 F64 = NDArray[np.float64]
 
@@ -69,6 +69,18 @@ class Audit(Config):
             )
         says = "is doubtful" if self.verdict == "doubtful" else "does not hold"
         return f"The cohort's assumption {says} for this person: {'; '.join(self.reasons)}."
+
+
+def worse_than(audit: Audit) -> F64:
+    """Return (N_BACK + 1,) by how much a person exceeds more often than the cohort's limit; 1 where they do not.
+
+    Where the audit found a level above the limit, the person's own rate and a standard error take its place.
+    """
+    worse = np.ones(N_BACK + 1)
+    for level in audit.levels:
+        if level.found in ("above", "far above") and level.limit:
+            worse[level.h] = max(1.0, (level.hits / level.visits + level.error) / level.limit)
+    return worse
 
 
 def audit_person(

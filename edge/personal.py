@@ -155,7 +155,7 @@ class Detectors:
         self._u95 = (np.stack([b.q95 for b in baselines]) - median) / spread
         self._n_channels = n_channels
 
-    def assess(self, channel_u: F64, intensity: F64) -> tuple[F64, NDArray[np.bool_]]:
+    def assess(self, channel_u: F64, intensity: F64) -> tuple[F64, F64]:
         """Compare the last blocks of all streams with their own baselines.
 
         Parameters
@@ -169,15 +169,15 @@ class Detectors:
         -------
         u : (n_streams, n_detectors)
             0 is the wearer's median in this context, 1 their 99 % quantile; ``UNSCORED`` where nothing was scored.
-        above_q95 : (n_streams, n_detectors) bool
-            Above the 95 % quantile of the enrolment.
+        q95 : (n_streams, n_detectors)
+            The 95 % quantile of the enrolment in this context, on the same scale.
         """
         weight = _context_weights(self._knots, intensity)
         pooled, usable = _pool(channel_u, self._starts)
         of = self._of[self._n_channels :]
         pooled = (pooled - _blend(weight[..., of], self._median)) / _blend(weight[..., of], self._spread)
         u = np.concatenate([channel_u, np.where(usable, pooled, UNSCORED)], axis=1)
-        return u, u > _blend(weight[..., self._of], self._u95)
+        return u, _blend(weight[..., self._of], self._u95)
 
 
 def fit_baseline(

@@ -9,11 +9,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from kinedge.edge.alarm import Watched
 from kinedge.edge.attribution import attribute, smallest_set
 from kinedge.edge.calibration import Calibration, Unusualness
 from kinedge.edge.caution import Belief, CautionConfig, Decision, Reason, believe, reasons_of
 from kinedge.edge.engine import Surprise
+from kinedge.edge.promise import Watched
 from kinedge.edge.reliability import SensorHealth
 from kinedge.edge.scores import BlockScores
 

@@ -28,9 +28,11 @@ def watched_fields(verdict: Verdict) -> dict[str, Any]:
         "alarm": w.alarm,
         "calibration_valid": w.valid,
         "why_invalid": w.why_invalid,
+        "valid_in_s": round(w.valid_in_s),
         "evidence": round(w.evidence, 4),
         "learned": round(w.learned, 4),
         "unlike": round(w.unlike, 4),
+        "shift": round(w.shift, 4),
         "promise": w.promise,
     }
 

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kinedge.edge.alarm import AlarmConfig, Alarms, AlarmState, Watched, promise, put_streams, take_streams
-from kinedge.edge.calibration import Unusualness
+from kinedge.edge.alarm import AlarmConfig, Alarms, AlarmState, put_streams, take_streams
+from kinedge.edge.calibration import UNSCORED, Unusualness
+from kinedge.edge.enrolment_audit import worse_than
 from kinedge.edge.people import People
 from kinedge.edge.personal import Detectors, detector_names
+from kinedge.edge.promise import Watched, promise
 from kinedge.edge.scores import BlockScores
 from kinedge.edge.scoring import Scorer
 from kinedge.errors import ConfigError
 
 __all__ = ["AlarmWatch"]
+
+_MAX_MISSING: Final = 0.25  # of a sensor's samples, as at enrolment
 
 
 class AlarmWatch:
@@ -49,7 +54,11 @@ class AlarmWatch:
             promise(config, audit=e.manifest.audit.verdict, n_subjects=int(cohort.n_subjects[0])) for e in enrolled
         ]
         self._alarms = Alarms(
-            cohort, n_detectors=len(self._names), block_s=manifest.block / manifest.rate_hz, config=config
+            cohort,
+            n_detectors=len(self._names),
+            block_s=manifest.block / manifest.rate_hz,
+            config=config,
+            worse=np.stack([worse_than(e.manifest.audit) for e in enrolled]),
         )
         self._state: AlarmState = self._alarms.initial_state(len(enrolled))
         self._block = np.full(len(enrolled), -2, np.int64)
@@ -90,12 +99,18 @@ class AlarmWatch:
         self, at: NDArray[np.intp], own: NDArray[np.intp], block: int, unusual: Unusualness, scores: BlockScores
     ) -> None:
         detectors = Detectors([self._baselines[r] for r in own], self._groups)
-        u, above = detectors.assess(unusual.channel[at], scores.intensity[at])
+        # a block with many samples missing was never part of an enrolment: nothing is known of it, and nothing bet
+        gappy = scores.missing[at] > _MAX_MISSING
+        channel = unusual.channel[at].copy()
+        for sensor, group in enumerate(self._groups):
+            channel[gappy[:, sensor], group] = UNSCORED
+        u, q95 = detectors.assess(channel, scores.intensity[at])
+        u[gappy.any(axis=1), -1] = UNSCORED
         part = take_streams(self._state, own)
         # after a leap of the grid the blocks between were never seen, and no history is known
         leapt = self._block[own] + 1 != block
         part = replace(part, known=part.known & ~leapt[:, None, None])
-        step, part = self._alarms.step(u, above, part)
+        step, part = self._alarms.step(u, q95, part, rows=own)
         self._state = put_streams(self._state, own, part)
         self._block[own] = block
         for k, row in enumerate(own):
@@ -107,4 +122,5 @@ class AlarmWatch:
                 unlike=float(step.unlike[k]),
                 leading=self._names[step.leading[k]],
                 promise=self._promises[row],
+                shift=float(step.shift[k]),
             )

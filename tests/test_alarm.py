@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kinedge.edge.alarm import AlarmConfig, Alarms, promise, put_streams, take_streams
+from kinedge.edge.alarm import AlarmConfig, Alarms, put_streams, take_streams
 from kinedge.edge.calibration import UNSCORED, EnrolledCohort
 from kinedge.edge.measures.seconds import state_to_arrays
+from kinedge.edge.promise import Watched, promise, setting
 from kinedge.errors import ConfigError, SignalError
 
 LIMITS = np.array([0.0016, 0.087, 0.21, 0.35, 0.35])
@@ -48,7 +49,8 @@ def run(detector, exceeds, *, above=None, heard=None, state=None):
         u = np.where(x, 2.0, 0.0)
         if heard is not None:
             u = np.where(heard[t], u, UNSCORED)
-        step, state = detector.step(u, np.zeros(x.shape, bool) if above is None else above[t], state)
+        q95 = np.full(x.shape, 9.0) if above is None else np.where(above[t], -9.0, 9.0)
+        step, state = detector.step(u, q95, state)
         called.append(step.alarm)
         valid.append(step.valid)
     return np.array(called), np.array(valid), state
@@ -75,10 +77,10 @@ def test_the_evidence_less_what_was_promised_never_grows_on_average():
     state, n_alarms = detector.initial_state(400), 0
     history = bursts(rng, 1300, (400, 5))
     for x in history[:LEARNING]:
-        _, state = detector.step(np.where(x, 2.0, 0.0), np.zeros(x.shape, bool), state)
+        _, state = detector.step(np.where(x, 2.0, 0.0), np.full(x.shape, 9.0), state)
     start = state.evidence.mean()
     for x in history[LEARNING:]:
-        step, state = detector.step(np.where(x, 2.0, 0.0), np.zeros(x.shape, bool), state)
+        step, state = detector.step(np.where(x, 2.0, 0.0), np.full(x.shape, 9.0), state)
         n_alarms += step.alarm.sum()
     drift = state.evidence.mean() - start + detector.n_blocks * n_alarms / 400 - 1000
     assert drift < 250
@@ -177,7 +179,7 @@ def test_a_level_that_the_cohort_was_not_counted_at_is_refused():
 def test_shapes_that_do_not_fit_are_refused():
     detector = alarms()
     with pytest.raises(SignalError, match="got"):
-        detector.step(np.zeros((2, 5)), np.zeros((2, 5), bool), detector.initial_state(1))
+        detector.step(np.zeros((2, 5)), np.zeros((2, 5)), detector.initial_state(1))
 
 
 def test_the_promise_says_its_condition_and_what_the_audit_found():

@@ -374,13 +374,12 @@ def test_what_was_not_scored_is_never_unusual_to_any_detector(scorer: Scorer, en
     u = np.zeros((2, 12))
     u[:, 6:] = UNSCORED
     u[1] = UNSCORED
-    found, above = detectors.assess(u, np.full((2, 2), -3.0))
+    found, q95 = detectors.assess(u, np.full((2, 2), -3.0))
     names = detector_names(scorer.sensors, scorer.channels)
     for name, value in zip(names, found[0], strict=True):
         assert (value == UNSCORED) == ("right" in name), name
     assert (found[1] == UNSCORED).all()
-    assert not above[1].any()
-    assert Detectors([enrolment.baseline], scorer.groups).assess(np.full((1, 12), 5.0), np.full((1, 2), -3.0))[1].all()
+    assert ((q95 > 0) & (q95 < 1.01)).all()  # between the median and the 99 % quantile
 
 
 def test_a_pipeline_says_whom_each_person_is_compared_with(

@@ -1,0 +1,114 @@
+"""How an alarm stands, and what its setting promises, in words: shown wherever the setting is."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from kinedge.edge.alarm import LEARNING_S, MAX_UNLIKE, AlarmConfig
+
+__all__ = ["Watched", "promise", "setting"]
+
+_USUAL: float = 0.05  # of blocks lie above the 95 % quantile
+
+
+@dataclass(frozen=True)
+class Watched:
+    """How one person's alarm stands.
+
+    Parameters
+    ----------
+    alarm
+        A change is called with this verdict.
+    valid
+        The promise holds now.
+    evidence
+        1 alarms.
+    learned
+        Share of the first ten minutes that has been heard.
+    unlike
+        Largest share of recent blocks above the enrolment's 95 % quantile; above 0.3 nothing is valid.
+    leading
+        The detector with the most evidence.
+    promise
+        What the setting promises, in words.
+    shift
+        By how much today lies above the enrolment, as far as it is followed: 1 is the way from the median to the 99 %
+        quantile.
+    """
+
+    alarm: bool
+    valid: bool
+    evidence: float
+    learned: float
+    unlike: float
+    leading: str
+    promise: str
+    shift: float = 0.0
+
+    @property
+    def valid_in_s(self) -> float:
+        """How much ordinary movement it takes until the calibration is valid; 0 while it is."""
+        if self.valid:
+            return 0.0
+        recover_s = 0.0
+        if self.unlike > MAX_UNLIKE:
+            recover_s = LEARNING_S * math.log2((self.unlike - _USUAL) / (MAX_UNLIKE - _USUAL))
+        return max(LEARNING_S * (1 - self.learned), recover_s)
+
+    @property
+    def why_invalid(self) -> str:
+        """Why nothing is promised now, and until when; empty while it is."""
+        if self.valid:
+            return ""
+        minutes = max(1, math.ceil(self.valid_in_s / 60))
+        when = f"valid after {minutes} more minute{'s' if minutes > 1 else ''} of ordinary movement"
+        if self.learned < 1:
+            return f"calibration not valid yet: {10 * self.learned:.0f} of the first 10 minutes heard; {when}"
+        if self.valid_in_s == 0:
+            return "calibration not valid: nothing was heard"
+        return f"calibration not valid: recent movement is unlike that of the enrolment; {when}"
+
+
+def setting(config: AlarmConfig | None) -> str:
+    """Say what a person set, without its condition: for whoever has no enrolment at hand."""
+    if config is None:
+        return "no alarm is set: episodes open when anomalous verdicts repeat, and nothing is promised about false ones"
+    if config.kind != "e_detector":
+        return f"{config.kind} promises nothing about false episodes; it stands here for comparison"
+    return f"at most one false episode per {_often(config)}, for people who are enrolled"
+
+
+def promise(
+    config: AlarmConfig, *, audit: Literal["holds", "doubtful", "does not hold"] | None, n_subjects: int
+) -> str:
+    """Say what the setting promises, and under which condition; shown wherever the setting is.
+
+    Parameters
+    ----------
+    config
+        The setting.
+    audit
+        What the enrolment found about the condition; None without an enrolment.
+    n_subjects
+        How many people the condition was counted on.
+    """
+    if config.kind != "e_detector":
+        return setting(config)
+    if audit is None:
+        return "nothing is promised about false episodes before an enrolment"
+    condition = {
+        "holds": "at enrolment it did",
+        "doubtful": "at enrolment that was doubtful",
+        "does not hold": "at enrolment it did not, and this person's own counts stand in its place: do not rely on this",
+    }[audit]
+    return (
+        f"while calibration is valid, at most one false episode per {_often(config)} is expected, if ordinary movement "
+        f"behaves like that of the {n_subjects} people the model was calibrated on; {condition}"
+    )
+
+
+def _often(config: AlarmConfig) -> str:
+    hours = config.hours_per_false_episode
+    return f"{hours / 24:g} days" if hours >= 48 else f"{hours:g} hours"
