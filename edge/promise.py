@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from kinedge.edge.alarm import LEARNING_S, MAX_UNLIKE, AlarmConfig
 
 __all__ = ["Watched", "promise", "setting"]
 
-_USUAL: float = 0.05  # of blocks lie above the 95 % quantile
+_USUAL: Final = 0.05  # of blocks lie above the 95 % quantile
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def promise(
     condition = {
         "holds": "at enrolment it did",
         "doubtful": "at enrolment that was doubtful",
-        "does not hold": "at enrolment it did not, and this person's own counts stand in its place: do not rely on this",
+        "does not hold": "at enrolment it did not, so the person's own counts stand in: do not rely on this",
     }[audit]
     return (
         f"while calibration is valid, at most one false episode per {_often(config)} is expected, if ordinary movement "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -182,10 +184,108 @@ def test_shapes_that_do_not_fit_are_refused():
         detector.step(np.zeros((2, 5)), np.zeros((2, 5)), detector.initial_state(1))
 
 
+def shifted(n_blocks, *, by, share=1.0, n_detectors=5):
+    """Return u of a day that lies higher, and the 95 % quantile of the enrolment."""
+    rng = np.random.default_rng(7)
+    u = rng.exponential(0.217, (n_blocks, 1, n_detectors))  # the 99 % quantile is 1
+    return u + by * (rng.random((n_blocks, 1, 1)) < share), np.full((1, n_detectors), 0.65)
+
+
+def walked(detector, u, q95):
+    state, steps = detector.initial_state(1), []
+    for row in u:
+        step, state = detector.step(row, q95, state)
+        steps.append(step)
+    return steps, state
+
+
+def test_a_day_that_lies_higher_is_followed_and_stays_valid_without_false_episodes():
+    u, q95 = shifted(LEARNING + 1200, by=0.6)
+    followed, state = walked(alarms(), u, q95)
+    assert not any(s.alarm[0] for s in followed) and all(s.valid[0] for s in followed[LEARNING + 300 :])
+    assert state.shift.min() > 0.3 and state.shift.max() < 0.8
+    left, _ = walked(alarms(follow=0), u, q95)
+    assert not any(s.valid[0] for s in left[LEARNING + 300 :]) and left[-1].shift[0] == 0
+
+
+def test_no_more_than_the_bound_is_followed_and_then_the_gate_closes():
+    u, q95 = shifted(LEARNING + 1500, by=2.5)
+    steps, state = walked(alarms(), u, q95)
+    assert state.shift.max() <= 1.0 and not any(s.valid[0] for s in steps)
+
+
+def test_an_ordinary_day_is_not_followed_and_a_short_change_hardly():
+    u, q95 = shifted(LEARNING + 600, by=0.0)
+    u[-15:] += 5.0
+    steps, state = walked(alarms(), u, q95)
+    assert max(s.shift[0] for s in steps[:-15]) < 0.15
+    assert state.shift.max() < 0.2
+    assert any(s.alarm[0] for s in steps[-15:]) and not any(s.alarm[0] for s in steps[:-15])
+
+
+def with_tails():
+    return replace(cohort(), tail_levels=np.array([1.5, 3.0]), tails=np.stack([LIMITS / 4, LIMITS / 20]))
+
+
+def test_far_exceedances_alarm_sooner_where_the_cohorts_tails_are_known():
+    def delay(cohort):
+        detector = Alarms(cohort, n_detectors=5, block_s=BLOCK_S)
+        u = np.zeros((LEARNING + 40, 1, 5))
+        u[LEARNING + 5 :, 0, 2] = 6.0
+        steps, _ = walked(detector, u, np.full((1, 5), 9.0))
+        return [s.alarm[0] for s in steps].index(True) - LEARNING - 4
+
+    assert delay(with_tails()) < delay(cohort())
+
+
+def test_bets_on_tails_keep_the_promise_too():
+    rng = np.random.default_rng(5)
+    detector = Alarms(with_tails(), n_detectors=5, block_s=BLOCK_S, config=AlarmConfig(hours_per_false_episode=0.25))
+    state, n_alarms, n_streams, past = detector.initial_state(80), 0, 80, np.zeros((4, 80, 5), bool)
+    for _ in range(2300):
+        draw, h = rng.random((80, 5)), past.sum(axis=0)
+        u = np.where(draw < LIMITS[h], 1.2, 0.0) + (draw < LIMITS[h] / 4) + 2 * (draw < LIMITS[h] / 20)
+        step, state = detector.step(u, np.full(u.shape, 9.0), state)
+        n_alarms += step.alarm.sum()
+        past = np.concatenate([past[1:], (u > 1)[None]])
+    promised = 2000 * n_streams / detector.n_blocks
+    assert 0 < n_alarms <= promised + 3 * np.sqrt(promised)
+
+
+def test_who_exceeds_more_often_than_the_cohort_needs_more_evidence():
+    exceeds = calm(LEARNING + 40, 2)
+    exceeds[LEARNING + 5 :, :, 0] = True
+    worse = np.ones((2, 5))
+    worse[1] = 1.6
+    detector = Alarms(cohort(), n_detectors=5, block_s=BLOCK_S, worse=worse)
+    called, _, _ = run(detector, exceeds)
+    usual, much = (np.flatnonzero(called[:, i])[0] for i in (0, 1))
+    assert usual < much
+    state = take_streams(run(detector, exceeds[: LEARNING + 8])[2], np.array([1]))
+    apart = [s.alarm[0] for s in _steps(detector, exceeds[LEARNING + 8 :, 1:], state, rows=np.array([1]))]
+    assert apart.index(True) + LEARNING + 8 == much
+
+
+def _steps(detector, exceeds, state, *, rows):
+    for x in exceeds:
+        step, state = detector.step(np.where(x, 2.0, 0.0), np.full(x.shape, 9.0), state, rows=rows)
+        yield step
+
+
+def test_what_is_not_valid_says_until_when():
+    early = Watched(False, False, 0.0, 0.4, 0.05, "all", "")
+    assert early.valid_in_s == pytest.approx(360) and "valid after 6 more minutes" in early.why_invalid
+    odd = Watched(False, False, 0.0, 1.0, 0.55, "all", "")
+    assert odd.valid_in_s == pytest.approx(600) and "unlike" in odd.why_invalid and "10 more minutes" in odd.why_invalid
+    assert Watched(False, True, 0.0, 1.0, 0.05, "all", "").why_invalid == ""
+
+
 def test_the_promise_says_its_condition_and_what_the_audit_found():
     kept = promise(AlarmConfig(), audit="holds", n_subjects=14)
     assert "at most one false episode per 8 hours" in kept and "14 people" in kept and "did" in kept
     assert "do not rely" in promise(AlarmConfig(), audit="does not hold", n_subjects=14)
     assert "7 days" in promise(AlarmConfig(hours_per_false_episode=168), audit="holds", n_subjects=14)
     assert "nothing is promised" in promise(AlarmConfig(), audit=None, n_subjects=14)
+    assert "at most one false episode per 8 hours" in setting(AlarmConfig())
+    assert "nothing is promised" in setting(None)
     assert "promises nothing" in promise(AlarmConfig(kind="cusum"), audit="holds", n_subjects=14)
