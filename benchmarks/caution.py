@@ -1,0 +1,292 @@
+"""Caution measured: what three answers are worth under every fault of the sensors, beside plain rivals.
+
+Simulated people carry two wrist sensors and are judged by a bundle; real recordings by small models trained for this
+on others of the same data set (leaving one person out, or half of them). Every session is judged as it is and with
+every fault of :mod:`kinedge.benchmarks.caution_cases` laid over it.
+
+Rivals see the same model and the same samples, but no state of the sensors: a threshold on the score, which is never
+unsure, and a band of p-values, unsure in between. Their limits are those of the greatest utility (u65, mean over all
+conditions) on other simulated people; the settings of caution were chosen on those, too. Nothing is tuned on whom it
+is scored on, and nothing at all on real recordings.
+
+A reason is right if it names the fault and a sensor it struck. It is asked for where the answer is unsure and the twin
+of the block, the same without the fault, got one: there the fault is the reason, whatever else may be in doubt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kinedge.benchmarks.caution_cases import FAULTS, Session, faulted, real_sessions, simulated_sessions
+from kinedge.benchmarks.caution_measures import (
+    Answers,
+    Seen,
+    area_under_risk,
+    band,
+    plain,
+    tune_band,
+    tune_plain,
+    utility,
+)
+from kinedge.benchmarks.harness import result
+from kinedge.bundle import Bundle, read_bundle
+from kinedge.edge.caution import Decision, reasons_of
+from kinedge.edge.scoring import Scorer
+from kinedge.errors import ConfigError
+from kinedge.recording import Recording
+
+__all__ = ["DATA_SETS", "bench_caution", "look"]
+
+F64 = NDArray[np.float64]
+
+_DRAWS: Final = 500  # of the bootstrap over people
+_EXCLUDE: Final = ("freeze", "outside")
+DATA_SETS: Final = ("gait_healthy", "fog_stanford", "daphnet")
+Conditions = Mapping[str, tuple[Seen, Seen]]  # by fault: with the state of the sensors, and without
+
+
+def look(scorer: Scorer, sessions: Sequence[Session], fault: str, *, watched: bool = True) -> Seen | None:
+    """Let a model judge all sessions under one fault; None where it strikes none of them.
+
+    Only blocks are kept that lie within the fault, and wholly within the change or wholly outside.
+
+    Parameters
+    ----------
+    scorer, sessions, fault
+        Who judges what, and a key of ``FAULTS``.
+    watched
+        Whether the state of the sensors counts.
+    """
+    manifest = scorer.manifest
+    hop, block = manifest.hop, manifest.block
+    laid = [(i, s, f) for i, s in enumerate(sessions) if (f := faulted(s, fault)) is not None]
+    if not laid:
+        return None
+    n_hops = max(len(s.recording) for _, s, _ in laid) // hop
+    shape = (len(laid), n_hops * hop, manifest.n_channels)
+    values, valid = np.zeros(shape, np.float32), np.zeros(shape, bool)
+    for row, (_, _, (recording, _)) in enumerate(laid):
+        n = min(len(recording), shape[1])
+        values[row, :n], valid[row, :n] = recording.values[:n], recording.valid[:n]
+    state, none = scorer.initial_state(len(laid)), np.zeros((len(laid), hop, manifest.n_channels), bool)
+    people = {name: k for k, name in enumerate(sorted({s.recording.subject for s in sessions}))}
+    rows: list[tuple[Any, ...]] = []
+    for k in range(n_hops):
+        part, end = slice(k * hop, (k + 1) * hop), (k + 1) * hop
+        if not watched:
+            scores, _, state = scorer.score(values[:, part], valid[:, part], none, state)
+            unusual = scorer.calibration.assess(scores, scorer.groups)
+        else:
+            batch, state = scorer.step(values[:, part], valid[:, part], none, state, end_tick=end)
+            unusual = batch.unusual
+        for row, (i, s, (_, struck)) in enumerate(laid):
+            start, (first, last) = end - block, s.change
+            changed = start >= first and end <= last
+            ordinary = end <= first or start >= last + block
+            if start < s.fault_start or end > len(s.recording) or not (changed or ordinary):
+                continue
+            known = (changed, people[s.recording.subject], i, k, unusual.score[row], unusual.p_value[row])
+            if not watched:
+                rows.append((*known, int(Decision.UNSURE), 0.0, 0.0, 0.0, "", False))
+                continue
+            decision, code, named = int(batch.belief.decision[row]), "", False
+            if decision == Decision.UNSURE:
+                found = reasons_of(
+                    row, batch.scores, unusual, batch.belief, batch.sensors, batch.config, health=batch.health
+                )
+                code = found[0].code
+                named = code in FAULTS[fault].codes and found[0].sensor in struck
+            belief = (batch.belief.normal[row], batch.belief.anomalous[row], batch.belief.lean[row])
+            rows.append((*known, decision, *belief, code, named))
+    return Seen(*(np.array(c) for c in zip(*rows, strict=True)))
+
+
+def bench_caution(
+    bundle: Path,
+    *,
+    data: Mapping[str, Path] | None = None,
+    n_subjects: int = 24,
+    n_tuning: int = 12,
+    first_seed: int = 810_000,
+    tuning_seed: int = 800_000,
+    epochs: int = 8,
+    faults: Sequence[str] = tuple(FAULTS),
+    progress: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+    """Measure one row per data set and fault.
+
+    Parameters
+    ----------
+    bundle
+        A model of two wrists, for the simulated people.
+    data
+        Files of real data sets, by name.
+    n_subjects, n_tuning
+        Simulated people that are scored, and that limits are tuned on.
+    first_seed, tuning_seed
+        Of these.
+    epochs
+        Of the models for real recordings.
+    faults
+        Some of ``FAULTS``; ``clean`` must be there.
+
+    Raises
+    ------
+    BundleError, ConfigError, SignalError
+        The model or a data set does not load, or a data set is unknown.
+    """
+    unknown = sorted(set(data or {}) - set(DATA_SETS))
+    if unknown or "clean" not in faults:
+        raise ConfigError(f"caution: unknown data set {', '.join(unknown)}" if unknown else "caution: clean is needed")
+    scorer = Scorer(read_bundle(bundle))
+    progress("tuning rivals")
+    tuning = _judged(scorer, simulated_sessions(range(tuning_seed, tuning_seed + n_tuning)), faults, progress)
+    alone = [without for _, without in tuning.values()]
+    above, (rare, common) = tune_plain(alone), tune_band(alone)
+    limits = {"above": above, "rare": rare, "common": common}
+    progress("simulated people")
+    sessions = simulated_sessions(range(first_seed, first_seed + n_subjects))
+    rows = _rows("simulated", _judged(scorer, sessions, faults, progress), **limits)
+    for name, path in (data or {}).items():
+        found: dict[str, list[tuple[Seen, Seen]]] = {}
+        for fold, (own, sessions) in enumerate(_folds(name, path, epochs=epochs, progress=progress)):
+            for fault, pair in _judged(own, sessions, faults, progress).items():
+                found.setdefault(fault, []).append((_shifted(pair[0], fold), _shifted(pair[1], fold)))
+        pooled = {
+            fault: (_joined([p[0] for p in pairs]), _joined([p[1] for p in pairs])) for fault, pairs in found.items()
+        }
+        rows += _rows(name, pooled, **limits)
+    settings = {
+        "model": scorer.manifest.name,
+        "digest": scorer.bundle.digest[:16],
+        "caution": scorer.caution.model_dump(mode="json"),
+        "plain_above": round(above, 4),
+        "band": [rare, common],
+        "tuning": {s: _brief(utility(w.decision, w.changed)) for s, (w, _) in tuning.items()},
+        "n_subjects": n_subjects,
+        "n_tuning": n_tuning,
+        "first_seed": first_seed,
+        "tuning_seed": tuning_seed,
+        "epochs": epochs,
+    }
+    return result("caution", rows, settings=settings)
+
+
+def _judged(
+    scorer: Scorer, sessions: Sequence[Session], faults: Sequence[str], progress: Callable[[str], None]
+) -> dict[str, tuple[Seen, Seen]]:
+    found = {}
+    for fault in faults:
+        progress(f"{fault}: {len(sessions)} sessions")
+        watched = look(scorer, sessions, fault)
+        alone = look(scorer, sessions, fault, watched=False)
+        if watched is not None and alone is not None:
+            found[fault] = (watched, alone)
+    return found
+
+
+def _shifted(seen: Seen, fold: int) -> Seen:
+    """Number people and sessions of a fold apart from those of others."""
+    apart = 100_000 * (fold + 1)
+    return Seen(**{**vars(seen), "subject": seen.subject + apart, "session": seen.session + apart})
+
+
+def _joined(parts: Sequence[Seen]) -> Seen:
+    return Seen(**{name: np.concatenate([vars(p)[name] for p in parts]) for name in vars(parts[0])})
+
+
+def _rows(what: str, conditions: Conditions, *, above: float, rare: float, common: float) -> list[dict[str, Any]]:
+    clean = conditions["clean"][0]
+    answered = {
+        (s, h) for s, h, d in zip(clean.session, clean.hop, clean.decision, strict=True) if d != Decision.UNSURE
+    }
+    rows = []
+    for fault, (watched, alone) in conditions.items():
+        ours = utility(watched.decision, watched.changed)
+        by_band = utility(band(alone.p_value, rare=rare, common=common), alone.changed)
+        by_limit = utility(plain(alone.score, above=above), alone.changed)
+        unsure = watched.decision == Decision.UNSURE
+        caused = unsure & [(s, h) in answered for s, h in zip(watched.session, watched.hop, strict=True)]
+        right = float(watched.named[caused].mean()) if caused.any() and fault != "clean" else None
+        errors = _errors(watched, alone, above=above, rare=rare, common=common)
+        rows.append(
+            {
+                "what": f"{what}, {fault}",
+                "people": len(np.unique(watched.subject)),
+                "blocks": len(watched),
+                **{k: round(v, 3) for k, v in _brief(ours).items()},
+                "u65_se": errors[0],
+                "u80_se": errors[1],
+                "u65_band": round(by_band.u65, 3),
+                "u80_band": round(by_band.u80, 3),
+                "u65_over_band_se": errors[2],
+                "u_plain": round(by_limit.u65, 3),
+                "missed_plain": round(by_limit.missed, 3),
+                "aurc": round(area_under_risk(watched.confidence, watched.changed), 3),
+                "aurc_plain": round(area_under_risk(alone.score - above, alone.changed), 3),
+                "right_reason": None if right is None else round(right, 3),
+                "right_reason_of": int(caused.sum()) if fault != "clean" else 0,
+                "named_when_unsure": round(float(watched.named[unsure].mean()), 3) if unsure.any() else None,
+            }
+        )
+    return rows
+
+
+def _brief(answers: Answers) -> dict[str, float]:
+    return {k: round(v, 4) for k, v in vars(answers).items()}
+
+
+def _errors(watched: Seen, alone: Seen, *, above: float, rare: float, common: float) -> tuple[float, float, float]:
+    """Return standard errors over people: of u65, of u80, and of u65 less the band's."""
+    del above
+    rng = np.random.default_rng(0)
+    people = np.unique(watched.subject)
+    own = {p: np.flatnonzero(watched.subject == p) for p in people}
+    answers = band(alone.p_value, rare=rare, common=common)
+    draws = []
+    for _ in range(_DRAWS if len(people) > 1 else 0):
+        rows = np.concatenate([own[p] for p in rng.choice(people, len(people))])
+        ours = utility(watched.decision[rows], watched.changed[rows])
+        theirs = utility(answers[rows], alone.changed[rows])
+        draws.append((ours.u65, ours.u80, ours.u65 - theirs.u65))
+    spread = np.std(draws, axis=0) if draws else np.full(3, np.nan)
+    return float(spread[0].round(3)), float(spread[1].round(3)), float(spread[2].round(3))
+
+
+def _folds(
+    name: str, path: Path, *, epochs: int, progress: Callable[[str], None]
+) -> list[tuple[Scorer, list[Session]]]:
+    """Train models on some people of a data set, and return them with sessions of the others."""
+    from kinedge.quantize.build import BuildConfig, build_bundle, on_grid
+    from kinedge.training.datasets import load_daphnet, load_fog_stanford, load_gait_healthy
+    from kinedge.training.fit import FitConfig
+    from kinedge.training.splits import k_fold, leave_one_subject_out
+
+    loaders: dict[str, Callable[[], list[Recording]]] = {
+        "gait_healthy": lambda: load_gait_healthy(path),
+        "fog_stanford": lambda: load_fog_stanford(path, sensors=("lumbar", "ankle_left", "ankle_right")),
+        "daphnet": lambda: load_daphnet(path),
+    }
+    recordings = loaders[name]()
+    many = len({r.subject for r in recordings}) > 6
+    config = BuildConfig(
+        name=name.replace("_", "-"),
+        rate_hz=50.0 if name == "gait_healthy" else 64.0,
+        split="holdout" if many else "cross",
+        shares=(0.0, 0.45, 0.0),
+        fit=FitConfig(width=16, max_epochs=epochs, steps_per_epoch=60, learning_rate=4e-3, rotation_deg=10.0),
+    )
+    folds = []
+    for split in k_fold(recordings, 2, seed=0) if many else leave_one_subject_out(recordings):
+        progress(f"{name}: training without {', '.join(split.test_subjects)}")
+        bundle: Bundle = build_bundle(list(split.train), config).bundle
+        scorer = Scorer(bundle)
+        sessions = real_sessions(on_grid(split.test, config), exclude=_EXCLUDE)
+        if sessions:
+            folds.append((scorer, sessions))
+    return folds
