@@ -98,6 +98,11 @@ class People:
         self._learning[row] = FrameEstimator(self._specs, rate_hz=self._rate_hz)
         self._set_basis(row, "pending")
 
+    @property
+    def learning(self) -> bool:
+        """Whether an alignment is pending for anybody."""
+        return bool(self._learning)
+
     def learn(self, row: int, values: F32, valid: NDArray[np.bool_]) -> bool:
         """Take the hop of one stream, unturned; True if its sensors are turned otherwise from the next hop on.
 

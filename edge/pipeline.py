@@ -1,19 +1,24 @@
 """Chunks of all people to verdicts: clocks, alignment, hops and one vectorised step. No I/O, no clock of its own.
 
 One direction: chunk (device time) -> host time -> common grid -> hop -> scores -> verdict.
+
+With one phase, hops of all people end at the same tick and are scored in one step, which is cheapest. Thousands of
+people would then wait for each other: with ``n_phases``, a person's hops end at a tick that follows from their
+pseudonym, the work is spread over the hop, and whoever joins or leaves changes nothing for the others.
 """
 
 from __future__ import annotations
 
-from collections import deque
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kinedge.edge.alarm import AlarmConfig
-from kinedge.edge.aligner import AlignedBlock, Aligner
+from kinedge.edge.grid import Grid
 from kinedge.edge.people import People
 from kinedge.edge.scoring import Scorer, ScoringState
 from kinedge.edge.verdict import VerdictBatch
@@ -26,6 +31,10 @@ from kinedge.signals import ImuChunk
 __all__ = ["Pipeline", "Scored"]
 
 F32 = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+Rows = NDArray[np.intp]
+
+_NONE_YET: Final = -(2**62)
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,64 +49,6 @@ class Scored:
     stream: int
     values: F32
     valid: NDArray[np.bool_]
-
-
-@dataclass(frozen=True, eq=False)
-class _Hop:
-    index: int
-    values: F32
-    valid: NDArray[np.bool_]
-    saturated: NDArray[np.bool_]
-
-
-class _HopCutter:
-    """Cuts ticks into hops that start at whole multiples of the hop: the same cut for any chunking, for everybody."""
-
-    def __init__(self, hop: int, n_channels: int) -> None:
-        self._hop, self._n_channels = hop, n_channels
-        self._blank(0)
-        self._index: int | None = None
-        self._filled = 0
-
-    def _blank(self, filled: int) -> None:
-        shape = (self._hop, self._n_channels)
-        self._values = np.zeros(shape, np.float32)
-        self._valid = np.zeros(shape, bool)
-        self._saturated = np.zeros(shape, bool)
-        self._filled = filled
-
-    def cut(self, block: AlignedBlock) -> list[_Hop]:
-        hops: list[_Hop] = []
-        done = 0
-        while done < len(block):
-            index, offset = divmod(block.first_tick + done, self._hop)
-            if index != self._index:
-                # a first hop begins in its middle, and after a leap of the grid the old one stays unfinished:
-                # what lies before is marked missing
-                self._index = index
-                self._blank(offset)
-            n = min(self._hop - offset, len(block) - done)
-            self._values[offset : offset + n] = block.values[done : done + n]
-            self._valid[offset : offset + n] = block.valid[done : done + n]
-            self._saturated[offset : offset + n] = block.saturated[done : done + n]
-            self._filled = offset + n
-            done += n
-            if self._filled == self._hop:
-                hops.append(_Hop(index, self._values, self._valid, self._saturated))
-                self._index = None
-        return hops
-
-
-class _Person:
-    def __init__(self, scorer: Scorer, *, max_delay_s: float) -> None:
-        manifest = scorer.manifest
-        self.aligner = Aligner(manifest.sensor_specs, rate_hz=manifest.rate_hz, max_delay_s=max_delay_s)
-        self.cutter = _HopCutter(manifest.hop, manifest.n_channels)
-        self.hops: deque[_Hop] = deque()
-        self.clocks: dict[str, Clock] = {}
-        self.boot_ids: dict[str, int] = {}
-        self.last_index: int | None = None
-        self.turned = False
 
 
 class Pipeline:
@@ -117,11 +68,13 @@ class Pipeline:
         Whom each subject is compared with; everybody with the cohort when None.
     alarm
         When an episode of an enrolled person may be called one; None: verdicts stand for themselves.
+    n_phases
+        At how many different ticks hops end, at most one per tick of a hop.
 
     Raises
     ------
     SignalError
-        No subject, or one twice.
+        No subject, one twice, or an impossible number of phases.
     """
 
     def __init__(
@@ -133,9 +86,13 @@ class Pipeline:
         make_clock: Callable[[], Clock] = ClockMap,
         people: People | None = None,
         alarm: AlarmConfig | None = None,
+        n_phases: int = 1,
     ) -> None:
+        manifest = scorer.manifest
         if not subjects or len(set(subjects)) != len(subjects):
             raise SignalError("a pipeline needs distinct subjects, at least one")
+        if not 1 <= n_phases <= manifest.hop:
+            raise SignalError(f"n_phases must be 1 to {manifest.hop}, the ticks of a hop; got {n_phases}")
         self.scorer = scorer
         self.subjects = tuple(subjects)
         self.people = people or People(scorer, self.subjects)
@@ -144,10 +101,27 @@ class Pipeline:
         self._alarm = alarm
         self._watch = AlarmWatch(scorer, self.people, alarm) if alarm is not None and self.people.enrolments else None
         self._make_clock = make_clock
-        self._people = {s: _Person(scorer, max_delay_s=max_delay_s) for s in subjects}
-        self._channels = {s.name: s.channels for s in scorer.manifest.sensor_specs}
-        self._state: ScoringState = scorer.initial_state(len(subjects))
+        self._n_phases = n_phases
+        self._grid = Grid(
+            manifest.sensor_specs,
+            self._phases(self.subjects),
+            rate_hz=manifest.rate_hz,
+            hop=manifest.hop,
+            max_delay_s=max_delay_s,
+        )
+        self._row = {s: i for i, s in enumerate(self.subjects)}
+        self._clocks: dict[str, dict[str, Clock]] = {s: {} for s in self.subjects}
+        self._boot_ids: dict[tuple[str, str], int] = {}
+        self._channels = {s.name: s.channels for s in manifest.sensor_specs}
+        self._columns: dict[tuple[str, tuple[str, ...]], list[int] | None] = {}
+        self._state: ScoringState = scorer.initial_state(len(self.subjects)).owned()
+        self._last_index = np.full(len(self.subjects), _NONE_YET)
+        self._turned = np.zeros(len(self.subjects), bool)
         self.n_ignored_chunks = 0
+
+    def _phases(self, subjects: Sequence[str]) -> NDArray[np.int64]:
+        hop = self.scorer.manifest.hop
+        return np.array([zlib.crc32(s.encode()) % self._n_phases * hop // self._n_phases for s in subjects], np.int64)
 
     def use_model(self, scorer: Scorer, people: People) -> None:
         """Score by another model from the next hop on; no sample is lost, and the model begins having seen nothing.
@@ -164,23 +138,23 @@ class Pipeline:
             raise SignalError(f"{b.name}: does not go on where {a.name} stops; start anew with it")
         self._watch = AlarmWatch(scorer, people, self._alarm) if self._alarm is not None and people.enrolments else None
         self.scorer, self.people = scorer, people
-        self._state = scorer.initial_state(len(self.subjects))
+        self._state = scorer.initial_state(len(self.subjects)).owned()
 
     def clock(self, subject: str, sensor: str) -> Clock | None:
         """Return the clock map of a sensor, None before its first chunk."""
-        return self._people[subject].clocks.get(sensor)
+        return self._clocks[subject].get(sensor)
 
     def use_clock(self, subject: str, sensor: str, clock: Clock) -> None:
         """Map a sensor by this clock from its next chunk on, not by one of ``make_clock``."""
-        self._people[subject].clocks[sensor] = clock
+        self._clocks[subject][sensor] = clock
 
     def alignment(self, subject: str) -> tuple[PairUncertainty, ...]:
         """Return how far the times of each two sensors of a person may be apart, the worst first."""
-        return alignment_of(self._people[subject].clocks)
+        return alignment_of(self._clocks[subject])
 
     def n_late(self, subject: str) -> int:
         """Return how many samples of a person came too late to be used."""
-        return sum(self._people[subject].aligner.n_late.values())
+        return sum(self._grid.n_late(self._row[subject]).values())
 
     def push(self, subject: str, chunk: ImuChunk, *, channels: Sequence[str]) -> None:
         """Take a chunk of one person; chunks of sensors that the model does not use are counted and ignored.
@@ -199,40 +173,46 @@ class Pipeline:
         SignalError
             The subject is unknown, or the sensor lacks a channel that the model needs.
         """
-        person = self._people.get(subject)
-        if person is None:
+        row = self._row.get(subject)
+        if row is None:
             raise SignalError(f"no subject {subject!r} here")
-        wanted = self._channels.get(chunk.sensor)
-        if wanted is None:
+        sensor = chunk.sensor
+        if sensor not in self._channels:
             self.n_ignored_chunks += 1
             return
         if not len(chunk):
             return
-        missing = [c for c in wanted if c not in channels]
-        if missing:
-            raise SignalError(
-                f"{chunk.sensor}: the model needs {', '.join(missing)}, the sensor has {', '.join(channels)}"
-            )
-        columns = [list(channels).index(c) for c in wanted]
-        clock = person.clocks.get(chunk.sensor)
+        columns = self._columns_of(sensor, tuple(channels))
+        clocks, key = self._clocks[subject], (subject, sensor)
+        clock = clocks.get(sensor)
         if clock is None:
-            clock = person.clocks[chunk.sensor] = self._make_clock()
-        elif person.boot_ids.get(chunk.sensor, chunk.boot_id) != chunk.boot_id:
+            clock = clocks[sensor] = self._make_clock()
+        elif self._boot_ids.get(key, chunk.boot_id) != chunk.boot_id:
             clock.reset()
-            person.aligner.reset_sensor(chunk.sensor)
-        person.boot_ids[chunk.sensor] = chunk.boot_id
+            self._grid.reset_sensor(row, sensor)
+        self._boot_ids[key] = chunk.boot_id
         if chunk.host_time_ns is not None:
             clock.update(int(chunk.device_time_ns[-1]), chunk.host_time_ns)
-        person.aligner.push(
-            chunk.sensor,
-            clock.to_host_ns(chunk.device_time_ns),
-            chunk.values[:, columns],
-            chunk.valid[:, columns],
-            chunk.saturated[:, columns],
-            interval_ns=chunk.interval_ns,
-        )
+        values, valid, saturated = chunk.values, chunk.valid, chunk.saturated
+        if columns is not None:
+            values, valid, saturated = values[:, columns], valid[:, columns], saturated[:, columns]
+        host_time_ns = clock.to_host_ns(chunk.device_time_ns)
+        self._grid.push(row, sensor, host_time_ns, values, valid, saturated, interval_ns=chunk.interval_ns)
 
-    def advance(self, *, now_ns: int | None = None, flush: bool = False) -> list[Scored]:
+    def _columns_of(self, sensor: str, channels: tuple[str, ...]) -> list[int] | None:
+        """Return which columns the model wants; None for all of them in their order."""
+        key = (sensor, channels)
+        if key not in self._columns:
+            wanted = self._channels[sensor]
+            missing = [c for c in wanted if c not in channels]
+            if missing:
+                raise SignalError(
+                    f"{sensor}: the model needs {', '.join(missing)}, the sensor has {', '.join(channels)}"
+                )
+            self._columns[key] = None if channels == wanted else [channels.index(c) for c in wanted]
+        return self._columns[key]
+
+    def advance(self, *, now_ns: int | None = None, flush: bool = False, at_most: int | None = None) -> list[Scored]:
         """Score every hop that is complete, in order.
 
         Parameters
@@ -241,61 +221,53 @@ class Pipeline:
             Host clock; without it only data moves the grid, which is what a replay wants.
         flush
             Wait for nobody: the recording has ended.
+        at_most
+            Hops to score now, those that end first: under load, verdicts then come as they are ready, and who asks can
+            look at the radio in between. Ask again while as many come.
 
         Raises
         ------
         BackendError
             The backend failed.
         """
-        for person in self._people.values():
-            person.hops.extend(person.cutter.cut(person.aligner.pull(now_ns=now_ns, flush=flush)))
+        hop = self._grid.hop
         found: list[Scored] = []
-        while any(p.hops for p in self._people.values()):
-            index = min(p.hops[0].index for p in self._people.values() if p.hops)
-            rows = [i for i, s in enumerate(self.subjects) if (h := self._people[s].hops) and h[0].index == index]
-            found.extend(self._step(index, rows))
+        while at_most is None or len(found) < at_most:
+            due = np.flatnonzero(self._grid.n_final(now_ns=now_ns, flush=flush) >= hop)
+            if not len(due):
+                break
+            first = self._grid.next_tick[due]
+            rows = due[first == first.min()]
+            found += self._step(int(first.min()), rows if at_most is None else rows[: at_most - len(found)])
         return found
 
-    def _step(self, index: int, rows: list[int]) -> list[Scored]:
-        people = [self._people[self.subjects[i]] for i in rows]
-        hops = [p.hops.popleft() for p in people]
-        at = np.array(rows, np.intp)
-        leapt = [
-            i
-            for i, p in zip(rows, people, strict=True)
-            if p.turned or (p.last_index is not None and p.last_index + 1 != index)
-        ]
-        state = self._state
-        if leapt:
+    def _step(self, first_tick: int, rows: Rows) -> list[Scored]:
+        hop = self._grid.hop
+        index = first_tick // hop
+        values, valid, saturated = self._grid.take(rows, hop)
+        last = self._last_index[rows]
+        leapt = rows[self._turned[rows] | ((last != _NONE_YET) & (last + 1 != index))]
+        if len(leapt):
             # the grid leapt over a long silence, or the sensors are turned otherwise from here on: what the model
             # remembers is no longer the past of what comes
-            fresh = self.scorer.initial_state(len(leapt))
-            gone = np.array(leapt, np.intp)
-            state = state.put(gone, fresh)
+            self._state.write(leapt, self.scorer.initial_state(len(leapt)))
         everybody = len(rows) == len(self.subjects)
-        part = state if everybody else state.take(at)
-        values, valid, saturated = self.people.turn(
-            at,
-            np.stack([h.values for h in hops]),
-            np.stack([h.valid for h in hops]),
-            np.stack([h.saturated for h in hops]),
-        )
+        part = self._state if everybody else self._state.take(rows)
+        turned = self.people.turn(rows, values, valid, saturated)
         calibration = self.people.calibration
         if calibration is not None and not everybody:
-            calibration = calibration.rows(at)
-        end_tick = (index + 1) * self.scorer.manifest.hop
-        batch, part = self.scorer.step(values, valid, saturated, part, end_tick=end_tick, calibration=calibration)
-        bases = self.people.bases
+            calibration = calibration.rows(rows)
+        batch, part = self.scorer.step(*turned, part, end_tick=first_tick + hop, calibration=calibration)
+        self._state.write(rows, part)
+        bases, who = self.people.bases, rows.tolist()
         batch = replace(
             batch,
-            bases=bases if everybody else tuple(bases[i] for i in rows),
-            watched=() if self._watch is None else self._watch.look(rows, index, batch.unusual, batch.scores),
+            bases=bases if everybody else tuple(bases[i] for i in who),
+            watched=() if self._watch is None else self._watch.look(who, index, batch.unusual, batch.scores),
         )
-        self._state = part if everybody else state.put(at, part)
-        for i, p, h in zip(rows, people, hops, strict=True):
-            p.last_index = index
-            p.turned = self.people.learn(i, h.values, h.valid)
-        return [
-            Scored(self.subjects[i], batch, k, h.values, h.valid)
-            for k, (i, h) in enumerate(zip(rows, hops, strict=True))
-        ]
+        self._last_index[rows] = index
+        self._turned[rows] = False
+        if self.people.learning:
+            for k, i in enumerate(who):
+                self._turned[i] = self.people.learn(i, values[k], valid[k])
+        return [Scored(self.subjects[i], batch, k, values[k], valid[k]) for k, i in enumerate(who)]

@@ -49,6 +49,16 @@ class ScoringState:
             put_rows(self.health, rows, part.health),
         )
 
+    def owned(self) -> ScoringState:
+        """Return a copy whose arrays nobody else has."""
+        return self.take(np.arange(len(self.engine.n_seen)))
+
+    def write(self, rows: NDArray[np.intp], part: ScoringState) -> None:
+        """Replace some streams in place, of a state that is ``owned``: thousands of others are not copied."""
+        for whole, own in ((self.engine, part.engine), (self.blocks, part.blocks), (self.health, part.health)):
+            for f in fields(whole):
+                getattr(whole, f.name)[rows] = getattr(own, f.name)
+
 
 def take_rows(state: StateT, rows: NDArray[np.intp]) -> StateT:
     """Return the state of some streams."""

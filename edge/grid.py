@@ -1,0 +1,494 @@
+"""The common grid of many people: samples as they come, hops of everybody at once.
+
+A sample is copied once, into the buffer of its sensor. The arithmetic is done once per hop, in one step for all people
+whose hop is final. Buffers hold a hop and what a tick may wait for; a burst longer than that (a device that empties its
+memory after a long silence) waits in its chunks and enters hop by hop, so that memory does not grow with it.
+
+The rules are those of ``kinedge.edge.aligner``.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kinedge.errors import SignalError
+from kinedge.signals import SensorSpec
+from kinedge.units import period_ns
+
+__all__ = ["Grid"]
+
+F32 = NDArray[np.float32]
+I64 = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+Rows = NDArray[np.intp]
+
+_GAP_FACTOR: Final = 1.5
+_MAX_CATCH_UP_S: Final = 60.0  # after a longer silence (a board that slept) the grid starts anew
+_NEVER: Final = -(2**62)
+_SPARE: Final = 16  # samples that a buffer holds beyond what it must
+
+
+@dataclass(slots=True, eq=False)
+class _Chunk:
+    time: I64
+    values: F32
+    valid: Mask
+    saturated: Mask
+
+    def rest(self, start: int) -> _Chunk:
+        return _Chunk(self.time[start:], self.values[start:], self.valid[start:], self.saturated[start:])
+
+
+class _Buffers:
+    """What one sensor of everybody has sent and ticks still need: the oldest sample of a person in slot 0."""
+
+    def __init__(self, n_channels: int, span_ns: int) -> None:
+        self.n_channels = n_channels
+        self._span_ns = span_ns
+        self.n_slots = 1  # until an interval is known
+        self.n: list[int] = []  # plain lists: they are read and written one by one, with every chunk
+        self.last_ns: list[int] = []
+        self.interval_ns: list[int] = []
+        self.width: list[int] = []
+        self.n_late: list[int] = []
+        self.waiting: dict[int, deque[_Chunk]] = {}
+        self._use(
+            np.zeros((0, 0), np.int64),
+            np.zeros((0, 0, n_channels), np.float32),
+            np.zeros((0, 0, n_channels), bool),
+            np.zeros((0, 0, n_channels), bool),
+        )
+
+    @property
+    def arrays(self) -> tuple[I64, F32, Mask, Mask]:
+        return self.time, self.values, self.valid, self.saturated
+
+    def _use(self, time: I64, values: F32, valid: Mask, saturated: Mask) -> None:
+        self.time, self.values, self.valid, self.saturated = time, values, valid, saturated
+        # one index is found faster than two
+        self._flat_time = time.reshape(-1)
+        self._flat_values, self._flat_valid, self._flat_saturated = self.flat
+
+    @property
+    def flat(self) -> tuple[F32, Mask, Mask]:
+        c = self.n_channels
+        return self.values.reshape(-1, c), self.valid.reshape(-1, c), self.saturated.reshape(-1, c)
+
+    def add(self, n: int) -> None:
+        for numbers, value in (
+            (self.n, 0),
+            (self.last_ns, _NEVER),
+            (self.interval_ns, 0),
+            (self.width, 1),
+            (self.n_late, 0),
+        ):
+            numbers += [value] * n
+        self._resize(self.n_slots)
+
+    def remove(self, person: int) -> None:
+        for numbers in (self.n, self.last_ns, self.interval_ns, self.width, self.n_late):
+            del numbers[person]
+        self._use(*(np.delete(a, person, axis=0) for a in self.arrays))
+        self.waiting = {p - (p > person): chunks for p, chunks in self.waiting.items() if p != person}
+
+    def clear(self, person: int) -> None:
+        self.n[person], self.last_ns[person] = 0, _NEVER
+        self.waiting.pop(person, None)
+
+    def set_interval(self, person: int, interval_ns: int, width: int) -> None:
+        self.interval_ns[person], self.width[person] = interval_ns, width
+        needed = -(-self._span_ns // interval_ns) + 4 * width + _SPARE
+        if needed > self.n_slots:
+            self._resize(needed)
+
+    def put(self, person: int, time: I64, values: F32, valid: Mask, saturated: Mask) -> bool:
+        """Copy samples; False, and nothing copied, if there is no room or others wait for it."""
+        start = self.n[person]
+        end = start + len(time)
+        if end > self.n_slots or person in self.waiting:
+            return False
+        self.n[person] = end
+        own = slice(person * self.n_slots + start, person * self.n_slots + end)
+        self._flat_time[own] = time
+        self._flat_values[own] = values
+        self._flat_valid[own] = valid
+        self._flat_saturated[own] = saturated
+        return True
+
+    def let_in(self, person: int) -> None:
+        """Copy what waits, as far as there is room."""
+        chunks = self.waiting.pop(person)
+        while chunks and (room := self.n_slots - self.n[person]):
+            chunk = chunks.popleft()
+            self.put(person, *(a[:room] for a in (chunk.time, chunk.values, chunk.valid, chunk.saturated)))
+            if len(chunk.time) > room:
+                chunks.appendleft(chunk.rest(room))
+        if chunks:
+            self.waiting[person] = chunks
+
+    def ends(self, person: int) -> tuple[int, int] | None:
+        """Return of when the first and the last average are; None before there is one."""
+        n, width = self.n[person], self.width[person]
+        if n < width:
+            return None
+        time = self.time[person]
+        first, last = int(time[0]), int(time[n - width])
+        if width == 1:
+            return first, last
+        return first + (int(time[width - 1]) - first) // 2, last + (int(time[n - 1]) - last) // 2
+
+    def drop_before(self, people: Rows, time_ns: I64) -> None:
+        """Forget samples that no tick at or after these times (n_people,) can need, and move the others up."""
+        n = np.array([self.n[p] for p in people.tolist()], np.int64)
+        margin = np.array([2 * (self.width[p] - 1) for p in people.tolist()], np.int64)
+        held = np.arange(self.n_slots) < n[:, None]
+        n_past = (held & (self.time[people] <= time_ns[:, None])).sum(axis=1)
+        gone = np.maximum(n_past - 1 - margin, 0)
+        left = n - gone
+        most = int(left.max(initial=0))
+        slots = people[:, None] * self.n_slots + np.minimum(gone[:, None] + np.arange(most), self.n_slots - 1)
+        for array in self.arrays:
+            array[people, :most] = array.reshape(-1, *array.shape[2:]).take(slots, axis=0)
+        for person, rest in zip(people.tolist(), left.tolist(), strict=True):
+            self.n[person] = rest
+
+    def _resize(self, n_slots: int) -> None:
+        def grown(old: NDArray[Any]) -> NDArray[Any]:
+            new = np.zeros((len(self.n), n_slots, *old.shape[2:]), old.dtype)
+            new[: old.shape[0], : old.shape[1]] = old
+            return new
+
+        self._use(*(grown(a) for a in self.arrays))
+        self.n_slots = n_slots
+
+
+class Grid:
+    """The common grid of many people.
+
+    Parameters
+    ----------
+    sensors
+        In column order, the same for everybody.
+    phase : (n_people,) int64
+        Hops of a person begin at this tick modulo ``hop``.
+    rate_hz
+        Of the grid.
+    hop
+        Ticks that are taken together.
+    max_delay_s
+        How long a tick waits for a slow sensor. It is the price of alignment: it adds to the latency only
+        while a sensor is late or silent.
+    buffer_s
+        Of samples that are taken in before a hop must be taken; a hop and two such delays if that is more.
+
+    Raises
+    ------
+    SignalError
+        No sensor, one twice, or an impossible rate.
+    """
+
+    def __init__(
+        self,
+        sensors: Sequence[SensorSpec],
+        phase: I64,
+        *,
+        rate_hz: float,
+        hop: int = 1,
+        max_delay_s: float = 0.25,
+        buffer_s: float = 0.0,
+    ) -> None:
+        if not sensors or len({s.name for s in sensors}) != len(sensors):
+            raise SignalError("an aligner needs distinct sensors, at least one")
+        self.sensors = tuple(sensors)
+        self.period_ns = period_ns(rate_hz)
+        self.hop = hop
+        self._max_delay_ns = round(max_delay_s * 1e9)
+        self._max_catch_up = max(hop, round(_MAX_CATCH_UP_S * rate_hz) // hop * hop)
+        self._column = {s.name: i for i, s in enumerate(self.sensors)}
+        edges = np.cumsum([0, *(s.n_channels for s in self.sensors)])
+        self._columns = [slice(int(a), int(b)) for a, b in pairwise(edges)]
+        span_ns = max(hop * self.period_ns + 2 * self._max_delay_ns, round(buffer_s * 1e9))
+        self._buffers = [_Buffers(s.n_channels, span_ns) for s in self.sensors]
+        self._phase = np.zeros(0, np.int64)
+        self.next_tick = np.zeros(0, np.int64)
+        self._begun: list[bool] = []
+        self._first = np.zeros(0, np.int64)
+        self._last = np.zeros((0, len(self.sensors)), np.int64)
+        self.add(phase)
+
+    def __len__(self) -> int:
+        return len(self._phase)
+
+    def add(self, phase: I64) -> None:
+        """Let more people join, behind those who are here."""
+        n = len(phase)
+        self._phase = np.concatenate([self._phase, phase % self.hop])
+        self.next_tick = np.concatenate([self.next_tick, np.full(n, _NEVER)])
+        self._first = np.concatenate([self._first, np.full(n, _NEVER)])
+        self._last = np.concatenate([self._last, np.full((n, len(self.sensors)), _NEVER)])
+        self._begun += [False] * n
+        for buffers in self._buffers:
+            buffers.add(n)
+
+    def remove(self, person: int) -> None:
+        """Let a person leave; those behind move up."""
+        for name in ("_phase", "next_tick", "_first", "_last"):
+            setattr(self, name, np.delete(getattr(self, name), person, axis=0))
+        del self._begun[person]
+        for buffers in self._buffers:
+            buffers.remove(person)
+
+    def push(
+        self,
+        person: int,
+        sensor: str,
+        host_time_ns: I64,
+        values: F32,
+        valid: Mask,
+        saturated: Mask,
+        *,
+        interval_ns: int,
+    ) -> None:
+        """Take samples of one sensor, in host time.
+
+        Samples that are not newer than what this sensor gave before are dropped and counted as late.
+
+        Parameters
+        ----------
+        person, sensor
+            Whose; one of ``sensors``.
+        host_time_ns : (n,) int64
+            Increasing.
+        values, valid, saturated : (n, n_channels)
+            SI units; NaN and infinity become invalid.
+        interval_ns
+            Nominal sample interval of the device.
+
+        Raises
+        ------
+        SignalError
+            The sensor is unknown, or has another number of channels.
+        """
+        column = self._column.get(sensor)
+        if column is None:
+            raise SignalError(f"no sensor {sensor!r} here; expected one of {', '.join(self._column)}")
+        buffers = self._buffers[column]
+        if values.ndim != 2 or values.shape[1] != buffers.n_channels:
+            raise SignalError(f"{sensor}: {buffers.n_channels} channels expected, got an array {values.shape}")
+        if not len(host_time_ns):
+            return
+        if interval_ns != buffers.interval_ns[person]:
+            buffers.set_interval(person, interval_ns, max(1, round(self.period_ns / interval_ns)))
+        last_ns = buffers.last_ns[person]
+        if int(host_time_ns[0]) <= last_ns:
+            late = int(np.searchsorted(host_time_ns, last_ns, side="right"))
+            buffers.n_late[person] += late
+            host_time_ns, values, valid, saturated = (a[late:] for a in (host_time_ns, values, valid, saturated))
+            if not len(host_time_ns):
+                return
+        buffers.last_ns[person] = int(host_time_ns[-1])
+        if not buffers.put(person, host_time_ns, values, valid, saturated):
+            chunk = _Chunk(host_time_ns, values, valid, saturated)
+            buffers.waiting.setdefault(person, deque()).append(chunk)
+            self._let_in(person, column)
+        self._note_ends(person, column)
+
+    def reset_sensor(self, person: int, sensor: str) -> None:
+        """Forget what is buffered of a sensor: it restarted, its times may jump."""
+        column = self._column[sensor]
+        self._buffers[column].clear(person)
+        self._last[person, column] = _NEVER
+
+    def n_late(self, person: int) -> dict[str, int]:
+        """Return how many samples of each sensor came too late to be used."""
+        return {s.name: b.n_late[person] for s, b in zip(self.sensors, self._buffers, strict=True)}
+
+    def n_final(self, *, now_ns: int | None = None, flush: bool = False) -> I64:
+        """Return how many ticks of each person (n_people,) are final and not yet taken.
+
+        Parameters
+        ----------
+        now_ns
+            Host clock. Without it only data moves the grid, which is what a replay wants.
+        flush
+            Take all ticks that data covers, waiting for nobody (the end of a recording).
+        """
+        newest, oldest = self._last.max(axis=1), self._last.min(axis=1)
+        everything = oldest > _NEVER
+        waiting = (newest > _NEVER) & (self.next_tick == _NEVER)
+        if waiting.any():
+            latest = newest if now_ns is None else np.maximum(newest, now_ns)
+            # a sensor that is still to be heard may begin earlier
+            begins = waiting & (flush | everything | (latest - self._first > self._max_delay_ns))
+            first = -(-self._first[begins] // self.period_ns)
+            self.next_tick[begins] = first - (first - self._phase[begins]) % self.hop
+            for person in np.flatnonzero(begins).tolist():
+                self._begun[person] = True
+        if flush:
+            final = newest // self.period_ns
+        else:
+            final = (newest - self._max_delay_ns) // self.period_ns
+            final = np.where(everything, np.maximum(final, (oldest - 1) // self.period_ns), final)
+        if now_ns is not None:
+            final = np.maximum(final, (now_ns - self._max_delay_ns) // self.period_ns)
+        for i, buffers in enumerate(self._buffers):
+            for person in buffers.waiting:
+                # what waits behind a full buffer is not late
+                final[person] = min(final[person], (int(self._last[person, i]) - 1) // self.period_ns)
+        n = np.where(self.next_tick > _NEVER, final - self.next_tick + 1, 0)
+        leaps = n > self._max_catch_up + self.hop
+        if leaps.any():
+            # nothing was heard for a minute or the clock leapt: do not emit an hour of empty ticks
+            by = (n[leaps] - self._max_catch_up) // self.hop * self.hop
+            self.next_tick[leaps] += by
+            n[leaps] -= by
+        return np.maximum(n, 0)
+
+    def take(self, people: Rows, n: int) -> tuple[F32, Mask, Mask]:
+        """Return the next ``n`` ticks of some people: values, valid, saturated, each (n_people, n, n_channels)."""
+        shape = (len(people), n, self._columns[-1].stop)
+        values, valid, saturated = np.empty(shape, np.float32), np.empty(shape, bool), np.empty(shape, bool)
+        first_ns = self.next_tick[people] * self.period_ns
+        self.next_tick[people] += n
+        next_ns = self.next_tick[people] * self.period_ns
+        for column, (columns, buffers) in enumerate(zip(self._columns, self._buffers, strict=True)):
+            width = np.array([buffers.width[p] for p in people.tolist()])
+            for w in set(width.tolist()):
+                at = slice(None) if (width == w).all() else np.flatnonzero(width == w)
+                track = _track(buffers, people[at]) if w == 1 else _averaged(buffers, people[at], w)
+                part = _interpolate(track, first_ns[at], self.period_ns, n)
+                for whole, found in zip((values, valid, saturated), part, strict=True):
+                    whole[at, :, columns] = found
+            buffers.drop_before(people, next_ns)
+            for person in set(buffers.waiting) & set(people.tolist()):
+                self._let_in(person, column)
+        return values, valid, saturated
+
+    def _let_in(self, person: int, column: int) -> None:
+        self._buffers[column].let_in(person)
+        self._note_ends(person, column)
+
+    def _note_ends(self, person: int, column: int) -> None:
+        buffers = self._buffers[column]
+        if self._begun[person] and buffers.width[person] == 1 and person not in buffers.waiting:
+            self._last[person, column] = buffers.last_ns[person]
+            return
+        ends = buffers.ends(person)
+        if ends is None:
+            return
+        if not self._begun[person]:
+            first = int(self._first[person])
+            self._first[person] = ends[0] if first == _NEVER else min(first, ends[0])
+        self._last[person, column] = ends[1]
+
+
+@dataclass(frozen=True, eq=False)
+class _Tracks:
+    """Samples of one sensor of some people: ``time`` (n_people, n_slots), the first ``n`` of each row used.
+
+    ``flat`` are values, valid and saturated, (slots of all, n_channels); those of row ``i`` begin at ``base[i]``.
+    """
+
+    time: I64
+    n: I64
+    base: I64
+    flat: tuple[F32, Mask, Mask]
+    interval_ns: I64
+    all_valid: bool
+    any_saturated: bool
+
+
+def _track(buffers: _Buffers, people: Rows) -> _Tracks:
+    rows = people.tolist()
+    n = np.array([buffers.n[p] for p in rows], np.int64)
+    used = max(int(n.max(initial=0)), 1)
+    return _Tracks(
+        time=buffers.time[people, :used],
+        n=n,
+        base=people * buffers.n_slots,
+        flat=buffers.flat,
+        all_valid=bool(buffers.valid[people, :used].all()),
+        any_saturated=bool(buffers.saturated[people, :used].any()),
+        interval_ns=np.array([buffers.interval_ns[p] for p in rows], np.int64),
+    )
+
+
+def _averaged(buffers: _Buffers, people: Rows, width: int) -> _Tracks:
+    """Average ``width`` consecutive samples of each person, stamped with their middle."""
+    raw = _track(buffers, people)
+    used = max(raw.time.shape[1], width)
+    values, valid, saturated = (a[people, :used] for a in (buffers.values, buffers.valid, buffers.saturated))
+    time = buffers.time[people, :used]
+    n = used - width + 1
+    total, ok, sat = values[:, :n].copy(), valid[:, :n].copy(), saturated[:, :n].copy()
+    longest = (raw.interval_ns * _GAP_FACTOR)[:, None]
+    for i in range(1, width):  # a fixed order of summation: the same bits for any chunking
+        total += values[:, i : i + n]
+        ok &= valid[:, i : i + n]
+        ok &= (time[:, i : i + n] - time[:, i - 1 : i - 1 + n] <= longest)[..., None]
+        sat |= saturated[:, i : i + n]
+    total *= np.float32(1 / width)
+    middle = time[:, :n] + (time[:, width - 1 : width - 1 + n] - time[:, :n]) // 2
+    c = buffers.n_channels
+    return _Tracks(
+        time=middle,
+        n=np.maximum(raw.n - width + 1, 0),
+        base=np.arange(len(people)) * n,
+        flat=(total.reshape(-1, c), ok.reshape(-1, c), sat.reshape(-1, c)),
+        all_valid=bool(ok.all()),
+        any_saturated=bool(sat.any()),
+        interval_ns=raw.interval_ns,
+    )
+
+
+def _interpolate(tracks: _Tracks, first_ns: I64, period: int, n: int) -> tuple[F32, Mask, Mask]:
+    """Return values, valid, saturated at ``n`` ticks of each person, from ``first_ns`` (n_people,) on."""
+    n_people, n_slots = tracks.time.shape
+    # the tick from which on a sample is in the past: counting them up gives the one before each tick
+    reached = np.minimum(np.maximum(-((first_ns[:, None] - tracks.time) // period), 0), n)
+    reached[np.arange(n_slots) >= tracks.n[:, None]] = n
+    reached += np.arange(n_people)[:, None] * (n + 1)
+    counts = np.bincount(reached.ravel(), minlength=n_people * (n + 1))
+    n_past = counts.reshape(n_people, n + 1)[:, :n].cumsum(axis=1)
+    inside, followed = n_past > 0, n_past < tracks.n[:, None]
+    before = np.maximum(n_past - 1, 0)
+    behind = before + (inside & followed)
+    row = np.arange(n_people)[:, None] * n_slots
+    time_before = tracks.time.take(before + row)
+    step = tracks.time.take(behind + row) - time_before
+    offset = first_ns[:, None] + np.arange(n) * period - time_before
+    on_sample = inside & (offset == 0)
+    bridged = inside & followed & (offset < step) & (step <= tracks.interval_ns[:, None] * _GAP_FACTOR)
+    usable = bridged | on_sample
+    weight = np.where(on_sample | ~usable, 0.0, offset / np.maximum(step, 1)).astype(np.float32)
+    before += tracks.base[:, None]
+    behind += tracks.base[:, None]
+    all_values, all_valid, all_saturated = tracks.flat
+    values, change = all_values.take(before, axis=0), all_values.take(behind, axis=0)
+    alone = on_sample[..., None]
+    valid = np.empty(values.shape, bool)
+    valid[:] = usable[..., None]
+    finite = np.isfinite(values), np.isfinite(change)
+    if not (tracks.all_valid and finite[0].all() and finite[1].all()):
+        valid &= all_valid.take(before, axis=0) & finite[0]
+        valid &= (all_valid.take(behind, axis=0) & finite[1]) | alone
+        for numbers, ok in zip((values, change), finite, strict=True):
+            np.copyto(numbers, 0, where=~ok)
+    change -= values
+    change *= weight[..., None]
+    values += change
+    np.copyto(values, 0, where=~valid)
+    saturated = np.zeros(values.shape, bool)
+    if tracks.any_saturated:
+        saturated |= all_saturated.take(behind, axis=0)
+        saturated &= ~alone
+        saturated |= all_saturated.take(before, axis=0)
+        saturated &= usable[..., None]
+    return values, valid, saturated
