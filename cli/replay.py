@@ -21,7 +21,8 @@ def replay(
         str, typer.Option(help="Recorded seconds per second, or 'max'. Default: 1 for a session, 8 for a data set.")
     ] = "",
     config: Annotated[
-        Path | None, typer.Option(help="A gateway's TOML: its model and settings, not those of the recording.")
+        Path | None,
+        typer.Option(help="A gateway's TOML: the model it runs now, and its settings."),
     ] = None,
     bundle: Annotated[Path | None, typer.Option(help="A .kinedge file; the shipped wrist model when left out.")] = None,
     subject: Annotated[str, typer.Option(help="Only this person.")] = "",

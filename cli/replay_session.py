@@ -27,6 +27,7 @@ from kinedge.edge.config import DEFAULT_BUNDLE, GatewayConfig, load_gateway_conf
 from kinedge.edge.pipeline import Scored
 from kinedge.edge.service import EdgeService
 from kinedge.edge.store import EpisodeStore
+from kinedge.edge.trusted import bundle_in_use
 from kinedge.edge.verdict import Verdict
 from kinedge.edge.verdict_json import verdict_as_json
 from kinedge.errors import ConfigError
@@ -129,7 +130,7 @@ def gateway_of(
     bundle: Path | None = None,
     collector: str = "",
 ) -> GatewayConfig:
-    """Return the settings to score with: a gateway's where given, else those kept with the recording.
+    """Return the settings to score with: a gateway's and the model it runs, else those kept with the recording.
 
     Raises
     ------
@@ -140,7 +141,7 @@ def gateway_of(
     trust: dict[str, Any] = {"allow_unsigned": True}  # who names a model on the command line trusts it
     if config_path is not None:
         own = load_gateway_config(config_path)
-        kept, bundle, trust = own.decisive(), bundle or own.bundle, own.trust.model_dump()
+        kept, bundle, trust = own.decisive(), bundle or bundle_in_use(own), own.trust.model_dump()
         enrolments = {p.subject: p.enrolment for p in own.people}
         people = [{"subject": name, "enrolment": enrolments.get(name)} for name in sessions]
     else:

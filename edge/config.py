@@ -148,10 +148,15 @@ class GatewayConfig(Config):
     gateway: Name = Field(description="this board; no two gateways of a collector share it", examples=["gw-01"])
     bundle: Path = Field(default=DEFAULT_BUNDLE, description="a .kinedge file; the shipped wrist model when left out")
     precision: str = Field(
-        default="fp32", pattern=r"^[a-z0-9]{1,16}$", description="which of the bundle's models; int8 if it has one"
+        default="fp32",
+        pattern=r"^[a-z0-9]{1,16}$",
+        description="which of the bundle's models: fp32, int8, fp16",
     )
     backend: tuple[BackendName, ...] = Field(
         default=("onnx",), min_length=1, max_length=4, description="the first that works here; no other is ever used"
+    )
+    max_streams: int = Field(
+        default=64, ge=1, le=4096, description="people that a TensorRT engine is for, as given to kinedge compile"
     )
     store: Path = Field(default=Path("kinedge-edge.db"), description="SQLite file for episodes and the outbox")
     people: tuple[PersonConfig, ...] = Field(min_length=1, max_length=256)
@@ -189,6 +194,16 @@ class GatewayConfig(Config):
     def _windows(self) -> GatewayConfig:
         if self.episodes.open_hits > self.episodes.open_window:
             raise ValueError("episodes.open_hits cannot be more than episodes.open_window")
+        return self
+
+    @model_validator(mode="after")
+    def _engine_holds_everybody(self) -> GatewayConfig:
+        n = len(self.people)
+        if n > self.max_streams and any(name.startswith("tensorrt") for name in self.backend):
+            raise ValueError(
+                f"{n} people do not fit an engine for max_streams = {self.max_streams}; set max_streams = {n} and run "
+                "kinedge compile --config with this file"
+            )
         return self
 
     def digest(self) -> str:

@@ -170,6 +170,7 @@ class EnrolmentBuilder:
                 "subject": subject,
                 "bundle_digest": scorer.bundle.digest,
                 "bundle_name": manifest.name,
+                "precision": scorer.precision,
                 "kinedge_version": __version__,
                 "enrolled_utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", when),
                 "source": source[:400],

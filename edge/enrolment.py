@@ -1,4 +1,4 @@
-"""The enrolment of one person: a small file that says what is usual for them, with one model and their own sensors.
+"""The enrolment of one person: what is usual for them, with one model in one precision and their own sensors.
 
 A zip like the bundle, read without unpacking: ``enrolment.json`` (whose it is, for which bundle, from when and how
 long, what the audit said) and ``baseline.npz`` (plain arrays), whose digest stands in the former. The SHA-256 of
@@ -48,6 +48,7 @@ class EnrolmentManifest(Config):
     subject: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}$", description="a pseudonym; never a name")
     bundle_digest: str = Field(pattern=r"^[0-9a-f]{64}$")
     bundle_name: str = Field(max_length=64)
+    precision: str = Field(default="fp32", pattern=r"^[a-z0-9]{1,16}$", description="of the model that scored")
     kinedge_version: str = Field(max_length=64)
     enrolled_utc: str = Field(max_length=40)
     source: str = Field(max_length=400, description="where the movement came from")

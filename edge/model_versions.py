@@ -28,7 +28,7 @@ from kinedge.canonical import canonical_json, sha256_hex
 from kinedge.config import Config
 from kinedge.errors import BundleError
 
-__all__ = ["BUNDLE_FILE", "ModelVersions", "VersionState", "files_digest"]
+__all__ = ["BUNDLE_FILE", "ModelVersions", "VersionState", "current_bundle", "files_digest"]
 
 BUNDLE_FILE: Final = "bundle.kinedge"
 GOLDEN_FILE: Final = "golden.npz"
@@ -183,6 +183,12 @@ class ModelVersions:
         beside.symlink_to(Path("versions") / digest)
         beside.replace(self.folder / name)
         _flush_folder(self.folder)
+
+
+def current_bundle(folder: Path) -> Path | None:
+    """Return the bundle that a gateway's folder of models calls the current one; None without one. Changes nothing."""
+    place = folder / "current" / BUNDLE_FILE
+    return place.resolve() if place.is_file() else None
 
 
 def files_digest(*contents: bytes) -> str:

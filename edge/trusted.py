@@ -2,18 +2,39 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
-from kinedge.bundle import read_bundle
+from kinedge.bundle import Bundle, read_bundle
 from kinedge.edge.backends import open_backend
 from kinedge.edge.config import DEFAULT_BUNDLE, GatewayConfig
 from kinedge.edge.enrolment import Enrolment, read_enrolment
+from kinedge.edge.model_versions import current_bundle
 from kinedge.edge.people import People
 from kinedge.edge.scoring import Scorer
 from kinedge.errors import BundleError, ConfigError
-from kinedge.signing import load_trust
+from kinedge.signing import Trust, load_trust
 
-__all__ = ["load_trusted"]
+__all__ = ["bundle_in_use", "is_trusted", "load_trusted"]
+
+
+def bundle_in_use(config: GatewayConfig) -> Path:
+    """Return the bundle that a gateway runs: the current one of its folder of models, else that of its file."""
+    current = None if config.models is None else current_bundle(config.models.folder)
+    return current or config.bundle
+
+
+def is_trusted(bundle: Bundle, path: Path, trust: Trust) -> bool:
+    """Whether a bundle was signed by a trusted key, or came with kinedge; False where unsigned ones are allowed.
+
+    Raises
+    ------
+    BundleError
+        It was not, and unsigned ones are not allowed.
+    """
+    if path.resolve() == DEFAULT_BUNDLE.resolve():
+        return True
+    return trust.check(bundle.signatures, kind="bundle", digest=bundle.digest, where=str(path)) is not None
 
 
 def load_trusted(config: GatewayConfig, *, misfits: Literal["wait", "cohort"] = "wait") -> tuple[Scorer, People]:
@@ -27,8 +48,8 @@ def load_trusted(config: GatewayConfig, *, misfits: Literal["wait", "cohort"] = 
     config
         Of the gateway.
     misfits
-        What becomes of an enrolment that was made with another model: ``wait`` refuses, ``cohort`` leaves it out, and
-        the verdicts' basis says that the person is compared with the cohort.
+        What becomes of an enrolment that was made with another model or precision: ``wait`` refuses, ``cohort`` leaves
+        it out, and the verdicts' basis says that the person is compared with the cohort.
 
     Raises
     ------
@@ -39,8 +60,7 @@ def load_trusted(config: GatewayConfig, *, misfits: Literal["wait", "cohort"] = 
     """
     trust = load_trust(config.trust.keys, allow_unsigned=config.trust.allow_unsigned)
     bundle = read_bundle(config.bundle)
-    shipped = config.bundle.resolve() == DEFAULT_BUNDLE.resolve()
-    signed = shipped or trust.check(bundle.signatures, kind="bundle", digest=bundle.digest, where=str(config.bundle))
+    signed = is_trusted(bundle, config.bundle, trust)
     enrolments: dict[str, Enrolment] = {}
     unsigned: dict[str, tuple[Literal["model", "enrolment"], ...]] = {}
     for person in config.people:
@@ -53,13 +73,14 @@ def load_trusted(config: GatewayConfig, *, misfits: Literal["wait", "cohort"] = 
                 )
             except BundleError as e:
                 raise ConfigError(f"people {person.subject}: {e}") from e
-            if misfits == "cohort" and enrolment.manifest.bundle_digest != bundle.digest:
+            made_with = enrolment.manifest.bundle_digest, enrolment.manifest.precision
+            if misfits == "cohort" and made_with != (bundle.digest, config.precision):
                 unsigned[person.subject] = tuple(found)
                 continue
             enrolments[person.subject] = enrolment
             if signer is None:
                 found.append("enrolment")
         unsigned[person.subject] = tuple(found)
-    backend = open_backend(bundle, config.backend, precision=config.precision)
+    backend = open_backend(bundle, config.backend, precision=config.precision, max_streams=config.max_streams)
     scorer = Scorer(bundle, backend=backend, caution=config.caution, precision=config.precision)
     return scorer, People(scorer, [p.subject for p in config.people], enrolments, unsigned=unsigned)
