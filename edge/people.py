@@ -41,7 +41,7 @@ class People:
     Raises
     ------
     ConfigError
-        An enrolment is of another person, or was made with another bundle.
+        An enrolment is of another person, or was made with another bundle or precision.
     """
 
     def __init__(
@@ -150,6 +150,11 @@ def _refuse_misfit(subject: str, enrolment: Enrolment, scorer: Scorer) -> None:
         raise ConfigError(
             f"{subject}: the enrolment was made with {own.bundle_name} {own.bundle_digest[:16]}, and {manifest.name} "
             f"{scorer.bundle.digest[:16]} runs here; enrol again with this model"
+        )
+    if own.precision != scorer.precision:
+        raise ConfigError(
+            f"{subject}: the enrolment was made in {own.precision}, and {scorer.precision} runs here; enrol again with "
+            f"precision {scorer.precision}, or run {own.precision}"
         )
     if own.sensors != manifest.sensors:
         raise ConfigError(f"{subject}: the enrolment names other sensors than the bundle; enrol again")

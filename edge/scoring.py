@@ -111,6 +111,7 @@ class Scorer:
     ) -> None:
         self.bundle = bundle
         self.manifest = bundle.manifest
+        self.precision = precision
         if calibration is None:
             calibration = Calibration.from_arrays(bundle.calibration_arrays(precision), self.manifest)
         self.calibration = calibration
