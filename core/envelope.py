@@ -17,6 +17,7 @@ from kinedge.errors import OutboxError
 __all__ = [
     "ENVELOPE_SCHEMA",
     "MAX_ENVELOPE_BYTES",
+    "Abstention",
     "Contribution",
     "Envelope",
     "Explanation",
@@ -30,7 +31,8 @@ __all__ = [
 ENVELOPE_SCHEMA: Final = "kinedge.episode/1"
 MAX_ENVELOPE_BYTES: Final = 1 << 20
 
-_YOUNGER: Final = ("enrolment_digest", "unsigned", "explanation", "change")  # an envelope without them keeps its bytes
+# an envelope without them keeps its bytes
+_YOUNGER: Final = ("enrolment_digest", "unsigned", "explanation", "change", "abstentions")
 
 _HEX64 = r"^[0-9a-f]{64}$"
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}$"
@@ -101,6 +103,15 @@ class SlowChange(Config):
     text: dict[Literal["en", "fr"], str]
 
 
+class Abstention(Config):
+    """A reason why no answer was given, the heaviest of its verdicts, in words for a person."""
+
+    code: str = Field(max_length=31)
+    sensor: str | None = Field(default=None, max_length=31)
+    share: float = Field(ge=0, le=1, description="of the episode's verdicts")
+    text: dict[Literal["en", "fr"], str]
+
+
 class Envelope(Config):
     """One episode: a stretch of time in which a person moved differently from their own baseline."""
 
@@ -132,6 +143,9 @@ class Envelope(Config):
     )
 
     explanation: Explanation | None = None
+    abstentions: tuple[Abstention, ...] = Field(
+        default=(), max_length=32, description="why verdicts were unsure, the most frequent reason first"
+    )
     change: SlowChange | None = Field(default=None, description="a slow change over days, in place of an explanation")
 
     model_config = Config.model_config | {"populate_by_name": True}

@@ -17,10 +17,10 @@ from pydantic import Field
 from kinedge.arrays import arrays_to_npz
 from kinedge.canonical import sha256_hex
 from kinedge.config import Config
-from kinedge.edge.caution import Decision
-from kinedge.edge.narrative import Phrase, summarise
+from kinedge.edge.caution import Decision, Reason
+from kinedge.edge.narrative import Phrase, abstention, summarise
 from kinedge.edge.verdict import Verdict
-from kinedge.envelope import Contribution, Explanation, RawSlice, TrailPoint
+from kinedge.envelope import Abstention, Contribution, Explanation, RawSlice, TrailPoint
 from kinedge.signals import Quantity, quantity_of
 from kinedge.units import STANDARD_GRAVITY_M_S2
 
@@ -88,6 +88,7 @@ class _Open:
     channel_share: dict[str, float] = field(default_factory=dict)
     movement: dict[str, float] = field(default_factory=dict)
     peak_set: tuple[str, ...] = ()
+    unsure: dict[tuple[str, str | None], list[Reason]] = field(default_factory=dict)
 
 
 def pack_raw(
@@ -242,6 +243,7 @@ class EpisodeBuilder:
             "contributions": [c.model_dump(mode="json") for c in _contributions(o)],
             "sentence": phrase.text["en"],
             "explanation": _explanation(o, phrase).model_dump(mode="json"),
+            "abstentions": [a.model_dump(mode="json") for a in _abstentions(o)],
             "trail": [p.model_dump(mode="json") for p in o.trail],
             "raw": RawSlice(
                 sha256=sha256_hex(raw),
@@ -262,6 +264,8 @@ def _note(o: _Open, verdict: Verdict, point: TrailPoint, end_utc_ns: int) -> Non
         o.trail.append(point)
     o.n_verdicts += 1
     o.n_unsure += verdict.decision is Decision.UNSURE
+    for r in verdict.reasons[:1] if verdict.decision is Decision.UNSURE else ():
+        o.unsure.setdefault((r.code, r.sensor), []).append(r)
     if verdict.decision is not Decision.ANOMALOUS:
         return
     o.end_ns = end_utc_ns
@@ -307,6 +311,19 @@ def _contributions(o: _Open) -> list[Contribution]:
         sensor, _, channel = name.partition(".")
         found.append(Contribution(sensor=sensor, channel=channel, share=min(1.0, round(v / n, 6))))
     return found
+
+
+def _abstentions(o: _Open) -> list[Abstention]:
+    heaviest = sorted(o.unsure.items(), key=lambda kv: -len(kv[1]))[:32]
+    return [
+        Abstention(
+            code=code,
+            sensor=sensor,
+            share=round(len(reasons) / o.n_verdicts, 6),
+            text={"en": abstention(reasons[-1]), "fr": abstention(reasons[-1], language="fr")},
+        )
+        for (code, sensor), reasons in heaviest
+    ]
 
 
 def _phrase(o: _Open) -> Phrase:

@@ -73,6 +73,27 @@ _UNSURE: Final = {
     "missing": ("part of the data from {place} is missing", "une partie des données {from_place} manque"),
     "saturated": ("{place} was at the end of its range", "le capteur {from_place} était en butée"),
     "flat": ("{place} shows a flat line", "le signal {from_place} est plat"),
+    "stuck": ("{place} repeats what it has said before", "le capteur {from_place} répète ce qu'il a déjà dit"),
+    "off_body": (
+        "{place} lies still: is the sensor worn?",
+        "le capteur {from_place} ne bouge pas du tout : est-il porté ?",
+    ),
+    "duplicate": (
+        "{place} gives the same signal as another sensor",
+        "le capteur {from_place} donne le même signal qu'un autre",
+    ),
+    "swapped": (
+        "{place} reads like its other side: are left and right exchanged?",
+        "le capteur {from_place} ressemble à celui de l'autre côté : gauche et droite sont-elles échangées ?",
+    ),
+    "shifted": (
+        "{place} has been unlike before for minutes: did the sensor slip, or was it put on anew?",
+        "le capteur {from_place} diffère depuis des minutes : a-t-il glissé, ou a-t-il été remis ?",
+    ),
+    "clock": (
+        "the times of {place} may be too far from another sensor's",
+        "les instants du capteur {from_place} sont peut-être trop décalés de ceux d'un autre",
+    ),
     "not_rare": (
         "it is unusual, but not rarer than ordinary movement now and then is",
         "c'est inhabituel, mais pas plus rare que des mouvements ordinaires",

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from kinedge.edge.caution import Decision
+from kinedge.edge.narrative import abstention
 from kinedge.edge.verdict import Basis, Verdict
 
-__all__ = ["basis_fields", "verdict_as_json", "watched_fields"]
+__all__ = ["basis_fields", "verdict_as_json", "watched_fields", "why_unsure"]
 
 
 def basis_fields(basis: Basis) -> dict[str, Any]:
@@ -17,6 +19,14 @@ def basis_fields(basis: Basis) -> dict[str, Any]:
     if basis.unsigned:
         fields["unsigned"] = list(basis.unsigned)
     return fields
+
+
+def why_unsure(verdict: Verdict) -> dict[str, Any]:
+    """Return why no answer is given, in each language; nothing where one is."""
+    if verdict.decision is not Decision.UNSURE or not verdict.reasons:
+        return {}
+    first = verdict.reasons[0]
+    return {"why_unsure": {"en": abstention(first), "fr": abstention(first, language="fr")}}
 
 
 def watched_fields(verdict: Verdict) -> dict[str, Any]:
@@ -47,7 +57,12 @@ def verdict_as_json(subject: str, verdict: Verdict) -> dict[str, Any]:
         "p_value": round(verdict.p_value, 6),
         "belief_normal": round(verdict.belief_normal, 4),
         "belief_anomalous": round(verdict.belief_anomalous, 4),
-        "reasons": [{"code": r.code, "text": r.text, "sensor": r.sensor} for r in verdict.reasons],
+        "plausible_normal": round(verdict.plausible_normal, 4),
+        "plausible_anomalous": round(verdict.plausible_anomalous, 4),
+        "reasons": [
+            {"code": r.code, "text": r.text, "sensor": r.sensor, "weight": round(r.weight, 4)} for r in verdict.reasons
+        ],
+        **why_unsure(verdict),
         "sensor_share": {k: round(v, 4) for k, v in verdict.sensor_share.items()},
         "top_channel": verdict.top_channel,
         "calibration": verdict.basis.calibration,
