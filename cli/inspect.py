@@ -12,6 +12,7 @@ from rich.table import Table
 
 from kinedge.bundle import read_bundle
 from kinedge.cli.app import app
+from kinedge.edge.caution import CautionConfig
 
 __all__ = ["inspect"]
 
@@ -38,6 +39,7 @@ def inspect(
         table.add_row(f"sensor {sensor.name}", " ".join(sensor.channels))
     table.add_row("grid", f"{manifest.rate_hz:g} Hz, a verdict every {manifest.hop / manifest.rate_hz:g} s")
     table.add_row("looks back", f"{manifest.receptive_field / manifest.rate_hz:.2f} s")
+    table.add_row("caution, unless set", CautionConfig().meaning)
     table.add_row("parameters", f"{manifest.n_parameters:,}")
     table.add_row("precisions", ", ".join(sorted(manifest.precisions)))
     for name, part in sorted(manifest.parts.items()):

@@ -59,8 +59,9 @@ class _Track:
 class LiveView:
     """Collects what the edge says and draws it."""
 
-    def __init__(self, title: str) -> None:
+    def __init__(self, title: str, *, caution: str = "") -> None:
         self.title = title
+        self.caution = caution
         self._tracks: dict[str, _Track] = {}
 
     def take(self, scored: Scored, verdict: Verdict) -> None:
@@ -115,6 +116,8 @@ class LiveView:
             answer.append("  " + "; ".join(r.text for r in v.reasons[:2]), style="default")
         grid.add_row("answer", answer)
         grid.add_row("", f"p = {v.p_value:.4f}: share of the cohort's ordinary movement that is as unusual")
+        if self.caution:
+            grid.add_row("caution", Text(self.caution, style="dim"))
         return Panel(grid, title=f"{self.title} · {subject}", title_align="left")
 
     @staticmethod

@@ -82,7 +82,7 @@ def run(
         settings = settings.model_copy(update={"record": RecordConfig(folder=record)})
     console = Console()
     set_up_logging(log_format.value)
-    view = LiveView("kinedge")
+    view = LiveView("kinedge", caution=settings.caution.meaning)
     live_wanted = console.is_terminal and not as_json and not quiet
 
     def on_scored(scored: Scored, verdict: Verdict) -> None:
@@ -116,7 +116,8 @@ class _StatusLines:
         pairs = {s: {f"{p.first} {p.second}": round(p.ms, 1) for p in pipeline.alignment(s)} for s in pipeline.subjects}
         if any(pairs.values()) and time.monotonic() >= self._due_s:
             self._due_s = time.monotonic() + self._EVERY_S
-            sys.stderr.write(json.dumps({"alignment_ms": pairs}) + "\n")
+            caution = self._service.scorer.caution.meaning
+            sys.stderr.write(json.dumps({"alignment_ms": pairs, "caution": caution}) + "\n")
             sys.stderr.flush()
 
 
