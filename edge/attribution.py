@@ -2,9 +2,12 @@
 
 ``drop``: with ``P`` the precision of the residuals on normal movement and ``y = P z``, ``y_c^2 / P_cc`` is exactly
 how far ``z' P z`` falls when channel ``c`` is replaced by what the others make expected: a counterfactual in
-closed form. ``additive``: nats above what is usual at this intensity, since the log-likelihoods of channels add up.
-Which of the two is used was chosen on validation data and is stored with the calibration. Neither is a cause; it is
-where the surprise starts.
+closed form. ``excess``: the square of the nats above what is usual at this intensity, so that one channel far out is
+not outvoted by many that are a little off because their forecast saw it. Which of the two is used was chosen on
+validation data and is stored with the calibration. Neither is a cause; it is where the surprise starts.
+
+``drop`` is blind where the forecaster grows unsure of the very sensor that is odd: its residuals shrink, and those of
+other sensors, whose forecast it misleads, do not. The likelihood counts the growing uncertainty as well.
 """
 
 from __future__ import annotations
@@ -18,11 +21,16 @@ from numpy.typing import NDArray
 from kinedge.edge.calibration import Calibration, Unusualness
 from kinedge.edge.scores import BlockScores
 
-__all__ = ["attribute", "smallest_set"]
+__all__ = ["attribute", "energies", "fewest", "smallest_set"]
 
 F64 = NDArray[np.float64]
 
 _ACCOUNTS_FOR: Final = 0.8
+
+
+def energies(scores: BlockScores, unusual: Unusualness) -> dict[str, F64]:
+    """Return what each method gives each channel (n_streams, n_channels), by its name."""
+    return {"drop": scores.drop, "excess": np.square(np.maximum(unusual.excess, 0.0))}
 
 
 def attribute(
@@ -45,11 +53,18 @@ def attribute(
         Sums to 1, or all 0 where nothing was scored.
     sensor_share : (n_streams, n_sensors)
     """
-    energy = np.maximum(unusual.excess, 0.0) if calibration.additive[0] else scores.drop
+    energy = energies(scores, unusual)["excess" if calibration.additive[0] else "drop"]
     total = energy.sum(axis=1, keepdims=True)
     channel = np.where(total > 0, energy / np.where(total > 0, total, 1.0), 0.0)
     sensor = np.stack([channel[:, group].sum(axis=1) for group in groups], axis=1)
     return channel, sensor
+
+
+def fewest(shares: F64, *, share: float = _ACCOUNTS_FOR) -> tuple[int, ...]:
+    """Return the few channels whose shares (n_channels,) add up to this much, the heaviest first."""
+    order = np.argsort(-shares, kind="stable")
+    enough = int(np.searchsorted(np.cumsum(shares[order]), share * shares.sum() - 1e-12)) + 1
+    return tuple(int(c) for c in order[:enough] if shares[c] > 0)
 
 
 def smallest_set(z: F64, ok: NDArray[np.bool_], precision: F64, *, share: float = _ACCOUNTS_FOR) -> tuple[int, ...]:

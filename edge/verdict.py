@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from kinedge.edge.attribution import attribute, smallest_set
+from kinedge.edge.attribution import attribute, fewest, smallest_set
 from kinedge.edge.calibration import Calibration, Unusualness
 from kinedge.edge.caution import Belief, CautionConfig, Decision, Reason, believe, reasons_of
 from kinedge.edge.engine import Surprise
@@ -55,7 +55,7 @@ class Verdict:
     person's own enrolment, as ``basis`` says; ``p_value`` is the share of the cohort's normal blocks that are at least
     as unusual, each compared with the same. Belief in normal and in anomalous do not
     add up to 1: the rest is "cannot tell". ``channel_share`` and ``sensor_share`` say where the surprise starts, and
-    ``smallest_set`` which few channels account for most of it (of the newest hop; empty when the answer is normal).
+    ``smallest_set`` which few channels account for most of it (empty when the answer is normal).
     ``sensor_movement`` is how much each sensor moved: 0 as the median, 1 a step of the usual range more.
     """
 
@@ -124,6 +124,7 @@ class VerdictBatch:
     clock_ms: F64 | None = None
     bases: tuple[Basis, ...] = ()
     watched: tuple[Watched | None, ...] = ()
+    additive: bool = False
 
     def verdict(self, stream: int) -> Verdict:
         """Return the verdict of one stream."""
@@ -170,6 +171,8 @@ class VerdictBatch:
         )
 
     def _smallest_set(self, stream: int) -> tuple[str, ...]:
+        if self.additive:
+            return tuple(self.channels[c] for c in fewest(self.channel_share[stream]))
         n = len(self.channels)
         z, ok = (a[stream].reshape(-1, n) for a in (self.surprise.z, self.surprise.valid))
         precision = self.precision if self.precision.ndim == 2 else self.precision[stream]
@@ -209,4 +212,5 @@ def judge(
         config=config,
         health=health,
         clock_ms=clock_ms,
+        additive=bool(calibration.additive[0]),
     )

@@ -14,6 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from kinedge.edge.attribution import energies
 from kinedge.edge.calibration import Calibration, SubjectScores, fit_calibration, fit_likelihood_ratio
 from kinedge.edge.offline import score_recording
 from kinedge.edge.personal import Blocks
@@ -127,7 +128,7 @@ def _fit_likelihood(
     n_sensors = len(scorers[0][1].sensors)
     normal: list[list[tuple[float, float]]] = [[] for _ in range(n_sensors)]
     anomalous: list[list[tuple[float, float]]] = [[] for _ in range(n_sensors)]
-    hits = {"drop": 0, "additive": 0}
+    hits = {"drop": 0, "excess": 0}
     remaining = list(own)
     for recordings, scorer in scorers:
         judge = Scorer(scorer.bundle, backend=scorer.engine.backend, calibration=calibration)
@@ -166,11 +167,8 @@ def _fit_likelihood(
                             normal[i].append((u, own_u))
                         elif end >= before + scorer.manifest.block:
                             anomalous[i].append((u, own_u))
-                            for method, energy in (
-                                ("drop", scores.drop[0]),
-                                ("additive", np.maximum(unusual.excess[0], 0)),
-                            ):
-                                share = [energy[g].sum() for g in judge.groups]
+                            for method, energy in energies(scores, unusual).items():
+                                share = [energy[0, g].sum() for g in judge.groups]
                                 hits[method] += int(np.argmax(share)) == i
     ratios = np.zeros((2, n_sensors, 2))
     complete = True
@@ -186,7 +184,7 @@ def _fit_likelihood(
             complete = False
         else:
             ratios[1, i] = fit_likelihood_ratio(calm, odd)
-    return ratios[0], ratios[1] if complete else None, hits["additive"] > hits["drop"]
+    return ratios[0], ratios[1] if complete else None, hits["excess"] > hits["drop"]
 
 
 def _ordinary_pieces(recording: Recording, exclude: Sequence[str], n: int, *, look_back: int) -> Iterable[Recording]:
