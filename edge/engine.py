@@ -20,10 +20,11 @@ from kinedge.edge.backends import Backend
 from kinedge.edge.gaps import Gaps
 from kinedge.errors import SignalError
 
-__all__ = ["Engine", "EngineState", "Surprise"]
+__all__ = ["STREAMS_IN_CACHE", "Engine", "EngineState", "Surprise"]
 
 F32 = NDArray[np.float32]
 
+STREAMS_IN_CACHE: Final = 32  # that a CPU works on together: more leave the second-level cache, and cost more each
 _Z_LIMIT: Final = 100.0  # beyond that, more says nothing more, and one sample must not drown a block
 
 
@@ -93,6 +94,8 @@ class Engine:
         self._inverse_scale = (1.0 / np.array(manifest.scale)).astype(np.float32)
         self._clip = np.float32(manifest.clip)
         self._gaps = Gaps(manifest.hold_s, manifest.rate_hz)
+        # a GPU wants all streams in one step
+        self._at_once = STREAMS_IN_CACHE if getattr(backend, "device", "") == "cpu" else None
         self._horizons = manifest.horizons
         self._max_horizon = max(manifest.horizons)
         nu = np.array(manifest.student_t_nu, np.float32)
@@ -155,37 +158,80 @@ class Engine:
                 f"engine: values {values.shape}, valid {valid.shape} and a state of {len(state.n_seen)} streams "
                 f"do not fit a model of {self.manifest.n_channels} channels"
             )
-        x = (values - self._center) * self._inverse_scale
+        shape = (n_streams, n_samples, len(self._horizons), n_channels)
+        found = Surprise(np.empty(shape, np.float32), np.empty(shape, np.float32), np.empty(shape, bool))
+        parts = []
+        at_once = self._at_once or max(n_streams, 1)
+        for start in range(0, max(n_streams, 1), at_once):
+            rows = slice(start, start + at_once)
+            own = EngineState(**{f.name: getattr(state, f.name)[rows] for f in fields(state)})
+            out = Surprise(found.z[rows], found.nats[rows], found.valid[rows])
+            parts.append(self._step(values[rows], valid[rows], own, out))
+        if len(parts) == 1:
+            return found, parts[0]
+        after = {f.name: np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(state)}
+        return found, EngineState(**after)
+
+    def _step(self, values: F32, valid: NDArray[np.bool_], state: EngineState, out: Surprise) -> EngineState:
+        """Score the next samples of a few streams, written to ``out``."""
+        n_streams, n_samples, n_channels = values.shape
+        x: F32 = values - self._center
+        x *= self._inverse_scale
         np.clip(x, -self._clip, self._clip, out=x)
         held, held_age = self._gaps.fill(x, valid, state.held, state.held_age)
-        mask = valid.astype(np.float32)
-        mu, log_sigma, model_state = self.backend.step(x, mask, state.model)
+        mu, log_sigma, model_state = self.backend.step(x, valid.astype(np.float32), state.model)
         shape = (n_streams, n_samples, len(self._horizons), n_channels)
-        all_mu = np.concatenate([state.mu, mu.reshape(shape)], axis=1)
-        all_log_sigma = np.concatenate([state.log_sigma, log_sigma.reshape(shape)], axis=1)
+        mu, log_sigma = mu.reshape(shape), log_sigma.reshape(shape)
 
-        z = np.empty(shape, np.float32)
-        predicted_log_sigma = np.empty(shape, np.float32)
-        ok = np.empty(shape, bool)
-        age = state.n_seen[:, None] + np.arange(n_samples)
+        z, nats, ok = out.z, out.nats, out.valid
+        expected_log_sigma = np.empty(shape, np.float32)
         for i, horizon in enumerate(self._horizons):
-            # the prediction for sample t was made at t - horizon: it lies max_horizon - horizon rows in
-            start = self._max_horizon - horizon
-            z[:, :, i] = x - all_mu[:, start : start + n_samples, i]
-            predicted_log_sigma[:, :, i] = all_log_sigma[:, start : start + n_samples, i]
-            ok[:, :, i] = valid & (age >= self.manifest.receptive_field + horizon)[:, :, None]
-        z *= np.exp(-predicted_log_sigma)
+            # the prediction for sample t was made at t - horizon: the first few were made in the steps before
+            n_old = min(horizon, n_samples)
+            old = slice(self._max_horizon - horizon, self._max_horizon - horizon + n_old)
+            new = slice(0, n_samples - n_old)
+            np.subtract(x[:, :n_old], state.mu[:, old, i], out=z[:, :n_old, i])
+            np.subtract(x[:, n_old:], mu[:, new, i], out=z[:, n_old:, i])
+            expected_log_sigma[:, :n_old, i] = state.log_sigma[:, old, i]
+            expected_log_sigma[:, n_old:, i] = log_sigma[:, new, i]
+        np.negative(expected_log_sigma, out=nats)
+        np.exp(nats, out=nats)
+        z *= nats
         np.clip(z, -_Z_LIMIT, _Z_LIMIT, out=z)
-        nats: F32 = predicted_log_sigma + self._half_nu_1 * np.log1p(z * z * self._inverse_nu)
-        ok &= np.isfinite(nats)
-        z[~ok] = 0
-        nats[~ok] = 0
-        after = EngineState(
+        np.multiply(z, z, out=nats)
+        nats *= self._inverse_nu
+        nats += np.float32(1)
+        np.log(nats, out=nats)  # of 1 + a square: log1p is exact for what is far below a nat, and ten times slower
+        nats *= self._half_nu_1
+        nats += expected_log_sigma
+        self._mark_valid(valid, state.n_seen, nats, out=ok)
+        gone = ~ok
+        np.copyto(z, 0, where=gone)
+        np.copyto(nats, 0, where=gone)
+        return EngineState(
             model=model_state,
-            mu=all_mu[:, n_samples:],
-            log_sigma=all_log_sigma[:, n_samples:],
+            mu=self._youngest(state.mu, mu),
+            log_sigma=self._youngest(state.log_sigma, log_sigma),
             held=held,
             held_age=held_age,
             n_seen=state.n_seen + n_samples,
         )
-        return Surprise(z=z, nats=nats, valid=ok), after
+
+    def _mark_valid(
+        self, valid: NDArray[np.bool_], n_seen: NDArray[np.int64], nats: F32, *, out: NDArray[np.bool_]
+    ) -> None:
+        out[:] = valid[:, :, None]
+        needed = self.manifest.receptive_field + np.array(self._horizons)
+        if n_seen.min(initial=needed[-1]) < needed[-1]:
+            age = n_seen[:, None] + np.arange(valid.shape[1])
+            out &= (age[..., None] >= needed)[..., None]
+        finite = np.isfinite(nats)
+        if not finite.all():
+            out &= finite
+
+    def _youngest(self, old: F32, new: F32) -> F32:
+        """Return the last predictions of each stream, as many as the longest horizon; a copy, so as not to keep all."""
+        n_samples = new.shape[1]
+        if n_samples >= self._max_horizon:
+            return new[:, n_samples - self._max_horizon :].copy()
+        return np.concatenate([old[:, n_samples:], new], axis=1)

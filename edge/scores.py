@@ -20,14 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinedge.bundle import Manifest
-from kinedge.edge.engine import Surprise
+from kinedge.edge.engine import STREAMS_IN_CACHE, Surprise
 
-__all__ = ["ROWS_IN_CACHE", "BlockScorer", "BlockScores", "ScorerState", "sensor_groups"]
+__all__ = ["BlockScorer", "BlockScores", "ScorerState", "sensor_groups"]
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 
-ROWS_IN_CACHE: Final = 32  # streams that are worked on together: more than that leaves the second-level cache
 _N_SUMS: Final = 10
 _MIN_SHARE: Final = 0.25  # of a block's samples that a channel needs to be scored at all
 _INTENSITY_FLOOR: Final = 1e-5  # of the mean squared step, in normalised units: a sensor on a table
@@ -160,8 +159,8 @@ class BlockScorer:
         hop = np.empty((_N_SUMS, n_streams, n_channels), np.float32)
         own = self._precision if precision is None else precision.astype(np.float32)
         diagonal = self._diagonal if precision is None else np.diagonal(precision, axis1=1, axis2=2)
-        for start in range(0, n_streams, ROWS_IN_CACHE):
-            rows = slice(start, start + ROWS_IN_CACHE)
+        for start in range(0, n_streams, STREAMS_IN_CACHE):
+            rows = slice(start, start + STREAMS_IN_CACHE)
             self._add_surprise(surprise, rows, own if own.ndim == 2 else own[rows], out=hop[:4, rows])
             self._add_movement(values[rows], valid[rows], saturated[rows], out=hop[4:, rows])
         nats, z2, y2, n_scored, step2, n_steps, n_missing, n_saturated, low, high = hop
