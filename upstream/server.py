@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import uvicorn
@@ -91,6 +92,7 @@ class Collector:
         if tls_certificate is not None and tls_key is not None:
             config.ssl = server_context(str(tls_certificate), str(tls_key), client_ca=client_ca, refused=self._refused)
         self._server = _Announcing(config)
+        self._server.handshake_timeout_s = settings.head_timeout_s
 
     def run(self, *, on_ready: Callable[[], None] | None = None) -> None:
         """Serve until a signal or `stop`; ``on_ready`` is called once, when requests are answered."""
@@ -112,8 +114,15 @@ class Collector:
 
 class _Announcing(uvicorn.Server):
     on_ready: Callable[[], None] | None = None
+    handshake_timeout_s = 10.0
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        loop = asyncio.get_running_loop()
+        if self.config.ssl is not None:
+            # uvicorn has no word for it, and asyncio gives a handshake a minute.
+            loop.create_server = partial(  # type: ignore[method-assign]
+                loop.create_server, ssl_handshake_timeout=self.handshake_timeout_s
+            )
         await super().startup(sockets)
         if self.started and self.on_ready is not None:
             self.on_ready()
