@@ -77,15 +77,6 @@ def _as_is(loop: Loop) -> None:
     """Change nothing."""
 
 
-def _without_var(loop: Loop) -> None:
-    """Take the linear part out: the network must learn all of the location itself."""
-    with torch.no_grad():
-        for parameter in loop.model.var.parameters():
-            parameter.zero_()
-            parameter.requires_grad_(False)
-        loop.model.head.bias[loop.model.config.n_outputs :] = 0.0
-
-
 def _with_gaussian(loop: Loop) -> None:
     """Give the head of a Gaussian, beginning with the deviation that the Student-t residuals have."""
     nu = loop.likelihood.nu.detach()
@@ -142,8 +133,9 @@ class _Variant:
 
 VARIANTS: Final[dict[str, _Variant]] = {
     "full": _Variant({}, _as_is),
-    "no mask-dropout": _Variant({"sensor_dropout": 0.0, "burst_dropout": 0.0}, _as_is),
-    "no VAR skip": _Variant({}, _without_var),
+    "no mask-dropout": _Variant({"sensor_dropout": 0.0, "burst_dropout": 0.0, "packet_dropout": 0.0}, _as_is),
+    "no VAR skip": _Variant({"linear_skip": False}, _as_is),
+    "zeros in gaps": _Variant({"hold_s": 0.0}, _as_is),
     "Gaussian head": _Variant({}, _with_gaussian),
     "linear alone": _Variant({"max_epochs": 0}, _as_is),
     "int8": _Variant({}, _as_is, _in_int8),

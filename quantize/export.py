@@ -70,7 +70,8 @@ def export_onnx(model: Forecaster) -> bytes:
     cfg = model.config
     g = _Graph()
     pasts = [f"past_{i}" for i in range(len(cfg.state_sizes))]
-    g.split("state", cfg.state_sizes, outs=pasts, axis=1)
+    first = 0 if model.var is not None else 1  # without the linear skip there is no line 0
+    g.split("state", cfg.state_sizes[first:], outs=pasts[first:], axis=1)
     kept = (cfg.var_order - 1, *cfg.history)
     widths = (cfg.n_channels, *(cfg.width for _ in cfg.history))
     new_state = []
@@ -93,18 +94,21 @@ def export_onnx(model: Forecaster) -> bytes:
         gathered = g.taps(line, active, kernel=cfg.kernel, dilation=dilation, out=f"taps_{i}")
         h = g.op("Add", [h, g.linear(gathered, conv, out=f"conv_{i}", bias=_bias(conv))], out=f"h_{i}")
 
-    # The bias of the linear skip is folded into that of the head: one Add less.
     head_bias = _bias(model.head)
-    head_bias[: cfg.n_outputs] += _bias(model.var)
+    if model.var is not None:  # the bias of the linear skip is folded into that of the head: one Add less
+        head_bias[: cfg.n_outputs] += _bias(model.var)
     head = g.linear(g.op("Relu", [h], out="relu_head"), model.head, out="head", bias=head_bias)
-    g.split(head, (cfg.n_outputs, cfg.n_outputs), outs=("correction", "log_sigma_raw"), axis=2)
-    line = remember(0, "x")
-    gathered = g.taps(line, "x", kernel=cfg.var_order, dilation=1, out="taps_0")
-    g.op("Add", [g.linear(gathered, model.var, out="var", bias=None), "correction"], out="mu")
+    location = "mu" if model.var is None else "correction"
+    g.split(head, (cfg.n_outputs, cfg.n_outputs), outs=(location, "log_sigma_raw"), axis=2)
+    if model.var is not None:
+        line = remember(0, "x")
+        gathered = g.taps(line, "x", kernel=cfg.var_order, dilation=1, out="taps_0")
+        g.op("Add", [g.linear(gathered, model.var, out="var", bias=None), "correction"], out="mu")
+        new_state.insert(0, new_state.pop())
     low = g.constant("log_sigma_min", np.array(LOG_SIGMA_MIN, dtype=np.float32))
     high = g.constant("log_sigma_max", np.array(LOG_SIGMA_MAX, dtype=np.float32))
     g.op("Clip", ["log_sigma_raw", low, high], out="log_sigma")
-    g.op("Concat", [new_state[-1], *new_state[:-1]], out="state_out", axis=1)
+    g.op("Concat", new_state, out="state_out", axis=1)
     return g.serialise(n_channels=cfg.n_channels, n_outputs=cfg.n_outputs, state_size=cfg.state_size)
 
 

@@ -33,7 +33,7 @@ class _Weights:
     convs: tuple[tuple[F32, F32], ...]
     head: F32
     head_bias: F32
-    var: F32
+    var: F32 | None
     limits: tuple[float, float]
     state_sizes: tuple[int, ...]
 
@@ -47,11 +47,11 @@ class _Weights:
 
     @property
     def n_outputs(self) -> int:
-        return int(self.var.shape[1])
+        return int(self.head.shape[1]) // 2
 
     @property
     def var_order(self) -> int:
-        return int(self.var.shape[0]) // self.n_channels
+        return 0 if self.var is None else int(self.var.shape[0]) // self.n_channels
 
     @property
     def kernel(self) -> int:
@@ -60,7 +60,7 @@ class _Weights:
     @property
     def kept(self) -> tuple[int, ...]:
         """Past rows of each block."""
-        return tuple(size // self.width for size in self.state_sizes[1:])
+        return tuple(size // self.width for size in self.state_sizes[self.var is not None :])
 
 
 def conv_form(matrix_form: bytes) -> bytes:
@@ -84,12 +84,12 @@ def conv_form(matrix_form: bytes) -> bytes:
     w = _read(matrix_form)
     g = Graph()
     c, width = w.n_channels, w.width
-    blocks_size = sum(w.state_sizes[1:])
-    g.split("state", (w.state_sizes[0], blocks_size), outs=("state_var", "state_blocks"), axis=1)
-    past_var = _to_images(g, "state_var", rows=w.var_order - 1, width=c)
-    _to_images(g, "state_blocks", rows=sum(w.kept), width=width)
+    blocks = "state"
+    if w.var is not None:
+        blocks = "state_blocks"
+        g.split("state", (w.state_sizes[0], sum(w.state_sizes[1:])), outs=("state_var", blocks), axis=1)
     pasts = [f"past_{i}" for i in range(1, len(w.kept) + 1)]
-    g.split("state_blocks_images", w.kept, outs=pasts, axis=3)
+    g.split(_to_images(g, blocks, rows=sum(w.kept), width=width), w.kept, outs=pasts, axis=3)
 
     g.op("Concat", ["x", "mask"], out="seen", axis=2)
     g.op("Transpose", ["seen"], out="seen_columns", perm=(0, 2, 1))
@@ -106,12 +106,17 @@ def conv_form(matrix_form: bytes) -> bytes:
         )
 
     head = _conv(g, g.op("Relu", [h], out="relu_head"), w.head, w.head_bias, taps=1, dilation=1, out="head")
-    g.split(head, (w.n_outputs, w.n_outputs), outs=("correction", "log_sigma_raw"), axis=1)
-    now = g.piece("seen_images", 0, c, axis=1, out="var_now")
-    line = g.op("Concat", [past_var, now], out="var_line", axis=3)
-    last_var = g.piece(line, -(w.var_order - 1), 0, axis=3, out="var_last")
-    location = _conv(g, line, w.var, None, taps=w.var_order, dilation=1, out="var")
-    g.op("Add", [location, "correction"], out="mu_images")
+    location = "mu_images" if w.var is None else "correction"
+    g.split(head, (w.n_outputs, w.n_outputs), outs=(location, "log_sigma_raw"), axis=1)
+    new_state = []
+    if w.var is not None:
+        past_var = _to_images(g, "state_var", rows=w.var_order - 1, width=c)
+        now = g.piece("seen_images", 0, c, axis=1, out="var_now")
+        line = g.op("Concat", [past_var, now], out="var_line", axis=3)
+        last_var = g.piece(line, -(w.var_order - 1), 0, axis=3, out="var_last")
+        linear = _conv(g, line, w.var, None, taps=w.var_order, dilation=1, out="var")
+        g.op("Add", [linear, "correction"], out="mu_images")
+        new_state.append(_to_state(g, last_var, rows=w.var_order - 1, width=c))
     bounds = [
         g.constant(f"log_sigma_{k}", np.array(v, np.float32)) for k, v in zip(("min", "max"), w.limits, strict=True)
     ]
@@ -121,15 +126,8 @@ def conv_form(matrix_form: bytes) -> bytes:
         g.op("Transpose", [f"{name}_columns"], out=name, perm=(0, 2, 1))
 
     g.op("Concat", lasts, out="last_blocks", axis=3)
-    g.op(
-        "Concat",
-        [
-            _to_state(g, last_var, rows=w.var_order - 1, width=c),
-            _to_state(g, "last_blocks", rows=sum(w.kept), width=width),
-        ],
-        out="state_out",
-        axis=1,
-    )
+    new_state.append(_to_state(g, "last_blocks", rows=sum(w.kept), width=width))
+    g.op("Concat", new_state, out="state_out", axis=1)
     return g.serialise(n_channels=c, n_outputs=w.n_outputs, state_size=sum(w.state_sizes))
 
 
@@ -168,7 +166,7 @@ def _read(matrix_form: bytes) -> _Weights:
             convs=tuple((arrays[f"conv_{i}_weight"], arrays[f"conv_{i}_bias"]) for i in range(1, n_blocks + 1)),
             head=arrays["head_weight"],
             head_bias=arrays["head_bias"],
-            var=arrays["var_weight"],
+            var=arrays.get("var_weight"),
             limits=(float(arrays["log_sigma_min"].item()), float(arrays["log_sigma_max"].item())),
             state_sizes=tuple(int(n) for n in arrays[split.input[1]]),
         )
@@ -185,24 +183,28 @@ def _check(w: _Weights, inputs: list[str], outputs: list[str]) -> None:
     if tuple(inputs) != INPUTS or tuple(outputs) != OUTPUTS:
         raise BackendError(f"a graph from {', '.join(inputs)} to {', '.join(outputs)} is none that kinedge exported")
     chain = [w.inp, *(weight for weight, _ in w.convs), w.head]
+    weights = chain if w.var is None else [*chain, w.var]
     fits = (
-        all(a.dtype == np.float32 and a.ndim == 2 and a.size for a in [*chain, w.var])
+        all(a.dtype == np.float32 and a.ndim == 2 and a.size for a in weights)
         and w.inp.shape[0] % 2 == 0
         and len(w.kept) == len(w.convs) > 0
         and all(weight.shape == (w.kernel * w.width, w.width) for weight, _ in w.convs)
         and w.kernel >= 2
         and w.head.shape == (w.width, 2 * w.n_outputs)
-        and w.var_order >= 2
-        and w.var.shape[0] == w.var_order * w.n_channels
-        and w.state_sizes[0] == (w.var_order - 1) * w.n_channels
+        and w.var_order != 1
+        and (
+            w.var is None
+            or (w.var.shape == (w.var_order * w.n_channels, w.n_outputs)
+            and w.state_sizes[0] == (w.var_order - 1) * w.n_channels)
+        )
         and all(
             size == kept * w.width and kept % (w.kernel - 1) == 0
-            for size, kept in zip(w.state_sizes[1:], w.kept, strict=True)
+            for size, kept in zip(w.state_sizes[w.var is not None :], w.kept, strict=True)
         )
         and w.inp_bias.shape == (w.width,)
         and w.head_bias.shape == (2 * w.n_outputs,)
         and all(bias.shape == (w.width,) for _, bias in w.convs)
     )
     if not fits:
-        shapes = ", ".join(str(a.shape) for a in [*chain, w.var])
+        shapes = ", ".join(str(a.shape) for a in weights)
         raise BackendError(f"weights of {shapes} and a state of {w.state_sizes} are no forecaster that kinedge exports")

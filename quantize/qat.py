@@ -50,7 +50,9 @@ class QatConfig(Config):
 def _linears(model: Forecaster) -> dict[str, tuple[str, nn.Module]]:
     """Return parameter name and module of every layer, by the layer's name in the exported graph."""
     layers: dict[str, tuple[str, nn.Module]] = {
-        name: (f"{name}.weight", getattr(model, name)) for name in ("inp", "head", "var")
+        name: (f"{name}.weight", layer)
+        for name, layer in (("inp", model.inp), ("head", model.head), ("var", model.var))
+        if layer is not None
     }
     for i, conv in enumerate(model.convs):
         layers[f"conv_{i + 1}"] = (f"convs.{i}.weight", conv)

@@ -43,7 +43,9 @@ def restore_model(graph: bytes, manifest: Manifest) -> Forecaster:
     arrays = {i.name: numpy_helper.to_array(i) for i in proto.initializer}
     try:
         model = Forecaster(_shape(proto, arrays, manifest))
-        layers: dict[str, torch.nn.Module] = {"inp": model.inp, "head": model.head, "var": model.var}
+        layers: dict[str, torch.nn.Module] = {"inp": model.inp, "head": model.head}
+        if model.var is not None:
+            layers["var"] = model.var
         layers |= {f"conv_{i}": conv for i, conv in enumerate(model.convs, start=1)}
         state: dict[str, torch.Tensor] = {}
         for name, layer in layers.items():
@@ -64,11 +66,12 @@ def _shape(proto: onnx.GraphProto, arrays: dict[str, NDArray[Any]], manifest: Ma
     width = arrays["inp_weight"].shape[1]
     kernel = arrays["conv_1_weight"].shape[0] // width
     (cut,) = (node for node in proto.node if node.op_type == "Split" and node.input[0] == "state")
-    past = arrays[cut.input[1]][1:] // width
+    var = arrays.get("var_weight")
+    past = arrays[cut.input[1]][var is not None :] // width
     return ForecasterConfig(
         n_channels=manifest.n_channels,
         horizons=manifest.horizons,
-        var_order=arrays["var_weight"].shape[0] // manifest.n_channels,
+        var_order=0 if var is None else var.shape[0] // manifest.n_channels,
         width=width,
         dilations=tuple(int(p) // (kernel - 1) for p in past),
         kernel=kernel,

@@ -49,7 +49,7 @@ def test_torch_and_the_graph_agree_whole_and_in_any_chunks(chunks: list[int], n_
 @given(
     n_channels=st.integers(1, 8),
     horizons=st.sampled_from([(1,), (2, 10), (1, 3, 9)]),
-    var_order=st.integers(2, 9),
+    var_order=st.sampled_from([0, 2, 5, 9]),
     width=st.integers(1, 9),
     dilations=st.lists(st.integers(1, 9), min_size=1, max_size=4),
     kernel=st.integers(2, 4),

@@ -54,7 +54,7 @@ def random_input(n_streams: int, n: int, n_channels: int) -> tuple[np.ndarray, n
 @given(
     n_channels=st.integers(1, 8),
     horizons=st.sampled_from([(1,), (2, 10), (1, 3, 9)]),
-    var_order=st.integers(2, 9),
+    var_order=st.sampled_from([0, 2, 5, 9]),
     width=st.integers(1, 9),
     dilations=st.lists(st.integers(1, 9), min_size=1, max_size=4),
     kernel=st.integers(2, 4),

@@ -85,6 +85,16 @@ def test_no_epochs_gives_the_linear_baseline() -> None:
     assert result.nu.min() > 2
 
 
+def test_without_the_linear_skip_the_baseline_is_only_measured() -> None:
+    result = fit([walk(1)], [walk(2)], FitConfig(**QUICK, linear_skip=False))
+    linear = fit([walk(1)], [walk(2)], FitConfig(**{**QUICK, "max_epochs": 0}))
+    assert result.model.var is None
+    assert result.model.config.var_order == 0
+    assert result.linear_val_nll == linear.val_nll
+    assert result.best_epoch >= 1  # however much better the linear model is: the network does not have it in itself
+    assert result.val_nll == result.history[result.best_epoch].val_nll
+
+
 def test_equal_seeds_train_equal_models_and_others_do_not() -> None:
     config = FitConfig(**QUICK)
     a, b = fit([walk(1)], [walk(2)], config), fit([walk(1)], [walk(2)], config)

@@ -127,7 +127,7 @@ def prepare(train: Sequence[Recording], val: Sequence[Recording], config: FitCon
 def finish(loop: Loop, *, seconds: float) -> FitResult:
     """Hand out the best epoch of a run."""
     model, nu = loop.best_model()
-    best = min(loop.history, key=lambda r: r.val_nll)
+    best = loop.best_record
     return FitResult(
         model=model,
         config=loop.config,

@@ -9,7 +9,7 @@ import pickle
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -95,20 +95,33 @@ class Loop:
         shape = self.model.config
         linear = fit_linear(
             x, mask, p.starts, p.ends,
-            horizons=shape.horizons, var_order=shape.var_order, ridge=self.config.ridge, seed=self.config.seed,
+            horizons=shape.horizons, var_order=self.config.var_order, ridge=self.config.ridge, seed=self.config.seed,
         )  # fmt: skip
-        _install(linear, self.model)
+        baseline = self.model
+        if not self.config.linear_skip:
+            with torch.random.fork_rng(devices=[]):
+                baseline = Forecaster(replace(shape, var_order=self.config.var_order)).to(self.config.device)
+        _install(linear, baseline)
         self.likelihood.load_state_dict(StudentT(linear.nu).state_dict())
-        self.history = [EpochRecord(0, self._nll(self.pieces), self._nll(self.val_pieces), time.monotonic() - begun)]
+        nll = [
+            evaluate_nll(baseline, self.likelihood, p, self.normalisation, self.gaps)
+            for p in (self.pieces, self.val_pieces)
+        ]
+        self.history = [EpochRecord(0, *nll, time.monotonic() - begun)]
         self._keep_best()
         if progress is not None:
             progress(self.history[0])
 
     def may_go_on(self) -> bool:
         """Whether another epoch is allowed and may still help."""
-        best = min(self.history, key=lambda r: r.val_nll)
         done = self.history[-1].epoch
-        return done < self.config.max_epochs and done - best.epoch < self.config.patience
+        return done < self.config.max_epochs and done - self.best_record.epoch < self.config.patience
+
+    @property
+    def best_record(self) -> EpochRecord:
+        """Epoch with the best validation; the linear baseline's only if the network has it in itself."""
+        own = self.history if self.config.linear_skip else self.history[1:] or self.history
+        return min(own, key=lambda r: r.val_nll)
 
     def epoch(self) -> EpochRecord:
         """Train for one epoch and validate. Its draws depend on seed and epoch alone, so it can be resumed."""
@@ -134,7 +147,7 @@ class Loop:
         """Validate, and keep the weights if they are the best so far."""
         record = EpochRecord(len(self.history), train_nll, self._nll(self.val_pieces), time.monotonic() - begun)
         self.history.append(record)
-        if record.val_nll <= min(r.val_nll for r in self.history):
+        if record.val_nll <= self.best_record.val_nll:
             self._keep_best()
         return record
 
@@ -239,6 +252,8 @@ class Loop:
 def _install(linear: LinearFit, model: Forecaster) -> None:
     """Make the network the linear model: its own correction is zero, its log-scale the residuals'."""
     log_sigma = np.clip(np.log(linear.sigma), LOG_SIGMA_MIN, LOG_SIGMA_MAX).flatten()
+    if model.var is None:
+        raise ConfigError("a network without the linear skip cannot be the linear model")
     with torch.no_grad():
         model.var.weight.copy_(torch.from_numpy(linear.weight))
         model.var.bias.copy_(torch.from_numpy(linear.bias))

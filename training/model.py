@@ -5,7 +5,8 @@ Choices
 * Everything is ``(batch, time, channel)``: a causal convolution is "gather the taps, then one matrix product".
   The exported graph has the same form, which costs no transposes and turns 256 streams into one large product.
 * Location = VAR(p) on the input + a correction by the TCN. The correction starts at zero, so that an
-  untrained network IS the linear baseline and training can only be judged against it.
+  untrained network IS the linear baseline and training can only be judged against it. Without the VAR (order 0) a
+  network forecasts less well, and is less at a loss where samples are: a detector may want that.
 * The TCN sees ``[x, mask]``. Where the mask is 0, ``x`` is what :class:`~kinedge.edge.gaps.Gaps` shows: the last
   value, fading. Zeros there were tried: the linear part took every edge of a gap for a jump.
 * Pre-activation residual blocks, ``h + conv(relu(h))``: one product per block. A second 1x1 convolution per block
@@ -47,7 +48,7 @@ class ForecasterConfig:
     horizons
         Samples ahead, increasing. The output at ``t`` predicts ``x[t + h]``.
     var_order
-        Samples the linear skip sees, the present one included.
+        Samples the linear skip sees, the present one included; 0 leaves it out.
     width
         Channels inside the TCN.
     dilations, kernel
@@ -69,8 +70,10 @@ class ForecasterConfig:
     def __post_init__(self) -> None:
         if self.n_channels < 1 or self.width < 1:
             raise ConfigError(f"n_channels and width must be at least 1, got {self.n_channels} and {self.width}")
-        if self.var_order < 2 or self.kernel < 2:
-            raise ConfigError(f"var_order and kernel must be at least 2, got {self.var_order} and {self.kernel}")
+        if self.var_order < 0 or self.var_order == 1 or self.kernel < 2:
+            raise ConfigError(
+                f"var_order must be 0 or at least 2 and kernel at least 2, got {self.var_order} and {self.kernel}"
+            )
         if not self.horizons or min(self.horizons) < 1 or list(self.horizons) != sorted(set(self.horizons)):
             raise ConfigError(f"horizons must be increasing numbers of samples from 1 on, got {self.horizons}")
         if not self.dilations or min(self.dilations) < 1:
@@ -94,7 +97,7 @@ class ForecasterConfig:
     @property
     def state_sizes(self) -> tuple[int, ...]:
         """Floats of state for the VAR and for each block, in their order in the state."""
-        return (self.var_order - 1) * self.n_channels, *(past * self.width for past in self.history)
+        return max(0, self.var_order - 1) * self.n_channels, *(past * self.width for past in self.history)
 
     @property
     def state_size(self) -> int:
@@ -133,7 +136,7 @@ class Forecaster(nn.Module):
         super().__init__()
         self.config = config
         c, w = config.n_channels, config.width
-        self.var = nn.Linear(config.var_order * c, config.n_outputs)
+        self.var = nn.Linear(config.var_order * c, config.n_outputs) if config.var_order else None
         self.inp = nn.Linear(2 * c, w)
         self.head = nn.Linear(w, 2 * config.n_outputs)
         convs = [nn.Linear(config.kernel * w, w) for _ in config.dilations]
@@ -141,8 +144,9 @@ class Forecaster(nn.Module):
             nn.init.normal_(conv.weight, std=(2.0 / conv.in_features / len(convs)) ** 0.5)
             nn.init.zeros_(conv.bias)
         for linear in (self.var, self.head):
-            nn.init.zeros_(linear.weight)
-            nn.init.zeros_(linear.bias)
+            if linear is not None:
+                nn.init.zeros_(linear.weight)
+                nn.init.zeros_(linear.bias)
         self.convs = nn.ModuleList(convs)
 
     @property
@@ -184,9 +188,11 @@ class Forecaster(nn.Module):
         cfg = self.config
         n_streams, n = x.shape[0], x.shape[1]
         var_past, *conv_pasts = torch.split(state, list(cfg.state_sizes), dim=1)
-        seen = torch.cat([var_past.reshape(n_streams, -1, cfg.n_channels), x], dim=1)
-        location = self.var(taps(seen, n=n, kernel=cfg.var_order, dilation=1))
-        new_state = [seen[:, -(cfg.var_order - 1) :].flatten(1)]
+        location, new_state = torch.zeros((), device=x.device), []
+        if self.var is not None:
+            seen = torch.cat([var_past.reshape(n_streams, -1, cfg.n_channels), x], dim=1)
+            location = self.var(taps(seen, n=n, kernel=cfg.var_order, dilation=1))
+            new_state.append(seen[:, -(cfg.var_order - 1) :].flatten(1))
 
         h = self.inp(torch.cat([x, mask], dim=-1))
         for conv, past, kept, dilation in zip(self.convs, conv_pasts, cfg.history, cfg.dilations, strict=True):

@@ -24,10 +24,11 @@ AUGMENT_OPTIONS: Final = tuple(f.name for f in fields(Augment) if f.name not in 
 class FitConfig(Config):
     """How a forecaster is trained.
 
-    The network: ``horizons`` to ``kernel`` as in :class:`~kinedge.training.model.ForecasterConfig`. A crop holds
-    the receptive field, which counts for nothing, and ``window`` samples that count. ``steps_per_epoch`` is None for
-    one pass over the training data. Regions labelled with one of ``exclude_labels`` (``freeze``, ``anomaly:*``) are
-    cut out of training and validation.
+    The network: ``horizons`` to ``kernel`` as in :class:`~kinedge.training.model.ForecasterConfig`. Without
+    ``linear_skip``, the linear model of ``var_order`` is solved as the baseline, and is no part of the network. A
+    crop holds the receptive field, which counts for nothing, and ``window`` samples that count. ``steps_per_epoch``
+    is None for one pass over the training data. Regions labelled with one of ``exclude_labels`` (``freeze``,
+    ``anomaly:*``) are cut out of training and validation.
 
     ``hold_s`` is the time in which a value that is held through a gap fades; 0 shows the network zeros there.
 
@@ -41,10 +42,11 @@ class FitConfig(Config):
 
     horizons: tuple[int, ...] = (2, 10)
     var_order: int = Field(default=16, ge=2, le=64)
+    linear_skip: bool = True
     width: int = Field(default=24, ge=4, le=256)
     dilations: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
     kernel: int = Field(default=3, ge=2, le=9)
-    hold_s: float = Field(default=0.1, ge=0, le=60)
+    hold_s: float = Field(default=0.3, ge=0, le=60)
     clip: float = Field(default=20.0, gt=0, le=1000)
 
     ridge: float = Field(default=1e-4, ge=0, le=1e3)
@@ -59,7 +61,7 @@ class FitConfig(Config):
     sensor_dropout: float = Field(default=0.1, ge=0, lt=1)
     burst_dropout: float = Field(default=0.25, ge=0, le=1)
     burst_s: float = Field(default=2.0, gt=0, le=60)
-    packet_dropout: float = Field(default=0.3, ge=0, le=1)
+    packet_dropout: float = Field(default=0.5, ge=0, le=1)
     rotation_deg: float = Field(default=0.0, ge=0, le=90)
     augment: dict[str, float] = Field(default_factory=dict)
     exclude_labels: tuple[str, ...] = ("freeze", "outside", "anomaly:*")
@@ -96,7 +98,14 @@ class FitConfig(Config):
 
     def forecaster(self, n_channels: int) -> ForecasterConfig:
         """Return the shape of the network for this many channels."""
-        return ForecasterConfig(n_channels, self.horizons, self.var_order, self.width, self.dilations, self.kernel)
+        return ForecasterConfig(
+            n_channels,
+            self.horizons,
+            self.var_order if self.linear_skip else 0,
+            self.width,
+            self.dilations,
+            self.kernel,
+        )
 
     def on_this_machine(self) -> FitConfig:
         """Return the configuration with the device that ``auto`` means here.
