@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from kinedge.edge.alarm import AlarmConfig
 from kinedge.edge.grid import Grid
 from kinedge.edge.people import People
+from kinedge.edge.reliability_clock import ClockWatch
 from kinedge.edge.scoring import Scorer, ScoringState
 from kinedge.edge.verdict import VerdictBatch
 from kinedge.edge.watch import AlarmWatch
@@ -111,6 +112,8 @@ class Pipeline:
         )
         self._row = {s: i for i, s in enumerate(self.subjects)}
         self._clocks: dict[str, dict[str, Clock]] = {s: {} for s in self.subjects}
+        self._clocks_by_row = tuple(self._clocks[s] for s in self.subjects)
+        self._clock_watch = ClockWatch(len(self.subjects), scorer.sensors)
         self._boot_ids: dict[tuple[str, str], int] = {}
         self._channels = {s.name: s.channels for s in manifest.sensor_specs}
         self._columns: dict[tuple[str, tuple[str, ...]], list[int] | None] = {}
@@ -257,7 +260,10 @@ class Pipeline:
         calibration = self.people.calibration
         if calibration is not None and not everybody:
             calibration = calibration.rows(rows)
-        batch, part = self.scorer.step(*turned, part, end_tick=first_tick + hop, calibration=calibration)
+        clock_ms = self._clock_watch.look(rows, index, self._clocks_by_row)
+        batch, part = self.scorer.step(
+            *turned, part, end_tick=first_tick + hop, calibration=calibration, clock_ms=clock_ms
+        )
         self._state.write(rows, part)
         bases, who = self.people.bases, rows.tolist()
         batch = replace(

@@ -1,0 +1,66 @@
+"""How far the times of each sensor may be apart from another's, for all streams, looked at anew now and then."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kinedge.firmware_bridge.alignment import alignment_of
+from kinedge.firmware_bridge.clock import Clock
+
+__all__ = ["ClockWatch", "spread_ms"]
+
+_EVERY: Final = 8  # hops between two looks at one person's clocks: bounds change slowly, and each look is a Python loop
+
+
+def spread_ms(clocks: Mapping[str, Clock], sensors: Sequence[str]) -> NDArray[np.float64]:
+    """Return (n_sensors,): by how much each sensor's times may be apart from those of the sensor it agrees with best.
+
+    Of three sensors, one with a bad clock does not put the other two in doubt. 0 where no other has been heard.
+    """
+    best = np.full(len(sensors), np.inf)
+    at = {name: i for i, name in enumerate(sensors)}
+    for pair in alignment_of(clocks):
+        for name in (pair.first, pair.second):
+            if name in at:
+                best[at[name]] = min(best[at[name]], pair.ms)
+    return np.where(np.isfinite(best), best, 0.0)
+
+
+class ClockWatch:
+    """The figures of all streams of a pipeline.
+
+    Parameters
+    ----------
+    n_streams
+        How many there are.
+    sensors
+        Names, in the model's order.
+    """
+
+    def __init__(self, n_streams: int, sensors: Sequence[str]) -> None:
+        self._sensors = tuple(sensors)
+        self._ms = np.zeros((n_streams, len(self._sensors)))
+        self._seen = np.zeros(n_streams, bool)
+
+    def look(self, rows: NDArray[np.intp], hop: int, clocks: Sequence[Mapping[str, Clock]]) -> NDArray[np.float64]:
+        """Return (n_rows, n_sensors) for some streams, after a look at those whose turn it is at this hop.
+
+        Parameters
+        ----------
+        rows
+            Which streams are scored.
+        hop
+            Its number: people take turns, so that no hop pays for all.
+        clocks
+            By sensor, of every stream.
+        """
+        due = rows[((rows + hop) % _EVERY == 0) | ~self._seen[rows]]
+        for i in due.tolist():
+            self._ms[i] = spread_ms(clocks[i], self._sensors)
+            self._seen[i] = True
+        ms: NDArray[np.float64] = self._ms[rows]
+        return ms
