@@ -6,6 +6,9 @@ import asyncio
 import json
 import logging
 import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -23,8 +26,11 @@ from kinedge.cli.run import serve_until
 from kinedge.edge.config import GatewayConfig, load_gateway_config
 from kinedge.edge.enrol import EnrolmentBuilder
 from kinedge.edge.enrolment import Enrolment, read_enrolment
+from kinedge.edge.feedback import Answered, Entered, answers_in, enter_dismissed, note_recalibration
 from kinedge.edge.history import N_BACK
 from kinedge.edge.pipeline import Scored
+from kinedge.edge.promise import promise, setting
+from kinedge.edge.scoring import Scorer
 from kinedge.edge.service import EdgeService
 from kinedge.edge.verdict import Verdict
 from kinedge.errors import ConfigError
@@ -43,6 +49,9 @@ def enrol(
     key: Annotated[Path | None, typer.Option(help="Sign it with this secret key.")] = None,
     picture: Annotated[Path | None, typer.Option(help="Draw it there, as SVG.")] = None,
     minutes: Annotated[float, typer.Option(min=1, max=240, help="Live: how much usable movement to take.")] = 40.0,
+    feedback: Annotated[
+        Path | None, typer.Option(help="A store: what was said there about this person's episodes enters, too.")
+    ] = None,
     allow_short: Annotated[bool, typer.Option("--allow-short", help="Take less than 30 minutes, at a cost.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was learned as JSON.")] = False,
 ) -> None:
@@ -51,6 +60,8 @@ def enrol(
     30 to 60 minutes of what they ordinarily do, walking among it. Needs no torch: it runs on the board.
 
     Example: kinedge enrol recordings/monday --subject p-001 --key clinic.pem --picture p-001.svg
+
+    Example: kinedge enrol recordings/monday --subject p-001 --feedback edge.db
     """
     signing_key = None if key is None else load_signing_key(key)
     logging.getLogger("kinedge").addHandler(logging.NullHandler())
@@ -58,8 +69,10 @@ def enrol(
     with tempfile.TemporaryDirectory(prefix="kinedge-enrol-") as folder:
         config, recorded = _settings(source, subject, bundle, Path(folder) / "enrol.db")
         name = config.people[0].subject
-        service, builder = _prepare(config, recorded)
+        said = Feedback.of(feedback, name)
+        service, builder = _prepare(config, recorded, said)
         _collect(service, builder, recorded, minutes=minutes, quiet=as_json)
+        entered = said.enter(builder, service.scorer)
         placement = {h.sensor: f"{h.where} {h.serial}".strip() for h in service.health.values()}
         told = f"{'recorded' if recorded else 'live'}: {source.name}"
         data = builder.finish(name, source=told, placement=placement, allow_short=allow_short)
@@ -68,14 +81,55 @@ def enrol(
         data = sign_archive(data, signing_key, kind="enrolment", digest=enrolment.digest)
     place = out or Path(f"{name}.enrolment")
     write_bundle(place, data)
+    if feedback is not None:
+        note_recalibration(feedback, entered, subject=name, enrolment_digest=enrolment.digest)
     if picture is not None:
         write_bundle(picture, draw_enrolment(enrolment, service.scorer).encode())
+    sentence = _promise(config, service, enrolment)
     signer = None if signing_key is None else signing_key.verify_key.key_id
     if as_json:
         facts = enrolment.manifest.model_dump(mode="json")
-        typer.echo(json.dumps({"out": str(place), "digest": enrolment.digest, "signed_by": signer, **facts}, indent=2))
+        told = {
+            "out": str(place),
+            "digest": enrolment.digest,
+            "signed_by": signer,
+            "promise": _promise(config, service, enrolment),
+        }
+        typer.echo(json.dumps({**told, "answers": [asdict(e) for e in entered], **facts}, indent=2))
         return
-    _tell(place, enrolment, signer)
+    _tell(place, enrolment, signer, sentence=sentence, entered=entered)
+
+
+@dataclass
+class Feedback:
+    """The answers about one person's episodes on their way into an enrolment."""
+
+    answered: tuple[Answered, ...] = ()
+    n_left_out: Counter[str] = field(default_factory=Counter)
+
+    @classmethod
+    def of(cls, store: Path | None, subject: str) -> Feedback:
+        """Read those of a store; none without one."""
+        return cls(() if store is None else tuple(answers_in(store, subject=subject)))
+
+    def leaves_out(self, end_utc_ns: int, *, block_ns: int) -> bool:
+        """Whether a block that ends now was part of an episode that was confirmed."""
+        for one in self.answered:
+            e = one.envelope
+            if one.answer == "confirmed" and e.start_utc_ns < end_utc_ns <= e.end_utc_ns + block_ns:
+                self.n_left_out[e.id] += 1
+                return True
+        return False
+
+    def enter(self, builder: EnrolmentBuilder, scorer: Scorer) -> list[Entered]:
+        """Take the dismissed ones in, and say what became of each."""
+        entered = list(enter_dismissed(builder, scorer, self.answered))
+        for one in self.answered:
+            if one.answer == "confirmed":
+                n = self.n_left_out[one.envelope.id]
+                entered.append(Entered(one.envelope.id, one.answer, n, "" if n else "it was not recorded here"))
+        builder.note_feedback({e.episode: e.answer for e in entered if not e.why_not})
+        return entered
 
 
 def _settings(
@@ -103,10 +157,14 @@ def _settings(
     return gateway_of(sessions, store, bundle=bundle), RecordedSource(sessions, speed=float("inf"))
 
 
-def _prepare(config: GatewayConfig, recorded: RecordedSource | None) -> tuple[EdgeService, EnrolmentBuilder]:
+def _prepare(
+    config: GatewayConfig, recorded: RecordedSource | None, said: Feedback
+) -> tuple[EdgeService, EnrolmentBuilder]:
     def on_scored(scored: Scored, verdict: Verdict) -> None:
-        del verdict
-        builder.add_scored(scored)
+        manifest = service.scorer.manifest
+        block_ns = round(manifest.block / manifest.rate_hz * 1e9)
+        if not said.leaves_out(service.clock.utc_ns(verdict.host_time_ns), block_ns=block_ns):
+            builder.add_scored(scored)
 
     service = EdgeService(config, on_scored=on_scored, source=recorded)
     builder = EnrolmentBuilder(service.scorer)
@@ -131,7 +189,14 @@ def _collect(
         asyncio.run(serve_until(service, on_tick=on_tick, until=enough))
 
 
-def _tell(place: Path, enrolment: Enrolment, signer: str | None) -> None:
+def _promise(config: GatewayConfig, service: EdgeService, enrolment: Enrolment) -> str:
+    cohort = service.scorer.calibration.enrolled
+    if config.alarm is None or cohort is None:
+        return setting(None)
+    return promise(config.alarm, audit=enrolment.manifest.audit.verdict, n_subjects=int(cohort.n_subjects[0]))
+
+
+def _tell(place: Path, enrolment: Enrolment, signer: str | None, *, sentence: str, entered: Sequence[Entered]) -> None:
     manifest, audit = enrolment.manifest, enrolment.manifest.audit
     console = Console()
     table = Table(title=f"{place}  ({enrolment.digest[:16]})", show_header=False)
@@ -153,5 +218,10 @@ def _tell(place: Path, enrolment: Enrolment, signer: str | None) -> None:
     console.print(table)
     style = {"holds": "green", "doubtful": "yellow", "does not hold": "red"}[audit.verdict]
     console.print(f"[{style}]{escape(audit.sentence())}[/{style}]", highlight=False)
+    console.print(f"With this, {escape(sentence)}.", highlight=False)
+    for e in entered:
+        what = "taken as ordinary" if e.answer == "dismissed" else "left out"
+        told = f"{e.n_blocks} blocks {what}" if not e.why_not else f"did not enter: {e.why_not}"
+        console.print(f"episode {e.episode[:12]}…, {e.answer}: {escape(told)}", highlight=False)
     if manifest.short:
         console.print("[yellow]Short: what is rare is taken from the cohort for a good part.[/yellow]")

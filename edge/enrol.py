@@ -54,6 +54,8 @@ class EnrolmentBuilder:
         self._channel: list[NDArray[np.float64]] = []
         self._intensity: list[NDArray[np.float64]] = []
         self._hop: list[int] = []
+        self._trusted: list[bool] = []
+        self._feedback: dict[str, str] = {}
         self._moment = np.zeros((manifest.n_channels, manifest.n_channels))
         self._n_residuals = 0
         self._n_hops = 0
@@ -68,7 +70,12 @@ class EnrolmentBuilder:
     @property
     def usable_s(self) -> float:
         """How much of it can be learned from."""
-        return len(self._hop) * self._hop_s
+        return (len(self._hop) - self.n_trusted) * self._hop_s
+
+    @property
+    def n_trusted(self) -> int:
+        """How many blocks somebody has said to be ordinary."""
+        return sum(self._trusted)
 
     @property
     def is_full(self) -> bool:
@@ -110,9 +117,31 @@ class EnrolmentBuilder:
         self._bad += bad
         if bad.any() or not scores.scored[stream].all():
             return
+        self._take(scores, surprise, stream, hop=hop, trusted=False)
+
+    def add_trusted(self, scores: BlockScores, surprise: Surprise, stream: int) -> bool:
+        """Take one hop that somebody has said to be ordinary: it is never left out as abnormal.
+
+        It has no part in the audit, for it was chosen because it was unusual; nor in what was recorded. Returns whether
+        it can be used.
+        """
+        missing, saturated = scores.missing[stream], scores.saturated[stream]
+        bad = (missing > _MAX_MISSING) | (saturated > _MAX_SATURATED) | scores.flat[stream]
+        if not scores.full[stream] or bad.any() or not scores.scored[stream].all():
+            return False
+        # never the next one of any other: histories begin anew
+        self._take(scores, surprise, stream, hop=(self._hop[-1] if self._hop else 0) + 2, trusted=True)
+        return True
+
+    def note_feedback(self, answers: Mapping[str, str]) -> None:
+        """Name the episodes whose answers this enrolment is made with: id, and ``dismissed`` or ``confirmed``."""
+        self._feedback.update(answers)
+
+    def _take(self, scores: BlockScores, surprise: Surprise, stream: int, *, hop: int, trusted: bool) -> None:
         self._channel.append(scores.channel[stream].copy())
         self._intensity.append(scores.intensity[stream].copy())
         self._hop.append(hop)
+        self._trusted.append(trusted)
         z = surprise.z[stream, surprise.valid[stream, :, 0].all(axis=1), 0].astype(np.float64)
         self._moment += z.T @ z
         self._n_residuals += len(z)
@@ -160,9 +189,10 @@ class EnrolmentBuilder:
         blocks = Blocks(np.stack(self._channel), np.stack(self._intensity), np.array(self._hop, np.int64))
         covariance = self._moment / max(self._n_residuals, 1)
         cohort, groups = scorer.calibration, scorer.groups
-        baseline = fit_baseline(blocks, covariance, cohort=cohort, groups=groups)
+        trusted = np.array(self._trusted)
+        baseline = fit_baseline(blocks, covariance, cohort=cohort, groups=groups, trusted=trusted)
         audit, held_out = audit_person(
-            blocks, covariance, cohort=cohort, groups=groups, stride=manifest.block // manifest.hop
+            blocks.take(~trusted), covariance, cohort=cohort, groups=groups, stride=manifest.block // manifest.hop
         )
         when = time.gmtime(time.time() if made_s is None else made_s)
         return pack_enrolment(
@@ -182,6 +212,7 @@ class EnrolmentBuilder:
                 "n_blocks": len(blocks),
                 "n_trimmed": int(baseline.n_trimmed[0]),
                 "short": self.usable_s < MIN_USABLE_S,
+                "feedback": self._feedback,
                 "audit": audit,
             },
             replace(baseline, reference=thin(held_out, MAX_REFERENCE)),
@@ -195,19 +226,20 @@ class EnrolmentBuilder:
         silent = [s for s, heard in zip(sensors, self._heard, strict=True) if not heard]
         if silent:
             raise SignalError(f"no data from {', '.join(silent)}; the model needs {', '.join(sensors)}")
-        share = len(self._hop) / self._n_hops
+        n_usable = len(self._hop) - self.n_trusted
+        share = n_usable / self._n_hops
         if share < _MIN_USABLE_SHARE:
             worst = int(self._bad.argmax())
             raise SignalError(
                 f"only {share:.0%} of {self.recorded_s / 60:.1f} min can be used, mostly because of {sensors[worst]} "
                 "(missing, saturated or flat); mend that and record again"
             )
-        if len(self._hop) < _MIN_BLOCKS:
+        if n_usable < _MIN_BLOCKS:
             raise SignalError(f"only {self.usable_s:.0f} s can be used; not even a short enrolment can be made of that")
         if self.usable_s < MIN_USABLE_S and not allow_short:
             raise SignalError(
                 f"{self.usable_s / 60:.1f} min of ordinary movement, and {MIN_USABLE_S / 60:.0f} are needed; a short "
-                f"enrolment (--allow-short) leans {100 / (100 + len(self._hop)):.0%} on the cohort for what is rare, "
+                f"enrolment (--allow-short) leans {100 / (100 + n_usable):.0%} on the cohort for what is rare, "
                 "and its audit says little"
             )
 

@@ -60,6 +60,9 @@ class EnrolmentManifest(Config):
     n_blocks: int = Field(ge=0)
     n_trimmed: int = Field(ge=0, description="left out as abnormal")
     short: bool = Field(default=False, description="less than half an hour; the spread leans on the cohort's")
+    feedback: dict[str, Literal["dismissed", "confirmed"]] = Field(
+        default_factory=dict, max_length=4096, description="episodes whose answers it was made with, by id"
+    )
     audit: Audit
     parts: dict[str, Part]
 

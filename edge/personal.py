@@ -181,7 +181,13 @@ class Detectors:
 
 
 def fit_baseline(
-    blocks: Blocks, covariance: F64, *, cohort: Calibration, groups: Sequence[slice], n_contexts: int = len(CONTEXTS)
+    blocks: Blocks,
+    covariance: F64,
+    *,
+    cohort: Calibration,
+    groups: Sequence[slice],
+    n_contexts: int = len(CONTEXTS),
+    trusted: NDArray[np.bool_] | None = None,
 ) -> Baseline:
     """Learn what is usual for a person from blocks of their ordinary movement.
 
@@ -195,6 +201,8 @@ def fit_baseline(
         Of the model.
     groups
         Columns of each sensor.
+    trusted : (n,)
+        Blocks that somebody has said to be ordinary: they are never left out as abnormal.
 
     Raises
     ------
@@ -206,7 +214,8 @@ def fit_baseline(
     groups = tuple(groups)
     first = _fit(blocks, covariance, cohort, groups, n_contexts)
     center, _ = first.calibration(cohort, groups).usual(blocks.intensity, groups)
-    kept = blocks.take(~_abnormal(blocks.channel - center))
+    abnormal = _abnormal(blocks.channel - center)
+    kept = blocks.take(~abnormal if trusted is None else ~abnormal | trusted)
     found = _fit(kept, covariance, cohort, groups, n_contexts) if len(kept) < len(blocks) else first
     return replace(found, n_trimmed=np.array([float(len(blocks) - len(kept))]))
 
