@@ -49,6 +49,8 @@ class Database:
         self.path = path
         self.wall_clock_ns = wall_clock_ns
         self._mutex = threading.RLock()
+        self._read_only = read_only
+        self._is_damaged = False
         self._lock_file: IO[str] | None = None
         try:
             if not read_only:
@@ -68,12 +70,14 @@ class Database:
     def reading(self) -> Iterator[sqlite3.Connection]:
         """Lend the connection for SELECTs."""
         with self._mutex, self._explained():
+            self._replace_if_damaged()
             yield self._connection
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
         """Lend the connection inside a transaction: on disk when the block ends, undone when it raises."""
         with self._mutex, self._explained():
+            self._replace_if_damaged()
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self._connection
@@ -87,7 +91,15 @@ class Database:
         """Append a row to the audit chain, within the caller's transaction."""
         audit.append(connection, event, detail, utc_ns=self.wall_clock_ns())
 
-    def _open(self, *, read_only: bool) -> sqlite3.Connection:
+    def _replace_if_damaged(self) -> None:
+        """Go on with a fresh file after the last call found this one damaged: nobody is there to restart us."""
+        if not self._is_damaged or self._read_only:
+            return
+        self._connection.close()
+        self._connection = self._open(read_only=False, thoroughly=True)
+        self._is_damaged = False
+
+    def _open(self, *, read_only: bool, thoroughly: bool = False) -> sqlite3.Connection:
         with self._explained():
             if read_only:
                 connection = sqlite3.connect(
@@ -97,7 +109,7 @@ class Database:
                 if connection.execute("PRAGMA user_version").fetchone() == (0,):
                     raise StoreError(f"{self.path}: empty; no kinedge has written here yet")
                 return connection
-            damage = _damage(self.path)
+            damage = _damage(self.path, thoroughly=thoroughly)
             moved = _move_aside(self.path, self.wall_clock_ns()) if damage else None
             connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
             for pragma in (
@@ -147,15 +159,17 @@ class Database:
         try:
             yield
         except UnicodeDecodeError as e:
-            raise StoreError(
-                f"{self.path}: damaged (text that is none); restart kinedge, it moves the file aside"
-            ) from e
+            self._is_damaged = True
+            raise StoreError(f"{self.path}: damaged (text that is none); the next write moves the file aside") from e
+        except MemoryError as e:
+            raise StoreError(f"{self.path}: not enough memory for this; nothing was written; it is tried again") from e
         except sqlite3.Error as e:
             text = str(e)
             if "disk is full" in text:
                 raise StoreError(f"{self.path}: the disk is full; nothing was written; free some space") from e
             if _is_damage(e):
-                raise StoreError(f"{self.path}: damaged ({text}); restart kinedge, it moves the file aside") from e
+                self._is_damaged = True
+                raise StoreError(f"{self.path}: damaged ({text}); the next write moves the file aside") from e
             if "unable to open" in text or "readonly" in text:
                 raise StoreError(
                     f"{self.path}: cannot be opened ({text}); check that it is there, that it is a file, "
@@ -198,12 +212,13 @@ def _is_damage(error: sqlite3.Error) -> bool:
     return "malformed" in str(error) or "not a database" in str(error)
 
 
-def _damage(path: Path) -> str | None:
+def _damage(path: Path, *, thoroughly: bool) -> str | None:
     """Say what is wrong with the pages of a file; None when nothing is."""
     try:
         with closing(sqlite3.connect(path, isolation_level=None)) as connection:
             connection.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
-            (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+            check = "integrity_check" if thoroughly else "quick_check"  # indices take a while
+            (verdict,) = connection.execute(f"PRAGMA {check}(1)").fetchone()
     except UnicodeDecodeError:
         return "the schema is not text"  # sqlite3 cannot even decode its own complaint about it
     except sqlite3.DatabaseError as e:

@@ -138,8 +138,14 @@ class Outbox:
         with self._database.writing() as connection:
             connection.execute(
                 """UPDATE outbox SET state = 'READY', not_before_monotonic_ns = ?, last_error = ?, changed_utc_ns = ?
-                   WHERE n = ? AND state = 'LOCKED'""",
-                (now_monotonic_ns + int(delay_s * 1e9), error, self._database.wall_clock_ns(), row.n),
+                   WHERE n = ? AND episode_id = ? AND state = 'LOCKED'""",
+                (
+                    now_monotonic_ns + int(delay_s * 1e9),
+                    error,
+                    self._database.wall_clock_ns(),
+                    row.n,
+                    row.episode_id,
+                ),
             )
             self._audit(connection, row, "to_be_retried", {"error": error, "attempts": row.attempts})
 
@@ -147,8 +153,9 @@ class Outbox:
         """Give rows back that were claimed and not tried."""
         with self._database.writing() as connection:
             connection.executemany(
-                "UPDATE outbox SET state = 'READY', attempts = attempts - 1 WHERE n = ? AND state = 'LOCKED'",
-                [(row.n,) for row in rows],
+                """UPDATE outbox SET state = 'READY', attempts = attempts - 1
+                   WHERE n = ? AND episode_id = ? AND state = 'LOCKED'""",
+                [(row.n, row.episode_id) for row in rows],
             )
 
     def resend_episode(self, row: OutboxRow, *, reason: str) -> None:
@@ -164,13 +171,14 @@ class Outbox:
             self._audit(connection, row, "episode_to_be_sent_again", {"reason": reason[:_MAX_ERROR_CHARS]})
 
     def _finish(self, row: OutboxRow, state: OutboxState, event: str, detail: dict[str, Any]) -> None:
-        rows = "n = ?"
+        # a damaged file may have been replaced since the row was claimed: n alone would mean another episode then
+        rows = "n = ? AND episode_id = ?"
         if state == "FAILED" and row.kind == "episode":
-            rows = "episode_id = (SELECT episode_id FROM outbox WHERE n = ?)"
+            rows = "episode_id = (SELECT episode_id FROM outbox WHERE n = ? AND episode_id = ?)"
         with self._database.writing() as connection:
             connection.execute(
                 f"UPDATE outbox SET state = ?, last_error = ?, changed_utc_ns = ? WHERE {rows} AND state <> 'DONE'",
-                (state, detail.get("reason"), self._database.wall_clock_ns(), row.n),
+                (state, detail.get("reason"), self._database.wall_clock_ns(), row.n, row.episode_id),
             )
             self._audit(connection, row, event, detail)
 
