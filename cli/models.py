@@ -50,6 +50,7 @@ def _status(keeper: ModelKeeper) -> dict[str, Any]:
         "current": keeper.versions.current,
         "previous": keeper.versions.previous,
         "staged": state.staged or None,
+        "on_trial": state.trial or None,
         "refused": state.refused,
     }
 
@@ -60,8 +61,8 @@ def _show(status: dict[str, Any], events: list[dict[str, Any]], *, as_json: bool
         return
     for event in events:
         _say(f"{event['event'].replace('_', ' ')}: {event['model_digest'][:16]} {event['reason']}")
-    for what in ("current", "previous", "staged"):
-        _say(f"{what}: {(status[what] or 'none')[:16]}")
+    for what in ("current", "previous", "staged", "on_trial"):
+        _say(f"{what.replace('_', ' ')}: {(status[what] or 'none')[:16]}")
     for digest, reason in status["refused"].items():
         _say(f"refused: {digest[:16]} {reason}")
 

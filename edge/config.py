@@ -99,6 +99,8 @@ class RecordConfig(Config):
 
     folder: Path = Field(description="where recordings lie", examples=["recordings"])
     segment_s: float = Field(default=5, ge=0.5, le=600, description="what a cut loses at most")
+    keep_hours: float = Field(default=72, gt=0, le=87_600, description="older segments go, oldest first")
+    budget_mb: float = Field(default=4096, ge=1, le=1e9, description="of all recordings; beyond it the oldest go")
 
 
 class HttpConfig(Config):
@@ -138,6 +140,12 @@ class ModelsConfig(Config):
     when_enrolled: Literal["wait", "cohort"] = Field(
         default="wait",
         description="an enrolment is for one model: wait for one made with the new model, or compare with the cohort",
+    )
+    trial_s: float = Field(
+        default=600,
+        ge=0,
+        le=604_800,
+        description="of somebody heard, before a new model is kept; one that fails is taken back; 0: no trial",
     )
 
 

@@ -44,6 +44,8 @@ class VersionState(Config):
     staged: str = Field(default="", description="digest of what was fetched and is not used yet")
     tries: dict[str, int] = Field(default_factory=dict, description="self-tests that were begun and did not end")
     refused: dict[str, str] = Field(default_factory=dict, description="digest -> why")
+    trial: str = Field(default="", description="digest of what was taken and is still to prove itself in service")
+    runs: int = Field(default=0, description="services that began with it on trial and did not end in order")
 
 
 class ModelVersions:
@@ -158,6 +160,12 @@ class ModelVersions:
         state = self.read_state()
         self.write_state(staged="" if state.staged == digest else state.staged)
         self._prune()
+
+    def clear(self) -> None:
+        """Let no version be the current one: the bundle of the configuration runs."""
+        with _explained(self.folder):
+            (self.folder / "current").unlink(missing_ok=True)
+            _flush_folder(self.folder)
 
     def _holds(self, place: Path, bundle: bytes, golden: bytes) -> bool:
         wanted = ((BUNDLE_FILE, bundle), (GOLDEN_FILE, golden))

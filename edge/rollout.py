@@ -124,7 +124,8 @@ class ModelKeeper:
     config
         With ``models``.
     on_event
-        Told what is worth an audit row: ``model_taken``, ``model_refused``, ``model_rolled_back``, ``model_waits``.
+        Told what is worth an audit row: ``model_taken``, ``model_refused``, ``model_rolled_back``, ``model_waits``,
+        ``model_kept``.
 
     Raises
     ------
@@ -147,6 +148,52 @@ class ModelKeeper:
         """Between two looks."""
         return self._models.poll_s
 
+    @property
+    def trial_s(self) -> float:
+        """How long a new model has to do well."""
+        return self._models.trial_s
+
+    def on_trial(self, digest: str) -> bool:
+        """Whether a model that was taken still has to prove itself."""
+        return self._models.trial_s > 0 and self.versions.read_state().trial == digest
+
+    def keep(self, digest: str, *, reason: str) -> None:
+        """End the trial of the current model: it did well."""
+        with self.versions.locked():
+            if self.versions.read_state().trial == digest:
+                self.versions.write_state(trial="", runs=0)
+                self._say("model_kept", digest, reason)
+
+    def pause_trial(self) -> None:
+        """Say that the service ends in order: what is on trial did not take it down."""
+        with self.versions.locked():
+            self.versions.write_state(runs=0)
+
+    def take_back(self, digest: str, *, reason: str) -> Taken:
+        """Refuse the current model because it failed in service; return the one before, or else ``bundle``.
+
+        Raises
+        ------
+        BundleError, BackendError, ConfigError
+            No other works.
+        """
+        with self.versions.locked():
+            self.versions.write_state(trial="", runs=0)
+            self._refuse(digest, reason)
+            previous, refused = self.versions.previous, self.versions.read_state().refused
+            if previous is not None and previous not in refused:
+                try:
+                    taken = self._try(previous)
+                    self.versions.activate(previous)
+                    self._say("model_rolled_back", previous, reason)
+                    return taken
+                except (BundleError, BackendError, ConfigError) as e:
+                    self._refuse(previous, str(e))
+            taken = Taken(*load_trusted(self._config, misfits=self._models.when_enrolled))
+            self.versions.clear()
+            self._say("model_rolled_back", taken.scorer.bundle.digest, reason)
+            return taken
+
     def start(self) -> Taken:
         """Load what waits, else what ran, else what ran before, else ``bundle``: the first that passes its self-test.
 
@@ -157,6 +204,10 @@ class ModelKeeper:
         """
         with self.versions.locked():
             state = self.versions.read_state()
+            if state.trial and state.runs >= _MAX_TRIES:
+                self.versions.write_state(trial="", runs=0)
+                self._refuse(state.trial, f"{state.runs} services with it on trial ended without having been told to")
+                state = self.versions.read_state()
             current, previous = self.versions.current, self.versions.previous
             for digest in dict.fromkeys((state.staged, current, previous)):
                 if not digest or digest in state.refused:
@@ -170,8 +221,9 @@ class ModelKeeper:
                     self._refuse(digest, str(e))
                     continue
                 if digest != current:
-                    self.versions.activate(digest)
+                    self._activate(digest, on_trial=digest == state.staged)
                     self._say("model_rolled_back" if digest == previous else "model_taken", digest, "at the start")
+                self._count_run(digest)
                 return taken
             if current is not None:
                 self._say("model_rolled_back", "", f"at the start, to {self._config.bundle}: no other works")
@@ -202,11 +254,12 @@ class ModelKeeper:
         """
         with self.versions.locked():
             current = self.versions.current
-            if running is not None and current is not None and current != running.bundle.digest:
-                return self._take(current, running)
+            refused = self.versions.read_state().refused
+            if running is not None and current is not None and current not in (running.bundle.digest, *refused):
+                return self._take(current, running, on_trial=False)
             self._fetch()
             staged = self.versions.read_state().staged
-            return self._take(staged, running) if staged else None
+            return self._take(staged, running, on_trial=True) if staged else None
 
     def retry(self) -> None:
         """Forget what was refused, because somebody asks for it again."""
@@ -225,7 +278,7 @@ class ModelKeeper:
             before, current = self.versions.previous, self.versions.current
             if before is None or before == current:
                 raise BundleError(f"{self.versions.folder}: there is no previous model to go back to")
-            self.versions.activate(before)
+            self._activate(before, on_trial=False)
             if current is not None:
                 self.versions.refuse(current, "taken back by hand")
             self._say("model_rolled_back", before, "by hand")
@@ -250,7 +303,17 @@ class ModelKeeper:
             self.versions.write_state(staged=digest)
         self.versions.write_state(fetched=name)
 
-    def _take(self, digest: str, running: Scorer | None) -> Taken | None:
+    def _activate(self, digest: str, *, on_trial: bool) -> None:
+        self.versions.activate(digest)
+        self.versions.write_state(trial=digest if on_trial and self._models.trial_s > 0 else "", runs=0)
+
+    def _count_run(self, digest: str) -> None:
+        """A service runs what is on trial, until it is kept or the service ends in order."""
+        state = self.versions.read_state()
+        if state.trial == digest:
+            self.versions.write_state(runs=state.runs + 1)
+
+    def _take(self, digest: str, running: Scorer | None, *, on_trial: bool) -> Taken | None:
         try:
             taken = self._try(digest)
             if running is not None and not _goes_on(running.manifest, taken.scorer.manifest):
@@ -263,7 +326,10 @@ class ModelKeeper:
         except (BundleError, BackendError) as e:
             self._refuse(digest, str(e))
             return None
-        self.versions.activate(digest)
+        if digest != self.versions.current:
+            self._activate(digest, on_trial=on_trial)
+        if running is not None:
+            self._count_run(digest)
         self._say("model_taken", digest, taken.scorer.manifest.name)
         return taken
 

@@ -29,6 +29,7 @@ from kinedge.edge.model_follower import ModelFollower
 from kinedge.edge.people import People
 from kinedge.edge.pipeline import Pipeline, Scored
 from kinedge.edge.progress import Progress, StageTimes
+from kinedge.edge.ring import Gone, trim_recordings
 from kinedge.edge.scoring import Scorer
 from kinedge.edge.store import EpisodeStore
 from kinedge.edge.supervisor import RestartPolicy, Supervisor, TaskState
@@ -38,7 +39,7 @@ from kinedge.edge.trusted import load_trusted
 from kinedge.edge.uplink import open_uplink
 from kinedge.edge.verdict import Verdict
 from kinedge.edge.verdict_json import basis_fields
-from kinedge.errors import ConfigError, StoreError
+from kinedge.errors import BackendError, ConfigError, StoreError
 from kinedge.firmware_bridge.ble_radio import BleRadio
 from kinedge.firmware_bridge.event_queue import SessionEvent
 from kinedge.firmware_bridge.open_device import DeviceConfig, DeviceLink, open_device
@@ -166,9 +167,6 @@ class EdgeService:
             times=self.times,
             wall=self._wall if source is None else None,
         )
-        self.caretaker = Caretaker(
-            self.store, prune=partial(self.store.prune, older_than_s=config.keep_sent_days * 86_400), note=self._note
-        )
         if config.record is not None:
             self.tape = Tape(
                 config.record.folder,
@@ -185,6 +183,12 @@ class EdgeService:
                 clock=self.clock,
                 note=self._note,
             )
+        self.caretaker = Caretaker(
+            self.store,
+            prune=partial(self.store.prune, older_than_s=config.keep_sent_days * 86_400),
+            note=self._note,
+            trim=self._trim_recordings,
+        )
 
     @property
     def health(self) -> dict[tuple[str, str], SensorHealth]:
@@ -336,6 +340,15 @@ class EdgeService:
         finally:
             await link.close()
 
+    def _trim_recordings(self) -> list[Gone]:
+        record, tape = self.config.record, self.tape
+        if record is None or tape is None:
+            return []
+        budget_bytes = round(record.budget_mb * 1e6)
+        return trim_recordings(
+            record.folder, keep_hours=record.keep_hours, budget_bytes=budget_bytes, current=tape.folder
+        )
+
     def _tell(self, *states: str, status: str) -> None:
         if self._notifier is not None:
             self._notifier.tell(*states, status=status)
@@ -364,7 +377,12 @@ class EdgeService:
     async def _score(self) -> None:
         while True:
             await asyncio.sleep(_TICK_S / self.clock.speed)
-            self._advance(self.clock.now_ns())
+            try:
+                self._advance(self.clock.now_ns())
+            except BackendError as e:
+                if self._models is None or not self._models.failed(e):
+                    raise
+                await self._models.replaced()  # what is heard meanwhile waits in the pipeline
 
     def _advance(self, now_ns: int) -> None:
         if self.tape is not None:
@@ -410,6 +428,8 @@ class EdgeService:
             self.times.add("sample_to_verdict", (now_ns - verdict.host_time_ns) / 1e9 / self.clock.speed)
         if self._lsl is not None:
             self._lsl.tell_verdict(scored.subject, verdict)
+        if self._models is not None:
+            self._models.saw(scored, verdict)
         if self._on_scored is not None:
             self._on_scored(scored, verdict)
 
