@@ -60,10 +60,10 @@ class _Buffers:
         self.n_late: list[int] = []
         self.waiting: dict[int, deque[_Chunk]] = {}
         self._use(
-            np.zeros((0, 0), np.int64),
-            np.zeros((0, 0, n_channels), np.float32),
-            np.zeros((0, 0, n_channels), bool),
-            np.zeros((0, 0, n_channels), bool),
+            np.zeros((0, 1), np.int64),
+            np.zeros((0, 1, n_channels), np.float32),
+            np.zeros((0, 1, n_channels), bool),
+            np.zeros((0, 1, n_channels), bool),
         )
 
     @property
@@ -81,22 +81,21 @@ class _Buffers:
         c = self.n_channels
         return self.values.reshape(-1, c), self.valid.reshape(-1, c), self.saturated.reshape(-1, c)
 
-    def add(self, n: int) -> None:
-        for numbers, value in (
-            (self.n, 0),
-            (self.last_ns, _NEVER),
-            (self.interval_ns, 0),
-            (self.width, 1),
-            (self.n_late, 0),
-        ):
-            numbers += [value] * n
-        self._resize(self.n_slots)
+    def rearrange(self, people: Sequence[int]) -> None:
+        """Let row ``i`` be that of the former row ``people[i]``, or of somebody new where that is negative."""
+        kept = [i for i, old in enumerate(people) if old >= 0]
+        before = [people[i] for i in kept]
 
-    def remove(self, person: int) -> None:
-        for numbers in (self.n, self.last_ns, self.interval_ns, self.width, self.n_late):
-            del numbers[person]
-        self._use(*(np.delete(a, person, axis=0) for a in self.arrays))
-        self.waiting = {p - (p > person): chunks for p, chunks in self.waiting.items() if p != person}
+        def moved(old: NDArray[Any]) -> NDArray[Any]:
+            new = np.zeros((len(people), *old.shape[1:]), old.dtype)
+            new[kept] = old[before]
+            return new
+
+        self._use(*(moved(a) for a in self.arrays))
+        self.waiting = {people.index(p): chunks for p, chunks in self.waiting.items() if p in people}
+        for name, value in (("n", 0), ("last_ns", _NEVER), ("interval_ns", 0), ("width", 1), ("n_late", 0)):
+            numbers = getattr(self, name)
+            setattr(self, name, [value if old < 0 else numbers[old] for old in people])
 
     def clear(self, person: int) -> None:
         self.n[person], self.last_ns[person] = 0, _NEVER
@@ -216,34 +215,47 @@ class Grid:
         self._columns = [slice(int(a), int(b)) for a, b in pairwise(edges)]
         span_ns = max(hop * self.period_ns + 2 * self._max_delay_ns, round(buffer_s * 1e9))
         self._buffers = [_Buffers(s.n_channels, span_ns) for s in self.sensors]
-        self._phase = np.zeros(0, np.int64)
-        self.next_tick = np.zeros(0, np.int64)
+        self._phase, self.next_tick, self._first = (np.zeros(0, np.int64) for _ in range(3))
         self._begun: list[bool] = []
-        self._first = np.zeros(0, np.int64)
         self._last = np.zeros((0, len(self.sensors)), np.int64)
-        self.add(phase)
+        self.rearrange([-1] * len(phase), phase)
 
     def __len__(self) -> int:
         return len(self._phase)
 
-    def add(self, phase: I64) -> None:
-        """Let more people join, behind those who are here."""
-        n = len(phase)
-        self._phase = np.concatenate([self._phase, phase % self.hop])
-        self.next_tick = np.concatenate([self.next_tick, np.full(n, _NEVER)])
-        self._first = np.concatenate([self._first, np.full(n, _NEVER)])
-        self._last = np.concatenate([self._last, np.full((n, len(self.sensors)), _NEVER)])
-        self._begun += [False] * n
-        for buffers in self._buffers:
-            buffers.add(n)
+    @property
+    def n_slots(self) -> int:
+        """Samples of one sensor that can be buffered for each person, of the sensor with the most."""
+        return max(b.n_slots for b in self._buffers)
 
-    def remove(self, person: int) -> None:
-        """Let a person leave; those behind move up."""
-        for name in ("_phase", "next_tick", "_first", "_last"):
-            setattr(self, name, np.delete(getattr(self, name), person, axis=0))
-        del self._begun[person]
+    def rearrange(self, people: Sequence[int], phase: I64) -> None:
+        """Let people join, leave and change places; what is buffered of those who stay stays.
+
+        Parameters
+        ----------
+        people
+            For each row from now on, its row so far, or -1 for somebody new.
+        phase : (n_people,) int64
+            Of each row from now on.
+        """
+        old = np.array(people, np.intp).reshape(-1)
+        kept = old >= 0
+        self._phase = phase % self.hop
+
+        def moved(numbers: I64) -> I64:
+            new = np.full((len(old), *numbers.shape[1:]), _NEVER)
+            new[kept] = numbers[old[kept]]
+            return new
+
+        self.next_tick, self._first, self._last = moved(self.next_tick), moved(self._first), moved(self._last)
+        self._begun = (self.next_tick > _NEVER).tolist()
         for buffers in self._buffers:
-            buffers.remove(person)
+            buffers.rearrange(people)
+
+    def go_on_from(self, person: int, tick: int) -> None:
+        """Take the ticks of somebody new from here on: what was missed is missing, and not forgotten."""
+        self.next_tick[person] = tick - (tick - self._phase[person]) % self.hop
+        self._begun[person] = True
 
     def push(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Final, Literal
+from typing import Any, Final, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,8 @@ __all__ = ["ALIGN_AFTER_S", "People"]
 
 F32 = NDArray[np.float32]
 
+_Alignment = Literal["none", "pending", "partly", "done", "failed"]
+_ALIGNMENTS: Final[tuple[_Alignment, ...]] = get_args(_Alignment)
 ALIGN_AFTER_S: Final = 60.0  # of walking
 _WORTH_TURNING_RAD: Final = float(np.deg2rad(2.0))
 
@@ -69,7 +71,7 @@ class People:
         self._bases = [
             Basis(
                 enrolment_digest=None if s not in self.enrolments else self.enrolments[s].digest,
-                alignment="pending" if self._can_align(s) else "none",
+                alignment="pending" if self.can_align(s) else "none",
                 unsigned=unsigned.get(s, ()),
             )
             for s in self.subjects
@@ -79,7 +81,7 @@ class People:
         self._specs, self._rate_hz = manifest.sensor_specs, manifest.rate_hz
         self.alignments: dict[str, Alignment] = {}
         for row, subject in enumerate(self.subjects):
-            if self._can_align(subject):
+            if self.can_align(subject):
                 self._learning[row] = FrameEstimator(self._specs, rate_hz=self._rate_hz)
 
     def realign(self, subject: str) -> None:
@@ -92,7 +94,7 @@ class People:
         ConfigError
             The person is not enrolled, or their enrolment saw too little walking.
         """
-        if subject not in self.subjects or not self._can_align(subject):
+        if subject not in self.subjects or not self.can_align(subject):
             raise ConfigError(f"{subject}: nothing to align to; enrol with at least a minute of walking")
         row = self.subjects.index(subject)
         self._learning[row] = FrameEstimator(self._specs, rate_hz=self._rate_hz)
@@ -125,6 +127,21 @@ class People:
         self._turned[row] = bool(worth.any())
         return bool((before != self._rotations[row]).any())
 
+    def save(self) -> dict[str, NDArray[Any]]:
+        """Return how everybody's sensors sit, row by row; an alignment that is pending begins anew."""
+        known = [_ALIGNMENTS.index(b.alignment) for b in self._bases]
+        return {"rotations": self._rotations.copy(), "turned": self._turned.copy(), "alignment": np.array(known)}
+
+    def load(self, saved: Mapping[str, NDArray[Any]], rows: Mapping[int, int]) -> None:
+        """Go on from what was saved, for rows of then (keys) that are rows here now, with the same enrolments."""
+        for old, row in rows.items():
+            alignment = _ALIGNMENTS[int(saved["alignment"][old])]
+            if alignment in {"none", "pending"} or row not in self._learning:
+                continue
+            del self._learning[row]
+            self._rotations[row], self._turned[row] = saved["rotations"][old], saved["turned"][old]
+            self._set_basis(row, alignment)
+
     def turn(
         self, rows: NDArray[np.intp], values: F32, valid: NDArray[np.bool_], saturated: NDArray[np.bool_]
     ) -> tuple[F32, NDArray[np.bool_], NDArray[np.bool_]]:
@@ -133,11 +150,12 @@ class People:
             return values, valid, saturated
         return rotate_samples(values, valid, saturated, self._rotations[rows], self._triads, self._owner)
 
-    def _can_align(self, subject: str) -> bool:
+    def can_align(self, subject: str) -> bool:
+        """Whether there is an enrolment with enough walking to align a person's sensors to."""
         enrolment = self.enrolments.get(subject)
         return enrolment is not None and bool((enrolment.frames.anisotropy > 0).any())
 
-    def _set_basis(self, row: int, alignment: Literal["none", "pending", "partly", "done", "failed"]) -> None:
+    def _set_basis(self, row: int, alignment: _Alignment) -> None:
         self._bases[row] = replace(self._bases[row], alignment=alignment)
         self.bases = tuple(self._bases)
 

@@ -10,9 +10,9 @@ pseudonym, the work is spread over the hop, and whoever joins or leaves changes 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,8 +112,8 @@ class Pipeline:
         )
         self._row = {s: i for i, s in enumerate(self.subjects)}
         self._clocks: dict[str, dict[str, Clock]] = {s: {} for s in self.subjects}
-        self._clocks_by_row = tuple(self._clocks[s] for s in self.subjects)
-        self._clock_watch = ClockWatch(len(self.subjects), scorer.sensors)
+        self._clocks_by_row = tuple(self._clocks.values())
+        self._clock_watch = self._new_clock_watch()
         self._boot_ids: dict[tuple[str, str], int] = {}
         self._channels = {s.name: s.channels for s in manifest.sensor_specs}
         self._columns: dict[tuple[str, tuple[str, ...]], list[int] | None] = {}
@@ -142,6 +142,131 @@ class Pipeline:
         self._watch = AlarmWatch(scorer, people, self._alarm) if self._alarm is not None and people.enrolments else None
         self.scorer, self.people = scorer, people
         self._state = scorer.initial_state(len(self.subjects)).owned()
+
+    def use_people(self, people: People) -> None:
+        """Let people join, leave or be compared with another enrolment, between two hops.
+
+        Verdicts about everybody who stays with the same enrolment go on as if nothing had happened, to the bit. Who
+        is new begins having seen nothing; of who leaves nothing is kept.
+
+        Raises
+        ------
+        SignalError
+            Nobody would be left.
+        ConfigError
+            The model cannot keep the promise of the alarm.
+        """
+        if not people.subjects:
+            raise SignalError("a pipeline needs at least one subject; stop it instead")
+        watch = AlarmWatch(self.scorer, people, self._alarm) if self._alarm is not None and people.enrolments else None
+        before = [self._row.get(s, -1) for s in people.subjects]
+        stay = {old: new for new, old in enumerate(before) if old >= 0}
+        same = {old: new for old, new in stay.items() if self._digest(self.people, old) == self._digest(people, new)}
+        people.load(self.people.save(), same)
+        if watch is not None and self._watch is not None:
+            watch.load(self._watch.save(), same)
+        now, then = np.array(list(stay.values()), np.intp), np.array(list(stay), np.intp)
+        state = self.scorer.initial_state(len(before)).owned()
+        state.write(now, self._state.take(then))
+        last_index, turned = np.full(len(before), _NONE_YET), np.zeros(len(before), bool)
+        last_index[now], turned[now] = self._last_index[then], self._turned[then]
+        self._grid.rearrange(before, self._phases(people.subjects))
+        self.people, self._watch, self._state = people, watch, state
+        self._last_index, self._turned = last_index, turned
+        self.subjects = people.subjects
+        self._row = {s: i for i, s in enumerate(self.subjects)}
+        self._clocks = {s: self._clocks.get(s, {}) for s in self.subjects}
+        self._boot_ids = {key: boot for key, boot in self._boot_ids.items() if key[0] in self._row}
+        self._clocks_by_row = tuple(self._clocks.values())
+        clock_watch = self._new_clock_watch()
+        clock_watch.load(self._clock_watch, stay)
+        self._clock_watch = clock_watch
+
+    def hand_over(self, sensor: str, *, giver: str, taker: str) -> None:
+        """Let a sensor be of another person from its next chunk on; its clock goes with it, its samples do not.
+
+        The giver's sensor is missing from here on. Where the taker is aligned to an enrolment, that is looked at anew.
+
+        Raises
+        ------
+        SignalError
+            One of them is not here, or the sensor was never heard at the giver.
+        """
+        for subject in (giver, taker):
+            if subject not in self._row:
+                raise SignalError(f"no subject {subject!r} here")
+        clock = self._clocks[giver].pop(sensor, None)
+        if clock is None:
+            raise SignalError(f"{giver}: {sensor} was never heard, and cannot be handed over")
+        self._clocks[taker][sensor] = clock
+        boot_id = self._boot_ids.pop((giver, sensor), None)
+        self._boot_ids.pop((taker, sensor), None)
+        if boot_id is not None:
+            self._boot_ids[(taker, sensor)] = boot_id
+        for subject in (giver, taker):
+            self._grid.reset_sensor(self._row[subject], sensor)
+        if self.people.can_align(taker):
+            self.people.realign(taker)
+
+    def save(self) -> dict[str, NDArray[Any]]:
+        """Return all that is remembered of everybody, row by row, but what has not been scored and the clocks."""
+        saved: dict[str, NDArray[Any]] = {
+            f"{part}.{f.name}": getattr(own, f.name).copy()
+            for part, own in self._parts(self._state)
+            for f in fields(own)
+        }
+        saved |= {"last_index": self._last_index.copy(), "next_tick": self._grid.next_tick.copy()}
+        saved |= {f"people.{name}": array for name, array in self.people.save().items()}
+        if self._watch is not None:
+            saved |= {f"watch.{name}": array for name, array in self._watch.save().items()}
+        return saved
+
+    def load(self, saved: Mapping[str, NDArray[Any]], rows: Mapping[int, int]) -> None:
+        """Go on from what was saved: what happened since is missing, not bridged, and nobody warms up anew.
+
+        Parameters
+        ----------
+        saved
+            From ``save``, of a pipeline with the same model.
+        rows
+            Rows of then (keys) that are rows here, with the same enrolments.
+
+        Raises
+        ------
+        SignalError
+            A part is missing, unused, or of another model.
+        """
+        then, now = np.array(list(rows), np.intp), np.array(list(rows.values()), np.intp)
+        like = self.save()
+        if "watch.row" not in saved:
+            like = {name: array for name, array in like.items() if not name.startswith("watch.")}
+        odd = set(saved) ^ set(like)
+        odd |= {n for n in set(saved) & set(like) if saved[n].shape[1:] != like[n].shape[1:]}
+        odd |= {n for n in set(saved) & set(like) if saved[n].dtype != like[n].dtype}
+        if odd:
+            raise SignalError(f"state of another model: {', '.join(sorted(odd))} does not fit")
+        for part, own in self._parts(self._state):
+            for f in fields(own):
+                getattr(own, f.name)[now] = saved[f"{part}.{f.name}"][then]
+        self._last_index[now] = saved["last_index"][then]
+        for old, new in rows.items():
+            if saved["last_index"][old] != _NONE_YET:
+                self._grid.go_on_from(new, int(saved["next_tick"][old]))
+        self.people.load({n.removeprefix("people."): a for n, a in saved.items() if n.startswith("people.")}, rows)
+        if self._watch is not None and "watch.row" in saved:
+            self._watch.load({n.removeprefix("watch."): a for n, a in saved.items() if n.startswith("watch.")}, rows)
+
+    @staticmethod
+    def _parts(state: ScoringState) -> tuple[tuple[str, Any], ...]:
+        return (("engine", state.engine), ("blocks", state.blocks), ("health", state.health))
+
+    @staticmethod
+    def _digest(people: People, row: int) -> str | None:
+        return people.bases[row].enrolment_digest
+
+    def _new_clock_watch(self) -> ClockWatch:
+        turns = np.array([zlib.crc32(s.encode()) for s in self.subjects], np.int64)
+        return ClockWatch(len(self.subjects), self.scorer.sensors, turns=turns)
 
     def clock(self, subject: str, sensor: str) -> Clock | None:
         """Return the clock map of a sensor, None before its first chunk."""

@@ -39,12 +39,20 @@ class ClockWatch:
         How many there are.
     sensors
         Names, in the model's order.
+    turns : (n_streams,) int64
+        When each stream is looked at, in hops; in the order of streams when None.
     """
 
-    def __init__(self, n_streams: int, sensors: Sequence[str]) -> None:
+    def __init__(self, n_streams: int, sensors: Sequence[str], *, turns: NDArray[np.int64] | None = None) -> None:
         self._sensors = tuple(sensors)
+        self._turns = np.arange(n_streams) if turns is None else turns
         self._ms = np.zeros((n_streams, len(self._sensors)))
         self._seen = np.zeros(n_streams, bool)
+
+    def load(self, other: ClockWatch, rows: Mapping[int, int]) -> None:
+        """Take over what another has seen of its rows (keys), that are rows here."""
+        for old, new in rows.items():
+            self._ms[new], self._seen[new] = other._ms[old], other._seen[old]
 
     def look(self, rows: NDArray[np.intp], hop: int, clocks: Sequence[Mapping[str, Clock]]) -> NDArray[np.float64]:
         """Return (n_rows, n_sensors) for some streams, after a look at those whose turn it is at this hop.
@@ -58,7 +66,7 @@ class ClockWatch:
         clocks
             By sensor, of every stream.
         """
-        due = rows[((rows + hop) % _EVERY == 0) | ~self._seen[rows]]
+        due = rows[((self._turns[rows] + hop) % _EVERY == 0) | ~self._seen[rows]]
         for i in due.tolist():
             self._ms[i] = spread_ms(clocks[i], self._sensors)
             self._seen[i] = True

@@ -28,6 +28,7 @@ F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 
 _N_SUMS: Final = 10
+_FAR: Final = np.finfo(np.float32).max  # beyond every sample, and finite: a state can be kept and checked
 _MIN_SHARE: Final = 0.25  # of a block's samples that a channel needs to be scored at all
 _INTENSITY_FLOOR: Final = 1e-5  # of the mean squared step, in normalised units: a sensor on a table
 
@@ -127,8 +128,8 @@ class BlockScorer:
             n_scored=count(),
             n_missing=count(),
             n_saturated=count(),
-            low=np.full(shape, np.inf, np.float32),
-            high=np.full(shape, -np.inf, np.float32),
+            low=np.full(shape, _FAR),
+            high=np.full(shape, -_FAR),
             n_hops_seen=np.zeros(n_streams, np.int64),
         )
 
@@ -202,9 +203,9 @@ class BlockScorer:
         # time first: numpy then sums whole rows of all streams
         x, there = (np.array(a.transpose(1, 0, 2), order="C") for a in (values, valid))  # copies: x is written to
         gone = ~there
-        np.copyto(x, np.inf, where=gone)
+        np.copyto(x, _FAR, where=gone)
         np.min(x, axis=0, out=out[4])
-        np.copyto(x, -np.inf, where=gone)
+        np.copyto(x, -_FAR, where=gone)
         np.max(x, axis=0, out=out[5])
         np.copyto(x, 0, where=gone)
         steps = x[1:] - x[:-1]

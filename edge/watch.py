@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Final
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +43,10 @@ class AlarmWatch:
     def __init__(self, scorer: Scorer, people: People, config: AlarmConfig) -> None:
         cohort = scorer.calibration.enrolled
         if cohort is None:
-            raise ConfigError(f"alarm: {scorer.manifest.name} was made without an enrolled cohort; train it again")
+            raise ConfigError(
+                f"alarm: {scorer.manifest.name} was made without an enrolled cohort, so nothing can be promised; train it "
+                "again, or set alarm = false"
+            )
         manifest = scorer.manifest
         self._n_hops = manifest.block // manifest.hop
         self._row_of = {i: k for k, i in enumerate(i for i, s in enumerate(people.subjects) if s in people.enrolments)}
@@ -65,6 +69,20 @@ class AlarmWatch:
         self._last = [
             Watched(False, False, 0.0, 0.0, 0.05, self._names[0], words) for words in self._promises
         ]  # before anything was heard
+
+    def save(self) -> dict[str, NDArray[Any]]:
+        """Return the evidence so far, one row per enrolled person; ``row`` is theirs in the pipeline."""
+        parts = {f.name: getattr(self._state, f.name).copy() for f in fields(self._state)}
+        return {**parts, "row": np.array(list(self._row_of), np.int64), "block": self._block.copy()}
+
+    def load(self, saved: Mapping[str, NDArray[Any]], rows: Mapping[int, int]) -> None:
+        """Go on from what was saved, for rows of then (keys) that are rows here now, with the same enrolments."""
+        for old, i in enumerate(saved["row"].tolist()):
+            own = self._row_of.get(rows.get(i, -1))
+            if own is not None:
+                for f in fields(self._state):
+                    getattr(self._state, f.name)[own] = saved[f.name][old]
+                self._block[own] = saved["block"][old]
 
     def look(self, rows: list[int], hop: int, unusual: Unusualness, scores: BlockScores) -> tuple[Watched | None, ...]:
         """Take one hop of some streams; the alarms move where a block ends with it.
