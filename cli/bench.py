@@ -231,18 +231,34 @@ def endurance(
 
 @bench.command()
 def attribution(
-    data: Annotated[Path, typer.Option(help="Machines with labelled root causes, as npz.")],
+    data: Annotated[Path | None, typer.Option(help="Machines with labelled root causes, as npz.")] = None,
+    gait: Annotated[Path | None, typer.Option(help="gait_healthy: walks to be spoilt and explained.")] = None,
+    stanford: Annotated[Path | None, typer.Option(help="fog_stanford: the same.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Walks: of training and of what is spoilt.")] = 0,
+    epochs: Annotated[int, typer.Option(min=1, max=200, help="Walks: at most so many, for each model.")] = 12,
+    folds: Annotated[int | None, typer.Option(min=1, help="Walks: only so many of the folds.")] = None,
+    walks: Annotated[int | None, typer.Option(min=1, help="Walks: spoil so many of each person.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write the result as JSON there.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Rank the channels of labelled anomalies: how many of the true ones come first.
+    """Say where a surprise starts: labelled root causes of machines, or channels and sensors spoilt in real walks.
 
-    Example: kinedge bench attribution --data smd.npz
+    Example: kinedge bench attribution --data smd.npz; kinedge bench attribution --gait gait_healthy.npz
     """
-    from kinedge.benchmarks.attribution import bench_attribution
-
+    walked = {name: path for name, path in (("gait_healthy", gait), ("fog_stanford", stanford)) if path is not None}
+    if (data is None) == (not walked):
+        raise ConfigError("give machines (--data), or walks (--gait, --stanford)")
     with Console(stderr=True).status("reading") as status:
-        found = bench_attribution(data, progress=status.update)
+        if data is not None:
+            from kinedge.benchmarks.attribution import bench_attribution
+
+            found = bench_attribution(data, progress=status.update)
+        else:
+            with need_extra("train"):
+                from kinedge.benchmarks.attribution_gait import bench_gait_attribution
+                from kinedge.training.settings import FitConfig
+            fit = FitConfig(max_epochs=epochs, steps_per_epoch=80, patience=4, seed=seed)
+            found = bench_gait_attribution(walked, fit=fit, seed=seed, walks=walks, folds=folds, progress=status.update)
     _deliver(found, out, as_json=as_json)
 
 

@@ -1,15 +1,25 @@
-"""Hit rates against labelled root causes."""
+"""Where the surprise starts: hit rates against labelled root causes, and on channels and sensors that were spoilt."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from kinedge.benchmarks.attribution import bench_attribution, hit_rate
+from kinedge.benchmarks.attribution_gait import SPOILT, bench_gait_attribution, spoil, time_explanations
+from kinedge.edge.attribution import energies, fewest
+from kinedge.edge.caution import Decision
+from kinedge.edge.offline import score_recording, verdicts_of
+from kinedge.edge.scoring import Scorer
 from kinedge.errors import ConfigError, SignalError
+from kinedge.recording import Recording
+from kinedge.training.anomalies import inject
+from kinedge.training.settings import FitConfig
 
 
 def _machines(path: Path, causes: list[str]) -> Path:
@@ -56,3 +66,81 @@ def test_what_holds_no_machines_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "missing.npz", tmp_path / "other.npz", _machines(tmp_path / "none.npz", [])):
         with pytest.raises(ConfigError):
             bench_attribution(path)
+
+
+def test_a_noisy_wrist_is_not_excused_by_the_forecaster_s_own_doubt(
+    scorer: Scorer, person: Callable[..., Recording]
+) -> None:
+    # noise on one wrist widens the forecast of that wrist, and misleads that of the other: z shows the wrong one
+    rest = person(60.0, seed=820_000)
+    noisy = inject(rest, "noise_burst", 1500, 2750, sensor="wrist_right", strength=2.0)
+    right = {"drop": 0, "excess": 0}
+    n = 0
+    for end, scores, _ in score_recording(scorer, noisy):
+        if 1500 + scorer.manifest.block <= end <= 2750:
+            n += 1
+            unusual = scorer.calibration.assess(scores, scorer.groups)
+            for method, energy in energies(scores, unusual).items():
+                share = [float(energy[0, g].sum()) for g in scorer.groups]
+                right[method] += int(np.argmax(share)) == scorer.sensors.index("wrist_right")
+    assert n > 20 and right["excess"] >= 0.95 * n
+
+
+def test_the_verdict_explains_by_the_method_of_its_calibration(
+    scorer: Scorer, person: Callable[..., Recording]
+) -> None:
+    noisy = inject(person(40.0, seed=820_001), "noise_burst", 1000, 2000, sensor="wrist_left", strength=2.0)
+    told = Scorer(scorer.bundle, calibration=replace(scorer.calibration, additive=np.ones(1)))
+    verdicts = [v for v in verdicts_of(told, noisy)[22:40] if v.decision is not Decision.NORMAL]
+    assert np.mean([v.top_sensor == "wrist_left" for v in verdicts]) >= 0.8
+    for verdict in verdicts:
+        assert sum(verdict.channel_share.values()) == pytest.approx(1)
+        named = [verdict.channel_share[c] for c in verdict.smallest_set]
+        assert sum(named) >= 0.8 and sum(named[:-1]) < 0.8 and named == sorted(named, reverse=True)
+
+
+def test_the_fewest_channels_that_account_for_most_are_named() -> None:
+    assert fewest(np.array([0.1, 0.6, 0.0, 0.3])) == (1, 3)
+    assert fewest(np.array([1.0, 0.0])) == (0,)
+    assert fewest(np.zeros(3)) == ()
+    assert fewest(np.full(10, 0.1)) == tuple(range(8))
+
+
+@pytest.mark.parametrize("kind", SPOILT)
+def test_a_spoilt_channel_is_changed_as_its_kind_says(kind: str) -> None:
+    x = np.sin(np.arange(200) / 9).astype(np.float32)
+    half, full = (
+        spoil(x, kind, strength=s, deviation=float(x.std()), rng=np.random.default_rng(1)) - x for s in (0.5, 1.0)
+    )
+    assert half.shape == x.shape and np.abs(full).max() > 0.1
+    if kind != "stuck":
+        np.testing.assert_allclose(full, 2 * half, atol=1e-5)
+    with pytest.raises(SignalError, match="no way to spoil"):
+        spoil(x, "eaten", strength=1.0, deviation=1.0, rng=np.random.default_rng(1))
+
+
+def test_explanations_are_timed_at_alarms_and_abstentions(scorer: Scorer) -> None:
+    rows = time_explanations(scorer, n_rounds=2)
+    assert {r["what"].split(",")[0] for r in rows} == {"explanation at an alarm", "explanation at an abstention"}
+    assert all(0 < r["median_us"] < 100_000 for r in rows)
+
+
+def test_spoilt_walks_are_explained_end_to_end(shared_data: Path) -> None:
+    pytest.importorskip("torch")
+    found = bench_gait_attribution(
+        {"gait_healthy": shared_data / "gait_healthy.npz"},
+        fit=FitConfig(max_epochs=0, window=64, var_order=4, width=8, dilations=(1, 2)),
+        folds=1,
+        walks=1,
+    )
+    rows = {r["what"]: r for r in found["rows"]}
+    every = rows["gait_healthy, cohort, one channel, all"]
+    assert every["verdicts"] >= 100 and every["people"] == 4
+    noticed = rows["gait_healthy, cohort, one channel, noticed"]
+    assert 1 / 18 < noticed["channel"] <= noticed["sensor"] + 0.2 and noticed["channel_95"][0] <= noticed["channel"]
+    assert "explanation at an alarm, 18 channels" in rows
+
+
+def test_data_that_are_no_walks_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SignalError, match="no data set"):
+        bench_gait_attribution({"smd": tmp_path / "smd.npz"})

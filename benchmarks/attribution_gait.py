@@ -1,0 +1,340 @@
+"""Where the surprise starts, on real walks: a channel or a sensor is spoilt for four seconds; is it named?
+
+A model is trained and calibrated on the other people of a data set, with the package's own training; a person's even
+walks are their enrolment, their odd walks are spoilt. Every walk is scored as it was, too: a verdict counts where the
+spoilt walk is ``noticed`` (score above 1, the 99 % quantile) or called an ``alarm`` (anomalous) and the walk as it was,
+at that moment, is not, since an explanation is of what an alarm is about. ``all`` counts every verdict whose block
+lies in the spoilt stretch, noticed or not.
+
+Channels are spoilt in five ways, at half and at full strength (1: as large as the channel's own deviation); sensors by
+the signal anomalies of ``kinedge.training.anomalies``. ``stable`` is how often the top channel of a noticed verdict
+stays the top when every channel gets noise of 1 % of its deviation more.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kinedge.benchmarks.harness import interleaved, result, timing_row
+from kinedge.bundle import Bundle
+from kinedge.edge.calibration import Calibration, stack_calibrations
+from kinedge.edge.caution import Decision
+from kinedge.edge.narrative import abstention, summarise
+from kinedge.edge.offline import align_recording
+from kinedge.edge.personal import Blocks, fit_baseline
+from kinedge.edge.scoring import Scorer
+from kinedge.edge.verdict import VerdictBatch
+from kinedge.errors import SignalError
+from kinedge.quantize.build import BuildConfig, build_bundle
+from kinedge.recording import Recording
+from kinedge.training.anomalies import inject
+from kinedge.training.cohort import ordinary_blocks
+from kinedge.training.datasets import load_fog_stanford, load_gait_healthy
+from kinedge.training.settings import FitConfig
+
+__all__ = ["SPOILT", "bench_gait_attribution", "spoil", "time_explanations"]
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+SPOILT: Final = ("noise", "bias", "gain", "stuck", "drift")
+_SENSOR_KINDS: Final = ("noise_burst", "sensor_rotated", "axis_swap", "bias_step", "gain_change", "spikes")
+_STRENGTHS: Final = (0.5, 1.0)
+_SPOILT_HOPS: Final = 4
+_NOISE: Final = 0.01
+_RATE_HZ: Final = 50.0
+_LOADS: Final[Mapping[str, Callable[[Path], list[Recording]]]] = {
+    "gait_healthy": load_gait_healthy,
+    "fog_stanford": lambda path: load_fog_stanford(path, sensors=("lumbar", "ankle_left", "ankle_right")),
+}
+_FOLDS: Final = {"gait_healthy": 4, "fog_stanford": 3}
+
+
+@dataclass(frozen=True)
+class _Case:
+    """One spoilt walk: what was done, how strongly, to which channel (None: a whole sensor) and sensor."""
+
+    kind: str
+    strength: float
+    channel: int | None
+    sensor: int
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What a verdict about a spoilt walk said, and whether that was right."""
+
+    subject: str
+    case: _Case
+    noticed: bool
+    alarm: bool
+    channel: bool
+    sensor: bool
+    stable: bool
+
+
+def spoil(x: F32, kind: str, *, strength: float, deviation: float, rng: np.random.Generator) -> F32:
+    """Return a stretch of one channel ``(n,)`` spoilt.
+
+    Raises
+    ------
+    SignalError
+        The kind is unknown.
+    """
+    size = strength * deviation
+    if kind == "noise":
+        spoilt = x + size * rng.normal(size=len(x))
+    elif kind == "bias":
+        spoilt = x + 1.5 * size * rng.choice([-1.0, 1.0])
+    elif kind == "gain":
+        spoilt = x.mean() + (x - x.mean()) * (1 + 1.5 * strength)
+    elif kind == "stuck":
+        spoilt = np.full(len(x), x[0])
+    elif kind == "drift":
+        spoilt = x + 3 * size * np.linspace(0, 1, len(x))
+    else:
+        raise SignalError(f"no way to spoil a channel is called {kind!r}; known are {', '.join(SPOILT)}")
+    return np.asarray(spoilt, np.float32)
+
+
+def bench_gait_attribution(
+    data: Mapping[str, Path],
+    *,
+    fit: FitConfig | None = None,
+    seed: int = 0,
+    walks: int | None = None,
+    folds: int | None = None,
+    progress: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+    """Measure hits on one channel and one sensor, stability and time.
+
+    Parameters
+    ----------
+    data
+        Files by name: ``gait_healthy``, ``fog_stanford``.
+    fit
+        How each model is trained.
+    seed
+        Of training and of what is spoilt.
+    walks, folds
+        At most so many spoilt walks of a person, and so many of the folds.
+
+    Raises
+    ------
+    ConfigError, SignalError
+        The data cannot be read, or are not known here.
+    """
+    if unknown := sorted(set(data) - set(_LOADS)):
+        raise SignalError(f"no data set {', '.join(unknown)} here; known are {', '.join(_LOADS)}")
+    fit = fit or FitConfig(max_epochs=12, steps_per_epoch=80, patience=4, seed=seed)
+    rows: list[dict[str, Any]] = []
+    scorer: Scorer | None = None
+    for name, path in data.items():
+        recordings = _LOADS[name](path)
+        subjects = sorted({r.subject for r in recordings}, key=lambda s: (len(s), s))
+        told: dict[str, list[_Told]] = {"cohort": [], "personal": []}
+        n_folds = _FOLDS[name]
+        for fold in range(min(n_folds, folds or n_folds)):
+            held = [s for i, s in enumerate(subjects) if i % n_folds == fold]
+            progress(f"{name}: training without {', '.join(held)}")
+            scorer = Scorer(_train([r for r in recordings if r.subject not in held], fit, seed))
+            for subject in held:
+                progress(f"{name}: spoiling walks of {subject}")
+                own = [align_recording(r, rate_hz=_RATE_HZ) for r in recordings if r.subject == subject]
+                personal = _enrolled(scorer, own[0::2])
+                for i, walk in enumerate(own[1::2][:walks]):
+                    rng = np.random.default_rng([seed, fold, subjects.index(subject), i])
+                    _spoil_walk(scorer, walk, {"cohort": None, "personal": personal}, rng, told)
+        for whom, cases in told.items():
+            rows += _rows(f"{name}, {whom}", cases)
+    if scorer is not None:
+        rows += time_explanations(scorer)
+    settings = {"data": sorted(data), "rate_hz": _RATE_HZ, "spoilt_s": _SPOILT_HOPS, "strengths": _STRENGTHS}
+    return result("attribution gait", rows, settings={**settings, "seed": seed, "epochs": fit.max_epochs})
+
+
+def _train(recordings: Sequence[Recording], fit: FitConfig, seed: int) -> Bundle:
+    n = len({r.subject for r in recordings})
+    shares = (0.0, max(0.34, 1.0 / n), 0.0)
+    config = BuildConfig(name="walks", rate_hz=_RATE_HZ, shares=shares, fit=fit, seed=seed)
+    return build_bundle(recordings, config, command="kinedge bench attribution", made_s=0).bundle
+
+
+def _enrolled(scorer: Scorer, walks: Sequence[Recording]) -> Calibration | None:
+    """Return a person's calibration from their walks; None where they are too few."""
+    found = [ordinary_blocks(scorer, walk, ("freeze", "outside")) for walk in walks]
+    channel = np.concatenate([blocks.channel for blocks, _ in found])
+    residuals = [z for _, hops in found for z in hops]
+    if not residuals:
+        return None
+    blocks = Blocks(
+        channel, np.concatenate([blocks.intensity for blocks, _ in found]), np.arange(len(channel), dtype=np.int64)
+    )
+    covariance = np.cov(np.concatenate(residuals).astype(np.float64).T)
+    try:
+        baseline = fit_baseline(blocks, covariance, cohort=scorer.calibration, groups=scorer.groups)
+    except SignalError:
+        return None
+    return baseline.calibration(scorer.calibration, scorer.groups)
+
+
+def _spoil_walk(
+    scorer: Scorer,
+    walk: Recording,
+    calibrations: Mapping[str, Calibration | None],
+    rng: np.random.Generator,
+    told: dict[str, list[_Told]],
+) -> None:
+    """Score a walk as it was and in every spoilt form, all as streams of one step."""
+    hop = scorer.manifest.hop
+    start = len(walk) // 2 // hop * hop + int(rng.integers(hop))
+    end = start + _SPOILT_HOPS * hop
+    if end > len(walk):
+        return
+    cases, values, valid = _forms(scorer, walk, start, end, rng)
+    n = len(values)
+    for whom, calibration in calibrations.items():
+        if whom == "personal" and calibration is None:
+            continue
+        stacked = None if calibration is None else stack_calibrations([calibration] * n)
+        state = scorer.initial_state(n)
+        for k in range(end // hop):
+            at = slice(k * hop, (k + 1) * hop)
+            batch, state = scorer.step(
+                values[:, at], valid[:, at], np.zeros_like(valid[:, at]), state, end_tick=at.stop, calibration=stacked
+            )
+            if at.stop - scorer.manifest.block >= start:
+                told[whom] += _judged(scorer, walk.subject, cases, batch)
+
+
+def _forms(
+    scorer: Scorer, walk: Recording, start: int, end: int, rng: np.random.Generator
+) -> tuple[list[_Case], F32, Mask]:
+    """Return the cases, and values and mask of the walk as it was, spoilt, and spoilt with a little noise."""
+    deviation = np.array([walk.values[walk.valid[:, c], c].std() for c in range(walk.values.shape[1])])
+    cases, forms = [], []
+    for sensor, group in enumerate(scorer.groups):
+        for c in range(group.start, group.stop):
+            for strength in _STRENGTHS:
+                kind = str(rng.choice(SPOILT))
+                x = walk.values.copy()
+                x[start:end, c] = spoil(x[start:end, c], kind, strength=strength, deviation=deviation[c], rng=rng)
+                cases.append(_Case(kind, strength, c, sensor))
+                forms.append((x, walk.valid))
+        for kind in _SENSOR_KINDS:
+            strength = float(rng.choice(_STRENGTHS))
+            seed = int(rng.integers(2**31))
+            name = scorer.sensors[sensor]
+            changed = inject(walk, kind, start, end, sensor=name, seed=seed, strength=strength)
+            cases.append(_Case(kind, strength, None, sensor))
+            forms.append((changed.values, changed.valid))
+    spoilt = np.stack([f[0] for f in forms])
+    noise = (_NOISE * deviation * rng.normal(size=spoilt.shape)).astype(np.float32)
+    values = np.concatenate([walk.values[None], spoilt, spoilt + noise])
+    there = np.stack([f[1] for f in forms])
+    return cases, values, np.concatenate([walk.valid[None], there, there])
+
+
+def _judged(scorer: Scorer, subject: str, cases: Sequence[_Case], batch: VerdictBatch) -> list[_Told]:
+    n = len(cases)
+    score = batch.unusual.score
+    alarm = batch.belief.decision == Decision.ANOMALOUS
+    channel, sensor = batch.channel_share.argmax(axis=1), batch.sensor_share.argmax(axis=1)
+    return [
+        _Told(
+            subject,
+            case,
+            noticed=bool(score[i] > 1 >= score[0]),
+            alarm=bool(alarm[i] and not alarm[0]),
+            channel=bool(channel[i] == case.channel),
+            sensor=bool(sensor[i] == case.sensor),
+            stable=bool(channel[i] == channel[n + i]),
+        )
+        for i, case in enumerate(cases, start=1)
+    ]
+
+
+def _rows(what: str, told: Sequence[_Told]) -> list[dict[str, Any]]:
+    rows = []
+    for which, one in (("one channel", True), ("one sensor", False)):
+        own = [t for t in told if (t.case.channel is not None) == one]
+        for when, kept in (
+            ("alarm", [t for t in own if t.alarm]),
+            ("noticed", [t for t in own if t.noticed]),
+            ("all", own),
+        ):
+            rows.append(_row(f"{what}, {which}, {when}", kept))
+        kinds = sorted({(t.case.kind, t.case.strength) for t in own})
+        for kind, strength in kinds:
+            kept = [t for t in own if t.noticed and (t.case.kind, t.case.strength) == (kind, strength)]
+            rows.append(_row(f"{what}, {which}, noticed, {kind} x{strength:g}", kept))
+    return rows
+
+
+def _row(what: str, told: Sequence[_Told]) -> dict[str, Any]:
+    """Return hit rates with their 95 % interval from drawing people anew."""
+    row: dict[str, Any] = {"what": what, "verdicts": len(told), "people": len({t.subject for t in told})}
+    if not told:
+        return row
+    by_person: dict[str, list[_Told]] = defaultdict(list)
+    for t in told:
+        by_person[t.subject].append(t)
+    names = ("sensor", "stable") if told[0].case.channel is None else ("channel", "sensor", "stable")
+    rng = np.random.default_rng(0)
+    draws = rng.integers(0, len(by_person), (1000, len(by_person)))
+    sizes = np.array([len(v) for v in by_person.values()])
+    for name in names:
+        hits = np.array([sum(getattr(t, name) for t in v) for v in by_person.values()])
+        low, high = np.quantile(hits[draws].sum(axis=1) / sizes[draws].sum(axis=1), [0.025, 0.975])
+        row[name] = round(float(hits.sum() / sizes.sum()), 4)
+        row[f"{name}_95"] = [round(float(low), 4), round(float(high), 4)]
+    return row
+
+
+def time_explanations(scorer: Scorer, *, n_rounds: int = 15, seed: int = 0) -> list[dict[str, Any]]:
+    """Time what an alarm and an abstention cost beyond the scoring: verdict, shares, smallest set and sentence."""
+    rng = np.random.default_rng(seed)
+    hop, n_channels = scorer.manifest.hop, scorer.manifest.n_channels
+    state = scorer.initial_state(1)
+    valid = np.ones((1, hop, n_channels), bool)
+    batches: dict[str, VerdictBatch] = {}
+    scale = np.array(scorer.manifest.scale, np.float32)
+    for k in range(400):
+        values = (np.array(scorer.manifest.center, np.float32) + scale * rng.normal(size=(1, hop, n_channels))).astype(
+            np.float32
+        )
+        batch, state = scorer.step(values, valid, ~valid, state, end_tick=(k + 1) * hop)
+        decision = int(batch.belief.decision[0])
+        if decision != Decision.NORMAL:
+            batches.setdefault("alarm" if decision == Decision.ANOMALOUS else "abstention", batch)
+        if len(batches) == 2:
+            break
+        if k == 20:
+            valid[:, ::2, : n_channels // 2] = False  # half of a sensor lost: no answer can be given
+
+    def alarm() -> object:
+        v = batches["alarm"].verdict(0)
+        top = v.top_channel.partition(".")
+        return summarise(top[0], top[2], movement=v.sensor_movement[top[0]], share=0.8, seconds=10.0)
+
+    def silent() -> object:
+        v = batches["abstention"].verdict(0)
+        return [abstention(v.reasons[0], language=language) for language in ("en", "fr")] if v.reasons else v
+
+    things = {name: made for name, made in (("alarm", alarm), ("abstention", silent)) if name in batches}
+    began = time.perf_counter()
+    timings = interleaved(things, n_rounds=n_rounds, round_s=0.02)
+    took = round(time.perf_counter() - began, 2)
+    return [
+        timing_row(f"explanation at an {name}, {n_channels} channels", timing, rounds_took_s=took)
+        for name, timing in timings.items()
+    ]
