@@ -2,9 +2,9 @@
 
 A calibration has two parts. What is usual (centers, spreads, likelihood ratios) is estimated, and estimating it anew
 for each precision adds the noise of a small cohort: scores that moved by 1 % met spreads that moved by up to 22 %, and
-more verdicts changed by that than by rounding. But both precisions can score the same blocks. So the centers, which are
-medians, move by the median difference of paired scores, which is known well; the rest of the yardstick stays. Means were
-tried: a few blocks at the end of a range moved them, and 6 of 159 verdicts with them.
+more verdicts changed by that than by rounding. But both precisions can score the same blocks. So the centers, which
+are medians, move by the median difference of paired scores, which is known well; the rest of the yardstick stays.
+Means were tried: a few blocks at the end of a range moved them, and 6 of 159 verdicts with them.
 
 What is promised is a rank, and that is never taken over: the reference of the p-values, of the cohort and of enrolled
 people, is made of scores in the precision that runs, measured by its own yardstick. The promised false-alarm rate then
@@ -93,7 +93,7 @@ def follow_calibration(
 
 
 def _per_knot(difference: F64, intensity: F64, knots: F64, groups: Sequence[slice]) -> F64:
-    """Return the median difference (n_knots, n_channels) of the blocks next to each knot; of all where those are few."""
+    """Return the median difference (n_knots, n_channels) of the blocks next to each knot; of all if few are."""
     moved = np.tile(np.median(difference, axis=0), (len(knots), 1))
     for i, group in enumerate(groups):
         nearest = np.abs(intensity[:, i, None] - knots[:, i]).argmin(axis=1)
