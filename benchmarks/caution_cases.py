@@ -244,14 +244,14 @@ def simulated_sessions(seeds: Sequence[int], *, sessions_each: int = len(_SIMULA
 def real_sessions(
     recordings: Sequence[Recording], *, exclude: Sequence[str] = (), longest_s: float = 60.0, seed: int = 0
 ) -> list[Session]:
-    """Cut ordinary movement out of recordings on the model's grid and put one change into each piece.
+    """Cut ordinary movement out of recordings on the model's grid and put every change once into each piece.
 
     Parameters
     ----------
     exclude
         Labels of what is no ordinary movement.
     longest_s
-        Of a piece; one of less than 25 s is left out.
+        Of a piece; one of less than 20 s is left out.
     seed
         Of what is changed where.
     """
@@ -259,7 +259,7 @@ def real_sessions(
     sessions = []
     for recording in recordings:
         rate = recording.rate_hz
-        n, least = round(longest_s * rate), round(25 * rate)
+        n, least = round(longest_s * rate), round(20 * rate)
         good = np.ones(len(recording), bool)
         for region in recording.labels:
             if region.label in exclude:
@@ -270,11 +270,10 @@ def real_sessions(
                 piece = recording.slice(at, min(at + n, int(end)))
                 if len(piece) < least:
                     continue
-                kind = CHANGES[len(sessions) % len(CHANGES)]
-                sensor = str(rng.choice([s.name for s in piece.sensors]))
                 first = round(0.55 * len(piece))
                 last = min(first + round(10 * rate), len(piece) - round(2 * rate))
-                one = int(rng.integers(2**31))
-                changed = inject(replace(piece, labels=()), kind, first, last, sensor=sensor, seed=one)
-                sessions.append(Session(changed, (first, last), round(4 * rate), one, kind))
+                for kind in CHANGES:
+                    sensor, one = str(rng.choice([s.name for s in piece.sensors])), int(rng.integers(2**31))
+                    changed = inject(replace(piece, labels=()), kind, first, last, sensor=sensor, seed=one)
+                    sessions.append(Session(changed, (first, last), round(4 * rate), one, kind))
     return sessions

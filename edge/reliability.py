@@ -55,7 +55,7 @@ _CLIPPED_RANGE: Final = 0.3  # of a channel's scale: below, equal samples are re
 _SWAP_S: Final = 10.0  # of memory
 _SWAP_AFTER_S: Final = 5.0
 _SWAP_APART: Final = 1.0  # squared distance of the two sides' usual levels, in scales, that can be told
-_SWAP_LIMITS: Final = (-0.1, -0.3)  # of the way from one's own level (1) to the other's (-1): doubted, believed
+_SWAP_LIMITS: Final = (-0.05, -0.25)  # of the way from one's own level (1) to the other's (-1): doubted, believed
 _LEVEL_S: Final = 20.0
 _USUAL_S: Final = 120.0
 _UNUSUAL: Final = 0.5  # u of a sensor: halfway from the median to the 99 % quantile
@@ -345,9 +345,9 @@ class ReliabilityMonitor:
         likeness = np.zeros((moved.shape[1], len(self._pairs), 2))
         for k, (a, b) in enumerate(self._pairs):
             of_a, of_b = self._groups[a], self._groups[b]
-            shared = np.einsum("tnc,tnc->nc", moved[..., of_a], moved[..., of_b]) @ weight[of_a]
+            shared = np.einsum("tnc,tnc->nc", moved[..., of_a], moved[..., of_b]) * weight[of_a]
             both = power[:, a] + power[:, b]
-            likeness[:, k, 0], likeness[:, k, 1] = both - 2 * shared, both
+            likeness[:, k, 0], likeness[:, k, 1] = both - 2 * shared.sum(axis=1), both
         return likeness
 
     def _twin(self, state: HealthState) -> tuple[NDArray[np.int64], Mask]:
