@@ -6,15 +6,18 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any, Final
 
+from kinedge.edge.ring import Gone
 from kinedge.edge.store import EpisodeStore
 from kinedge.errors import StoreError
 
 __all__ = ["Caretaker"]
 
 _PRUNE_EVERY_S: Final = 3600.0
+_TRIM_EVERY_S: Final = 60.0
 _RETRY_S: Final = 5.0
 _MAX_WAITING: Final = 1000
 
@@ -28,14 +31,24 @@ class Caretaker:
         Open for writing.
     prune
         Called every hour, in a thread.
+    trim
+        Called every minute, in a thread; returns what it let go of, for the audit trail.
     note
         Told what goes wrong.
     """
 
-    def __init__(self, store: EpisodeStore, *, prune: Callable[[], object], note: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        store: EpisodeStore,
+        *,
+        prune: Callable[[], object],
+        note: Callable[[str], None],
+        trim: Callable[[], Sequence[Gone]] = tuple,
+    ) -> None:
         self._store = store
         self._prune = prune
         self._note = note
+        self._trim = trim
         self._events: deque[tuple[str, dict[str, Any]]] = deque(maxlen=_MAX_WAITING)
         self._wake = asyncio.Event()
 
@@ -48,8 +61,10 @@ class Caretaker:
         """Write and prune for as long as the service runs."""
         due_s = time.monotonic()
         while True:
-            wait_s = _PRUNE_EVERY_S
+            wait_s = _TRIM_EVERY_S
             try:
+                for gone in await asyncio.to_thread(self._trim):
+                    self.record("recording_trimmed", **asdict(gone))
                 await self.flush()
                 if time.monotonic() >= due_s:
                     await asyncio.to_thread(self._prune)

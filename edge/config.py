@@ -179,13 +179,19 @@ class GatewayConfig(Config):
     trust: TrustConfig = TrustConfig()
     caution: CautionConfig = CautionConfig()
     alarm: AlarmConfig | None = Field(
-        default=None, description="a promise about false episodes of enrolled people; none: repeated verdicts open one"
+        default=AlarmConfig(),
+        description="a promise about false episodes of enrolled people; false: repeated verdicts open one",
     )
     episodes: EpisodeConfig = EpisodeConfig()
     keep_sent_days: float = Field(
         default=7, ge=0, le=3650, description="raw data that the collector has is kept so long"
     )
     max_delay_s: float = Field(default=0.25, ge=0.02, le=5, description="how long a sample waits for a slow sensor")
+
+    @field_validator("alarm", mode="before")
+    @classmethod
+    def _switched_off(cls, alarm: object) -> object:
+        return None if alarm is False else alarm
 
     @field_validator("people")
     @classmethod
