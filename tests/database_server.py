@@ -39,6 +39,8 @@ class Postgres:
         while any(_lives(process) for process in family):
             assert time.monotonic() < deadline
             time.sleep(0.02)
+        # Where nobody reaps it, the dead postmaster looks alive to whoever starts the next.
+        (self.folder / "postmaster.pid").unlink(missing_ok=True)
 
     def start(self) -> None:
         """Start again after ``kill``; it recovers from its log."""

@@ -73,7 +73,7 @@ def _device(envelope: Envelope) -> dict[str, Any]:
         "status": "active",
         "deviceName": [{"name": f"kinedge gateway {envelope.gateway}", "type": "user-friendly-name"}],
         "type": {"text": "gateway for wearable motion sensors"},
-        "version": [{"type": {"text": "software"}, "value": envelope.kinedge_version}],
+        "version": [{"type": {"text": "software"}, "value": _text(envelope.kinedge_version, "unknown")}],
     }
 
 
@@ -86,7 +86,7 @@ def _scores(envelope: Envelope, about: dict[str, Any]) -> dict[str, Any]:
         if unsure
         else {"text": "different from the person's own baseline"}
     ]
-    resource["note"] = [{"text": envelope.sentence or "no sentence"}]
+    resource["note"] = [{"text": _text(envelope.sentence, "no sentence")}]
     sampled = _sampled_scores(envelope)
     if sampled is None:
         resource["valueQuantity"] = _quantity(envelope.peak_score, "1")
@@ -164,7 +164,7 @@ def _issue(envelope: Envelope, device: str, evidence: list[str], status: str) ->
         "identifiedPeriod": _period(envelope.start_utc_ns, envelope.end_utc_ns),
         "author": {"reference": device},
         "evidence": [{"detail": [{"reference": reference} for reference in evidence]}],
-        "detail": envelope.sentence or "no sentence",
+        "detail": _text(envelope.sentence, "no sentence"),
     }
 
 
@@ -216,6 +216,12 @@ def _interpretation(code: str, display: str) -> dict[str, str]:
 
 def _quantity(value: float, unit: str) -> dict[str, Any]:
     return {"value": _number(value), "unit": unit, "system": "http://unitsofmeasure.org", "code": unit}
+
+
+def _text(text: str, otherwise: str) -> str:
+    """Return a string of FHIR: not empty, and no control characters but line ends and tabs."""
+    cleaned = "".join(c if c.isprintable() or c in "\n\t" else "?" for c in text).strip()
+    return cleaned or otherwise
 
 
 def _number(value: float) -> float | int:
