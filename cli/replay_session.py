@@ -148,6 +148,7 @@ def gateway_of(
         kept = next((s.facts["settings"] for s in sessions.values() if "settings" in s.facts), {})
     first = next(iter(sessions.values()))
     content = {
+        "alarm": False,  # what says nothing of an alarm was decided without one
         **(kept if isinstance(kept, dict) else {}),
         "site": "replay",
         "gateway": "replay",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
 from kinedge.edge.alarm import LEARNING_S, MAX_UNLIKE, AlarmConfig
 
-__all__ = ["Watched", "promise", "setting"]
+__all__ = ["Watched", "promise", "promises_of", "setting"]
 
 _USUAL: Final = 0.05  # of blocks lie above the 95 % quantile
 
@@ -112,3 +113,20 @@ def promise(
 def _often(config: AlarmConfig) -> str:
     hours = config.hours_per_false_episode
     return f"{hours / 24:g} days" if hours >= 48 else f"{hours:g} hours"
+
+
+def promises_of(
+    config: AlarmConfig | None, *, audits: Mapping[str, Literal["holds", "doubtful", "does not hold"]], n_subjects: int
+) -> dict[str, str]:
+    """Return what is promised each enrolled person, by subject; nothing where no alarm is set.
+
+    Parameters
+    ----------
+    audits
+        By subject: what their enrolment found about the condition.
+    n_subjects
+        How many people the condition was counted on.
+    """
+    if config is None:
+        return {}
+    return {subject: promise(config, audit=audit, n_subjects=n_subjects) for subject, audit in audits.items()}

@@ -44,8 +44,8 @@ class AlarmWatch:
         cohort = scorer.calibration.enrolled
         if cohort is None:
             raise ConfigError(
-                f"alarm: {scorer.manifest.name} was made without an enrolled cohort, so nothing can be promised; train it "
-                "again, or set alarm = false"
+                f"alarm: {scorer.manifest.name} was made without an enrolled cohort, so nothing can be promised; train "
+                "it again, or set alarm = false"
             )
         manifest = scorer.manifest
         self._n_hops = manifest.block // manifest.hop

@@ -1,0 +1,185 @@
+"""Simulated people and their days, for the benchmark of alarms: enrolled on one day, watched on it and on another.
+
+On another day the sensors were put on anew, everything goes at another tempo, and the person tires. Anomalies last half
+a minute and come every few minutes, each kind as often as the others, from a quarter of an hour into the day on. Where
+a kind shows in walking alone, it begins a second into the next walk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kinedge.edge.alarm import AlarmConfig
+from kinedge.edge.enrol import enrol_recordings
+from kinedge.edge.enrolment import Enrolment
+from kinedge.edge.people import People
+from kinedge.edge.scoring import Scorer
+from kinedge.edge.watch import AlarmWatch
+from kinedge.recording import Recording
+from kinedge.training.anomalies import ANOMALIES, inject, perturb
+from kinedge.training.simulate import ImuModel, RadioModel, SimulationConfig, schedule, simulate
+from kinedge.training.trends import Fatigue
+
+__all__ = ["ANOMALY_S", "Event", "Person", "Told", "kinds", "people_of", "watch"]
+
+WRISTS: Final = ("wrist_left", "wrist_right")
+ANOMALY_S: Final = 30.0
+_FIRST_S, _EVERY_S = 900.0, 180.0
+_TEMPO: Final = (0.9, 1.1)
+_FATIGUE: Final = Fatigue(most=0.12, half_hours=1.0)
+
+
+@dataclass(frozen=True)
+class Event:
+    """An anomaly in ``[start_s, end_s)``."""
+
+    kind: str
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True, eq=False)
+class Person:
+    """One simulated person: the day of the enrolment and another, and what there is to be found on the latter."""
+
+    subject: str
+    enrolment: Enrolment
+    same: Recording
+    new: Recording
+    lossy: Recording
+    anomalous: Recording
+    events: tuple[Event, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Told:
+    """What one setting said of some people, block by block, (n_blocks, n_people)."""
+
+    alarm: NDArray[np.bool_]
+    valid: NDArray[np.bool_]
+
+
+def kinds() -> tuple[str, ...]:
+    """Return the kinds of anomaly that wrists can show; samples that are gone are a reason to be unsure instead."""
+    return tuple(k for k, a in ANOMALIES.items() if k != "dropout" and (not a.sensors or set(WRISTS) & set(a.sensors)))
+
+
+def people_of(
+    scorer: Scorer, seeds: Sequence[int], *, donning_deg: float, enrol_s: float, same_s: float, new_s: float
+) -> Iterator[Person]:
+    """Simulate and enrol people, one for each seed.
+
+    Parameters
+    ----------
+    scorer
+        A model of two wrists, comparing with its cohort.
+    donning_deg
+        How differently sensors are put on: standard deviation of each component of the rotation vector.
+    enrol_s, same_s, new_s
+        Of ordinary movement: enrolled on, later on the same day, and on the new day.
+    """
+    specs, rate_hz = scorer.manifest.sensor_specs, scorer.manifest.rate_hz
+    for seed in seeds:
+        usual = SimulationConfig(
+            rate_hz=rate_hz,
+            duration_s=enrol_s + same_s,
+            subject_seed=seed,
+            session_seed=2 * seed,
+            imu=ImuModel(donning_deg=donning_deg),
+        )
+        day = simulate(usual).select(specs)
+        split = round(enrol_s * rate_hz)
+        rng = np.random.default_rng(seed)
+        other = replace(
+            usual,
+            duration_s=new_s,
+            session_seed=2 * seed + 1,
+            tempo=float(rng.uniform(*_TEMPO)),
+            fatigue=_FATIGUE,
+        )
+        anomalous, events = _with_anomalies(other, rng)
+        yield Person(
+            f"sim{seed}",
+            enrol_recordings(scorer, [day.slice(0, split)], allow_short=True),
+            day.slice(split, len(day)),
+            simulate(other).select(specs),
+            simulate(replace(other, radio=RadioModel(loss_rate=0.1))).select(specs),
+            anomalous.select(specs),
+            events,
+        )
+
+
+def _with_anomalies(config: SimulationConfig, rng: np.random.Generator) -> tuple[Recording, tuple[Event, ...]]:
+    starts = np.arange(_FIRST_S, config.duration_s - 2 * ANOMALY_S - 30, _EVERY_S)
+    order = rng.permutation(len(kinds()))
+    walks = [r for r in schedule(config) if r.label == "activity:gait"]
+    signal, events = [], []
+    for i, begins in enumerate(starts):
+        kind = kinds()[order[i % len(order)]]
+        sensor, at = WRISTS[int(rng.integers(2))], float(begins + rng.uniform(0, 30))
+        if ANOMALIES[kind].activity:
+            next_walks = (r.start / config.rate_hz for r in walks if r.end - r.start >= 12 * config.rate_hz)
+            at = next((s + 1 for s in next_walks if s >= begins), at)
+        if at + ANOMALY_S > config.duration_s or (events and at < events[-1].end_s + 10):
+            continue
+        events.append(Event(kind, at, at + ANOMALY_S))
+        if ANOMALIES[kind].level == "kinematic":
+            config = perturb(config, kind, at, at + ANOMALY_S, sensor=sensor)
+        else:
+            signal.append((kind, sensor, at))
+    recording = simulate(config)
+    for kind, sensor, at in signal:
+        rows = (round(at * config.rate_hz), round((at + ANOMALY_S) * config.rate_hz))
+        recording = inject(recording, kind, *rows, sensor=sensor, seed=config.subject_seed)
+    return recording, tuple(events)
+
+
+def watch(
+    scorer: Scorer,
+    enrolments: Mapping[str, Enrolment],
+    recordings: Sequence[Recording],
+    settings: Mapping[str, AlarmConfig],
+    *,
+    aligned: bool = True,
+) -> dict[str, Told]:
+    """Run recordings of enrolled people, one each, through scoring, alignment and alarms, as a gateway does.
+
+    Parameters
+    ----------
+    scorer
+        The model.
+    enrolments
+        By subject, in the order of the recordings.
+    settings
+        All of them watch the same scores.
+    aligned
+        Whether sensors are turned into the frames of the enrolment once a minute of walking was seen.
+    """
+    manifest, rows = scorer.manifest, np.arange(len(recordings))
+    people = People(scorer, list(enrolments), enrolments)
+    watches = {name: AlarmWatch(scorer, people, config) for name, config in settings.items()}
+    n_hops, hop, every = min(map(len, recordings)) // manifest.hop, manifest.hop, manifest.block // manifest.hop
+    said = {name: np.zeros((2, n_hops // every, len(recordings)), bool) for name in settings}
+    state = scorer.initial_state(len(recordings))
+    for i in range(n_hops):
+        part = slice(i * hop, (i + 1) * hop)
+        values = np.stack([r.values[part] for r in recordings])
+        valid = np.stack([r.valid[part] for r in recordings])
+        turned = people.turn(rows, values, valid, np.zeros_like(valid)) if aligned else (values, valid, ~valid & valid)
+        batch, state = scorer.step(*turned, state, end_tick=(i + 1) * hop, calibration=people.calibration)
+        for name, alarms in watches.items():
+            told = alarms.look(rows.tolist(), i, batch.unusual, batch.scores)
+            if (i + 1) % every == 0:
+                block = (i + 1) // every - 1
+                said[name][0, block] = [w is not None and w.alarm for w in told]
+                said[name][1, block] = [w is not None and w.valid for w in told]
+        if aligned:
+            anew = [k for k in rows.tolist() if people.learn(k, values[k], valid[k])]
+            if anew:
+                state = state.put(np.array(anew, np.intp), scorer.initial_state(len(anew)))
+    return {name: Told(alarm, valid) for name, (alarm, valid) in said.items()}

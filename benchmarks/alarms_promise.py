@@ -1,0 +1,184 @@
+"""Is the promise kept? False episodes against those promised, the share of time it holds, and what is found meanwhile.
+
+Simulated people are enrolled from 40 minutes of one day and watched on the rest of it and on another day
+(``kinedge.benchmarks.alarms_days``). Each alarm while the calibration is valid counts as a false episode where nothing
+was wrong; the share of valid time includes the ten minutes in which every session learns. An alarm finds an anomaly if
+it comes while that lasts, or within four seconds after. Seeds are far from those of training, and from those that the
+settings of the alarm were chosen on (from 500000).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from kinedge.benchmarks.alarms_days import Event, Person, Told, people_of, watch
+from kinedge.benchmarks.harness import result
+from kinedge.bundle import read_bundle
+from kinedge.edge.alarm import AlarmConfig
+from kinedge.edge.scoring import Scorer
+from kinedge.training.evaluate import poisson_interval
+
+__all__ = ["ALARMS", "Kept", "alarm_settings", "bench_alarms"]
+
+_AT_ONCE: Final = 12  # people in memory
+_TOLERANCE_S: Final = 4.0
+ALARMS: Final = ("e-detector", "e-detector, day not followed", "debounce", "CUSUM")
+
+
+def alarm_settings(hours: float) -> dict[str, AlarmConfig]:
+    """Return what is compared, by name; all but the first two promise nothing."""
+    changes: tuple[dict[str, Any], ...] = ({}, {"follow": 0.0}, {"kind": "debounce"}, {"kind": "cusum"})
+    return {
+        name: AlarmConfig.model_validate({"hours_per_false_episode": hours, **change})
+        for name, change in zip(ALARMS, changes, strict=True)
+    }
+
+
+@dataclass
+class Kept:
+    """Counts of one row."""
+
+    n_false: int = 0
+    valid_h: float = 0.0
+    hours: float = 0.0
+    n_people: int = 0
+    n_alarmed: int = 0
+    found: dict[str, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0]))
+    delays_s: list[float] = field(default_factory=list)
+
+    def add(self, told: Told, *, block_s: float) -> None:
+        """Count time without anomalies."""
+        self.n_false += int(told.alarm.sum())
+        self.n_people += told.alarm.shape[1]
+        self.n_alarmed += int(told.alarm.any(axis=0).sum())
+        self.valid_h += float(told.valid.sum()) * block_s / 3600
+        self.hours += told.valid.size * block_s / 3600
+
+    def look_for(self, events: Sequence[Sequence[Event]], told: Told, *, block_s: float) -> None:
+        """Count what was found, of each person's events."""
+        ends_s = block_s * (1 + np.arange(len(told.alarm)))
+        for own, alarm in zip(events, told.alarm.T, strict=True):
+            for event in own:
+                hits = ends_s[alarm & (ends_s > event.start_s) & (ends_s <= event.end_s + _TOLERANCE_S)]
+                self.found[event.kind][1] += 1
+                if len(hits):
+                    self.found[event.kind][0] += 1
+                    self.delays_s.append(float(hits[0]) - event.start_s)
+
+    def row(self, what: str, *, promised_per_h: float | None) -> dict[str, Any]:
+        """Return what a table shows."""
+        low, high = poisson_interval(self.n_false)
+        row: dict[str, Any] = {
+            "what": what,
+            "hours": round(self.hours, 1),
+            "valid": f"{self.valid_h / self.hours:.0%}" if self.hours else "",
+            "false": self.n_false,
+            "false_per_valid_hour": "",
+            "of_promise": "",
+            "people_with_one": f"{self.n_alarmed} of {self.n_people}",
+        }
+        if self.valid_h:
+            rate, low, high = (n / self.valid_h for n in (self.n_false, low, high))
+            row["false_per_valid_hour"] = f"{rate:.3f} ({low:.3f}-{high:.3f})"
+            if promised_per_h:
+                row["of_promise"] = (
+                    f"{rate / promised_per_h:.2f} ({low / promised_per_h:.2f}-{high / promised_per_h:.2f})"
+                )
+        n, of = (sum(counts[i] for counts in self.found.values()) for i in (0, 1))
+        row["found"] = f"{n} of {of}" if of else ""
+        row["median_delay_s"] = round(float(np.median(self.delays_s)), 1) if self.delays_s else ""
+        row["found_by_kind"] = {kind: f"{n} of {of}" for kind, (n, of) in sorted(self.found.items())}
+        return row
+
+
+def bench_alarms(
+    bundle: Path,
+    *,
+    n_subjects: int = 48,
+    hours: float = 8.0,
+    first_seed: int = 600_000,
+    donning_deg: float = 25.0,
+    minutes: tuple[float, float, float] = (40.0, 30.0, 90.0),
+    progress: Callable[[int, int], None] = lambda done, of: None,
+) -> dict[str, Any]:
+    """Measure every kind of alarm on the same scores.
+
+    Parameters
+    ----------
+    bundle
+        A model of two wrists.
+    n_subjects
+        Simulated people.
+    hours
+        Of at most one false episode.
+    first_seed
+        Of the people.
+    donning_deg
+        How differently sensors are put on: standard deviation of each component of the rotation vector.
+    minutes
+        Enrolled on, watched on the same day, and on the new day.
+
+    Raises
+    ------
+    BundleError, SignalError
+        The model does not load, or is not one of two wrists.
+    ConfigError
+        The model's cohort was not enrolled.
+    """
+    loaded = read_bundle(bundle)
+    scorer = Scorer(loaded)
+    settings, block_s = alarm_settings(hours), scorer.manifest.block / scorer.manifest.rate_hz
+    rows: dict[tuple[str, str], Kept] = defaultdict(Kept)
+    audits: dict[str, int] = defaultdict(int)
+    seconds = dict(zip(("enrol_s", "same_s", "new_s"), (60 * m for m in minutes), strict=True))
+    for start in range(0, n_subjects, _AT_ONCE):
+        seeds = range(first_seed + start, first_seed + min(start + _AT_ONCE, n_subjects))
+        people = list(people_of(scorer, seeds, donning_deg=donning_deg, **seconds))
+        for person in people:
+            audits[person.enrolment.manifest.audit.verdict] += 1
+        _measure(scorer, people, settings, rows, block_s)
+        progress(start + len(people), n_subjects)
+    table = []
+    for (day, name), kept in rows.items():
+        promised = 1 / hours if settings[name].kind == "e_detector" else None
+        table.append(kept.row(f"{day}, {name}", promised_per_h=promised))
+    facts = {
+        "model": scorer.manifest.name,
+        "digest": loaded.digest[:16],
+        "n_subjects": n_subjects,
+        "first_seed": first_seed,
+        "donning_deg": donning_deg,
+        "hours_per_false_episode": hours,
+        "minutes": list(minutes),
+        "audits": dict(sorted(audits.items())),
+    }
+    return result("alarms", table, settings=facts)
+
+
+def _measure(
+    scorer: Scorer,
+    people: Sequence[Person],
+    settings: Mapping[str, AlarmConfig],
+    rows: Mapping[tuple[str, str], Kept],
+    block_s: float,
+) -> None:
+    enrolments = {p.subject: p.enrolment for p in people}
+    first = {ALARMS[0]: settings[ALARMS[0]]}
+    days = (
+        ("same day", [p.same for p in people], settings, False),
+        ("new day", [p.new for p in people], settings, True),
+        ("new day, not aligned", [p.new for p in people], first, False),
+        ("new day, 10 % loss", [p.lossy for p in people], first, True),
+    )
+    for day, recordings, compared, aligned in days:
+        for name, told in watch(scorer, enrolments, recordings, compared, aligned=aligned).items():
+            rows[day, name].add(told, block_s=block_s)
+    changed = watch(scorer, enrolments, [p.anomalous for p in people], settings)
+    for name, told in changed.items():
+        rows["new day", name].look_for([p.events for p in people], told, block_s=block_s)
