@@ -331,10 +331,16 @@ def time_explanations(scorer: Scorer, *, n_rounds: int = 15, seed: int = 0) -> l
         return [abstention(v.reasons[0], language=language) for language in ("en", "fr")] if v.reasons else v
 
     things = {name: made for name, made in (("alarm", alarm), ("abstention", silent)) if name in batches}
-    began = time.perf_counter()
     timings = interleaved(things, n_rounds=n_rounds, round_s=0.02)
-    took = round(time.perf_counter() - began, 2)
     return [
-        timing_row(f"explanation at an {name}, {n_channels} channels", timing, rounds_took_s=took)
+        timing_row(f"explanation at an {name}, {n_channels} channels", timing, cpu_us=_processor_us(things[name]))
         for name, timing in timings.items()
     ]
+
+
+def _processor_us(thing: Callable[[], object], *, n_calls: int = 200) -> float:
+    """Return the processor time of a call, which a busy machine stretches less than the clock's."""
+    began = time.process_time_ns()
+    for _ in range(n_calls):
+        thing()
+    return round((time.process_time_ns() - began) / n_calls / 1000, 1)

@@ -84,17 +84,21 @@ def smallest_set(z: F64, ok: NDArray[np.bool_], precision: F64, *, share: float 
     """
     z = np.where(ok, z, 0.0).astype(np.float64)
     y = np.where(ok, z @ precision, 0.0)
-    moments = y.T @ y
+    moments, left = y.T @ y, precision.astype(np.float64)
     total = float((y * z).sum())
+    can = np.diagonal(moments) > 0
     chosen: list[int] = []
-    left = [c for c in range(len(precision)) if moments[c, c] > 0]
-    while left and total > 0:
-        falls = []
-        for c in left:
-            rows = np.ix_([*chosen, c], [*chosen, c])
-            falls.append(float(np.trace(np.linalg.solve(precision[rows], moments[rows]))))
-        best = int(np.argmax(falls))
-        chosen.append(left.pop(best))
-        if falls[best] >= share * total:
-            break
+    found = 0.0
+    while can.any() and total > 0 and found < share * total:
+        falls = np.where(can, np.diagonal(moments) / np.diagonal(left), -1.0)
+        best = int(falls.argmax())
+        chosen.append(best)
+        found += float(falls[best])
+        can[best] = False
+        # what the others still explain once this one is replaced (a Schur complement), so that nothing is solved anew
+        weight = left[best] / left[best, best]
+        cross = np.outer(weight, moments[best])
+        moments = moments - cross - cross.T + np.outer(weight, weight) * moments[best, best]
+        left = left - np.outer(weight, left[best])
+        left[~can, ~can] = 1.0
     return tuple(chosen)

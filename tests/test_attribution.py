@@ -12,7 +12,7 @@ import pytest
 
 from kinedge.benchmarks.attribution import bench_attribution, hit_rate
 from kinedge.benchmarks.attribution_gait import SPOILT, bench_gait_attribution, spoil, time_explanations
-from kinedge.edge.attribution import energies, fewest
+from kinedge.edge.attribution import energies, fewest, smallest_set
 from kinedge.edge.caution import Decision
 from kinedge.edge.offline import score_recording, verdicts_of
 from kinedge.edge.scoring import Scorer
@@ -144,3 +144,25 @@ def test_spoilt_walks_are_explained_end_to_end(shared_data: Path) -> None:
 def test_data_that_are_no_walks_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SignalError, match="no data set"):
         bench_gait_attribution({"smd": tmp_path / "smd.npz"})
+
+
+def test_the_smallest_set_is_what_solving_anew_for_every_set_gives() -> None:
+    rng = np.random.default_rng(2)
+    for _ in range(20):
+        mixed = rng.normal(size=(6, 6))
+        precision = np.linalg.inv(mixed @ mixed.T + 0.2 * np.eye(6))
+        z = rng.normal(size=(40, 6)) * rng.uniform(0.2, 4, size=6)
+        y = z @ precision
+        moments, total = y.T @ y, float((y * z).sum())
+        chosen: list[int] = []
+        left = list(range(6))
+        while left:
+            falls = []
+            for c in left:
+                rows = np.ix_([*chosen, c], [*chosen, c])
+                falls.append(float(np.trace(np.linalg.solve(precision[rows], moments[rows]))))
+            best = int(np.argmax(falls))
+            chosen.append(left.pop(best))
+            if falls[best] >= 0.8 * total:
+                break
+        assert smallest_set(z, np.ones(z.shape, bool), precision) == tuple(chosen)
