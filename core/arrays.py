@@ -31,8 +31,8 @@ def arrays_to_npz(arrays: Mapping[str, NDArray[Any]]) -> bytes:
     return out.getvalue()
 
 
-def arrays_from_npz(data: bytes, *, where: str) -> dict[str, NDArray[Any]]:
-    """Read npz bytes; objects (pickle) and oversized arrays are refused.
+def arrays_from_npz(data: bytes, *, where: str, max_bytes: int = _MAX_ARRAY_BYTES) -> dict[str, NDArray[Any]]:
+    """Read npz bytes; objects (pickle) and more than ``max_bytes`` of arrays are refused.
 
     Raises
     ------
@@ -42,8 +42,8 @@ def arrays_from_npz(data: bytes, *, where: str) -> dict[str, NDArray[Any]]:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             infos = archive.infolist()
-            if len(infos) > _MAX_ARRAYS or sum(i.file_size for i in infos) > _MAX_ARRAY_BYTES:
-                raise BundleError(f"{where}: arrays larger than {_MAX_ARRAY_BYTES} bytes")
+            if len(infos) > _MAX_ARRAYS or sum(i.file_size for i in infos) > max_bytes:
+                raise BundleError(f"{where}: arrays larger than {max_bytes} bytes")
             arrays: dict[str, NDArray[Any]] = {}
             for info in infos:
                 raw = archive.read(info)

@@ -187,6 +187,9 @@ class GatewayConfig(Config):
         default=7, ge=0, le=3650, description="raw data that the collector has is kept so long"
     )
     max_delay_s: float = Field(default=0.25, ge=0.02, le=5, description="how long a sample waits for a slow sensor")
+    checkpoint_s: float = Field(
+        default=30, ge=0, le=600, description="between two checkpoints, from which a restart goes on; 0: none"
+    )
 
     @field_validator("alarm", mode="before")
     @classmethod

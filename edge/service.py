@@ -17,7 +17,9 @@ from typing import Final
 
 from kinedge import __version__
 from kinedge.edge.attendance import feed_watchdog, gateway_server
+from kinedge.edge.beginnings import WORN, Beginning, Wearers, beginnings
 from kinedge.edge.caretaker import Caretaker
+from kinedge.edge.checkpoint import CheckpointKeeper, checkpoint_path
 from kinedge.edge.config import GatewayConfig
 from kinedge.edge.episodes import EpisodeBuilder
 from kinedge.edge.hostclock import HostClock, RecordedClock, WallClock
@@ -29,6 +31,7 @@ from kinedge.edge.model_follower import ModelFollower
 from kinedge.edge.people import People
 from kinedge.edge.pipeline import Pipeline, Scored
 from kinedge.edge.progress import Progress, StageTimes
+from kinedge.edge.promise import promises_of
 from kinedge.edge.ring import Gone, trim_recordings
 from kinedge.edge.scoring import Scorer
 from kinedge.edge.store import EpisodeStore
@@ -41,6 +44,7 @@ from kinedge.edge.verdict import Verdict
 from kinedge.edge.verdict_json import basis_fields
 from kinedge.errors import BackendError, ConfigError, StoreError
 from kinedge.firmware_bridge.ble_radio import BleRadio
+from kinedge.firmware_bridge.device import DeviceInfo
 from kinedge.firmware_bridge.event_queue import SessionEvent
 from kinedge.firmware_bridge.open_device import DeviceConfig, DeviceLink, open_device
 from kinedge.firmware_bridge.recorded_source import Arrival, RecordedSource
@@ -126,6 +130,16 @@ class EdgeService:
         self.pipeline = Pipeline(
             self.scorer, people.subjects, max_delay_s=config.max_delay_s, people=people, alarm=config.alarm
         )
+        self.checkpoint = None
+        if source is None and config.checkpoint_s:
+            self.checkpoint = CheckpointKeeper(
+                checkpoint_path(config.store),
+                settings=config.digest(),
+                every_s=config.checkpoint_s,
+                now_ns=self.clock.now_ns,
+                note=self._note,
+            )
+            self.checkpoint.restore(self.pipeline)
         self._builders = self._new_builders()
         self._radio = radio or BleRadio()
         self._worn = [(p.subject, d) for p in config.people for d in (p.devices if source is None else ())]
@@ -136,6 +150,7 @@ class EdgeService:
         if config.lsl is not None:
             self._lsl = LslStreams(config.lsl, gateway=config.gateway, subjects=subjects)
         self.store = EpisodeStore(config.store)
+        self._wearers = Wearers(self.store.events(WORN))
         self.measures = None
         if config.measures is not None:
             self.measures = MeasuresKeeper(
@@ -196,6 +211,20 @@ class EdgeService:
         return self._listener.health
 
     @property
+    def promises(self) -> dict[str, str]:
+        """What is promised each enrolled person about false episodes, by subject."""
+        cohort = self.scorer.calibration.enrolled
+        audits = {s: e.manifest.audit.verdict for s, e in self.pipeline.people.enrolments.items()}
+        return promises_of(
+            self.config.alarm, audits=audits, n_subjects=0 if cohort is None else int(cohort.n_subjects[0])
+        )
+
+    @property
+    def beginnings(self) -> tuple[Beginning, ...]:
+        """Whose calibration counts for each person now, how old it is, and what is promised."""
+        return beginnings(self.pipeline.people, self.promises, now_utc_s=time.time())
+
+    @property
     def tasks(self) -> tuple[TaskState, ...]:
         """How each task is doing."""
         return self._supervisor.states
@@ -229,6 +258,8 @@ class EdgeService:
             if self.uplink is not None:
                 await self.uplink.aclose()
             self._close_episodes()
+            if self.checkpoint is not None:
+                await asyncio.to_thread(self.checkpoint.end, self.pipeline)
             with contextlib.suppress(StoreError):
                 await self.caretaker.flush()
             self.keeper.end()
@@ -253,6 +284,8 @@ class EdgeService:
         if self.measures is not None:
             add("measures", self.measures.run, drains=True)
         add("caretaker", self.caretaker.run)
+        if self.checkpoint is not None:
+            add("checkpoint", partial(self.checkpoint.run, lambda: self.pipeline))
         for subject, device in self._worn:
             add(f"link {device.where}", partial(self._serve, subject, device))
         if self.uplink is not None:
@@ -309,7 +342,7 @@ class EdgeService:
         }
 
     def _new_builders(self) -> dict[str, EpisodeBuilder]:
-        manifest = self.scorer.manifest
+        manifest, promises = self.scorer.manifest, self.promises
         return {
             subject: EpisodeBuilder(
                 subject,
@@ -317,7 +350,7 @@ class EdgeService:
                 rate_hz=manifest.rate_hz,
                 hop=manifest.hop,
                 block=manifest.block,
-                provenance={**self._provenance(), **basis_fields(basis)},
+                provenance={**self._provenance(), **basis_fields(basis), **_promised(promises.get(subject))},
                 config=self.config.episodes,
             )
             for subject, basis in zip(self.pipeline.subjects, self.pipeline.people.bases, strict=True)
@@ -373,6 +406,12 @@ class EdgeService:
             self.tape.put(subject, where, event)
         with self.times.measure("hear"):
             self._listener.hear(subject, where, event)
+        if isinstance(event, DeviceInfo):
+            worn = self._wearers.met(subject, event.spec.name, event.serial, self.pipeline.people)
+            if worn is not None:
+                self.caretaker.record(WORN, **worn)
+                if worn["before"] is not None:
+                    self._note(f"{event.spec.name} {event.serial} was {worn['before']}'s, and is {subject}'s now")
 
     async def _score(self) -> None:
         while True:
@@ -436,3 +475,7 @@ class EdgeService:
     def _note(self, text: str) -> None:
         logger.warning(text)
         self.notes.append(text)
+
+
+def _promised(words: str | None) -> dict[str, str]:
+    return {} if words is None else {"promise": words}
