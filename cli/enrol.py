@@ -32,6 +32,7 @@ from kinedge.edge.pipeline import Scored
 from kinedge.edge.promise import promise, setting
 from kinedge.edge.scoring import Scorer
 from kinedge.edge.service import EdgeService
+from kinedge.edge.store import EpisodeStore
 from kinedge.edge.verdict import Verdict
 from kinedge.errors import ConfigError
 from kinedge.firmware_bridge.recorded_source import RecordedSource, read_sessions
@@ -110,7 +111,10 @@ class Feedback:
     @classmethod
     def of(cls, store: Path | None, subject: str) -> Feedback:
         """Read those of a store; none without one."""
-        return cls(() if store is None else tuple(answers_in(store, subject=subject)))
+        if store is None:
+            return cls()
+        with EpisodeStore(store, read_only=True) as kept:
+            return cls(tuple(answers_in(kept, subject=subject)))
 
     def leaves_out(self, end_utc_ns: int, *, block_ns: int) -> bool:
         """Whether a block that ends now was part of an episode that was confirmed."""

@@ -36,6 +36,7 @@ def feedback(
     Example: kinedge feedback 3f9a01c2 --dismissed --store edge.db
     """
     from kinedge.edge.feedback import Answer, answer_episode, answers_in
+    from kinedge.edge.store import EpisodeStore
 
     said: list[Answer] = []
     if dismissed:
@@ -47,13 +48,13 @@ def feedback(
     if episode is not None:
         if len(said) != 1:
             raise ConfigError("say one of --dismissed, --confirmed and --withdrawn")
-        envelope = answer_episode(store, episode, said[0])
-        told = {"episode": envelope.id, "subject": envelope.subject, "answer": said[0]}
-        typer.echo(json.dumps(told) if as_json else f"{envelope.subject}, {envelope.id[:12]}…: {said[0]}")
+        told = answer_episode(store, episode, said[0])
+        typer.echo(json.dumps(told) if as_json else f"{told['subject']}, {told['episode'][:12]}…: {told['answer']}")
         return
     if said:
         raise ConfigError("name the episode; `kinedge episodes --store ...` lists them")
-    answers = answers_in(store)
+    with EpisodeStore(store, read_only=True) as kept:
+        answers = answers_in(kept)
     if as_json:
         rows = [
             {

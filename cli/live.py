@@ -115,6 +115,8 @@ class LiveView:
         elif v.reasons:
             answer.append("  " + "; ".join(r.text for r in v.reasons[:2]), style="default")
         grid.add_row("answer", answer)
+        if v.watched is not None:
+            grid.add_row("promise", v.watched.why_invalid or v.watched.promise)
         grid.add_row("", f"p = {v.p_value:.4f}: share of the cohort's ordinary movement that is as unusual")
         if self.caution:
             grid.add_row("caution", Text(self.caution, style="dim"))

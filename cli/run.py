@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -94,6 +95,11 @@ def run(
             view.take(scored, verdict)
 
     service = EdgeService(settings, on_scored=on_scored, notifier=Notifier())
+    if as_json:
+        sys.stderr.write(json.dumps({"beginnings": [asdict(b) for b in service.beginnings]}) + "\n")
+    elif not quiet:
+        for beginning in service.beginnings:
+            sys.stderr.write(beginning.sentence() + "\n")
     if not live_wanted:
         asyncio.run(serve_until(service, on_tick=_StatusLines(service).tell if as_json else None))
         return

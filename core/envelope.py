@@ -32,7 +32,7 @@ ENVELOPE_SCHEMA: Final = "kinedge.episode/1"
 MAX_ENVELOPE_BYTES: Final = 1 << 20
 
 # an envelope without them keeps its bytes
-_YOUNGER: Final = ("enrolment_digest", "unsigned", "explanation", "change", "abstentions")
+_YOUNGER: Final = ("enrolment_digest", "unsigned", "explanation", "change", "abstentions", "promise")
 
 _HEX64 = r"^[0-9a-f]{64}$"
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}$"
@@ -137,6 +137,11 @@ class Envelope(Config):
     kinedge_version: str = Field(max_length=64)
     enrolment_digest: str | None = Field(
         default=None, pattern=_HEX64, description="the person was compared with their own enrolment; none: the cohort"
+    )
+    promise: str | None = Field(
+        default=None,
+        max_length=600,
+        description="what was promised about false episodes, under which condition, and what the enrolment found of it",
     )
     unsigned: tuple[Literal["model", "enrolment"], ...] = Field(
         default=(), max_length=2, description="what nobody trusted had signed"

@@ -11,7 +11,6 @@ The samples of an episode are kept as the sensors sat on that day. They are not 
 
 from __future__ import annotations
 
-import json
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -24,13 +23,13 @@ import numpy as np
 
 from kinedge.arrays import arrays_from_npz
 from kinedge.edge import audit
-from kinedge.edge.database import Database
 from kinedge.edge.enrol import EnrolmentBuilder
 from kinedge.edge.offline import score_recording
 from kinedge.edge.schema import APPLICATION_ID, MIGRATIONS
 from kinedge.edge.scoring import Scorer
-from kinedge.envelope import Envelope, parse_envelope
-from kinedge.errors import BundleError, OutboxError, SignalError, StoreError
+from kinedge.edge.store import EpisodeStore
+from kinedge.envelope import Envelope
+from kinedge.errors import BundleError, SignalError, StoreError
 from kinedge.recording import Recording
 from kinedge.signals import SensorSpec, split_channel
 
@@ -70,7 +69,7 @@ class Entered:
 
 def answer_episode(
     store: Path, id: str, answer: Answer, *, wall_clock_ns: Callable[[], int] = time.time_ns
-) -> Envelope:
+) -> dict[str, str]:
     """Write an answer down; a gateway may be running on the store.
 
     Parameters
@@ -79,6 +78,11 @@ def answer_episode(
         Of the gateway.
     id
         Of the episode, or its first digits, eight at least.
+
+    Returns
+    -------
+    dict
+        What was written: ``episode``, ``subject`` and ``answer``.
 
     Raises
     ------
@@ -90,44 +94,41 @@ def answer_episode(
     if len(id) < _MIN_ID or not all(c in "0123456789abcdef" for c in id):
         raise StoreError(f"{id!r} is no id of an episode; give at least {_MIN_ID} of its hex digits")
     with _as_guest(store) as connection:
-        rows = connection.execute("SELECT body FROM episodes WHERE id GLOB ? LIMIT 2", (f"{id}*",)).fetchall()
+        rows = connection.execute("SELECT id, subject FROM episodes WHERE id GLOB ? LIMIT 2", (f"{id}*",)).fetchall()
         if len(rows) != 1:
             many = "several episodes begin so; give more digits" if rows else "no such episode is kept here"
             raise StoreError(f"{store}: {id}: {many}; `kinedge episodes --json` shows whole ids")
-        envelope = _parsed(store, rows[0][0])
-        detail = {"episode": envelope.id, "subject": envelope.subject, "answer": answer}
-        audit.append(connection, _EVENT, detail, utc_ns=wall_clock_ns())
-    return envelope
+        now_ns = wall_clock_ns()
+        told = {"episode": str(rows[0][0]), "subject": str(rows[0][1]), "answer": str(answer)}
+        audit.append(connection, _EVENT, {**told, "utc_ns": now_ns}, utc_ns=now_ns)
+    return told
 
 
-def answers_in(store: Path, *, subject: str | None = None) -> list[Answered]:
-    """Return the episodes with an answer that stands, in the order they happened; reading takes no lock.
+def answers_in(store: EpisodeStore, *, subject: str | None = None) -> list[Answered]:
+    """Return the episodes with an answer that stands, in the order they happened.
+
+    Parameters
+    ----------
+    store
+        May be open for reading alone.
+    subject
+        Whose; None: everybody's.
 
     Raises
     ------
     StoreError
         The store cannot be read, or its audit chain is broken: then no answer can be relied on.
     """
-    database = Database(store, read_only=True)
-    try:
-        with database.reading() as connection:
-            audit.verify(connection)
-            last: dict[str, tuple[Answer, int]] = {}
-            for utc_ns, text in connection.execute(
-                "SELECT utc_ns, detail FROM audit WHERE event = ? ORDER BY n", (_EVENT,)
-            ):
-                detail = json.loads(text)
-                last[detail["episode"]] = (detail["answer"], utc_ns)
-            found = []
-            for id, (answer, utc_ns) in last.items():
-                body, raw = connection.execute(
-                    "SELECT body, data FROM episodes LEFT JOIN raw_blobs ON episode_id = id WHERE id = ?", (id,)
-                ).fetchone()
-                found.append(Answered(_parsed(store, body), answer, utc_ns, None if raw is None else bytes(raw)))
-    finally:
-        database.close()
-    standing = [a for a in found if a.answer != "withdrawn" and subject in (None, a.envelope.subject)]
-    return sorted(standing, key=lambda a: a.envelope.start_utc_ns)
+    store.verify_audit()
+    last = {detail["episode"]: detail for detail in store.events(_EVENT)}
+    found = []
+    for id, detail in last.items():
+        if detail["answer"] == "withdrawn" or subject not in (None, detail["subject"]):
+            continue
+        kept = store.episode(id)
+        if kept is not None:
+            found.append(Answered(kept.envelope, detail["answer"], detail["utc_ns"], store.raw(id)))
+    return sorted(found, key=lambda a: a.envelope.start_utc_ns)
 
 
 def note_recalibration(
@@ -239,10 +240,3 @@ def _as_guest(store: Path) -> Iterator[sqlite3.Connection]:
                 raise
     except sqlite3.Error as e:
         raise StoreError(f"{store}: nothing was written ({e}); see that the file is there and not full") from e
-
-
-def _parsed(store: Path, body: bytes) -> Envelope:
-    try:
-        return parse_envelope(bytes(body))
-    except OutboxError as e:
-        raise StoreError(f"{store}: a stored episode cannot be read ({e}); look for disk errors") from e

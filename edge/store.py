@@ -306,6 +306,12 @@ class EpisodeStore:
         with self._database.writing() as connection:
             self._database.record(connection, event, dict(detail))
 
+    def events(self, event: str) -> list[dict[str, Any]]:
+        """Return the details of all audit rows of one kind, oldest first."""
+        with self._database.reading() as connection:
+            rows = connection.execute("SELECT detail FROM audit WHERE event = ? ORDER BY n", (event,)).fetchall()
+        return [json.loads(text) for (text,) in rows]
+
     def verify_audit(self) -> AuditHead:
         """Recompute the audit chain; see `kinedge.edge.audit.verify`."""
         with self._database.reading() as connection:

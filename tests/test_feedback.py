@@ -71,12 +71,12 @@ def test_an_answer_is_written_while_the_gateway_runs_and_the_last_one_counts(tmp
         answer_episode(path, envelope.id, "dismissed", wall_clock_ns=lambda: 2)
         kept(store, odd, i=1)  # the gateway goes on writing into the same chain
         assert store.verify_audit().n_rows >= 4
-        (one,) = answers_in(path)
+        (one,) = answers_in(store)
         assert (one.envelope.id, one.answer, one.answered_utc_ns) == (envelope.id, "dismissed", 2)
         assert one.raw is not None
-        assert answers_in(path, subject="p-002") == []
+        assert answers_in(store, subject="p-002") == []
         answer_episode(path, envelope.id, "withdrawn")
-        assert answers_in(path) == []
+        assert answers_in(store) == []
 
 
 def test_answers_about_nothing_or_about_several_are_refused(tmp_path: Path, odd: Recording) -> None:
@@ -104,8 +104,8 @@ def test_answers_do_not_count_once_the_chain_is_broken(tmp_path: Path, odd: Reco
         answer_episode(path, kept(store, odd).id, "confirmed")
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE audit SET detail = replace(detail, 'confirmed', 'dismissed')")
-    with pytest.raises(StoreError, match="audit chain breaks"):
-        answers_in(path)
+    with EpisodeStore(path, read_only=True) as store, pytest.raises(StoreError, match="audit chain breaks"):
+        answers_in(store)
 
 
 def test_a_dismissed_episode_becomes_usual_and_nothing_else_changes_by_itself(
@@ -119,7 +119,8 @@ def test_a_dismissed_episode_becomes_usual_and_nothing_else_changes_by_itself(
     answer_episode(path, other.id, "confirmed")
     plain = read_enrolment(builder_of(scorer, usual).finish("p-001", source="", allow_short=True, made_s=0))
     builder = builder_of(scorer, usual)
-    entered = list(enter_dismissed(builder, scorer, answers_in(path)))
+    with EpisodeStore(path, read_only=True) as store:
+        entered = list(enter_dismissed(builder, scorer, answers_in(store)))
     assert [(e.episode, e.why_not) for e in entered] == [(envelope.id, "")]
     assert entered[0].n_blocks == builder.n_trusted == 25
     builder.note_feedback({e.episode: e.answer for e in entered})
@@ -150,7 +151,8 @@ def test_a_dismissed_episode_that_cannot_enter_says_why(tmp_path: Path, scorer: 
     for id in (envelope.id, bare.id, slow.id, one.id):
         answer_episode(path, id, "dismissed")
     builder = EnrolmentBuilder(scorer)
-    told = {e.episode: e.why_not for e in enter_dismissed(builder, scorer, answers_in(path))}
+    with EpisodeStore(path, read_only=True) as store:
+        told = {e.episode: e.why_not for e in enter_dismissed(builder, scorer, answers_in(store))}
     assert told[envelope.id] == ""
     assert "no longer here" in told[bare.id]
     assert "25 Hz" in told[slow.id]
