@@ -9,12 +9,9 @@ import random
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -25,23 +22,21 @@ pytest.importorskip("tuf", reason="the roll-out needs the extra 'rollout'")
 
 import onnx
 from onnx import numpy_helper
+from rollout_site import Follower, Site, served
 
 import kinedge.cli.models
 from kinedge.arrays import arrays_from_npz, arrays_to_npz
-from kinedge.bundle import pack_bundle, read_bundle, write_bundle
+from kinedge.bundle import read_bundle, write_bundle
 from kinedge.cli import models_repository as repository
 from kinedge.cli.app import main
 from kinedge.edge.config import DEFAULT_BUNDLE, GatewayConfig
 from kinedge.edge.enrol import EnrolmentBuilder
-from kinedge.edge.hostclock import HostClock
 from kinedge.edge.model_versions import ModelVersions
 from kinedge.edge.offline import score_recording
 from kinedge.edge.rollout import ModelKeeper
 from kinedge.edge.scoring import Scorer
 from kinedge.edge.selftest import make_golden, self_test
-from kinedge.edge.service import EdgeService
 from kinedge.edge.store import EpisodeStore
-from kinedge.edge.verdict import Verdict
 from kinedge.errors import BundleError, ConfigError, LinkError
 from kinedge.firmware_bridge.replay import play_on_ptys
 from kinedge.recording import Recording
@@ -52,71 +47,10 @@ _ = kinedge.cli.models
 NOW = datetime.now(timezone.utc)
 
 
-class Site:
-    """A publisher with a web server, and the gateway's side of the configuration."""
-
-    def __init__(self, folder: Path, url: str) -> None:
-        self.folder, self.url = folder, url
-        self.repo, self.keys = folder / "web" / "repo", folder / "keys"
-        repository.init(self.repo, self.keys)
-        generate_key(folder / "clinic.pem")
-
-    def bundle(self, name: str, *, change: Callable[[dict[str, bytes]], None] = lambda _: None) -> tuple[Path, str]:
-        shipped = read_bundle(DEFAULT_BUNDLE)
-        fields = {**shipped.manifest.model_dump(mode="json", exclude={"parts"}), "name": name}
-        parts = dict(shipped.parts)
-        change(parts)
-        data = pack_bundle(fields, parts)
-        digest = read_bundle(data).digest
-        path = self.folder / f"{name}.kinedge"
-        write_bundle(
-            path, sign_archive(data, load_signing_key(self.folder / "clinic.pem"), kind="bundle", digest=digest)
-        )
-        return path, digest
-
-    def publish(self, name: str, **more: Any) -> str:
-        path, digest = self.bundle(name, **more)
-        repository.publish(self.repo, path, self.keys, name="wrists")
-        return digest
-
-    def config(self, **changes: Any) -> GatewayConfig:
-        (self.folder / "root.json").write_bytes((self.repo / "metadata" / "1.root.json").read_bytes())
-        models = {"url": f"{self.url}/repo", "root": self.folder / "root.json", "name": "wrists", "poll_s": 1}
-        return GatewayConfig.model_validate(
-            {
-                "site": "clinic",
-                "gateway": "gw-1",
-                "store": self.folder / "edge.db",
-                "people": [{"subject": "p-001"}],
-                "trust": {"keys": [self.folder / "clinic.pem.pub"]},
-                "max_delay_s": 1.5,
-                **changes,
-                "models": {**models, "folder": self.folder / "models", **changes.get("models", {})},
-            }
-        )
-
-    def keeper(self, **changes: Any) -> tuple[ModelKeeper, list[tuple[str, str]]]:
-        events: list[tuple[str, str]] = []
-        keeper = ModelKeeper(self.config(**changes), on_event=lambda e, d: events.append((e, d["reason"])))
-        return keeper, events
-
-
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
-    (tmp_path / "web").mkdir()
-
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, format: str, *args: Any) -> None:
-            del format, args
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path / "web"))) as server:
-        serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        serving.start()
-        try:
-            yield Site(tmp_path, f"http://127.0.0.1:{server.server_port}")
-        finally:
-            server.shutdown()
-            serving.join()
+    with served(tmp_path) as site:
+        yield site
 
 
 def metadata(site: Site, name: str) -> Path:
@@ -434,30 +368,6 @@ def test_a_model_of_other_sensors_waits_for_a_restart(site: Site) -> None:
     assert keeper.poll(running=running) is None
     assert events[-1][0] == "model_waits"
     assert keeper.start().scorer.bundle.digest == keeper.versions.current != running.bundle.digest
-
-
-class Follower:
-    """A service that plays, with what was said and by which model."""
-
-    def __init__(self, config: GatewayConfig, *, speed: float) -> None:
-        self.said: list[tuple[str, Verdict]] = []
-        self.service = EdgeService(
-            config,
-            host_clock=HostClock(speed=speed),
-            on_scored=lambda _, v: self.said.append((self.service.scorer.bundle.digest, v)),
-        )
-
-    async def until(
-        self, condition: Callable[[], bool], serving: asyncio.Task[None], *, timeout_s: float = 120
-    ) -> None:
-        end = time.monotonic() + timeout_s
-        while not condition():
-            assert not serving.done(), serving.exception()
-            assert time.monotonic() < end, list(self.service.notes)
-            await asyncio.sleep(0.02)
-
-    def models(self) -> list[str]:
-        return list(dict.fromkeys(d for d, _ in self.said))
 
 
 @pytest.mark.timeout(280)
