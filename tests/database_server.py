@@ -32,7 +32,10 @@ class Postgres:
 
     def kill(self) -> None:
         """Kill -9 the postmaster and wait until its children have seen that and ended."""
-        postmaster = psutil.Process(int((self.folder / "postmaster.pid").read_text().split()[0]))
+        try:
+            postmaster = psutil.Process(int((self.folder / "postmaster.pid").read_text().split()[0]))
+        except (FileNotFoundError, psutil.NoSuchProcess):
+            return
         family = [postmaster, *postmaster.children(recursive=True)]
         postmaster.kill()
         deadline = time.monotonic() + 60
@@ -40,7 +43,8 @@ class Postgres:
             assert time.monotonic() < deadline
             time.sleep(0.02)
         # Where nobody reaps it, the dead postmaster looks alive to whoever starts the next.
-        (self.folder / "postmaster.pid").unlink(missing_ok=True)
+        for lock in (self.folder / "postmaster.pid", *self.folder.glob(".s.PGSQL.*")):
+            lock.unlink(missing_ok=True)
 
     def start(self) -> None:
         """Start again after ``kill``; it recovers from its log."""
