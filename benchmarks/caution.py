@@ -279,7 +279,9 @@ def _folds(
         rate_hz=50.0 if name == "gait_healthy" else 64.0,
         split="holdout" if many else "cross",
         shares=(0.0, 0.45, 0.0),
-        fit=FitConfig(width=16, max_epochs=epochs, steps_per_epoch=60, learning_rate=4e-3, rotation_deg=10.0),
+        fit=FitConfig(
+            width=16, hold_s=0.1, max_epochs=epochs, steps_per_epoch=60, learning_rate=4e-3, rotation_deg=10.0
+        ),
     )
     folds = []
     for split in k_fold(recordings, 2, seed=0) if many else leave_one_subject_out(recordings):

@@ -11,7 +11,7 @@ the one is plausible of the other: ``Pl(anomalous) = 1 - Bel(normal)``. "Anomalo
 high and the block is rare among the cohort's; "normal" when ``Bel(normal)`` is high; otherwise "unsure", with what
 stood in the way.
 
-The reliability is a product of shares of trust, one for each thing that can be wrong: ``(1 - missing)^1.5``,
+The reliability is a product of shares of trust, one for each thing that can be wrong: ``(1 - missing)^0.3``,
 ``1 - saturated``, ``1 - repeated`` and so on, 0 for a flat line or the copy of another sensor
 (``kinedge.edge.reliability``). Each takes ``-log(share)`` nats of certainty, and by that reasons are ranked.
 """
@@ -38,6 +38,11 @@ __all__ = ["Belief", "CautionConfig", "Decision", "Reason", "believe", "reasons_
 F64 = NDArray[np.float64]
 
 _NO_DATA: Final = 0.9  # of a block missing: nothing was heard
+# Models are trained with missing samples, and know less then by themselves: little is left to discount. A reason it is
+# all the same, so that it is named as if the power were 1.5, which fits models that were not.
+_LOSS_POWER: Final = 0.3
+_LOSS_NAMED: Final = 1.5 / _LOSS_POWER
+_TOO_LITTLE: Final = 0.25  # of a block missing: reason enough that it was not scored
 _WORTH_NAMING: Final = 0.05  # nats of certainty
 _LOG_LR_LIMIT: Final = 20.0
 _CERTAIN: Final = 9.0  # nats: nothing of a sensor can be trusted
@@ -47,8 +52,8 @@ _SWAPPED: Final = 0.2
 _CLOCK_MS: Final = (60.0, 160.0)  # apart: as good as aligned; as bad as a fault (docs/caution.md)
 
 _ALPHA: Final = 0.01
-_ANOMALOUS: Final = 0.5  # cost of an unsure answer, in false calls
-_NORMAL: Final = 0.7
+_ANOMALOUS: Final = 0.7  # cost of an unsure answer, in false calls and in misses that cost as much
+_NORMAL: Final = 0.9
 
 
 class Decision(IntEnum):
@@ -189,7 +194,7 @@ def _shares(scores: BlockScores, health: SensorHealth | None, clock_ms: F64 | No
     """Return what is left of the trust in each sensor (n_streams, n_sensors) after each thing that may be wrong."""
     saturated = scores.saturated if health is None else np.maximum(scores.saturated, health.clipped)
     shares = {
-        "missing": (1 - np.minimum(scores.missing, 1)) ** 1.5 * (scores.missing < _NO_DATA),
+        "missing": (1 - np.minimum(scores.missing, 1)) ** _LOSS_POWER * (scores.missing < _NO_DATA),
         "saturated": (1 - np.minimum(saturated, 1)) ** CLIPPED_POWER,
         "flat": 1.0 - scores.flat,
     }
@@ -198,7 +203,7 @@ def _shares(scores: BlockScores, health: SensorHealth | None, clock_ms: F64 | No
         shares["off_body"] = 1 - health.off_body
         shares["duplicate"] = 1.0 - health.copy
         # once surely exchanged they are exchanged back before the model sees them: some trust is left
-        shares["swapped"] = 1 - _SWAPPED * health.swapped
+        shares["swapped"] = np.where(health.swapped < 1, 1 - health.swapped, 1 - _SWAPPED)
         shares["shifted"] = 1 - health.shifted
     if clock_ms is not None:
         harmless, hopeless = _CLOCK_MS
@@ -276,6 +281,7 @@ def reasons_of(
     warming = not bool(scores.full[stream])
     for i, sensor in enumerate(sensors):
         lost = {code: _nats(float(share[0, i])) for code, share in shares.items()}
+        lost["missing"] *= _LOSS_NAMED
         if scores.missing[stream, i] >= _NO_DATA:
             # once a whole block has passed, silence is not a slow start
             found.append(Reason("no_data", f"no data from {sensor}", 1 + _CERTAIN, sensor))
@@ -284,8 +290,11 @@ def reasons_of(
             # it repeats itself and lies still, too: that says no more
             found.append(Reason("flat", f"flat line on {sensor}", _CERTAIN, sensor))
             continue
-        if not warming and unusual.sensor[stream, i] <= UNSCORED and not (health is not None and health.out[stream, i]):
-            warming = True
+        if unusual.sensor[stream, i] <= UNSCORED and not (health is not None and health.out[stream, i]):
+            if scores.missing[stream, i] >= _TOO_LITTLE:
+                lost["missing"] = _CERTAIN
+            else:
+                warming = True
         for code, nats in lost.items():
             if nats >= _WORTH_NAMING:
                 text = _text(code, sensor, sensors, stream, i, scores, health, clock_ms)

@@ -45,7 +45,7 @@ _STILL: Final = {Quantity.ACC: 0.04, Quantity.GYR: 0.01, Quantity.MAG: np.inf}  
 _STILL_S: Final = 30.0  # a person who rests moves more than that
 _LONE_S: Final = 6.0  # while another sensor moves
 _MOVES: Final = 0.1  # of a channel's scale, mean over channels: that sensor moves
-_SHAKES: Final = 0.5  # it moves so much that the whole body must: stillness elsewhere counts threefold
+_SHAKES: Final = 0.5  # it moves so much that the whole body must: stillness elsewhere counts fourfold
 _TWIN: Final = 0.02  # of the power
 _ALIKE_S: Final = 4.0
 _TWIN_EQUAL: Final = 0.9  # of the samples
@@ -55,7 +55,7 @@ _CLIPPED_RANGE: Final = 0.3  # of a channel's scale: below, equal samples are re
 _SWAP_S: Final = 10.0  # of memory
 _SWAP_AFTER_S: Final = 5.0
 _SWAP_APART: Final = 1.0  # squared distance of the two sides' usual levels, in scales, that can be told
-_SWAP_LIMITS: Final = (-0.05, -0.25)  # of the way from one's own level (1) to the other's (-1): doubted, believed
+_SWAP_LIMITS: Final = (0.1, -0.15)  # of the way from one's own level (1) to the other's (-1): doubted, believed
 _LEVEL_S: Final = 20.0
 _USUAL_S: Final = 120.0
 _UNUSUAL: Final = 0.5  # u of a sensor: halfway from the median to the 99 % quantile
@@ -64,7 +64,7 @@ _PERSIST_LIMITS: Final = (0.6, 0.8)  # share of recent hops that were unusual
 _NEVER_S: Final = 10.0
 CLIPPED_POWER: Final = 4  # a clipped sample misleads about its neighbours, too
 _OUT: Final = 0.5  # trust below which a sensor is kept from the model
-_FITS: Final = 0.25  # of the way between two sensors' usual levels: clearly that of the one
+_FITS: Final = 0.4  # of the way between two sensors' usual levels: clearly that of the one
 _TURNED: Final = float(np.cos(np.deg2rad(25.0)))
 
 
@@ -122,7 +122,7 @@ class HealthState:
     likeness : (n, n_hops of 4 s, n_pairs, 2)
         Power of the difference of two sensors, and of both.
     n_still, n_lone : (n, n_sensors)
-        Hops for which the sensor has been still; of these, with another one moving (three each if it moves strongly).
+        Hops for which the sensor has been still; of these, with another one moving (four each if it moves strongly).
     side, side_weight : (n, n_pairs)
         Decaying sums: how much nearer both sensors of a pair are to their own usual levels than to the other's.
     belongs : (n, n_pairs)
@@ -372,7 +372,7 @@ class ReliabilityMonitor:
         n_still = np.where(still, state.n_still + 1, 0)
         # itself it does not move: what moves most is another one
         most = moves.max(axis=1, keepdims=True)
-        n_lone = np.where(still, state.n_lone + (most > _MOVES) + 2 * (most > _SHAKES), 0)
+        n_lone = np.where(still, state.n_lone + (most > _MOVES) + 3 * (most > _SHAKES), 0)
         # while nothing is heard of it, nothing is known either
         return np.where(heard, n_still, state.n_still), np.where(heard, n_lone, state.n_lone)
 
