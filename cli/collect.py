@@ -13,13 +13,13 @@ from rich.console import Console
 from rich.table import Table
 
 from kinedge.cli.app import app, need_extra
-from kinedge.errors import ConfigError
+from kinedge.errors import ConfigError, LinkError, StoreError
 
 if TYPE_CHECKING:
     from kinedge.upstream.fleet import Fleet
     from kinedge.upstream.settings import OidcSettings
 
-__all__ = ["collect", "collect_app", "gateways_app", "init"]
+__all__ = ["collect", "collect_app", "gateways_app", "init", "relay"]
 
 collect_app = typer.Typer(invoke_without_command=True)
 gateways_app = typer.Typer(help="Invite, list and revoke gateways.", no_args_is_help=True)
@@ -108,6 +108,46 @@ def init(
         typer.echo(json.dumps({"folder": str(folder), "ca_sha256": fingerprint, "hosts": host}))
         return
     typer.echo(f"{folder}: authority {fingerprint[:16]}…, a certificate for {', '.join(host)} and a desk token")
+
+
+@collect_app.command()
+def relay(
+    to: Annotated[str, typer.Option(help="kafka://host:9092/topic or fhir+https://fhir.example/r4.")],
+    db: _Db = "collector.db",
+    blobs: Annotated[str | None, typer.Option(help="Where raw blobs lie, as with collect.")] = None,
+    once: Annotated[bool, typer.Option("--once", help="End when the other side has everything.")] = False,
+    poll_s: Annotated[float, typer.Option(min=0.1, max=3600, help="Between two looks, s.")] = 2.0,
+) -> None:
+    """Bring stored episodes on to Kafka or a FHIR server, in order, each at least once. It goes on where it was.
+
+    Example: kinedge collect relay --to kafka://broker:9092/episodes
+    """
+    import time
+
+    with need_extra("upstream"):
+        from kinedge.upstream.blobs import open_blobs
+        from kinedge.upstream.sinks import Relay, open_sink
+        from kinedge.upstream.store import CollectorStore
+
+    sink = open_sink(to)
+    runner = Relay(CollectorStore(_url(db), blobs=open_blobs(blobs)), sink)
+    n_failures = 0
+    while True:
+        try:
+            n = runner.step()
+            n_failures = 0
+        except (LinkError, StoreError) as e:
+            if once:
+                raise
+            n, n_failures = 0, n_failures + 1
+            typer.echo(f"waiting: {e}", err=True)
+        if n:
+            typer.echo(f"{sink.name}: {n} episodes, up to arrival {runner.cursor()}")
+        elif once:
+            sink.close()
+            return
+        else:
+            time.sleep(min(300.0, poll_s * 2.0 ** min(n_failures, 10)))
 
 
 @gateways_app.command("add")

@@ -104,6 +104,7 @@ MIGRATIONS: Final[tuple[tuple[_Step, ...], ...]] = (
             serial VARCHAR(64) PRIMARY KEY, gateway VARCHAR(64) NOT NULL, issued_utc_ns {int} NOT NULL,
             expires_utc_ns {int} NOT NULL, revoked_utc_ns {int})""",
         "CREATE INDEX ix_certificates_gateway ON certificates (gateway)",
+        "CREATE TABLE cursors (sink VARCHAR(200) PRIMARY KEY NOT NULL, arrival {int} NOT NULL)",
     ),
 )
 VERSION: Final = len(MIGRATIONS)

@@ -6,7 +6,18 @@ from typing import Final
 
 import sqlalchemy as sa
 
-__all__ = ["AUDIT", "CERTIFICATES", "EPISODES", "INVITATIONS", "METADATA", "RAW_BLOBS", "REVIEWS", "TALLIES", "UPLOADS"]
+__all__ = [
+    "AUDIT",
+    "CERTIFICATES",
+    "CURSORS",
+    "EPISODES",
+    "INVITATIONS",
+    "METADATA",
+    "RAW_BLOBS",
+    "REVIEWS",
+    "TALLIES",
+    "UPLOADS",
+]
 
 METADATA: Final = sa.MetaData()
 _SERIAL: Final = sa.BigInteger().with_variant(sa.Integer, "sqlite")
@@ -93,4 +104,10 @@ CERTIFICATES: Final = sa.Table(
     sa.Column("issued_utc_ns", sa.BigInteger, nullable=False),
     sa.Column("expires_utc_ns", sa.BigInteger, nullable=False),
     sa.Column("revoked_utc_ns", sa.BigInteger),
+)
+CURSORS: Final = sa.Table(
+    "cursors",
+    METADATA,
+    sa.Column("sink", sa.String(200), primary_key=True),
+    sa.Column("arrival", sa.BigInteger, nullable=False),
 )

@@ -266,17 +266,27 @@ class CollectorStore:
 
     def envelopes(self, wanted: Filter, *, page: int = 200) -> Iterator[tuple[StoredSummary, bytes]]:
         """Give all that fit with their bytes, oldest first, a page in memory at a time."""
-        cursor = None
+        cursor = 0
         while True:
-            with self.database.reading() as connection:
-                query = listing(wanted, order="oldest", cursor=cursor, limit=page, with_body=True)
-                rows = [dict(row) for row in connection.execute(query).mappings()]
-            for row in rows:
-                body = bytes(row.pop("body"))
-                yield StoredSummary(**row), body
-            if len(rows) < page:
+            found = self.next_bodies(cursor, limit=page, wanted=wanted)
+            yield from found
+            if len(found) < page:
                 return
-            cursor = rows[-1]["arrival"]
+            cursor = found[-1][0].arrival
+
+    def next_bodies(
+        self,
+        cursor: int,
+        *,
+        limit: int,
+        wanted: Filter = Filter(),
+    ) -> list[tuple[StoredSummary, bytes]]:
+        """Give the next that arrived after ``cursor``, with their bytes."""
+        with self.database.reading() as connection:
+            query = listing(wanted, order="oldest", cursor=cursor, limit=limit, with_body=True)
+            rows = [dict(row) for row in connection.execute(query).mappings()]
+        bodies = [bytes(row.pop("body")) for row in rows]
+        return [(StoredSummary(**row), body) for row, body in zip(rows, bodies, strict=True)]
 
     def missing(self, gateway: str, *, subject: str | None = None, limit: int = 1000) -> tuple[Gap, ...]:
         """Return the gaps in a gateway's sequence numbers, per subject, at most ``limit``."""
