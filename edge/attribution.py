@@ -3,11 +3,12 @@
 ``drop``: with ``P`` the precision of the residuals on normal movement and ``y = P z``, ``y_c^2 / P_cc`` is exactly
 how far ``z' P z`` falls when channel ``c`` is replaced by what the others make expected: a counterfactual in
 closed form. ``excess``: the square of the nats above what is usual at this intensity, so that one channel far out is
-not outvoted by many that are a little off because their forecast saw it. Which of the two is used was chosen on
-validation data and is stored with the calibration. Neither is a cause; it is where the surprise starts.
+not outvoted by many that are a little off because their forecast saw it, times the root of the drop, which sees
+single samples that a mean of nats does not. Which of the two is used was chosen on validation data and is stored with
+the calibration. Neither is a cause; it is where the surprise starts.
 
-``drop`` is blind where the forecaster grows unsure of the very sensor that is odd: its residuals shrink, and those of
-other sensors, whose forecast it misleads, do not. The likelihood counts the growing uncertainty as well.
+``drop`` alone is blind where the forecaster grows unsure of the very sensor that is odd: its residuals shrink, and
+those of other sensors, whose forecast it misleads, do not. The likelihood counts the growing uncertainty as well.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _ACCOUNTS_FOR: Final = 0.8
 
 def energies(scores: BlockScores, unusual: Unusualness) -> dict[str, F64]:
     """Return what each method gives each channel (n_streams, n_channels), by its name."""
-    return {"drop": scores.drop, "excess": np.square(np.maximum(unusual.excess, 0.0))}
+    return {"drop": scores.drop, "excess": np.square(np.maximum(unusual.excess, 0.0)) * np.sqrt(scores.drop)}
 
 
 def attribute(

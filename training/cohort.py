@@ -167,7 +167,9 @@ def _fit_likelihood(
                             normal[i].append((u, own_u))
                         elif end >= before + scorer.manifest.block:
                             anomalous[i].append((u, own_u))
-                            for method, energy in energies(scores, unusual).items():
+                            # what is not noticed is not explained either
+                            noticed = unusual.score[0] > 1
+                            for method, energy in energies(scores, unusual).items() if noticed else ():
                                 share = [energy[0, g].sum() for g in judge.groups]
                                 hits[method] += int(np.argmax(share)) == i
     ratios = np.zeros((2, n_sensors, 2))
