@@ -41,7 +41,13 @@ class Timing:
 
 
 def interleaved(
-    things: Mapping[str, Callable[[], object]], *, n_rounds: int = 15, round_s: float = 0.05, warm_up: int = 3
+    things: Mapping[str, Callable[[], object]],
+    *,
+    n_rounds: int = 15,
+    round_s: float = 0.05,
+    warm_up: int = 3,
+    before: Mapping[str, Callable[[], object]] | None = None,
+    clock_ns: Callable[[], int] = time.perf_counter_ns,
 ) -> dict[str, Timing]:
     """Time callables in turns, so that drift of the machine meets all of them alike.
 
@@ -55,22 +61,35 @@ def interleaved(
         Length of a turn; a turn makes at least one call.
     warm_up
         Calls of each before anything counts.
+    before
+        What is called before each call of a thing, and not timed.
+    clock_ns
+        ``time.thread_time_ns`` counts the processor alone, for work of one thread on a machine with other work.
     """
-    for thing in things.values():
-        for _ in range(warm_up):
-            thing()
-    n_calls = {}
-    for name, thing in things.items():
-        start = time.perf_counter_ns()
-        thing()
-        n_calls[name] = max(1, round(round_s * 1e9 / max(time.perf_counter_ns() - start, 1)))
+    prepare = before or {}
+
+    def timed(name: str, n: int) -> float:
+        """Return ns of ``n`` calls."""
+        if name not in prepare:
+            start = clock_ns()
+            for _ in range(n):
+                things[name]()
+            return clock_ns() - start
+        total = 0
+        for _ in range(n):
+            prepare[name]()
+            start = clock_ns()
+            things[name]()
+            total += clock_ns() - start
+        return total
+
+    for name in things:
+        timed(name, warm_up)
+    n_calls = {name: max(1, round(round_s * 1e9 / max(timed(name, 1), 1))) for name in things}
     rounds: dict[str, list[float]] = {name: [] for name in things}
     for _ in range(n_rounds):
-        for name, thing in things.items():
-            start = time.perf_counter_ns()
-            for _ in range(n_calls[name]):
-                thing()
-            rounds[name].append((time.perf_counter_ns() - start) / n_calls[name] / 1000)
+        for name in things:
+            rounds[name].append(timed(name, n_calls[name]) / n_calls[name] / 1000)
     timings = {}
     for name, values in rounds.items():
         median = float(np.median(values))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,17 +10,29 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
+from kinedge.benchmarks.crowd import Arrival, Crowd
 from kinedge.benchmarks.harness import interleaved, result, timing_row
 from kinedge.bundle import read_bundle
+from kinedge.edge.engine import STREAMS_IN_CACHE
+from kinedge.edge.pipeline import Pipeline
 from kinedge.edge.scoring import Scorer
 
 __all__ = ["bench_step"]
 
+_LOSS = 0.02
+
 
 def bench_step(
-    bundle: Path, *, streams: Sequence[int] = (1, 16, 64, 256, 1024), n_rounds: int = 15, round_s: float = 0.05
+    bundle: Path,
+    *,
+    streams: Sequence[int] = (1, 16, 64, 256, 1024),
+    chunk_samples: Sequence[int] = (10, 50),
+    n_rounds: int = 15,
+    round_s: float = 0.05,
 ) -> dict[str, Any]:
-    """Time one hop of all streams: the bare graph, the engine around it, and all up to the verdicts.
+    """Time one hop of all streams: the bare graph, the engine around it, all up to the verdicts, and from chunks on.
+
+    Samples are lost in packets of a fifth of a second, 2 % of them. Time is that of the thread on its processor.
 
     Parameters
     ----------
@@ -27,13 +40,17 @@ def bench_step(
         The model.
     streams
         How many at once.
+    chunk_samples
+        In a decoded chunk; a divisor of the hop.
     n_rounds, round_s
         See ``interleaved``.
 
     Returns
     -------
     dict
-        Rows with ``what`` one of ``onnxruntime``, ``engine``, ``verdicts``; ``ratio`` is to the bare call.
+        Rows with ``what`` one of ``onnxruntime`` (all streams in one call), ``onnxruntime in pieces`` (as the engine
+        does it), ``engine``, ``verdicts`` (from values on the grid), and ``chunks of N`` (from decoded chunks: clock
+        maps, alignment, hops, verdicts). ``ratio`` is to the first, ``ratio_in_pieces`` to the second.
 
     Raises
     ------
@@ -52,24 +69,30 @@ def bench_step(
     for n in streams:
         shape = (n, m.hop, m.n_channels)
         values = rng.normal(np.array(m.center), np.array(m.scale), shape).astype(np.float32)
-        valid = rng.random(shape) > 0.02
+        valid = _lose(scorer, n, rng)
         saturated = np.zeros(shape, bool)
         x = rng.normal(size=shape).astype(np.float32)
         feed = {"x": x, "mask": valid.astype(np.float32), "state": np.zeros((n, m.state_size), np.float32)}
+        pieces = [{k: a[i : i + STREAMS_IN_CACHE] for k, a in feed.items()} for i in range(0, n, STREAMS_IN_CACHE)]
         state = scorer.initial_state(n)
-        for i in range(m.receptive_field // m.hop + m.block // m.hop + 2):  # past the warm-up: the full work is done
+        n_warm = m.receptive_field // m.hop + m.block // m.hop + 2  # past the warm-up: the full work is done
+        for i in range(n_warm):
             _, state = scorer.step(values, valid, saturated, state, end_tick=(i + 1) * m.hop)
-
+        hops = {f"chunks of {size}": _Hops(scorer, n, size, n_warm) for size in chunk_samples}
         timings = interleaved(
             {
                 "onnxruntime": lambda feed=feed: bare.run(None, feed),  # type: ignore[misc]
+                "onnxruntime in pieces": lambda pieces=pieces: [bare.run(None, p) for p in pieces],  # type: ignore[misc]
                 "engine": lambda v=values, k=valid, s=state: scorer.engine.step(v, k, s.engine),  # type: ignore[misc]
                 "verdicts": lambda v=values, k=valid, a=saturated, s=state: scorer.step(  # type: ignore[misc]
                     v, k, a, s, end_tick=0
                 ),
+                **{what: hop.score for what, hop in hops.items()},
             },
+            before={what: hop.make for what, hop in hops.items()},
             n_rounds=n_rounds,
             round_s=round_s,
+            clock_ns=time.thread_time_ns,
         )
         for what, timing in timings.items():
             rows.append(
@@ -79,6 +102,7 @@ def bench_step(
                     streams=n,
                     us_per_sample=round(timing.median_us / (n * m.hop), 4),
                     ratio=round(timing.median_us / timings["onnxruntime"].median_us, 3),
+                    ratio_in_pieces=round(timing.median_us / timings["onnxruntime in pieces"].median_us, 3),
                 )
             )
     settings = {
@@ -86,7 +110,44 @@ def bench_step(
         "parameters": m.n_parameters,
         "channels": m.n_channels,
         "samples_per_step": m.hop,
+        "packets_lost": _LOSS,
+        "clock": "thread CPU time",
         "n_rounds": n_rounds,
         "round_s": round_s,
     }
     return result("step", rows, settings=settings)
+
+
+def _lose(scorer: Scorer, n: int, rng: np.random.Generator) -> np.ndarray:
+    m = scorer.manifest
+    valid = np.ones((n, m.hop, m.n_channels), bool)
+    packet = max(m.hop // 5, 1)
+    for start in range(0, m.hop, packet):
+        for group in scorer.groups:
+            valid[rng.random(n) < _LOSS, start : start + packet, group] = False
+    return valid
+
+
+class _Hops:
+    """Hop after hop of decoded chunks of many people; making them is not what is measured."""
+
+    def __init__(self, scorer: Scorer, n: int, chunk_samples: int, n_warm: int) -> None:
+        self._crowd = Crowd(scorer.manifest, n, chunk_samples=chunk_samples, loss=_LOSS)
+        self._pipeline = Pipeline(scorer, self._crowd.subjects)
+        self._channels = {s.name: s.channels for s in scorer.manifest.sensor_specs}
+        self._per_hop = max(scorer.manifest.hop // chunk_samples, 1)
+        self._next = 0
+        self._waiting: list[Arrival] = []
+        for _ in range(n_warm + 2):
+            self.make()
+            self.score()
+
+    def make(self) -> None:
+        numbers = self._next, self._next + self._per_hop
+        self._waiting = [a for of_one in self._crowd.chunks(*numbers) for a in of_one]
+        self._next = numbers[1]
+
+    def score(self) -> None:
+        for arrival in self._waiting:
+            self._pipeline.push(arrival.subject, arrival.chunk, channels=self._channels[arrival.chunk.sensor])
+        self._pipeline.advance()

@@ -1,0 +1,148 @@
+"""Many people at once, for benchmarks: an untrained model of any size, and decoded chunks of all their sensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from kinedge import __version__
+from kinedge.arrays import arrays_to_npz
+from kinedge.bundle import CALIBRATION_NAME, CARD_NAME, Bundle, Manifest, pack_bundle, read_bundle
+from kinedge.edge.calibration import Calibration
+from kinedge.quantize.export import export_onnx
+from kinedge.signals import ImuChunk, SensorSpec
+from kinedge.training.model import Forecaster, ForecasterConfig
+from kinedge.units import NS_PER_S, period_ns
+
+__all__ = ["Crowd", "untrained_bundle"]
+
+_START_NS: Final = 1000 * NS_PER_S
+_DELAY_NS: Final = 8_000_000  # of the fastest packets
+_JITTER_NS: Final = 15_000_000
+
+
+def untrained_bundle(sensors: Sequence[SensorSpec], *, rate_hz: float, n_parameters: int) -> Bundle:
+    """Return a model that knows nothing and costs what one of at least ``n_parameters`` costs; hops of a second."""
+    n = sum(s.n_channels for s in sensors)
+    torch.manual_seed(0)
+    model = next(
+        m
+        for width in range(8, 512, 4)
+        if (m := Forecaster(ForecasterConfig(n_channels=n, width=width))).n_parameters >= n_parameters
+    )
+    hop = round(rate_hz)
+    outputs, size = model.config.n_outputs, model.state_size
+    fields = {
+        "name": "untrained",
+        "created_utc": "1970-01-01T00:00:00Z",
+        "kinedge_version": __version__,
+        "intended_use": "Measures what a model of this size costs; it says nothing about anybody.",
+        "sensors": [{"name": s.name, "channels": list(s.channels)} for s in sensors],
+        "rate_hz": rate_hz,
+        "horizons": list(model.config.horizons),
+        "receptive_field": model.config.receptive_field,
+        "hop": hop,
+        "block": 2 * hop,
+        "center": [0.0] * n,
+        "scale": [1.0] * n,
+        "clip": 20.0,
+        "student_t_nu": [[4.0] * n for _ in model.config.horizons],
+        "inputs": [
+            {"name": "x", "shape": [-1, -1, n]},
+            {"name": "mask", "shape": [-1, -1, n]},
+            {"name": "state", "shape": [-1, size]},
+        ],
+        "outputs": [
+            {"name": "mu", "shape": [-1, -1, outputs]},
+            {"name": "log_sigma", "shape": [-1, -1, outputs]},
+            {"name": "state_out", "shape": [-1, size]},
+        ],
+        "state_size": size,
+        "precisions": {"fp32": "model.fp32.onnx"},
+        "n_parameters": model.n_parameters,
+    }
+    probe = {**fields, "parts": {name: {"sha256": "0" * 64, "n_bytes": 0} for name in ("model.fp32.onnx",)}}
+    probe["parts"][CALIBRATION_NAME] = {"sha256": "0" * 64, "n_bytes": 0}
+    blank = Calibration.blank(Manifest.model_validate(probe))
+    parts = {
+        "model.fp32.onnx": export_onnx(model),
+        CALIBRATION_NAME: arrays_to_npz(blank.to_arrays()),
+        CARD_NAME: b"# untrained\n",
+    }
+    return read_bundle(pack_bundle(fields, parts))
+
+
+@dataclass(frozen=True, eq=False)
+class Arrival:
+    """A chunk, whose it is, and when it comes."""
+
+    subject: str
+    chunk: ImuChunk
+    arrival_ns: int
+
+
+class Crowd:
+    """Sensors of many people that send chunks of random samples, each at moments of its own.
+
+    Parameters
+    ----------
+    manifest
+        Of the model: sensors, rate, usual level and scale.
+    n_people
+        How many wear all sensors.
+    chunk_samples
+        In one chunk.
+    loss
+        Share of chunks that never come.
+    """
+
+    def __init__(self, manifest: Manifest, n_people: int, *, chunk_samples: int, loss: float = 0.0) -> None:
+        self.subjects = tuple(f"p{i:05d}" for i in range(n_people))
+        self.sensors = manifest.sensor_specs
+        self.chunk_samples = chunk_samples
+        self.interval_ns = period_ns(manifest.rate_hz)
+        self._loss = loss
+        self._rng = np.random.default_rng(0)
+        self._offset_ns = self._rng.integers(0, chunk_samples * self.interval_ns, (n_people, len(self.sensors)))
+        # samples are shared by all chunks, so that what grows is the edge's
+        self._values: list[list[NDArray[np.float32]]] = []
+        start = 0
+        for spec in self.sensors:
+            columns = slice(start, start + spec.n_channels)
+            center, scale = np.array(manifest.center[columns]), np.array(manifest.scale[columns])
+            shape = (chunk_samples, spec.n_channels)
+            self._values.append([self._rng.normal(center, scale, shape).astype(np.float32) for _ in range(16)])
+            start += spec.n_channels
+        self._valid = [np.ones(v[0].shape, bool) for v in self._values]
+        self._saturated = [np.zeros(v[0].shape, bool) for v in self._values]
+
+    def chunks(self, first: int, end: int) -> Iterator[list[Arrival]]:
+        """Yield the chunks with these numbers, all people's of one number together, in the order in which they come."""
+        n_sensors = len(self.sensors)
+        length = self.chunk_samples * self.interval_ns
+        within = np.arange(self.chunk_samples, dtype=np.int64) * self.interval_ns
+        for number in range(first, end):
+            starts = _START_NS + self._offset_ns + number * length
+            arrivals = starts + length + _DELAY_NS + self._rng.integers(0, _JITTER_NS, starts.shape)
+            lost = self._rng.random(starts.shape) < self._loss
+            found = []
+            for at in np.argsort(arrivals, axis=None):
+                i, s = divmod(int(at), n_sensors)
+                if lost[i, s]:
+                    continue
+                chunk = ImuChunk(
+                    self.sensors[s].name,
+                    starts[i, s] + within,
+                    self._values[s][(number + i) % 16],
+                    self._valid[s],
+                    self._saturated[s],
+                    self.interval_ns,
+                    host_time_ns=int(arrivals[i, s]),
+                )
+                found.append(Arrival(self.subjects[i], chunk, int(arrivals[i, s])))
+            yield found
