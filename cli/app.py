@@ -57,6 +57,7 @@ def need_extra(extra: str) -> Iterator[None]:
 def _register() -> None:
     """Import the command files; each adds itself to ``app``."""
     from kinedge.cli import (
+        audit,
         bench,
         collect,
         config,
@@ -82,23 +83,8 @@ def _register() -> None:
     )
     from kinedge.cli import compile as compile_
 
-    _ = (
-        bench,
-        collect,
-        compile_,
-        config,
-        data,
-        demo,
-        doctor,
-        emulate,
-        enrol,
-        enroll_gateway,
-        episodes,
-        feedback,
-        inspect,
-        keys,
-        measures,
-    )
+    _ = audit, bench, collect, compile_, config, data, demo, doctor, emulate, enrol, enroll_gateway, episodes
+    _ = feedback, inspect, keys, measures
     _ = models, quantize, record, replay, run, scan, sync, train
 
 

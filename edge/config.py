@@ -15,6 +15,7 @@ from kinedge.edge.backends import BackendName
 from kinedge.edge.caution import CautionConfig
 from kinedge.edge.episodes import EpisodeConfig
 from kinedge.edge.measures.config import MeasuresConfig
+from kinedge.edge.vault import Vault, read_master_key
 from kinedge.errors import ConfigError
 from kinedge.firmware_bridge.open_device import DeviceConfig
 
@@ -22,6 +23,7 @@ __all__ = [
     "DEFAULT_BUNDLE",
     "GatewayConfig",
     "HttpConfig",
+    "KeysConfig",
     "LslConfig",
     "ModelsConfig",
     "PersonConfig",
@@ -103,6 +105,44 @@ class RecordConfig(Config):
     budget_mb: float = Field(default=4096, ge=1, le=1e9, description="of all recordings; beyond it the oldest go")
 
 
+class KeysConfig(Config):
+    """The master key that episodes on this disk are sealed under (docs/service.md)."""
+
+    file: Path | None = Field(
+        default=None,
+        description="32 bytes that only this user may read: openssl rand 32",
+        examples=["/etc/kinedge.key"],
+    )
+    credential: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9_.-]{1,64}$",
+        description="name of a systemd credential, in place of file",
+        examples=["kinedge-key"],
+    )
+
+    @model_validator(mode="after")
+    def _one(self) -> KeysConfig:
+        if (self.file is None) == (self.credential is None):
+            raise ValueError("give either file or credential")
+        return self
+
+    def vault(self, store: Path) -> Vault:
+        """Open the vault of a store.
+
+        Raises
+        ------
+        ConfigError
+            The key cannot be read, or this process was given no credentials.
+        """
+        path = self.file
+        if path is None:
+            folder = os.environ.get("CREDENTIALS_DIRECTORY")
+            if not folder:
+                raise ConfigError(f"keys.credential {self.credential}: none given; say LoadCredential= in the unit")
+            path = Path(folder) / str(self.credential)
+        return Vault(Path(f"{store}.keys"), read_master_key(path))
+
+
 class HttpConfig(Config):
     """A small server on the board, for metrics and health (docs/service.md)."""
 
@@ -171,6 +211,7 @@ class GatewayConfig(Config):
     uplink: UplinkConfig | None = Field(default=None, description="none: episodes wait in the store")
     record: RecordConfig | None = Field(default=None, description="none: nothing is recorded")
     lsl: LslConfig | None = Field(default=None, description="none: nothing is told over LSL")
+    keys: KeysConfig | None = Field(default=None, description="none: episodes are kept as they are")
     http: HttpConfig | None = Field(default=None, description="none: no metrics and no health are served")
     measures: MeasuresConfig | None = Field(
         default=None, description="arm use and gait over hours and days; none: not measured (docs/measures.md)"
@@ -185,6 +226,12 @@ class GatewayConfig(Config):
     episodes: EpisodeConfig = EpisodeConfig()
     keep_sent_days: float = Field(
         default=7, ge=0, le=3650, description="raw data that the collector has is kept so long"
+    )
+    keep_episodes_days: float = Field(
+        default=365, ge=0, le=36_500, description="older episodes go, if the collector has had them for keep_sent_days"
+    )
+    max_sent_episodes: int = Field(
+        default=100_000, ge=0, le=10**9, description="of those that the collector has, only the newest so many stay"
     )
     max_delay_s: float = Field(default=0.25, ge=0.02, le=5, description="how long a sample waits for a slow sensor")
     checkpoint_s: float = Field(
@@ -266,6 +313,8 @@ def load_gateway_config(path: Path) -> GatewayConfig:
     if config.models is not None:
         places = {"root": here / config.models.root, "folder": here / config.models.folder}
         changes["models"] = config.models.model_copy(update=places)
+    if config.keys is not None and config.keys.file is not None:
+        changes["keys"] = config.keys.model_copy(update={"file": here / config.keys.file})
     if config.record is not None:
         changes["record"] = config.record.model_copy(update={"folder": here / config.record.folder})
     return config.model_copy(update=changes)

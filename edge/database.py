@@ -19,6 +19,7 @@ from typing import IO, Any, Final
 
 from kinedge.edge import audit
 from kinedge.edge.schema import APPLICATION_ID, MIGRATIONS
+from kinedge.edge.vault import Vault, is_sealed
 from kinedge.errors import StoreError
 
 __all__ = ["Database"]
@@ -37,6 +38,8 @@ class Database:
         Look at a store that another process writes: takes no lock, repairs and changes nothing.
     wall_clock_ns
         UTC in ns, for the time stamps of rows. No decision hangs on it but ageing by days.
+    vault
+        Seals what is kept of people; None: it is kept as it is.
 
     Raises
     ------
@@ -45,8 +48,16 @@ class Database:
         newer kinedge's. A damaged file raises only when ``read_only``; else a fresh one takes over.
     """
 
-    def __init__(self, path: Path, *, read_only: bool = False, wall_clock_ns: Callable[[], int] = time.time_ns) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        read_only: bool = False,
+        wall_clock_ns: Callable[[], int] = time.time_ns,
+        vault: Vault | None = None,
+    ) -> None:
         self.path = path
+        self.vault = vault
         self.wall_clock_ns = wall_clock_ns
         self._mutex = threading.RLock()
         self._read_only = read_only
@@ -86,6 +97,30 @@ class Database:
                 if self._connection.in_transaction:  # a full disk may have ended it already
                     self._connection.execute("ROLLBACK")
                 raise
+
+    def seal(self, subject: str, data: bytes, *, about: str) -> bytes:
+        """Return what to keep of a person's bytes."""
+        return data if self.vault is None else self.vault.seal(subject, data, about=about)
+
+    def unseal(self, data: bytes, *, about: str) -> bytes:
+        """Return the bytes that were kept.
+
+        Raises
+        ------
+        StoreError
+            They are sealed, and the key is not here.
+        """
+        if self.vault is not None:
+            return self.vault.unseal(data, about=about)
+        if is_sealed(data):
+            raise StoreError(f"{self.path}: is sealed; give the key that [keys] names")
+        return data
+
+    def vacuum(self) -> None:
+        """Rewrite the file, so that nothing of what was deleted is left in it."""
+        with self._mutex, self._explained():
+            self._connection.execute("VACUUM")
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def record(self, connection: sqlite3.Connection, event: str, detail: dict[str, Any]) -> None:
         """Append a row to the audit chain, within the caller's transaction."""

@@ -122,7 +122,7 @@ class Outbox:
         }[row.kind]
         with self._database.reading() as connection:
             found = connection.execute(query, (row.episode_id,)).fetchone()
-        return None if found is None else bytes(found[0])
+        return None if found is None else self._database.unseal(bytes(found[0]), about=f"{row.kind}:{row.episode_id}")
 
     def ack(self, row: OutboxRow) -> None:
         """Note that the collector has it."""

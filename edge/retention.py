@@ -1,7 +1,7 @@
 """What the episode store lets go of, and when: acknowledged work after some days, raw blobs beyond a budget.
 
 Blobs that the collector has go first, then the oldest unsent ones; each is named in the audit trail. An
-episode itself is never removed.
+episode itself goes only after the collector has had it for long.
 """
 
 from __future__ import annotations
@@ -20,6 +20,12 @@ _OLDEST: Final = """
     SELECT episode_id, n_bytes FROM outbox JOIN raw_blobs USING (episode_id)
     WHERE kind = 'raw' AND state = ? ORDER BY outbox.n LIMIT 1"""
 
+# An outbox row is removed only some time after the collector has acknowledged it: no row, and it is safe there.
+_LONG_SENT: Final = """
+    NOT EXISTS (SELECT 1 FROM outbox WHERE outbox.episode_id = episodes.id)
+    AND NOT EXISTS (SELECT 1 FROM raw_blobs WHERE raw_blobs.episode_id = episodes.id)"""
+_DROP_SENT: Final = f"DELETE FROM episodes WHERE {_LONG_SENT}"
+
 
 @dataclass(frozen=True)
 class Pruned:
@@ -28,10 +34,18 @@ class Pruned:
     outbox_rows: int
     raw_blobs: int
     raw_bytes: int
+    episodes: int = 0
 
 
-def prune(database: Database, *, older_than_s: float, raw_budget_bytes: int | None) -> Pruned:
-    """Remove work that was done longer ago than ``older_than_s``, then blobs beyond the budget."""
+def prune(
+    database: Database,
+    *,
+    older_than_s: float,
+    raw_budget_bytes: int | None,
+    episodes_older_than_s: float | None = None,
+    max_sent_episodes: int | None = None,
+) -> Pruned:
+    """Remove work that was done longer ago than ``older_than_s``, then blobs beyond the budget, then old episodes."""
     before_utc_ns = database.wall_clock_ns() - int(older_than_s * 1e9)
     with database.writing() as connection:
         old = connection.execute(
@@ -49,7 +63,16 @@ def prune(database: Database, *, older_than_s: float, raw_budget_bytes: int | No
             database.record(connection, "pruned", detail)
         if raw_budget_bytes is not None:
             sizes += drop_raw(database, connection, keep_bytes=raw_budget_bytes)
-    return Pruned(n_rows, len(sizes), sum(sizes))
+        n_episodes = 0
+        if episodes_older_than_s is not None:
+            oldest_utc_ns = database.wall_clock_ns() - int(episodes_older_than_s * 1e9)
+            n_episodes += connection.execute(f"{_DROP_SENT} AND committed_utc_ns < ?", (oldest_utc_ns,)).rowcount
+        if max_sent_episodes is not None:
+            newest = f"SELECT id FROM episodes WHERE {_LONG_SENT} ORDER BY start_utc_ns DESC LIMIT -1 OFFSET ?"
+            n_episodes += connection.execute(f"{_DROP_SENT} AND id IN ({newest})", (max_sent_episodes,)).rowcount
+        if n_episodes:
+            database.record(connection, "sent_episodes_pruned", {"episodes": n_episodes})
+    return Pruned(n_rows, len(sizes), sum(sizes), n_episodes)
 
 
 def fit_raw(

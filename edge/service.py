@@ -149,7 +149,7 @@ class EdgeService:
         subjects = [p.subject for p in config.people]
         if config.lsl is not None:
             self._lsl = LslStreams(config.lsl, gateway=config.gateway, subjects=subjects)
-        self.store = EpisodeStore(config.store)
+        self.store = EpisodeStore(config.store, vault=None if config.keys is None else config.keys.vault(config.store))
         self._wearers = Wearers(self.store.events(WORN))
         self.measures = None
         if config.measures is not None:
@@ -200,7 +200,12 @@ class EdgeService:
             )
         self.caretaker = Caretaker(
             self.store,
-            prune=partial(self.store.prune, older_than_s=config.keep_sent_days * 86_400),
+            prune=partial(
+                self.store.prune,
+                older_than_s=config.keep_sent_days * 86_400,
+                episodes_older_than_s=config.keep_episodes_days * 86_400,
+                max_sent_episodes=config.max_sent_episodes,
+            ),
             note=self._note,
             trim=self._trim_recordings,
         )

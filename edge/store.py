@@ -18,11 +18,13 @@ from pydantic import ValidationError
 
 from kinedge.canonical import canonical_json, sha256_hex
 from kinedge.config import explain_validation_error
-from kinedge.edge import audit, retention
-from kinedge.edge.audit import AuditHead
+from kinedge.edge import audit, retention, sealing
+from kinedge.edge.audit import AuditHead, AuditRow
 from kinedge.edge.database import Database
 from kinedge.edge.outbox import Outbox, OutboxState
 from kinedge.edge.retention import Pruned
+from kinedge.edge.sealing import Forgotten
+from kinedge.edge.vault import Vault
 from kinedge.envelope import MAX_ENVELOPE_BYTES, Envelope, RawSlice, episode_id, parse_envelope
 from kinedge.errors import OutboxError, StoreError
 
@@ -36,7 +38,7 @@ _ZERO_ID: Final = "0" * 64
 _ENQUEUE: Final = """
     INSERT INTO outbox (episode_id, kind, gateway, subject, state, changed_utc_ns) VALUES (?, ?, ?, ?, 'READY', ?)"""
 _STORED: Final = """
-    SELECT body, committed_utc_ns, episode.state, raw.state FROM episodes
+    SELECT id, body, committed_utc_ns, episode.state, raw.state FROM episodes
     LEFT JOIN outbox AS episode ON episode.episode_id = id AND episode.kind = 'episode'
     LEFT JOIN outbox AS raw ON raw.episode_id = id AND raw.kind = 'raw'"""
 
@@ -95,6 +97,8 @@ class EpisodeStore:
         When less is free on the disk, each new raw blob takes the place of old ones.
     wall_clock_ns
         UTC in ns.
+    vault
+        Seals episodes, raw blobs and drafts (`kinedge.edge.vault`); what was kept before is sealed when it is opened.
 
     Raises
     ------
@@ -110,13 +114,15 @@ class EpisodeStore:
         raw_budget_bytes: int = _RAW_BUDGET_BYTES,
         disk_reserve_bytes: int = _DISK_RESERVE_BYTES,
         wall_clock_ns: Callable[[], int] = time.time_ns,
+        vault: Vault | None = None,
     ) -> None:
-        self._database = Database(Path(path), read_only=read_only, wall_clock_ns=wall_clock_ns)
+        self._database = Database(Path(path), read_only=read_only, wall_clock_ns=wall_clock_ns, vault=vault)
         self._raw_budget_bytes = raw_budget_bytes
         self._disk_reserve_bytes = disk_reserve_bytes
         self.outbox = Outbox(self._database)
         if not read_only:
             self.outbox.recover()
+            sealing.seal_what_is_plain(self._database)
 
     @property
     def path(self) -> Path:
@@ -160,7 +166,7 @@ class EpisodeStore:
             connection.execute(
                 """INSERT INTO drafts VALUES (:key, :text, :raw, :now, :now) ON CONFLICT (key)
                    DO UPDATE SET content = :text, raw = :raw, saved_utc_ns = :now""",
-                {"key": key, "text": text, "raw": raw, "now": now},
+                {**sealing.sealed_draft(self._database, key, content, text, raw), "key": key, "now": now},
             )
             if is_new:
                 self._database.record(connection, "draft_opened", {"key": key})
@@ -169,7 +175,11 @@ class EpisodeStore:
         """Return the episodes that were open when the last process ended, oldest first."""
         with self._database.reading() as connection:
             rows = connection.execute("SELECT * FROM drafts ORDER BY opened_utc_ns, key").fetchall()
-        return [Draft(key, json.loads(text), raw, opened, saved) for key, text, raw, opened, saved in rows]
+        found = []
+        for key, text, raw, opened, saved in rows:
+            text, raw = sealing.opened_draft(self._database, key, text, raw)
+            found.append(Draft(key, json.loads(text), raw, opened, saved))
+        return found
 
     def discard_draft(self, key: str, *, reason: str) -> None:
         """Drop a draft that became no episode."""
@@ -223,20 +233,22 @@ class EpisodeStore:
                 connection.execute("DELETE FROM drafts WHERE key = ?", (draft_key,))
             stored = connection.execute("SELECT body FROM episodes WHERE id = ?", (unnumbered.id,)).fetchone()
             if stored is not None:
-                return self._parse(stored[0])
+                return self._parse(unnumbered.id, stored[0])
             (sequence,) = connection.execute(
                 """INSERT INTO sequences VALUES (?, ?, 1) ON CONFLICT DO UPDATE SET last = last + 1 RETURNING last""",
                 (gateway, subject),
             ).fetchone()
             envelope = unnumbered.model_copy(update={"sequence": sequence})
+            sealed = self._database.seal(subject, envelope.to_bytes(), about=f"episode:{envelope.id}")
             connection.execute(
                 "INSERT INTO episodes VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (envelope.id, gateway, subject, sequence, envelope.start_utc_ns, now, envelope.to_bytes()),
+                (envelope.id, gateway, subject, sequence, envelope.start_utc_ns, now, sealed),
             )
             connection.execute(_ENQUEUE, (envelope.id, "episode", gateway, subject, now))
             if raw is not None:
                 connection.execute(
-                    "INSERT INTO raw_blobs (episode_id, n_bytes, data) VALUES (?, ?, ?)", (envelope.id, len(raw), raw)
+                    "INSERT INTO raw_blobs (episode_id, n_bytes, data) VALUES (?, ?, ?)",
+                    (envelope.id, len(raw), self._database.seal(subject, raw, about=f"raw:{envelope.id}")),
                 )
                 connection.execute(_ENQUEUE, (envelope.id, "raw", gateway, subject, now))
                 retention.fit_raw(
@@ -256,19 +268,19 @@ class EpisodeStore:
         query = f"{_STORED} {where} ORDER BY start_utc_ns DESC LIMIT :limit"
         with self._database.reading() as connection:
             rows = connection.execute(query, {"subject": subject, "limit": limit}).fetchall()
-        return [StoredEpisode(self._parse(body), *rest) for body, *rest in rows]
+        return [StoredEpisode(self._parse(id, body), *rest) for id, body, *rest in rows]
 
     def episode(self, id: str) -> StoredEpisode | None:
         """Return one committed episode, or None."""
         with self._database.reading() as connection:
             row = connection.execute(f"{_STORED} WHERE id = ?", (id,)).fetchone()
-        return None if row is None else StoredEpisode(self._parse(row[0]), *row[1:])
+        return None if row is None else StoredEpisode(self._parse(row[0], row[1]), *row[2:])
 
     def raw(self, id: str) -> bytes | None:
         """Return the raw blob of an episode, or None when it has none or it was pruned."""
         with self._database.reading() as connection:
             row = connection.execute("SELECT data FROM raw_blobs WHERE episode_id = ?", (id,)).fetchone()
-        return None if row is None else bytes(row[0])
+        return None if row is None else self._database.unseal(bytes(row[0]), about=f"raw:{id}")
 
     def counts(self) -> StoreCounts:
         """Count what is here."""
@@ -288,12 +300,38 @@ class EpisodeStore:
             ).fetchone()
         return 0.0 if utc_ns is None else max(0.0, (self._database.wall_clock_ns() - utc_ns) / 1e9)
 
-    def prune(self, *, older_than_s: float, raw_budget_bytes: int | None = None) -> Pruned:
-        """Remove what the collector has had for ``older_than_s``, and the oldest raw blobs beyond a budget.
+    def prune(
+        self,
+        *,
+        older_than_s: float,
+        raw_budget_bytes: int | None = None,
+        episodes_older_than_s: float | None = None,
+        max_sent_episodes: int | None = None,
+    ) -> Pruned:
+        """Remove what the collector has had for long enough, and the oldest raw blobs beyond a budget.
 
-        Acknowledged outbox rows and raw blobs go; episodes, drafts, quarantined and unsent rows stay.
+        Parameters
+        ----------
+        older_than_s
+            Acknowledged outbox rows and raw blobs go. Quarantined and unsent rows and drafts stay.
+        raw_budget_bytes
+            Of raw blobs.
+        episodes_older_than_s
+            Episodes that are older, and that the collector has had for ``older_than_s``, go; None: all stay.
+        max_sent_episodes
+            Of those that the collector has had for so long, only the newest so many stay.
         """
-        return retention.prune(self._database, older_than_s=older_than_s, raw_budget_bytes=raw_budget_bytes)
+        return retention.prune(
+            self._database,
+            older_than_s=older_than_s,
+            raw_budget_bytes=raw_budget_bytes,
+            episodes_older_than_s=episodes_older_than_s,
+            max_sent_episodes=max_sent_episodes,
+        )
+
+    def forget(self, subject: str) -> Forgotten:
+        """Destroy what is kept of a person, and the key that it was sealed with; see `kinedge.edge.sealing.forget`."""
+        return sealing.forget(self._database, subject)
 
     def record_event(self, event: str, detail: Mapping[str, Any]) -> None:
         """Append what happened to the gateway itself to the audit chain.
@@ -312,14 +350,19 @@ class EpisodeStore:
             rows = connection.execute("SELECT detail FROM audit WHERE event = ? ORDER BY n", (event,)).fetchall()
         return [json.loads(text) for (text,) in rows]
 
-    def verify_audit(self) -> AuditHead:
+    def audit_rows(self, *, limit: int = 100, event: str | None = None) -> list[AuditRow]:
+        """Return the newest rows of the audit trail, oldest first, all of one kind if ``event`` names it."""
+        with self._database.reading() as connection:
+            return audit.latest(connection, limit=limit, event=event)
+
+    def verify_audit(self, *, known_digest: str | None = None) -> AuditHead:
         """Recompute the audit chain; see `kinedge.edge.audit.verify`."""
         with self._database.reading() as connection:
-            return audit.verify(connection)
+            return audit.verify(connection, known_digest=known_digest)
 
-    def _parse(self, body: bytes) -> Envelope:
+    def _parse(self, id: str, body: bytes) -> Envelope:
         try:
-            return parse_envelope(bytes(body))
+            return parse_envelope(self._database.unseal(bytes(body), about=f"episode:{id}"))
         except OutboxError as e:
             raise StoreError(f"{self.path}: a stored episode cannot be read ({e}); look for disk errors") from e
 

@@ -19,6 +19,7 @@ from sample_episodes import GATEWAY, sample_fields, sample_raw
 
 from kinedge.canonical import sha256_hex
 from kinedge.edge.outbox import OutboxRow
+from kinedge.edge.schema import APPLICATION_ID, MIGRATIONS
 from kinedge.edge.store import EpisodeStore
 from kinedge.envelope import parse_envelope
 from kinedge.errors import StoreError
@@ -443,3 +444,69 @@ def test_a_draft_comes_back_as_it_was_saved(
         store.save_draft(key, content, raw)
         (draft,) = store.open_drafts()
     assert (draft.key, draft.content, draft.raw) == (key, json.loads(json.dumps(content)), raw)
+
+
+def test_sent_episodes_go_by_age_and_number_and_unsent_ones_never(tmp_path: Path) -> None:
+    now = [1_800_000_000 * 10**9]
+    with EpisodeStore(tmp_path / "edge.db", wall_clock_ns=lambda: now[0]) as store:
+        sent = [commit(store, i, subject="p01") for i in range(6)]
+        for row in claimed(store):
+            store.outbox.ack(row)
+        for row in claimed(store):
+            store.outbox.ack(row)
+        unsent = [commit(store, i, subject="p02") for i in range(6, 9)]
+        now[0] += 10 * 86_400 * 10**9
+        kept_long = store.prune(older_than_s=7 * DAY_S, episodes_older_than_s=30 * DAY_S)
+        assert (kept_long.raw_blobs, kept_long.episodes) == (6, 0)
+        few = store.prune(older_than_s=7 * DAY_S, max_sent_episodes=2)
+        assert few.episodes == 4
+        assert {s.envelope.id for s in store.episodes()} == {*sent[4:], *unsent}, "the newest stay"
+        old = store.prune(older_than_s=7 * DAY_S, episodes_older_than_s=9 * DAY_S, max_sent_episodes=0)
+        assert old.episodes == 2
+        assert {s.envelope.id for s in store.episodes()} == set(unsent)
+        assert store.commit(sample_fields(20, subject="p01")).sequence == 7
+        store.verify_audit()
+
+
+@pytest.mark.parametrize("version", range(1, len(MIGRATIONS)))
+def test_a_store_of_an_earlier_version_opens_with_all_that_was_in_it(tmp_path: Path, version: int) -> None:
+    path = tmp_path / "edge.db"
+    with EpisodeStore(tmp_path / "new.db") as store:  # rows as this version writes them, into tables of that version
+        raw = sample_raw(3)
+        id = store.commit(sample_fields(3, raw=raw, subject="p01"), raw).id
+        store.save_draft("p01/2", {"subject": "p01"}, b"so far")
+    with sqlite3.connect(path, isolation_level=None) as old:
+        for statements in MIGRATIONS[:version]:
+            for statement in statements:
+                old.execute(statement)
+        old.execute(f"PRAGMA application_id={APPLICATION_ID}")
+        old.execute(f"PRAGMA user_version={version}")
+        old.execute("ATTACH ? AS new", (str(tmp_path / "new.db"),))
+        for (table,) in old.execute("SELECT name FROM main.sqlite_master WHERE type = 'table'").fetchall():
+            columns = ", ".join(name for _, name, *_ in old.execute(f"PRAGMA main.table_info({table})").fetchall())
+            old.execute(f"INSERT INTO main.{table} ({columns}) SELECT {columns} FROM new.{table}")
+    old.close()
+    with EpisodeStore(path) as store:
+        assert store.raw(id) == raw
+        assert [d.key for d in store.open_drafts()] == ["p01/2"]
+        assert [(r.episode_id, r.kind) for r in claimed(store)] == [(id, "episode")]
+        assert store.commit(sample_fields(4, subject="p01")).sequence == 2
+        store.verify_audit()
+    with sqlite3.connect(path) as now, sqlite3.connect(tmp_path / "new.db") as fresh:
+        tables = "SELECT name, sql FROM sqlite_master ORDER BY name"
+        assert now.execute(tables).fetchall() == fresh.execute(tables).fetchall()
+
+
+def test_a_migration_that_was_cut_goes_on_where_it_was(tmp_path: Path) -> None:
+    """A process that dies between two migrations leaves a file of the version in between."""
+    path = tmp_path / "edge.db"
+    with sqlite3.connect(path) as connection:
+        for statement in MIGRATIONS[0]:
+            connection.execute(statement)
+        connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
+        connection.execute("PRAGMA user_version=1")
+    connection.close()
+    with EpisodeStore(path) as store:
+        commit(store, 1)
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (len(MIGRATIONS),)

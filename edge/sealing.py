@@ -1,0 +1,139 @@
+"""What the store seals and how it forgets a person; `vault` has the keys."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from kinedge.edge.database import Database
+from kinedge.edge.vault import is_sealed
+from kinedge.errors import StoreError
+
+__all__ = ["Forgotten", "forget", "opened_draft", "seal_what_is_plain", "sealed_draft"]
+
+_SEALED_TEXT: Final = "sealed:"  # a draft's content is a text column
+_BATCH: Final = 100
+
+
+@dataclass(frozen=True)
+class Forgotten:
+    """What was destroyed."""
+
+    key: bool
+    episodes: int
+    raw_blobs: int
+    drafts: int
+    unsent: int
+    measures: int
+
+
+def sealed_draft(
+    database: Database, key: str, content: Mapping[str, Any], text: str, raw: bytes
+) -> dict[str, str | bytes]:
+    """Return the columns ``text`` and ``raw`` of a draft."""
+    subject = str(content.get("subject", ""))
+    if database.vault is None:
+        return {"text": text, "raw": raw}
+    sealed = database.seal(subject, text.encode(), about=f"draft:{key}")
+    return {
+        "text": _SEALED_TEXT + base64.b64encode(sealed).decode(),
+        "raw": database.seal(subject, raw, about=f"draft-raw:{key}"),
+    }
+
+
+def opened_draft(database: Database, key: str, text: str, raw: bytes) -> tuple[str, bytes]:
+    """Return content and raw slice of a draft as they were saved.
+
+    Raises
+    ------
+    StoreError
+        They are sealed, and the key is not here, or they are damaged.
+    """
+    if text.startswith(_SEALED_TEXT):
+        try:
+            sealed = base64.b64decode(text[len(_SEALED_TEXT) :], validate=True)
+        except binascii.Error as e:
+            raise StoreError(f"draft {key}: damaged; look for disk errors") from e
+        text = database.unseal(sealed, about=f"draft:{key}").decode()
+    return text, database.unseal(bytes(raw), about=f"draft-raw:{key}")
+
+
+def seal_what_is_plain(database: Database) -> int:
+    """Seal the episodes and blobs of the time before there was a key; return how many.
+
+    Drafts are rewritten by themselves. Each batch is one transaction, so that a kill leaves rows of both kinds, which
+    are all read.
+    """
+    if database.vault is None:
+        return 0
+    n_sealed = 0
+    for table, kind, id, column in (("episodes", "episode", "id", "body"), ("raw_blobs", "raw", "episode_id", "data")):
+        rowid = 0
+        while True:
+            with database.writing() as connection:
+                rows = connection.execute(
+                    f"""SELECT this.rowid, this.{id}, this.{column}, episodes.subject FROM {table} AS this
+                        JOIN episodes ON episodes.id = this.{id} WHERE this.rowid > ? ORDER BY this.rowid LIMIT ?""",
+                    (rowid, _BATCH),
+                ).fetchall()
+                plain = [row for row in rows if not is_sealed(bytes(row[2]))]
+                connection.executemany(
+                    f"UPDATE {table} SET {column} = ? WHERE rowid = ?",
+                    [(database.seal(row[3], bytes(row[2]), about=f"{kind}:{row[1]}"), row[0]) for row in plain],
+                )
+            n_sealed += len(plain)
+            if len(rows) < _BATCH:
+                break
+            rowid = rows[-1][0]
+    if n_sealed:
+        with database.writing() as connection:
+            database.record(connection, "sealed", {"rows": n_sealed})
+        database.vacuum()  # nothing of the plain text stays in pages that are free now
+    return n_sealed
+
+
+def forget(database: Database, subject: str) -> Forgotten:
+    """Destroy what is kept of a person.
+
+    The key goes first: from then on nobody can open what was sealed with it, here or in a copy of the file. Then the
+    rows go, unsent ones too, and the file is rewritten. Sequence numbers and the audit trail stay: they hold the
+    pseudonym, ids and times.
+
+    Raises
+    ------
+    StoreError
+        The key or the rows cannot be destroyed; it can be called again.
+    """
+    had_key = database.vault is not None and database.vault.forget(subject)
+    of = "episode_id IN (SELECT id FROM episodes WHERE subject = :subject)"
+    with database.writing() as connection:
+
+        def drop(rows: str) -> int:
+            return connection.execute(f"DELETE FROM {rows}", {"subject": subject}).rowcount
+
+        (unsent,) = connection.execute(
+            f"SELECT count(*) FROM outbox WHERE kind = 'episode' AND state <> 'DONE' AND {of}", {"subject": subject}
+        ).fetchone()
+        drop(f"outbox WHERE {of}")
+        done = Forgotten(
+            key=had_key,
+            raw_blobs=drop(f"raw_blobs WHERE {of}"),
+            episodes=drop("episodes WHERE subject = :subject"),
+            drafts=_drop_drafts(connection, subject),
+            unsent=unsent,
+            measures=drop("measures WHERE subject = :subject") + drop("measure_states WHERE subject = :subject"),
+        )
+        database.record(connection, "subject_forgotten", {"subject": subject, **vars(done)})
+    database.vacuum()
+    return done
+
+
+def _drop_drafts(connection: sqlite3.Connection, subject: str) -> int:
+    """Remove drafts by their keys, ``SUBJECT:START``: what is in them may be sealed."""
+    keys = [key for (key,) in connection.execute("SELECT key FROM drafts") if key.rpartition(":")[0] == subject]
+    connection.executemany("DELETE FROM drafts WHERE key = ?", [(key,) for key in keys])
+    return len(keys)
