@@ -175,6 +175,8 @@ def _show(out: Path, made: Quantised) -> None:
         for row in made.sweep.rows:
             layers.add_row(row.layer, f"{row.alone:.2g}", f"{row.joined:.2g}", "int8" if row.int8 else "float")
         console.print(layers)
+    for change in made.changes:
+        console.print(f"changed: {change}", soft_wrap=True, markup=False)
     for finding in () if made.check is None else made.check.findings:
         console.print(str(finding), soft_wrap=True, markup=False)
     if made.proof is None:

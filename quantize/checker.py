@@ -23,12 +23,12 @@ from onnx import TensorProto, numpy_helper
 from kinedge.errors import BackendError
 from kinedge.quantize.int8 import load
 
-__all__ = ["Finding", "QdqReport", "check_qdq"]
+__all__ = ["MOVES", "PRODUCTS", "Finding", "QdqReport", "check_qdq"]
 
 _Q: Final = "QuantizeLinear"
 _DQ: Final = "DequantizeLinear"
-_PRODUCTS: Final = frozenset({"Conv", "Gemm", "MatMul"})
-_MOVES: Final = frozenset({"Flatten", "Gather", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"})
+PRODUCTS: Final = frozenset({"Conv", "Gemm", "MatMul"})
+MOVES: Final = frozenset({"Flatten", "Gather", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"})
 _IMPLICIT: Final = frozenset(
     {"ConvInteger", "DynamicQuantizeLinear", "MatMulInteger", "QLinearAdd", "QLinearConv", "QLinearMatMul"}
 )
@@ -132,7 +132,7 @@ class _Checker:
                 findings.append(
                     _error("operator", node, f"{node.op_type} is no explicit Q/DQ; TensorRT does not read it")
                 )
-            elif node.op_type in _PRODUCTS:
+            elif node.op_type in PRODUCTS:
                 sides = [self._dequantiser(node, i) is not None for i in (0, 1)]
                 (int8 if all(sides) else floating).append(_name(node))
                 if any(sides) and not all(sides):
@@ -184,7 +184,7 @@ class _Checker:
             if not self._alike(node, partner):
                 yield _error("pair", node, f"scale, zero point or axis differ from those of {_name(partner)}")
         before = self.producer.get(node.input[0])
-        if before is not None and before.op_type in _MOVES:
+        if before is not None and before.op_type in MOVES:
             yield _error(
                 "beside", node, f"it stands behind {before.op_type} {_name(before)}; on Orin that fails to build"
             )
@@ -200,7 +200,7 @@ class _Checker:
             yield _error("pair", node, f"no {_Q} stands before it")
         for after in self.consumers[node.output[0]]:
             weight = after.op_type == "Transpose" and self._is_constant(node)
-            if after.op_type in _MOVES and not weight:
+            if after.op_type in MOVES and not weight:
                 yield _error("beside", node, f"{after.op_type} {_name(after)} reads it; on Orin that fails to build")
         if node.output[0] in self.outputs:
             yield _error("pair", node, "its output leaves the graph")

@@ -18,6 +18,7 @@ from kinedge.canonical import canonical_json, sha256_hex
 from kinedge.edge.calibration import Calibration
 from kinedge.edge.scoring import Scorer
 from kinedge.errors import BackendError, SignalError
+from kinedge.quantize.adopt import adopt
 from kinedge.quantize.card import model_card
 from kinedge.quantize.checker import QdqReport, check_qdq
 from kinedge.quantize.choosing import Chosen, Int8Config, choose_int8
@@ -39,13 +40,17 @@ PARITY_NAME: Final = "parity.json"
 
 @dataclass(frozen=True, eq=False)
 class Quantised:
-    """A bundle with more precisions, and how its int8 model came about: None where it was not made now."""
+    """A bundle with more precisions, and how its int8 model came about: None where it was not made now.
+
+    ``changes`` tell what was changed in a graph from elsewhere.
+    """
 
     data: bytes
     bundle: Bundle
     int8: Chosen | None
     check: QdqReport | None
     proof: Proof | None
+    changes: tuple[str, ...] = ()
 
     @property
     def sweep(self) -> Sweep | None:
@@ -61,6 +66,7 @@ class Quantised:
             "method": None if self.int8 is None else self.int8.method,
             "score_error_by_method": {k: round(v, 6) for k, v in errors.items()},
             "sensitivity": None if self.sweep is None else self.sweep.to_dict(),
+            "changes": list(self.changes),
             "contract": None if self.check is None else self.check.to_dict(),
             "parity": None if self.proof is None else self.proof.to_dict(),
         }
@@ -102,7 +108,8 @@ def add_precisions(
     seed
         Of what is injected for calibration and proof.
     graph
-        A graph quantised to int8 elsewhere, such as by NVIDIA ModelOpt; none is made then.
+        A graph quantised to int8 elsewhere, such as by NVIDIA ModelOpt; none is made then. It is brought to the
+        contract where that is possible (``kinedge.quantize.adopt``).
     proof
         Compare all forms on the test part.
     recalibrate
@@ -130,15 +137,17 @@ def add_precisions(
         raise BackendError(
             f"calibrated anew, {', '.join(left)} of this bundle would keep the old calibration; make it anew, too"
         )
-    int8, check = None, None
+    int8: Chosen | None = None
+    check: QdqReport | None = None
+    changes: tuple[str, ...] = ()
     grown = bundle
     facts: dict[str, str | int | float] = {}
     if "int8" in precisions:
-        int8 = (
-            Chosen(graph, "elsewhere", {}, None)
-            if graph is not None
-            else choose_int8(bundle, parts, config, exclude_labels=exclude_labels, say=say)
-        )
+        if graph is None:
+            int8 = choose_int8(bundle, parts, config, exclude_labels=exclude_labels, say=say)
+        else:
+            found = adopt(graph)
+            int8, changes = Chosen(found.graph, "elsewhere", {}, None), found.changes
         check = check_qdq(int8.graph).require(f"the int8 graph of {bundle.manifest.name}")
         if not check.int8:
             raise BackendError(f"no product of this graph is int8 ({', '.join(check.floating)} run in float)")
@@ -148,10 +157,10 @@ def add_precisions(
             facts["int8_score_error"] = round(int8.sweep.error, 5)
     if "fp16" in precisions:
         grown = with_graph(grown, to_fp16(bundle.model_bytes()), precision="fp16")
-    found = _calibrations(
+    calibrations = _calibrations(
         grown, parts.calibration, precisions, exclude_labels=exclude_labels, seed=seed, recalibrate=recalibrate, say=say
     )
-    members = {**grown.parts, **found}
+    members = {**grown.parts, **calibrations}
     entries = grown.manifest.model_dump(mode="json", exclude={"parts"})
     stale = (*precisions, "parity") if proof else tuple(precisions)
     quality = {k: v for k, v in entries["quality"].items() if not k.startswith(stale)} | facts
@@ -174,7 +183,7 @@ def add_precisions(
         card += f"\n## The same answer in every form\n\n{as_markdown(proved.to_dict())}"
     members[CARD_NAME] = card.encode()
     data = pack_bundle(entries, members)
-    return Quantised(data, read_bundle(data), int8, check, proved)
+    return Quantised(data, read_bundle(data), int8, check, proved, changes)
 
 
 def _calibrations(
