@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinedge import __version__
-from kinedge.edge.hostclock import HostClock
+from kinedge.edge.hostclock import HostClock, RecordedClock, WallClock
 from kinedge.edge.measures.config import MeasuresConfig, Side
 from kinedge.edge.measures.notice import episode_of
 from kinedge.edge.measures.person import PersonMeasures
@@ -97,6 +97,7 @@ class MeasuresKeeper:
         self._told: set[tuple[str, str]] = set()
         self._changes: deque[tuple[str, Change]] = deque()
         self._offset_s: int | None = None
+        self._unset = False
         self._last_tick_ns = self._last_kept_ns = -(1 << 62)
         self._changed, self._idle = asyncio.Event(), asyncio.Event()
         self._idle.set()
@@ -119,7 +120,7 @@ class MeasuresKeeper:
         clock
             That maps the sensor already, and has taken this chunk; None: one of our own.
         """
-        if subject not in self._people or not self.wants(chunk.sensor) or not len(chunk):
+        if self._unset or subject not in self._people or not self.wants(chunk.sensor) or not len(chunk):
             return
         key = (subject, chunk.sensor)
         if missing := [c for c in IMU6 if c not in channels]:
@@ -146,7 +147,12 @@ class MeasuresKeeper:
         if now_ns - self._last_tick_ns < NS_PER_S:
             return
         self._last_tick_ns = now_ns
-        offset_s = (self._clock.utc_ns(now_ns) - now_ns) / NS_PER_S
+        utc_ns = self._clock.utc_ns(now_ns)
+        self._unset = not isinstance(self._clock, RecordedClock) and not WallClock.was_set(utc_ns)
+        if self._unset:  # days of 1970 would teach the trend
+            self._say(("", "clock"), "nothing is measured until this machine's clock is set")
+            return
+        offset_s = (utc_ns - now_ns) / NS_PER_S
         if self._offset_s is None or abs(offset_s - self._offset_s) > _STEPPED_S:
             self._offset_s = round(offset_s)
         self._put(_Tick(now_ns, self._offset_s))

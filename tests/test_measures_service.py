@@ -13,7 +13,7 @@ import pytest
 from measures_feeder import START_UTC_S, chunk, feed
 
 from kinedge.edge.config import GatewayConfig
-from kinedge.edge.hostclock import RecordedClock
+from kinedge.edge.hostclock import HostClock, RecordedClock
 from kinedge.edge.measures.config import MeasuresConfig
 from kinedge.edge.measures.day import Estimate
 from kinedge.edge.measures.notice import episode_of
@@ -65,7 +65,6 @@ def test_a_kill_loses_at_most_a_minute_and_counts_nothing_twice(tmp_path):
     (day,) = [content for (level, _), content in rows_of(store).items() if level == "day"]
     assert day["worn_s"] + day["missing_s"] == end
     assert 0 < day["missing_s"] <= 61 * len(kills)
-
 
 
 def keeper_on(store, notes):
@@ -164,6 +163,33 @@ def test_a_restarted_sensor_begins_anew_and_the_rest_of_the_second_is_not_invent
         asyncio.run(run())
         (day,) = [r.content for r in MeasuresStore(store.database).rows(level="day")]
     assert day["worn_s"] + day["missing_s"] == 40 and day["worn_s"] >= 38
+
+
+def test_nothing_is_booked_while_the_clock_is_not_set(tmp_path):
+    notes, utc_ns = [], [5 * 10**9]
+    with EpisodeStore(tmp_path / "edge.db") as store:
+        clock = HostClock(wall_ns=lambda: utc_ns[0])
+        keeper = MeasuresKeeper(
+            store, MeasuresConfig(timezone="UTC"), {"p-001": None}, site="s", gateway="g", config_digest="a" * 64,
+            clock=clock, note=notes.append,
+        )  # fmt: skip
+
+        async def run():
+            running = asyncio.create_task(keeper.run())
+            for second in range(20):
+                if second == 8:
+                    utc_ns[0] = 1_800_000_000 * 10**9
+                keeper.tick((second + 1) * 10**9)
+                for sensor in ("wrist_left", "wrist_right"):
+                    keeper.push("p-001", chunk(sensor, second), channels=IMU6, clock=None)
+                await keeper.join()
+            keeper.end()
+            await running
+
+        asyncio.run(run())
+        days = MeasuresStore(store.database).rows(level="day")
+    assert [d.start for d in days] == [1_800_000_000 // 86_400]
+    assert days[0].content["worn_s"] <= 12 and notes == ["nothing is measured until this machine's clock is set"]
 
 
 def test_measures_and_the_weaker_side_are_read_from_the_configuration():
