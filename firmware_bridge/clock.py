@@ -118,7 +118,7 @@ class FixedClock:
         self.n_updates = 0
 
 
-@dataclass
+@dataclass(slots=True)
 class _Extreme:
     """The least (or greatest) residual of one second, and when it was."""
 
@@ -212,6 +212,7 @@ class ClockMap:
         self._offset_origin = 0
         self._line_at, self._line_residual, self._slope = 0, 0.0, 0.0
         self._two_way: _TwoWay | None = None
+        self._edge: tuple[int, int] | None = None  # of the hull, on which the line lies
         self._now = 0
         self._published = 0.0
         self._published_slope = 0.0
@@ -272,7 +273,7 @@ class ClockMap:
             self._offset_origin = host_time_ns - device_time_ns
         self.n_updates += 1
         at = device_time_ns - self._device_origin
-        if self._latest.add(at, host_time_ns - device_time_ns - self._offset_origin):
+        if self._latest.add(at, host_time_ns - device_time_ns - self._offset_origin) and not self._still_fits():
             self._fit()
         self._slew(at)
 
@@ -314,9 +315,14 @@ class ClockMap:
         """
         self._require_update()
         since = (device_time_ns - np.int64(self._device_origin + self._now)).astype(np.float64)
-        slope = np.where(since > 0, self._slope, self._published_slope)
-        correction = np.rint(self._published + slope * since).astype(np.int64)
-        host_time_ns: NDArray[np.int64] = device_time_ns + np.int64(self._offset_origin + self._shift_ns) + correction
+        if len(since) and since[-1] > 0:
+            since *= np.where(since > 0, self._slope, self._published_slope)
+        else:  # a chunk whose arrival has just been taken in
+            since *= self._published_slope
+        since += self._published
+        host_time_ns: NDArray[np.int64] = np.rint(since, out=since).astype(np.int64)
+        host_time_ns += device_time_ns
+        host_time_ns += self._offset_origin + self._shift_ns
         return host_time_ns
 
     def _require_update(self) -> None:
@@ -329,6 +335,16 @@ class ClockMap:
     def _target(self) -> float:
         return self._line(self._now)
 
+    def _still_fits(self) -> bool:
+        """Whether the newest minimum leaves the line what it is: above it, and the edge it lies on not left behind."""
+        bins = self._latest.bins
+        if self._edge is None or self._earliest.bins:
+            return False
+        newest, (left, right) = bins[-1], self._edge
+        inside = bins[0].at <= left and (bins[0].at + newest.at) // 2 < right
+        # a corner in the newest second is gone as soon as that second has a new minimum
+        return inside and right // _BIN_NS < newest.index and newest.residual >= self._line(newest.at)
+
     def _fit(self) -> None:
         """Lay the line under the minima, or between them and what exchanges bound from below."""
         bins = self._latest.bins
@@ -337,13 +353,16 @@ class ClockMap:
             self._fit_between()
             return
         self._two_way = None
+        self._edge = None
         first, last = bins[0].at, bins[-1].at
         hull = lower_hull([(b.at, b.residual) for b in bins])
         middle = (first + last) // 2
         if last - first >= _WARM_UP_NS and len(hull) > 1:
             right = max(1, bisect_left(hull, (middle,)))
             (x0, y0), (x1, y1) = hull[right - 1], hull[right]
-            self._slope = min(max((y1 - y0) / (x1 - x0), -_MAX_SKEW), _MAX_SKEW)
+            slope = (y1 - y0) / (x1 - x0)
+            self._slope = min(max(slope, -_MAX_SKEW), _MAX_SKEW)
+            self._edge = (x0, x1) if slope == self._slope else None
         # else the slope known from before: 0 at the start, the old one after a long silence
         self._line_at = middle
         self._line_residual = min(y - self._slope * (x - middle) for x, y in hull)

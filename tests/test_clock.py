@@ -200,3 +200,20 @@ def test_fixed_clock_adds_its_offset() -> None:
     assert (clock.n_updates, clock.uncertainty_ns, clock.skew_ppm) == (1, 0, 0.0)
     clock.reset()
     assert clock.n_updates == 0
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_line_that_still_fits_is_the_one_that_a_new_fit_would_lay(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    lazy, eager = ClockMap(), ClockMap()
+    monkeypatch.setattr(eager, "_still_fits", lambda: False)
+    rng = np.random.default_rng(seed)
+    device_ns, skew = 0, rng.uniform(-150e-6, 150e-6)
+    for _ in range(3000):
+        long_silence = rng.random() < 0.001
+        device_ns += int(rng.integers(10**9, 3 * 10**10)) if long_silence else int(rng.choice([10**8, 2 * 10**8]))
+        host_ns = 10**12 + round(device_ns * (1 + skew)) + int(rng.exponential(8e6)) + 5_000_000
+        for clock in (lazy, eager):
+            clock.update(device_ns, host_ns)
+        times = device_ns - np.arange(9, -1, -1) * 10_000_000
+        assert np.abs(lazy.to_host_ns(times) - eager.to_host_ns(times)).max() <= 1  # rounding
+        assert np.abs(np.subtract(lazy.error_bounds_ns, eager.error_bounds_ns)).max() <= 1
