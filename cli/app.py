@@ -59,6 +59,7 @@ def _register() -> None:
     from kinedge.cli import (
         audit,
         bench,
+        bench_collector,
         collect,
         config,
         data,
@@ -84,7 +85,7 @@ def _register() -> None:
     from kinedge.cli import compile as compile_
 
     _ = audit, bench, collect, compile_, config, data, demo, doctor, emulate, enrol, enroll_gateway, episodes
-    _ = feedback, inspect, keys, measures
+    _ = bench_collector, feedback, inspect, keys, measures
     _ = models, quantize, record, replay, run, scan, sync, train
 
 

@@ -42,6 +42,7 @@ class Transaction:
     utc_ns: int
     notes: list[chain.Note] = field(default_factory=list)
     tallies: Counter[tuple[str, str]] = field(default_factory=Counter)
+    inserted: bool = False  # whether the row that came with the work at hand is new
 
     def note(self, event: str, who: str, detail: Mapping[str, Any]) -> None:
         """Write this into the audit, in this transaction."""
@@ -51,10 +52,13 @@ class Transaction:
         """Count this, in this transaction."""
         self.tallies[event, who] += n
 
+    def insert(self, table: sa.Table) -> Any:
+        """Return an insert that can be told what to do about a conflict, in the words of this database."""
+        return postgresql.insert(table) if self.connection.dialect.name == "postgresql" else sqlite.insert(table)
+
     def insert_new(self, table: sa.Table, row: Mapping[str, Any]) -> bool:
         """Insert a row; say False when its key is there already, whoever put it there."""
-        insert = postgresql.insert if self.connection.dialect.name == "postgresql" else sqlite.insert
-        statement = insert(table).on_conflict_do_nothing().returning(*table.primary_key)
+        statement = self.insert(table).on_conflict_do_nothing().returning(*table.primary_key)
         return self.connection.execute(statement, dict(row)).first() is not None
 
     def finish(self) -> None:
@@ -62,8 +66,7 @@ class Transaction:
         chain.append(self.connection, self.notes, utc_ns=self.utc_ns)
         if not self.tallies:
             return
-        insert = postgresql.insert if self.connection.dialect.name == "postgresql" else sqlite.insert
-        upsert = insert(TALLIES)
+        upsert = self.insert(TALLIES)
         upsert = upsert.on_conflict_do_update(
             index_elements=["utc_day", "event", "who"], set_={"n": TALLIES.c.n + upsert.excluded.n}
         )
@@ -75,8 +78,9 @@ class Transaction:
 class _Ticket(Generic[T]):
     """A piece of work that waits for its commit."""
 
-    def __init__(self, work: Callable[[Transaction], T]) -> None:
+    def __init__(self, work: Callable[[Transaction], T], new: tuple[sa.Table, dict[str, Any]] | None) -> None:
         self.work = work
+        self.new = new
         self.settled = False
         self.result: T | None = None
         self.error: BaseException | None = None
@@ -144,17 +148,20 @@ class Database:
         with self._explained(), self.engine.connect() as connection:
             yield connection
 
-    def write(self, work: Callable[[Transaction], T]) -> T:
+    def write(self, work: Callable[[Transaction], T], *, new: tuple[sa.Table, dict[str, Any]] | None = None) -> T:
         """Do work and return when it is committed, together with what others wait to commit.
 
         ``work`` may be called a second time, alone, when something else in its commit failed.
+
+        ``new`` is a row of a table with an ``id``. All such rows of a commit are inserted by one statement, which
+        spares a way to the database and back for each; ``transaction.inserted`` tells ``work`` whether its row is new.
 
         Raises
         ------
         StoreError
             The database did not take it. Whatever ``work`` raises is raised here, and nothing of it is written.
         """
-        ticket = _Ticket(work)
+        ticket = _Ticket(work, new)
         self._waiting.append(ticket)
         with self._writer:
             while not ticket.settled:
@@ -167,7 +174,7 @@ class Database:
         batch = [self._waiting.popleft() for _ in range(min(_MAX_BATCH, len(self._waiting)))]
         try:
             with self._one_commit() as transaction:
-                results = [ticket.work(transaction) for ticket in batch]
+                results = _do_all(transaction, batch)
         except KinedgeError as e:
             if len(batch) == 1:
                 batch[0].settle(None, e)
@@ -185,7 +192,7 @@ class Database:
     def _commit_alone(self, ticket: _Ticket[Any]) -> None:
         try:
             with self._one_commit() as transaction:
-                result = ticket.work(transaction)
+                (result,) = _do_all(transaction, [ticket])
         except KinedgeError as e:
             ticket.settle(None, e)
         else:
@@ -211,6 +218,22 @@ class Database:
             raise StoreError(f"{self.where}: every connection is in use; try again later") from e
         except DatabaseError as e:
             raise StoreError(f"{self.where}: {e.orig}; check the disk and that the database may be written") from e
+
+
+def _do_all(transaction: Transaction, batch: list[_Ticket[Any]]) -> list[Any]:
+    """Insert the rows that came along, then do each piece of work. Of two rows with one id, the first is new."""
+    fresh: set[tuple[str, str]] = set()
+    for table in {ticket.new[0] for ticket in batch if ticket.new is not None}:
+        rows = [ticket.new[1] for ticket in batch if ticket.new is not None and ticket.new[0] is table]
+        statement = transaction.insert(table).on_conflict_do_nothing().returning(table.c.id)
+        fresh |= {(table.name, id) for id in transaction.connection.scalars(statement, rows)}
+    results = []
+    for ticket in batch:
+        key = ("", "") if ticket.new is None else (ticket.new[0].name, ticket.new[1]["id"])
+        transaction.inserted = key in fresh
+        fresh.discard(key)
+        results.append(ticket.work(transaction))
+    return results
 
 
 def _prepare_sqlite(engine: sa.Engine) -> None:

@@ -59,7 +59,7 @@ class Revoked(BaseModel):
     n_certificates: int
 
 
-def _fleet(request: Request) -> Fleet:
+async def _fleet(request: Request) -> Fleet:
     fleet: Fleet = request.app.state.fleet
     if fleet.authority is None:
         raise Refusal(404, "no_authority", "this collector signs no certificates")

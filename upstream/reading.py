@@ -30,7 +30,7 @@ _Reader = Annotated[Principal, Depends(needs("read"))]
 _Reviewer = Annotated[Principal, Depends(needs("review"))]
 
 
-def _filter(
+async def _filter(
     subject: _NameFilter = None,
     gateway: _NameFilter = None,
     site: _NameFilter = None,

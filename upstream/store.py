@@ -130,16 +130,17 @@ class CollectorStore:
             self._refuse(Outcome.FOREIGN, who, "episode", id, digest, f"the body names {envelope.gateway}")
             return Outcome.FOREIGN
         row = _row(envelope) | {"body_sha256": digest, "body": body}
+        row["received_utc_ns"] = self.database.wall_clock_ns()
 
         def work(transaction: Transaction) -> Outcome:
-            if transaction.insert_new(EPISODES, row | {"received_utc_ns": transaction.utc_ns}):
+            if transaction.inserted:
                 transaction.count("accepted")
                 transaction.note("accepted", who, {"kind": "episode", "episode_id": id, "body_sha256": digest})
                 return Outcome.ACCEPTED
             stored = transaction.connection.scalar(sa.select(EPISODES.c.body).where(EPISODES.c.id == id))
             return Outcome.DUPLICATE if stored == body else Outcome.CONFLICT
 
-        outcome = self.database.write(work)
+        outcome = self.database.write(work, new=(EPISODES, row))
         if outcome is not Outcome.ACCEPTED:
             self._refuse(outcome, who, "episode", id, digest)
         return outcome
@@ -208,6 +209,8 @@ class CollectorStore:
                 return UploadState(Outcome.WRONG_OFFSET, here, n_bytes)
             if here + len(data) > n_bytes:
                 return UploadState(Outcome.CONFLICT, here, n_bytes)
+            if here == 0:
+                uploads.prune(transaction)
             uploads.add_piece(transaction, id, here, data)
             return UploadState(Outcome.INCOMPLETE, here + len(data), n_bytes)
 
