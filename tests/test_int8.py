@@ -28,7 +28,7 @@ from kinedge.training.model import Forecaster, ForecasterConfig
 from kinedge.training.simulate import SimulationConfig, simulate
 from kinedge.training.windows import Normalisation
 
-LAYERS = ["inp", *(f"conv_{i}" for i in range(1, 7)), "head", "var"]
+LAYERS = ["inp", *(f"conv_{i}" for i in range(1, 7)), "head"]  # of the shipped model, which has no linear skip
 BLOCKS = ["conv_2", "conv_3", "conv_4"]
 
 
@@ -55,6 +55,7 @@ def grids(graph: bytes, scales: dict[str, float], bundle: Bundle, people: list[R
 
 def run(graph: bytes, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
     options = ort.SessionOptions()
+    options.add_session_config_entry("session.disable_quant_qdq", "1")  # fused kernels saturate on some processors
     options.intra_op_num_threads = 1
     return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"]).run(None, feed)
 
@@ -133,24 +134,23 @@ def test_inputs_are_described_as_they_are(graph: bytes, bundle: Bundle, people: 
 def test_fitted_layers_answer_closer_by_half_and_shift_what_is_never_negative(
     graph: bytes, scales: dict[str, float], grids: dict[str, Grid], bundle: Bundle, people: list[Recording]
 ) -> None:
-    assert {name for name, grid in grids.items() if grid.shift} == {*LAYERS} - {"inp", "var"}
-    assert grids["var"].bias is None  # it has none to correct
+    assert {name for name, grid in grids.items() if grid.shift} == {*LAYERS} - {"inp"}
     feed = feed_of(people[2], bundle)
     plain = run(graph, feed)
-    for layers in (BLOCKS, ["conv_1"], ["head"]):
+    for layers in (BLOCKS, ["conv_1"], ["conv_6"], ["head"]):
         plainly, well = (run(quantise(graph, g, layers=layers), feed) for g in (scales, grids))
-        assert relative(well[1], plain[1]) < 0.6 * relative(plainly[1], plain[1])
+        assert relative(well[0], plain[0]) < 0.6 * relative(plainly[0], plain[0])
 
 
 def test_fitted_layers_keep_the_contract_and_say_the_same_in_both_forms(
     graph: bytes, grids: dict[str, Grid], bundle: Bundle, people: list[Recording]
 ) -> None:
-    made = quantise(graph, grids, layers=[*BLOCKS, "head", "var"])
+    made = quantise(graph, grids, layers=[*BLOCKS, "inp", "head"])
     plain, found = stripped(made)
     convolutions = quantise(conv_form(plain), found, layers=list(found))
-    for report in (check_qdq(made), check_qdq(convolutions)):
-        assert not report.findings
-        assert len(report.int8) == 5
+    assert not check_qdq(made).findings
+    assert {f.node for f in check_qdq(convolutions).findings} == {"inp_in_int8"}  # behind a Reshape in this form
+    assert len(check_qdq(made).int8) == len(check_qdq(convolutions).int8) == 5
     feed = feed_of(people[2], bundle)
     exact, ours, theirs = (run(g, feed) for g in (graph, made, convolutions))
     for a, b, c in zip(exact, ours, theirs, strict=True):
@@ -159,9 +159,22 @@ def test_fitted_layers_keep_the_contract_and_say_the_same_in_both_forms(
     assert all(np.allclose(a, b, atol=1e-5) for a, b in zip(run(again, feed), ours, strict=True))
 
 
-def test_a_shift_that_the_bias_cannot_give_back_is_refused(graph: bytes, grids: dict[str, Grid]) -> None:
+def test_a_linear_skip_has_no_bias_to_correct_and_none_to_shift_by() -> None:
+    model = Forecaster(ForecasterConfig(4, dilations=(1, 2), width=8))
+    with torch.no_grad():
+        model.var.weight.normal_(generator=torch.Generator().manual_seed(1))
+    graph = export_onnx(model)
+    rng = np.random.default_rng(2)
+    x = rng.normal(size=(1, 300, 4)).astype(np.float32)
+    feed = {"x": x, "mask": np.ones_like(x), "state": np.zeros((1, model.state_size), np.float32)}
+    grids = fitted(graph, activation_scales(graph, [feed], method="minmax"), measure_inputs(graph, [feed]))
+    assert (grids["var"].shift, grids["var"].bias) == (0, None)
+    assert 0 < relative(run(quantise(graph, grids, layers=["var"]), feed)[0], run(graph, feed)[0]) < 0.02
     with pytest.raises(BackendError, match="var: a shifted input needs a bias"):
         quantise(graph, {"var": Grid(0.1, shift=1.0)}, layers=["var"])
+
+
+def test_a_shift_that_the_bias_cannot_give_back_is_refused(graph: bytes, grids: dict[str, Grid]) -> None:
     with pytest.raises(BackendError, match="conv_1: weights of"):
         quantise(conv_form(graph), grids, layers=["conv_1"])
     padded = onnx.load_from_string(conv_form(graph))
@@ -228,8 +241,7 @@ def test_the_sweep_keeps_the_sensitive_layers_in_float(
     result = sweep(graph, scales, error, budget=0.05)
     assert sorted(r.layer for r in result.rows) == sorted(LAYERS)
     assert [r.alone for r in result.rows] == sorted(r.alone for r in result.rows)
-    assert "var" in result.kept_in_float  # the linear part multiplies every rounding
-    assert result.int8
+    assert result.int8 and result.kept_in_float
     assert result.error == error.of(quantise(graph, scales, layers=result.int8)) <= 0.05
     assert set(sweep(graph, scales, error, budget=1e-9).int8) == set()
     drawn = plot_svg(result)
