@@ -7,7 +7,7 @@ a kind shows in walking alone, it begins a second into the next walk.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinedge.edge.alarm import AlarmConfig
-from kinedge.edge.enrol import enrol_recordings
-from kinedge.edge.enrolment import Enrolment
+from kinedge.edge.enrol import EnrolmentBuilder
+from kinedge.edge.enrolment import Enrolment, read_enrolment
 from kinedge.edge.people import People
 from kinedge.edge.scoring import Scorer
 from kinedge.edge.watch import AlarmWatch
@@ -71,7 +71,7 @@ def kinds() -> tuple[str, ...]:
 
 def people_of(
     scorer: Scorer, seeds: Sequence[int], *, donning_deg: float, enrol_s: float, same_s: float, new_s: float
-) -> Iterator[Person]:
+) -> list[Person]:
     """Simulate and enrol people, one for each seed.
 
     Parameters
@@ -84,34 +84,59 @@ def people_of(
         Of ordinary movement: enrolled on, later on the same day, and on the new day.
     """
     specs, rate_hz = scorer.manifest.sensor_specs, scorer.manifest.rate_hz
-    for seed in seeds:
-        usual = SimulationConfig(
+    split = round(enrol_s * rate_hz)
+    usual = [
+        SimulationConfig(
             rate_hz=rate_hz,
             duration_s=enrol_s + same_s,
             subject_seed=seed,
             session_seed=2 * seed,
             imu=ImuModel(donning_deg=donning_deg),
         )
-        day = simulate(usual).select(specs)
-        split = round(enrol_s * rate_hz)
-        rng = np.random.default_rng(seed)
+        for seed in seeds
+    ]
+    days = [simulate(c).select(specs) for c in usual]
+    enrolments = _enrolled(scorer, [day.slice(0, split) for day in days])
+    people = []
+    for config, day, enrolment in zip(usual, days, enrolments, strict=True):
+        rng = np.random.default_rng(config.subject_seed)
         other = replace(
-            usual,
+            config,
             duration_s=new_s,
-            session_seed=2 * seed + 1,
+            session_seed=config.session_seed + 1,
             tempo=float(rng.uniform(*_TEMPO)),
             fatigue=_FATIGUE,
         )
         anomalous, events = _with_anomalies(other, rng)
-        yield Person(
-            f"sim{seed}",
-            enrol_recordings(scorer, [day.slice(0, split)], allow_short=True),
-            day.slice(split, len(day)),
-            simulate(other).select(specs),
-            simulate(replace(other, radio=RadioModel(loss_rate=0.1))).select(specs),
-            anomalous.select(specs),
-            events,
+        people.append(
+            Person(
+                f"sim{config.subject_seed}",
+                enrolment,
+                day.slice(split, len(day)),
+                simulate(other).select(specs),
+                simulate(replace(other, radio=RadioModel(loss_rate=0.1))).select(specs),
+                anomalous.select(specs),
+                events,
+            )
         )
+    return people
+
+
+def _enrolled(scorer: Scorer, recordings: Sequence[Recording]) -> list[Enrolment]:
+    """Enrol everybody in the same steps."""
+    builders, hop = [EnrolmentBuilder(scorer) for _ in recordings], scorer.manifest.hop
+    state = scorer.initial_state(len(recordings))
+    for i in range(min(map(len, recordings)) // hop):
+        rows = slice(i * hop, (i + 1) * hop)
+        values = np.stack([r.values[rows] for r in recordings])
+        valid = np.stack([r.valid[rows] for r in recordings])
+        scores, surprise, state = scorer.score(values, valid, np.zeros_like(valid), state)
+        for k, builder in enumerate(builders):
+            builder.add(scores, surprise, k, hop=i, values=values[k], valid=valid[k])
+    return [
+        read_enrolment(b.finish(r.subject, source="simulated", allow_short=True, made_s=0))
+        for b, r in zip(builders, recordings, strict=True)
+    ]
 
 
 def _with_anomalies(config: SimulationConfig, rng: np.random.Generator) -> tuple[Recording, tuple[Event, ...]]:
@@ -171,11 +196,11 @@ def watch(
         values = np.stack([r.values[part] for r in recordings])
         valid = np.stack([r.valid[part] for r in recordings])
         turned = people.turn(rows, values, valid, np.zeros_like(valid)) if aligned else (values, valid, ~valid & valid)
-        batch, state = scorer.step(*turned, state, end_tick=(i + 1) * hop, calibration=people.calibration)
-        for name, alarms in watches.items():
-            told = alarms.look(rows.tolist(), i, batch.unusual, batch.scores)
-            if (i + 1) % every == 0:
-                block = (i + 1) // every - 1
+        scores, _, state = scorer.score(*turned, state, calibration=people.calibration)
+        if (i + 1) % every == 0 and people.calibration is not None:
+            unusual, block = people.calibration.assess(scores, scorer.groups), (i + 1) // every - 1
+            for name, alarms in watches.items():
+                told = alarms.look(rows.tolist(), i, unusual, scores)
                 said[name][0, block] = [w is not None and w.alarm for w in told]
                 said[name][1, block] = [w is not None and w.valid for w in told]
         if aligned:

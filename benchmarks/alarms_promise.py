@@ -26,7 +26,7 @@ from kinedge.training.evaluate import poisson_interval
 
 __all__ = ["ALARMS", "Kept", "alarm_settings", "bench_alarms"]
 
-_AT_ONCE: Final = 12  # people in memory
+_AT_ONCE: Final = 24  # people in memory
 _TOLERANCE_S: Final = 4.0
 ALARMS: Final = ("e-detector", "e-detector, day not followed", "debounce", "CUSUM")
 
@@ -139,7 +139,7 @@ def bench_alarms(
     seconds = dict(zip(("enrol_s", "same_s", "new_s"), (60 * m for m in minutes), strict=True))
     for start in range(0, n_subjects, _AT_ONCE):
         seeds = range(first_seed + start, first_seed + min(start + _AT_ONCE, n_subjects))
-        people = list(people_of(scorer, seeds, donning_deg=donning_deg, **seconds))
+        people = people_of(scorer, seeds, donning_deg=donning_deg, **seconds)
         for person in people:
             audits[person.enrolment.manifest.audit.verdict] += 1
         _measure(scorer, people, settings, rows, block_s)

@@ -18,6 +18,8 @@ from kinedge.errors import ConfigError
 
 __all__ = [
     "ablations",
+    "alarms",
+    "alarms_real",
     "anomalies",
     "arm_use",
     "attribution",
@@ -177,6 +179,53 @@ def enrolment(
     from kinedge.benchmarks.enrolment import bench_enrolment
 
     _deliver(bench_enrolment(bundle, n_subjects=subjects, donning_deg=donning_deg), out, as_json=as_json)
+
+
+@bench.command()
+def alarms(
+    bundle: Annotated[Path, typer.Option(help="A .kinedge file of two wrists.")] = DEFAULT_BUNDLE,
+    subjects: Annotated[int, typer.Option(min=1, max=1000, help="Simulated people.")] = 24,
+    hours: Annotated[float, typer.Option(min=0.25, max=2160, help="At most one false episode in so many.")] = 8.0,
+    donning_deg: Annotated[float, typer.Option(min=0, max=90, help="How differently sensors are put on.")] = 25.0,
+    new_minutes: Annotated[float, typer.Option(min=16, max=600, help="Watched on the new day, each person.")] = 75.0,
+    out: Annotated[Path | None, typer.Option(help="Write the result as JSON there.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Count false episodes against those promised, the time it is valid, and what is found, on the day and a new one.
+
+    Example: kinedge bench alarms --subjects 48 --out alarms.json
+    """
+    from kinedge.benchmarks.alarms_promise import bench_alarms
+
+    with Progress(console=Console(stderr=True), transient=True, disable=as_json) as progress:
+        task = progress.add_task("people", total=subjects)
+        found = bench_alarms(
+            bundle,
+            n_subjects=subjects,
+            hours=hours,
+            donning_deg=donning_deg,
+            minutes=(40.0, 30.0, new_minutes),
+            progress=lambda done, of: progress.update(task, completed=done, total=of),
+        )
+    columns = ["what", "hours", "valid", "false", "of_promise", "people_with_one", "found", "median_delay_s"]
+    _deliver(found, out, as_json=as_json, columns=columns)
+
+
+@bench.command("alarms-real")
+def alarms_real(
+    data: Annotated[Path, typer.Option(help="The data set.")],
+    bundles: Annotated[list[Path], typer.Argument(help="...-PERSON.kinedge, each trained without that person.")],
+    name: Annotated[str, typer.Option(help="Of the data set, as in kinedge data.")] = "daphnet",
+    out: Annotated[Path | None, typer.Option(help="Write the result as JSON there.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Enrol real people on the first half of their ordinary time, and count false episodes in the rest.
+
+    Example: kinedge bench alarms-real --data daphnet.npz without-S01.kinedge without-S02.kinedge without-S03.kinedge
+    """
+    from kinedge.benchmarks.alarms_real import bench_alarms_real
+
+    _deliver(bench_alarms_real(data, bundles, name=name), out, as_json=as_json)
 
 
 @bench.command("freezing-enrolled")
