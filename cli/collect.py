@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from kinedge.upstream.fleet import Fleet
     from kinedge.upstream.settings import OidcSettings
 
-__all__ = ["collect", "collect_app", "gateways_app", "init", "relay"]
+__all__ = ["audit", "collect", "collect_app", "gateways_app", "init", "relay"]
 
 collect_app = typer.Typer(invoke_without_command=True)
 gateways_app = typer.Typer(help="Invite, list and revoke gateways.", no_args_is_help=True)
@@ -108,6 +108,24 @@ def init(
         typer.echo(json.dumps({"folder": str(folder), "ca_sha256": fingerprint, "hosts": host}))
         return
     typer.echo(f"{folder}: authority {fingerprint[:16]}…, a certificate for {', '.join(host)} and a desk token")
+
+
+@collect_app.command()
+def audit(db: _Db = "collector.db", as_json: _AsJson = False) -> None:
+    """Recompute the chain of the collector's audit. Note the digest elsewhere: it also proves that no end was cut off.
+
+    Example: kinedge collect audit --db collector.db
+    """
+    with need_extra("upstream"):
+        from kinedge.upstream.store import CollectorStore
+
+    store = CollectorStore(_url(db))
+    head = store.verify_audit()
+    store.close()
+    if as_json:
+        typer.echo(json.dumps({"rows": head.n_rows, "digest": head.digest}))
+        return
+    typer.echo(f"{head.n_rows} rows, unbroken; the last is {head.digest}")
 
 
 @collect_app.command()

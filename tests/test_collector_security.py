@@ -549,6 +549,8 @@ def test_the_commands_make_keys_invite_list_and_revoke(tmp_path: Path, capsys: p
     assert row["gateway"] == "ward-3" and not row["revoked"] and not row["invited"]
     assert main(["collect", "gateways", "revoke", "ward-3", "--pki", pki, "--db", db, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["n_certificates"] == 1
+    assert main(["collect", "audit", "--db", db, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"] == 3, "invited, enrolled, revoked"
     assert main(["collect", "gateways", "add", "two words", "--pki", pki, "--db", db]) == 1
     assert "no gateway's name" in capsys.readouterr().err
 

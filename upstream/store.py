@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import sqlalchemy as sa
 
@@ -23,7 +23,7 @@ from kinedge.upstream.summary import Filter, Gap, Page, StoredSummary, decision_
 __all__ = ["CollectorStore", "Outcome", "Review", "ReviewAction", "UploadState", "printable"]
 
 ReviewAction = Literal["confirm", "dismiss", "reopen", "comment"]
-_STATUS: dict[ReviewAction, str] = {"confirm": "confirmed", "dismiss": "dismissed", "reopen": "new"}
+_STATUS: Final[dict[ReviewAction, str]] = {"confirm": "confirmed", "dismiss": "dismissed", "reopen": "new"}
 
 
 class Outcome(Enum):
@@ -313,10 +313,10 @@ class CollectorStore:
 
         def work(transaction: Transaction) -> str | None:
             connection = transaction.connection
-            status = connection.scalar(sa.select(EPISODES.c.status).where(EPISODES.c.id == id))
-            if status is None:
+            found: str | None = connection.scalar(sa.select(EPISODES.c.status).where(EPISODES.c.id == id))
+            if found is None:
                 return None
-            status = _STATUS.get(action, status)
+            status = _STATUS.get(action, found)
             row = {"episode_id": id, "utc_ns": transaction.utc_ns, "reviewer": who}
             connection.execute(REVIEWS.insert(), row | {"action": action, "comment": comment})
             connection.execute(EPISODES.update().where(EPISODES.c.id == id).values(status=status))
