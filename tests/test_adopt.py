@@ -13,6 +13,8 @@ import pytest
 from onnx import helper, numpy_helper
 
 from kinedge.bundle import Bundle
+from kinedge.edge.backends.trt_build import build_engine
+from kinedge.edge.backends.trt_library import load_library
 from kinedge.errors import BackendError
 from kinedge.quantize.adopt import adopt
 from kinedge.quantize.checker import check_qdq
@@ -106,6 +108,15 @@ def test_the_form_of_modelopt_breaks_the_contract_and_keeps_it_once_adopted(
     same = quantise(plain, scales, layers=[n.removesuffix("_product") for n in report.int8])
     for a, b, c in zip(exact, run(same, feed), ours, strict=True):
         assert off(c, b) < 0.05 * off(b, a) + 1e-6  # the products that stay are the tool's own
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_is_adopted_parses_and_builds(form: str, bundle: Bundle, feed: dict[str, np.ndarray]) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx-cu13 is not installed here")
+    scales = activation_scales(bundle.model_bytes(), [feed], method="minmax")
+    graph = adopt(as_modelopt_writes(FORMS[form](bundle.model_bytes()), scales)).graph
+    library = load_library("tensorrt-rtx", need_gpu=False)
+    assert len(build_engine(library, graph, bundle.manifest, precision="int8", max_streams=1).engine) > 10_000
 
 
 def test_a_graph_that_keeps_the_contract_is_not_touched(bundle: Bundle, feed: dict[str, np.ndarray]) -> None:

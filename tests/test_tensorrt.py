@@ -24,7 +24,7 @@ from kinedge.edge.config import DEFAULT_BUNDLE
 from kinedge.errors import BackendError, BundleError
 from kinedge.quantize.engines import NO_GPU, compile_bundle, graph_for, wanted
 from kinedge.quantize.export_conv import conv_form
-from kinedge.quantize.int8 import layers_of, quantise
+from kinedge.quantize.int8 import Grid, layers_of, quantise
 
 KEY = EngineKey(
     bundle="ab" * 32, graph="cd" * 32, library="tensorrt 10.3.0", gpu="Orin sm_87", precision="fp16", profiles="{}"
@@ -50,12 +50,19 @@ def int8(graph: bytes) -> bytes:
     return quantise(graph, dict.fromkeys(layers, 0.05), layers=layers)
 
 
-@pytest.mark.parametrize("name", ["fp32", "fp16", "int8", "fp32-matrix", "int8-matrix"])
+def shifted(graph: bytes) -> bytes:
+    """Quantise blocks and head as ``kinedge quantize`` does: behind Relu, half the range is taken off before."""
+    layers = [x.name for x in layers_of(onnx.load_from_string(graph).graph) if x.name not in ("inp", "var")]
+    return quantise(graph, {name: Grid(0.02, shift=127 * 0.02) for name in layers}, layers=layers)
+
+
+@pytest.mark.parametrize("name", ["fp32", "fp16", "int8", "int8-shifted", "fp32-matrix", "int8-matrix"])
 def test_every_form_of_the_graph_builds(rtx: Library, bundle: Bundle, name: str) -> None:
     graphs = {
         "fp32": lambda: graph_for(bundle, "fp32"),
         "fp16": lambda: graph_for(bundle, "fp16"),
         "int8": lambda: int8(conv_form(bundle.model_bytes())),
+        "int8-shifted": lambda: shifted(conv_form(bundle.model_bytes())),
         "fp32-matrix": bundle.model_bytes,
         "int8-matrix": lambda: int8(bundle.model_bytes()),
     }
