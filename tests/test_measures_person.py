@@ -12,6 +12,7 @@ from kinedge.edge.measures.config import MeasuresConfig
 from kinedge.edge.measures.day import Estimate, MeasuredDay
 from kinedge.edge.measures.person import PersonMeasures
 from kinedge.edge.measures.watch import DayWatch
+from kinedge.errors import SignalError
 
 G = 9.80665
 RATE = 50
@@ -134,6 +135,14 @@ def test_hours_and_days_are_those_of_the_place():
     feed(person, wrist(10), wrist(10, seed=1), offset_s=MORNING_S // 86_400 * 86_400 + 86_400 - 3600)
     assert {r.start for r in person.rows() if r.level == "day"} == {MORNING_S // 86_400 + 1}
     assert {r.start % 24 for r in person.rows() if r.level == "hour"} == {4}
+
+
+def test_a_sensor_slower_than_its_grid_is_refused_and_not_filled_up():
+    person = PersonMeasures(MeasuresConfig(arms=None, legs=("ankle_left",), leg_rate_hz=200))
+    time = np.arange(100, dtype=np.int64) * 10_000_000
+    there = np.ones((100, 6), bool)
+    with pytest.raises(SignalError, match="gives 100 Hz and the grid of gait has 200 Hz"):
+        person.push("ankle_left", time, np.zeros((100, 6), np.float32), there, ~there, interval_ns=10_000_000)
 
 
 def test_sensors_without_a_side_and_unknown_zones_are_refused():

@@ -36,6 +36,7 @@ from kinedge.edge.measures.trend import DailyTrendConfig
 from kinedge.edge.measures.watch import Change, DayWatch, DayWatchState, WatchedDay
 from kinedge.errors import SignalError
 from kinedge.signals import IMU6, SensorSpec
+from kinedge.units import NS_PER_S
 
 __all__ = ["MeasuresRow", "PersonMeasures"]
 
@@ -44,6 +45,7 @@ StateT = TypeVar("StateT")
 
 _MAX_DELAY_S: Final = 2.0  # nobody waits for a measure
 _DAY_S: Final = 86_400
+_SLOWER: Final = 1.25  # than the grid, at most
 
 
 @dataclass(frozen=True)
@@ -246,10 +248,16 @@ class PersonMeasures:
         Raises
         ------
         SignalError
-            The shapes do not fit.
+            The shapes do not fit, or the sensor is slower than its grid: samples in between would be made up, and
+            measures that need this rate with them.
         """
         for part in self._parts:
             if any(s.name == sensor for s in part.aligner.sensors):
+                if interval_ns > _SLOWER * part.aligner.period_ns:
+                    raise SignalError(
+                        f"{sensor} gives {NS_PER_S / interval_ns:.0f} Hz and the grid of {part.part} has "
+                        f"{NS_PER_S / part.aligner.period_ns:.0f} Hz; lower the rate of that grid"
+                    )
                 part.aligner.push(sensor, host_time_ns, values, valid, saturated, interval_ns=interval_ns)
 
     def reset_sensor(self, sensor: str) -> None:
