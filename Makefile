@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 ROOMS := firmware_bridge edge training quantize upstream benchmarks cli
 
-.PHONY: help setup demo test check format typing default-model clean
+.PHONY: help setup demo test check format typing default-model chaos soak clean
 
 help: ## show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -47,6 +47,12 @@ check: $(VENV)/.dev typing ## style, types and the order of the rooms
 
 test: check ## everything: check, then all tests
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+chaos: $(VENV)/.dev ## 20 times: 1,000 episodes, 50 kills, a bad network (about an hour)
+	PYTHONPATH=tests $(BIN)/python tests/chaos.py --seeds 20
+
+soak: $(VENV)/.dev ## everything at once for 30 minutes, with faults; memory must stay flat
+	PYTHONPATH=tests $(BIN)/python tests/soak.py --minutes 30
 
 format: $(VENV)/.dev ## put the code into its one form
 	$(BIN)/ruff check --fix .
