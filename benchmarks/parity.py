@@ -8,13 +8,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from kinedge.benchmarks.harness import result
 from kinedge.bundle import Bundle, read_bundle
 from kinedge.edge.backends import Backend
 from kinedge.edge.backends.tensorrt import open_tensorrt
-from kinedge.edge.backends.trt_build import Precision
 from kinedge.errors import BackendError, BundleError
 from kinedge.quantize.parity import prove
 from kinedge.quantize.variants import PARITY_NAME
@@ -80,7 +79,7 @@ def prove_here(
             why[form] = "the bundle has no such model"
             continue
         try:
-            others[form] = open_tensorrt(bundle, precision=cast(Precision, precision))
+            others[form] = open_tensorrt(bundle, precision=precision)
         except BackendError as e:
             why[form] = str(e)
     proof = prove(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from pydantic import ValidationError
@@ -21,9 +21,12 @@ from kinedge.errors import BackendError, ConfigError, StoreError
 if TYPE_CHECKING:
     from kinedge.quantize.build import BuildConfig
     from kinedge.quantize.parts import Parts
-    from kinedge.quantize.variants import Quantised
+    from kinedge.quantize.variants import Quantised, Reduced
 
 __all__ = ["parts_for", "quantize"]
+
+
+_REDUCED: Final[tuple[Reduced, ...]] = ("int8", "fp16")
 
 
 class _Reduced(str, Enum):
@@ -71,7 +74,8 @@ def quantize(
         from kinedge.quantize.sensitivity import plot_svg
         from kinedge.quantize.variants import Int8Config, add_precisions
 
-    wanted = tuple(dict.fromkeys(p.value for p in precision or [_Reduced.int8]))
+    asked = {p.value for p in precision or [_Reduced.int8]}
+    wanted: list[Reduced] = [p for p in _REDUCED if p in asked]
     if graph is not None and "int8" not in wanted:
         raise ConfigError("--graph is an int8 model: give --precision int8 as well")
     if table is not None and not prove:
@@ -175,8 +179,8 @@ def _show(out: Path, made: Quantised) -> None:
         for row in made.sweep.rows:
             layers.add_row(row.layer, f"{row.alone:.2g}", f"{row.joined:.2g}", "int8" if row.int8 else "float")
         console.print(layers)
-    for change in made.changes:
-        console.print(f"changed: {change}", soft_wrap=True, markup=False)
+    for what in made.changes:
+        console.print(f"changed: {what}", soft_wrap=True, markup=False)
     for finding in () if made.check is None else made.check.findings:
         console.print(str(finding), soft_wrap=True, markup=False)
     if made.proof is None:

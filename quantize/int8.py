@@ -309,7 +309,9 @@ def _array(tensor: onnx.TensorProto) -> NDArray[Any]:
 def _sums(weight: F32, rows: F32) -> NDArray[np.float64]:
     """Return the sum (N,) of each output's weights as int8 holds them: what a shift of 1 adds to it."""
     steps = rows.astype(np.float64)
-    return np.round(weight.reshape(len(weight), -1) / steps[:, None]).clip(-LEVELS, LEVELS).sum(axis=1) * steps
+    levels = np.round(weight.reshape(len(weight), -1) / steps[:, None]).clip(-LEVELS, LEVELS)
+    sums: NDArray[np.float64] = levels.sum(axis=1) * steps
+    return sums
 
 
 class _Placing:

@@ -8,7 +8,7 @@ from people who had no part in anything. The calibration in single precision sta
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -83,7 +83,7 @@ def add_precisions(
     parts: Parts,
     config: Int8Config,
     *,
-    precisions: Collection[Reduced] = ("int8",),
+    precisions: Sequence[Reduced] = ("int8",),
     exclude_labels: Sequence[str],
     seed: int = 0,
     graph: bytes | None = None,
@@ -189,7 +189,7 @@ def add_precisions(
 def _calibrations(
     grown: Bundle,
     recordings: Sequence[Recording],
-    precisions: Collection[Reduced],
+    precisions: Sequence[Reduced],
     *,
     exclude_labels: Sequence[str],
     seed: int,
