@@ -38,6 +38,7 @@ __all__ = ["Belief", "CautionConfig", "Decision", "Reason", "believe", "reasons_
 F64 = NDArray[np.float64]
 
 _NO_DATA: Final = 0.9  # of a block missing: nothing was heard
+_HALF: Final = 0.5  # of a block missing: too little to say anything
 # Models are trained with missing samples, and know less then by themselves: little is left to discount. A reason it is
 # all the same, so that it is named as if the power were 1.5, which fits models that were not.
 _LOSS_POWER: Final = 0.3
@@ -194,7 +195,7 @@ def _shares(scores: BlockScores, health: SensorHealth | None, clock_ms: F64 | No
     """Return what is left of the trust in each sensor (n_streams, n_sensors) after each thing that may be wrong."""
     saturated = scores.saturated if health is None else np.maximum(scores.saturated, health.clipped)
     shares = {
-        "missing": (1 - np.minimum(scores.missing, 1)) ** _LOSS_POWER * (scores.missing < _NO_DATA),
+        "missing": (1 - np.minimum(scores.missing, 1)) ** _LOSS_POWER * (scores.missing < _HALF),
         "saturated": (1 - np.minimum(saturated, 1)) ** CLIPPED_POWER,
         "flat": 1.0 - scores.flat,
     }
@@ -281,7 +282,7 @@ def reasons_of(
     warming = not bool(scores.full[stream])
     for i, sensor in enumerate(sensors):
         lost = {code: _nats(float(share[0, i])) for code, share in shares.items()}
-        lost["missing"] *= _LOSS_NAMED
+        lost["missing"] = min(_LOSS_NAMED * lost["missing"], _CERTAIN)
         if scores.missing[stream, i] >= _NO_DATA:
             # once a whole block has passed, silence is not a slow start
             found.append(Reason("no_data", f"no data from {sensor}", 1 + _CERTAIN, sensor))
