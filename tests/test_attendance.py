@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import shutil
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -240,3 +244,47 @@ def test_the_temperature_is_that_of_the_hottest_zone_and_a_zone_that_is_off_is_n
         (tmp_path / name / "temp").write_text(text)
     assert board_temperature_c(tmp_path) == 63.25
     assert json.dumps(board_temperature_c(tmp_path)) == "63.25"
+
+
+def test_the_command_says_ready_and_stopping_and_ends_well(tmp_path: Path) -> None:
+    words = notify_socket(tmp_path)
+    words.settimeout(120)
+    (tmp_path / "gateway.toml").write_text(
+        'site = "s"\ngateway = "g"\n[[people]]\nsubject = "p"\ndevices = [{ port = "absent" }]\n'
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "kinedge",
+        "run",
+        str(tmp_path / "gateway.toml"),
+        "--quiet",
+        "--log-format",
+        "json",
+    ]
+    environment = {**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "1000000"}
+    process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        assert words.recv(4096).startswith(b"READY=1")
+        assert words.recv(4096).startswith(b"WATCHDOG=1")
+        process.terminate()
+        while not words.recv(4096).startswith(b"STOPPING=1"):
+            pass
+        _, errors = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 0, errors
+    lines = [json.loads(line) for line in errors.splitlines() if line.startswith("{")]
+    assert any("absent" in line["message"] and line["level"] == "warning" for line in lines)
+
+
+def test_the_unit_for_systemd_is_one_that_systemd_takes(tmp_path: Path) -> None:
+    analyze = shutil.which("systemd-analyze")
+    if analyze is None:
+        pytest.skip("systemd is not on this machine")
+    text = (Path(__file__).parents[1] / "packaging" / "systemd" / "kinedge.service").read_text()
+    assert "Type=notify" in text and "WatchdogSec=" in text
+    unit = tmp_path / "kinedge.service"
+    unit.write_text(text.replace("/opt/kinedge/bin/kinedge", sys.executable).replace("User=kinedge\n", ""))
+    done = subprocess.run([analyze, "verify", str(unit)], capture_output=True, text=True, check=False)
+    assert str(unit.name) not in done.stderr, done.stderr
