@@ -49,7 +49,7 @@ def quantize(
     ] = None,
     budget: Annotated[
         float, typer.Option(min=0.0001, max=10, help="Score error that layers in int8 may cause; others stay in float.")
-    ] = 0.004,
+    ] = 0.002,
     prove: Annotated[bool, typer.Option("--prove", help="Compare all forms of the model on the test part.")] = False,
     sensitivity: Annotated[Path | None, typer.Option(help="Draw the sensitivity of the layers into this SVG.")] = None,
     table: Annotated[Path | None, typer.Option(help="Write the proof's table, as .md or .html.")] = None,

@@ -33,7 +33,7 @@ class Int8Config(Config):
     """How an int8 model is made."""
 
     method: Literal["auto", "minmax", "entropy", "percentile", "qat"] = "auto"
-    budget: float = Field(default=0.004, gt=0, le=10, description="largest score error that layers in int8 may cause")
+    budget: float = Field(default=0.002, gt=0, le=10, description="largest score error that layers in int8 may cause")
     range_s: float = Field(default=600, ge=10, description="of recordings that ranges are measured on")
     compare_s: float = Field(default=600, ge=10, description="of recordings that methods and layers are chosen on")
     qat: QatConfig = QatConfig()
