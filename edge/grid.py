@@ -217,6 +217,8 @@ class Grid:
         self._buffers = [_Buffers(s.n_channels, span_ns) for s in self.sensors]
         self._phase, self.next_tick, self._first = (np.zeros(0, np.int64) for _ in range(3))
         self._begun: list[bool] = []
+        self._hop_end_ns: list[int] = []
+        self.due: set[int] = set()  # people whose hop all sensors have passed
         self._last = np.zeros((0, len(self.sensors)), np.int64)
         self.rearrange([-1] * len(phase), phase)
 
@@ -249,13 +251,17 @@ class Grid:
 
         self.next_tick, self._first, self._last = moved(self.next_tick), moved(self._first), moved(self._last)
         self._begun = (self.next_tick > _NEVER).tolist()
+        self._hop_end_ns = [_NEVER if t == _NEVER else (t + self.hop) * self.period_ns for t in self.next_tick.tolist()]
         for buffers in self._buffers:
             buffers.rearrange(people)
+        self.due = set()
+        for person in range(len(old)):
+            self._look(person)
 
     def go_on_from(self, person: int, tick: int) -> None:
         """Take the ticks of somebody new from here on: what was missed is missing, and not forgotten."""
         self.next_tick[person] = tick - (tick - self._phase[person]) % self.hop
-        self._begun[person] = True
+        self._begin(person)
 
     def push(
         self,
@@ -311,12 +317,14 @@ class Grid:
             buffers.waiting.setdefault(person, deque()).append(chunk)
             self._let_in(person, column)
         self._note_ends(person, column)
+        self._look(person)
 
     def reset_sensor(self, person: int, sensor: str) -> None:
         """Forget what is buffered of a sensor: it restarted, its times may jump."""
         column = self._column[sensor]
         self._buffers[column].clear(person)
         self._last[person, column] = _NEVER
+        self.due.discard(person)
 
     def n_late(self, person: int) -> dict[str, int]:
         """Return how many samples of each sensor came too late to be used."""
@@ -342,7 +350,7 @@ class Grid:
             first = -(-self._first[begins] // self.period_ns)
             self.next_tick[begins] = first - (first - self._phase[begins]) % self.hop
             for person in np.flatnonzero(begins).tolist():
-                self._begun[person] = True
+                self._begin(person)
         if flush:
             final = newest // self.period_ns
         else:
@@ -370,6 +378,10 @@ class Grid:
         first_ns = self.next_tick[people] * self.period_ns
         self.next_tick[people] += n
         next_ns = self.next_tick[people] * self.period_ns
+        hop_ns = self.hop * self.period_ns
+        for person, next_one in zip(people.tolist(), next_ns.tolist(), strict=True):
+            self._hop_end_ns[person] = next_one + hop_ns
+            self._look(person)
         for column, (columns, buffers) in enumerate(zip(self._columns, self._buffers, strict=True)):
             width = np.array([buffers.width[p] for p in people.tolist()])
             for w in set(width.tolist()):
@@ -382,6 +394,21 @@ class Grid:
             for person in set(buffers.waiting) & set(people.tolist()):
                 self._let_in(person, column)
         return values, valid, saturated
+
+    def _begin(self, person: int) -> None:
+        self._begun[person] = True
+        self._hop_end_ns[person] = (int(self.next_tick[person]) + self.hop) * self.period_ns
+        self._look(person)
+
+    def _look(self, person: int) -> None:
+        """Note whether the hop of a person is complete, without waiting for the next look at everybody."""
+        end_ns = self._hop_end_ns[person] - self.period_ns
+        for buffers in self._buffers:
+            if buffers.last_ns[person] <= end_ns:
+                self.due.discard(person)
+                return
+        # who has not begun is looked at once: then they do
+        self.due.add(person)
 
     def _let_in(self, person: int, column: int) -> None:
         self._buffers[column].let_in(person)

@@ -340,6 +340,11 @@ class Pipeline:
             self._columns[key] = None if channels == wanted else [channels.index(c) for c in wanted]
         return self._columns[key]
 
+    @property
+    def n_due(self) -> int:
+        """How many people have sent a whole hop that is not scored yet: worth an ``advance`` before its time."""
+        return len(self._grid.due)
+
     def advance(self, *, now_ns: int | None = None, flush: bool = False, at_most: int | None = None) -> list[Scored]:
         """Score every hop that is complete, in order.
 

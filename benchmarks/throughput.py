@@ -1,0 +1,274 @@
+"""How many people one core follows, how late verdicts are under that load, and what a person costs in memory.
+
+Arrivals follow a virtual clock, and work moves that clock by the processor time it takes: chunks that come meanwhile
+wait, exactly as they would on a core of one's own, and other work on the machine does not count as delay. What the
+processor shares with others (caches, the other thread of a core) still slows it; a busy machine gives worse figures.
+
+A verdict is late when it comes more than 5 ms after the last chunk that its hop had to wait for. The latency of a
+sample runs from the arrival of its chunk to the verdict about its hop.
+
+Hops are scored in batches of at most 32 people, at the latest 2 ms after the first of them was complete.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+
+from kinedge.benchmarks.crowd import Arrival, Crowd, untrained_bundle
+from kinedge.benchmarks.harness import result
+from kinedge.bundle import Bundle
+from kinedge.edge.pipeline import Pipeline, Scored
+from kinedge.edge.scoring import Scorer
+from kinedge.signals import SensorSpec
+from kinedge.units import NS_PER_S
+
+__all__ = ["bench_throughput"]
+
+_AT_MOST: Final = 32  # verdicts between two looks at what has come
+_PATIENCE_NS: Final = 2_000_000  # that a complete hop waits for company
+_LATE_NS: Final = 5_000_000
+_TICK_NS: Final = 5_000_000  # of an idle edge
+_IMPORTS: Final = ("kinedge.edge", "kinedge.edge.pipeline", "kinedge.edge.service")
+
+
+@dataclass
+class _Run:
+    """What one run saw."""
+
+    busy_ns: int = 0
+    span_ns: int = 0
+    n_verdicts: int = 0
+    late: int = 0
+    waits_ms: list[float] = field(default_factory=list)
+    latencies_ms: list[np.ndarray] = field(default_factory=list)
+
+
+def bench_throughput(
+    *,
+    people: Sequence[int] = (250, 1000, 2000, 4000),
+    sensors: int = 1,
+    rate_hz: float = 50.0,
+    n_parameters: int = 50_000,
+    chunk_samples: int = 10,
+    seconds: float = 4.0,
+    n_phases: int = 50,
+    memory_people: int = 200,
+    memory_seconds: float = 130.0,
+) -> dict[str, Any]:
+    """Follow crowds of several sizes.
+
+    Parameters
+    ----------
+    people
+        How many at once.
+    sensors
+        Of six channels, on each.
+    rate_hz
+        Of all sensors.
+    n_parameters
+        Of the model, untrained: only what it costs matters.
+    chunk_samples
+        In a decoded chunk.
+    seconds
+        Measured, after the warm-up.
+    n_phases
+        See ``Pipeline``.
+    memory_people, memory_seconds
+        For the memory of one: long enough that clock maps are as large as they get; 0 people leaves it out.
+    """
+    names = ("wrist_left", "wrist_right", "lower_back", "ankle_left", "ankle_right")[:sensors]
+    bundle = untrained_bundle([SensorSpec(n) for n in names], rate_hz=rate_hz, n_parameters=n_parameters)
+    rows: list[dict[str, Any]] = []
+    hop_ms = 1e3 * bundle.manifest.hop / rate_hz
+    for n in people:
+        found, start_s = _follow(bundle, n, chunk_samples=chunk_samples, seconds=seconds, n_phases=n_phases)
+        load = found.busy_ns / found.span_ns
+        latencies = np.concatenate(found.latencies_ms)
+        rows.append(
+            {
+                "what": "crowd",
+                "people": n,
+                "load": round(load, 3),
+                "people_per_core": round(n / load),
+                "late_share": round(found.late / max(found.n_verdicts, 1), 5),
+                "wait_p50_ms": round(float(np.quantile(found.waits_ms, 0.5)), 2),
+                "wait_p99_ms": round(float(np.quantile(found.waits_ms, 0.99)), 2),
+                "sample_to_verdict_p99_ms": round(float(np.quantile(latencies, 0.99)), 1),
+                "goal_ms": hop_ms + 5,
+                "start_s": round(start_s, 3),
+                "verdicts": found.n_verdicts,
+            }
+        )
+    if memory_people:
+        kb = _memory_kb(bundle, memory_people, chunk_samples=chunk_samples, seconds=memory_seconds)
+        rows.append({"what": "memory", "people": memory_people, "kb_per_person": round(kb, 1)})
+    rows += [{"what": f"import {name}", "processor_s": round(_import_s(name), 3)} for name in _IMPORTS]
+    settings = {
+        "parameters": bundle.manifest.n_parameters,
+        "channels": bundle.manifest.n_channels,
+        "rate_hz": rate_hz,
+        "hop_ms": hop_ms,
+        "chunk_samples": chunk_samples,
+        "seconds": seconds,
+        "n_phases": n_phases,
+        "seed": 0,
+        "clock": "virtual, moved by thread CPU time",
+    }
+    return result("throughput", rows, settings=settings)
+
+
+def _follow(bundle: Bundle, n: int, *, chunk_samples: int, seconds: float, n_phases: int) -> tuple[_Run, float]:
+    """Return what a run saw, and how long it took to start."""
+    manifest = bundle.manifest
+    crowd = Crowd(manifest, n, chunk_samples=chunk_samples)
+    began = time.thread_time()
+    pipeline = Pipeline(Scorer(bundle), crowd.subjects, n_phases=n_phases)
+    start_s = time.thread_time() - began
+    chunk_s = chunk_samples / manifest.rate_hz
+    n_warm = -(-(manifest.receptive_field + manifest.block + 2 * manifest.hop) // chunk_samples)
+    n_end = n_warm + round(seconds / chunk_s)
+    gc.collect()
+    run = _Edge(pipeline, crowd)
+    for chunks in crowd.chunks(0, n_warm):
+        run.warm(chunks)
+    for chunks in crowd.chunks(n_warm, n_end):
+        run.take(chunks)
+    return run.finish(), start_s
+
+
+class _Edge:
+    """A pipeline on a virtual core."""
+
+    def __init__(self, pipeline: Pipeline, crowd: Crowd) -> None:
+        self._pipeline = pipeline
+        self._crowd = crowd
+        self._row = {s: i for i, s in enumerate(crowd.subjects)}
+        self._channels = {s.name: s.channels for s in crowd.sensors}
+        # when each person's latest chunks came, by number: what a hop waited for
+        self._came: dict[str, list[tuple[int, int, int]]] = {s: [] for s in crowd.subjects}
+        self._now = 0
+        self._waiting: list[Arrival] = []
+        self._run = _Run()
+
+    def warm(self, chunks: list[Arrival]) -> None:
+        """Take chunks as they come, and count nothing."""
+        for arrival in chunks:
+            self._push(arrival)
+        self._pipeline.advance()
+        self._now = chunks[-1].arrival_ns
+
+    def take(self, chunks: list[Arrival]) -> None:
+        """Take the chunks of all people of one number; those of the next may overlap, so the last ones wait."""
+        self._waiting = sorted([*self._waiting, *chunks], key=lambda a: a.arrival_ns)
+        until = chunks[-1].arrival_ns - self._crowd.chunk_samples * self._crowd.interval_ns
+        self._work(until)
+
+    def finish(self) -> _Run:
+        """Return what was seen."""
+        return self._run
+
+    def _work(self, until_ns: int) -> None:
+        run, pipeline = self._run, self._pipeline
+        began_ns = self._now
+        at, since, looked = 0, None, self._now
+        while at < len(self._waiting) and self._waiting[at].arrival_ns <= until_ns:
+            next_ns = self._waiting[at].arrival_ns
+            if since is not None:
+                next_ns = min(next_ns, since + _PATIENCE_NS)
+            self._now = max(self._now, min(next_ns, looked + _TICK_NS))
+            start = time.thread_time_ns()
+            while at < len(self._waiting) and self._waiting[at].arrival_ns <= self._now:
+                self._push(self._waiting[at])
+                at += 1
+            if pipeline.n_due and since is None:
+                since = self._now
+            tick = self._now >= looked + _TICK_NS
+            found: list[Scored] = []
+            if tick or pipeline.n_due >= _AT_MOST or (since is not None and self._now >= since + _PATIENCE_NS):
+                found = pipeline.advance(now_ns=self._now, at_most=_AT_MOST)
+                looked = self._now
+                since = looked if pipeline.n_due else None
+            cost = time.thread_time_ns() - start
+            self._now += cost
+            run.busy_ns += cost
+            self._book(found)
+        del self._waiting[:at]
+        run.span_ns += self._now - began_ns
+
+    def _push(self, arrival: Arrival) -> None:
+        chunk = arrival.chunk
+        self._pipeline.push(arrival.subject, chunk, channels=self._channels[chunk.sensor])
+        times = self._came[arrival.subject]
+        times.append((int(chunk.device_time_ns[0]), int(chunk.device_time_ns[-1]), arrival.arrival_ns))
+        del times[: -40 * len(self._channels)]
+
+    def _book(self, found: list[Scored]) -> None:
+        hop = self._pipeline.scorer.manifest.hop
+        for scored in found:
+            # mapped time is late by the fastest packet's delay; the hop needs the first sample behind its last tick
+            end_ns = scored.batch.host_time_ns
+            begin_ns = end_ns - hop * self._crowd.interval_ns
+            parts = [c for c in self._came[scored.subject] if c[1] >= begin_ns - NS_PER_S and c[0] <= end_ns]
+            inside = [c for c in parts if c[0] < end_ns]
+            if not inside:
+                continue
+            waited = self._now - max(c[2] for c in inside)
+            self._run.n_verdicts += 1
+            self._run.late += waited > _LATE_NS
+            self._run.waits_ms.append(waited / 1e6)
+            n = self._crowd.chunk_samples
+            of_hop = [c for c in inside if c[1] >= begin_ns]
+            self._run.latencies_ms.append(np.repeat([(self._now - c[2]) / 1e6 for c in of_hop], n))
+
+
+def _memory_kb(bundle: Bundle, n: int, *, chunk_samples: int, seconds: float) -> float:
+    """Return by how much the process grows with each person, after it has run for a while."""
+    manifest = bundle.manifest
+    scorer = Scorer(bundle)
+    n_chunks = round(seconds * manifest.rate_hz / chunk_samples)
+    few = Crowd(manifest, 8, chunk_samples=chunk_samples)
+    small = _Edge(Pipeline(scorer, few.subjects), few)
+    for chunks in few.chunks(0, min(n_chunks, 50)):
+        small.warm(chunks)
+    gc.collect()
+    before = _resident_kb()
+    crowd = Crowd(manifest, n, chunk_samples=chunk_samples)
+    pipeline = Pipeline(scorer, crowd.subjects)
+    channels = {s.name: s.channels for s in crowd.sensors}
+    for chunks in crowd.chunks(0, n_chunks):
+        for arrival in chunks:
+            pipeline.push(arrival.subject, arrival.chunk, channels=channels[arrival.chunk.sensor])
+        pipeline.advance()
+    del chunks, arrival
+    gc.collect()
+    return (_resident_kb() - before) / n
+
+
+def _resident_kb() -> float:
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1024
+    except OSError:
+        return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+
+
+def _import_s(name: str) -> float:
+    """Return the processor time of importing, less that of an empty Python; the best of three."""
+
+    def spent(code: str) -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, "-c", code], check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    return min(spent(f"import {name}") for _ in range(3)) - min(spent("pass") for _ in range(3))
