@@ -121,13 +121,13 @@ class Chaos:
             A process ended with an error, or nothing moves any more.
         """
         plan, began_s = self.plan, time.monotonic()
-        moments = sorted(self.random.sample(range(1, plan.episodes), plan.kills))
-        cuts = sorted(self.random.sample(range(1, plan.episodes), plan.cuts))
+        moments = self.random.sample(range(1, plan.episodes), plan.kills + plan.cuts)
+        cuts = moments[: plan.cuts]
         cut_file = self.folder / "proxy.cut"
         try:
             for name in ("collector", "proxy", *self.names):
                 self.start(name)
-            for moment in sorted([*moments, *cuts]):
+            for moment in sorted(moments):
                 self.wait(lambda m=moment: self.n_decided() >= m, f"episode {moment}")  # type: ignore[misc]
                 if moment in cuts:
                     cut_file.touch()
