@@ -44,6 +44,7 @@ def config(
     Example: kinedge config --init gateway.toml, then kinedge config --check gateway.toml
     """
     from kinedge.edge.config import GatewayConfig, load_gateway_config
+    from kinedge.edge.promise import setting
 
     if (explain, check is not None, init is not None).count(True) != 1:
         raise ConfigError("say one of --explain, --check FILE or --init FILE")
@@ -51,11 +52,13 @@ def config(
     if check is not None:
         settings = load_gateway_config(check)
         if as_json:
-            content = {"ok": True, "digest": settings.digest(), "settings": settings.model_dump(mode="json")}
+            content = {"ok": True, "digest": settings.digest(), "alarm": setting(settings.alarm)}
+            content["settings"] = settings.model_dump(mode="json")
             typer.echo(json.dumps(content, indent=2))
         else:
             people = ", ".join(f"{p.subject} ({len(p.devices)} devices)" for p in settings.people)
             typer.echo(f"{check}: valid; gateway {settings.gateway} of {settings.site}: {people}")
+            typer.echo(f"false episodes: {setting(settings.alarm)}")
     elif init is not None:
         try:
             with init.open("x", encoding="utf-8") as out:

@@ -76,7 +76,11 @@ class AlarmConfig(Config):
         default="e_detector", description="how evidence adds up; only e_detector keeps the promise"
     )
     hours_per_false_episode: float = Field(
-        default=8.0, ge=0.25, le=24 * 90, description="at most one false episode in so many hours is expected"
+        default=8.0,
+        ge=0.25,
+        le=24 * 90,
+        description="at most one false episode in so many hours is expected of an enrolled person while calibration is "
+        "valid and if ordinary movement behaves like the cohort's",
     )
     level: float = Field(default=1.0, gt=0, le=10, description="u that a block must exceed; 1 is the 99 % quantile")
     debounce: int = Field(default=3, ge=1, le=100, description="exceedances in a row; of kind debounce")

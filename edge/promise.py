@@ -78,7 +78,10 @@ def setting(config: AlarmConfig | None) -> str:
         return "no alarm is set: episodes open when anomalous verdicts repeat, and nothing is promised about false ones"
     if config.kind != "e_detector":
         return f"{config.kind} promises nothing about false episodes; it stands here for comparison"
-    return f"at most one false episode per {_often(config)}, for people who are enrolled"
+    return (
+        f"at most one false episode per {_often(config)} is expected of people who are enrolled, while calibration is "
+        "valid and if ordinary movement behaves like that of the people the model was calibrated on"
+    )
 
 
 def promise(
