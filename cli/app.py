@@ -59,6 +59,7 @@ def _register() -> None:
     from kinedge.cli import (
         audit,
         bench,
+        bench_caution,
         bench_collector,
         collect,
         config,
@@ -85,7 +86,7 @@ def _register() -> None:
     from kinedge.cli import compile as compile_
 
     _ = audit, bench, collect, compile_, config, data, demo, doctor, emulate, enrol, enroll_gateway, episodes
-    _ = bench_collector, feedback, inspect, keys, measures
+    _ = bench_caution, bench_collector, feedback, inspect, keys, measures
     _ = models, quantize, record, replay, run, scan, sync, train
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kinedge.config import load_toml
 from kinedge.edge.calibration import UNSCORED, Calibration, Unusualness
 from kinedge.edge.caution import Belief, CautionConfig, Decision, Reason, believe, reasons_of
+from kinedge.edge.narrative import abstention
+from kinedge.edge.reliability import SensorHealth
 from kinedge.edge.scores import BlockScores
+from kinedge.errors import ConfigError
 
 SENSORS = ("wrist_left", "wrist_right")
 CONFIG = CautionConfig(alpha=0.01)
@@ -118,6 +123,116 @@ def test_when_both_sensors_are_gone_both_are_named() -> None:
     assert decision is Decision.UNSURE
     assert belief.normal[0] == belief.anomalous[0] == 0
     assert {r.sensor for r in reasons if r.code == "no_data"} == set(SENSORS)
+
+
+def unwell(**changes: Any) -> SensorHealth:
+    return replace(SensorHealth.fine(1, 2), **{name: np.array([value]) for name, value in changes.items()})
+
+
+def ask_about(health: SensorHealth, u: Unusualness, clock_ms: Any = None) -> tuple[Decision, Belief, Reason]:
+    s = scores()
+    belief = believe(s, u, calibration(), CONFIG, health=health, clock_ms=clock_ms)
+    reasons = reasons_of(0, s, u, belief, SENSORS, CONFIG, health=health, clock_ms=clock_ms)
+    return Decision(int(belief.decision[0])), belief, reasons[0]
+
+
+@pytest.mark.parametrize(
+    ("health", "code", "english", "french"),
+    [
+        (unwell(repeated=[0.9, 0.0]), "stuck", "repeats", "répète"),
+        (unwell(clipped=[0.5, 0.0]), "saturated", "end of its range", "en butée"),
+        (unwell(off_body=[1.0, 0.0], still_s=[31.0, 0.0]), "off_body", "worn", "porté"),
+        (unwell(twin=[1, 0], copy=[True, True]), "duplicate", "same signal", "même signal"),
+        (unwell(swapped=[1.0, 1.0]), "swapped", "left and right", "gauche et droite"),
+        (unwell(shifted=[1.0, 0.0]), "shifted", "slip", "glissé"),
+    ],
+)
+def test_a_sensor_that_is_wrong_makes_unsure_and_is_named_in_both_languages(
+    health: SensorHealth, code: str, english: str, french: str
+) -> None:
+    decision, belief, reason = ask_about(health, unusual(-1, -1, 0.7))
+    assert decision is Decision.UNSURE
+    assert (reason.code, reason.sensor) == (code, "wrist_left")
+    assert belief.reliability[0, 0] < 1
+    assert english in abstention(reason)
+    assert french in abstention(reason, language="fr")
+
+
+def test_a_change_at_the_other_sensor_is_still_called() -> None:
+    decision, _, _ = ask_about(unwell(off_body=[1.0, 0.0]), unusual(-1, 4, 0.001))
+    assert decision is Decision.ANOMALOUS
+
+
+def test_with_sides_exchanged_back_a_change_is_called_but_nothing_is_normal() -> None:
+    health = unwell(swapped=[1.0, 1.0])
+    assert ask_about(health, unusual(-1, 4, 0.001))[0] is Decision.ANOMALOUS
+    assert ask_about(health, unusual(-3, -3, 0.9))[1].normal[0] == 0
+
+
+@pytest.mark.parametrize(("apart_ms", "decision"), [(20.0, Decision.NORMAL), (60.0, Decision.NORMAL), (200.0, 2)])
+def test_clocks_that_may_be_too_far_apart_make_unsure(apart_ms: float, decision: Decision) -> None:
+    found, _, *_ = ask_about_clock(apart_ms)
+    assert found == decision
+
+
+def ask_about_clock(apart_ms: float) -> tuple[Decision, str]:
+    s, u, ms = scores(), unusual(-1, -1, 0.7), np.array([[apart_ms, apart_ms]])
+    belief = believe(s, u, calibration(), CONFIG, clock_ms=ms)
+    reasons = reasons_of(0, s, u, belief, SENSORS, CONFIG, clock_ms=ms)
+    return Decision(int(belief.decision[0])), reasons[0].code if reasons else ""
+
+
+def test_the_clock_is_named_with_its_figure() -> None:
+    assert ask_about_clock(200.0)[1] == "clock"
+
+
+def test_what_is_not_believed_of_one_is_plausible_of_the_other() -> None:
+    belief = ask(scores(), unusual(-1, 1.0, 0.05))[1]
+    assert belief.plausible_anomalous[0] == 1 - belief.normal[0] >= belief.anomalous[0]
+    assert belief.plausible_normal[0] == 1 - belief.anomalous[0] >= belief.normal[0]
+
+
+@given(u=st.floats(-3, 3), v=st.floats(-3, 3), r=st.floats(0, 1))
+def test_the_lean_grows_with_evidence_and_shrinks_with_trust(u: float, v: float, r: float) -> None:
+    low, high = (ask(scores(), unusual(x, x, 0.5))[1].lean[0] for x in sorted((u, v)))
+    assert low <= high + 1e-12
+    full = ask(scores(), unusual(u, u, 0.5))[1].lean[0]
+    less = ask(scores(missing=np.full((1, 2), r)), unusual(u, u, 0.5))[1].lean[0]
+    assert abs(less) <= abs(full) + 1e-12
+
+
+costs = st.floats(0.1, 10)
+
+
+@given(low=costs, high=costs)
+def test_a_dearer_miss_makes_normal_rarer_and_anomalous_commoner(low: float, high: float) -> None:
+    low, high = sorted((low, high))
+    cheap, dear = CautionConfig(miss_cost=low), CautionConfig(miss_cost=high)
+    assert cheap.min_belief_normal <= dear.min_belief_normal
+    assert cheap.min_belief_anomalous >= dear.min_belief_anomalous
+    assert cheap.alpha <= dear.alpha
+
+
+def test_the_knob_at_one_is_the_default_and_each_limit_may_be_set_by_itself() -> None:
+    assert CautionConfig(miss_cost=1.0) == CautionConfig()
+    one = CautionConfig(miss_cost=4.0, alpha=0.002)
+    assert one.alpha == 0.002
+    assert one.min_belief_normal == CautionConfig(miss_cost=4.0).min_belief_normal
+    assert CautionConfig.model_validate_json(one.model_dump_json()) == one
+
+
+def test_the_knob_says_in_words_what_it_weighs() -> None:
+    assert "as much as 4 false calls" in CautionConfig(miss_cost=4).meaning
+    assert "a false call weighs as much as 2 missed changes" in CautionConfig(miss_cost=0.5).meaning
+    assert "4.0% of ordinary blocks" in CautionConfig(miss_cost=4).meaning
+
+
+@pytest.mark.parametrize("value", ["0", "11", '"high"', "-1"])
+def test_a_knob_that_makes_no_sense_is_refused_by_name(tmp_path: Path, value: str) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text(f"miss_cost = {value}\n")
+    with pytest.raises(ConfigError, match="miss_cost"):
+        load_toml(file, CautionConfig)
 
 
 shares = st.floats(0, 1)

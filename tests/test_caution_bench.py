@@ -1,0 +1,103 @@
+"""The benchmark of caution: its faults are what they say, its measures known by hand, its rows of other people."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kinedge.benchmarks.caution import bench_caution
+from kinedge.benchmarks.caution_cases import FAULTS, faulted, real_sessions, simulated_sessions
+from kinedge.benchmarks.caution_measures import area_under_risk, band, plain, utility
+from kinedge.edge.caution import Decision
+from kinedge.edge.config import DEFAULT_BUNDLE
+from kinedge.errors import ConfigError
+
+NORMAL, ANOMALOUS, UNSURE = (int(d) for d in Decision)
+
+
+def test_an_unsure_answer_is_worth_what_its_name_says_and_classes_count_half_each() -> None:
+    changed = np.array([True, False, False, False])
+    all_unsure = utility(np.full(4, UNSURE), changed)
+    assert (all_unsure.u65, all_unsure.u80, all_unsure.unsure) == pytest.approx((0.65, 0.80, 1.0))
+    right = utility(np.where(changed, ANOMALOUS, NORMAL), changed)
+    assert (right.u65, right.u80, right.missed, right.false_calls) == (1, 1, 0, 0)
+    missed = utility(np.full(4, NORMAL), changed)
+    assert (missed.u65, missed.missed, missed.false_calls) == (0.5, 1, 0)
+
+
+@given(st.lists(st.tuples(st.floats(-3, 3), st.booleans()), min_size=2, max_size=40))
+def test_a_perfect_order_has_no_risk_and_no_order_has_half(rows: list[tuple[float, bool]]) -> None:
+    changed = np.array([c for _, c in rows])
+    if changed.all() or not changed.any():
+        return
+    assert area_under_risk(np.where(changed, 1.0, -1.0), changed) == 0
+    assert area_under_risk(np.where(changed, -1.0, 1.0), changed) == pytest.approx(1)
+    assert area_under_risk(np.zeros(len(changed)), changed) == pytest.approx(0.5)
+    assert 0 <= area_under_risk(np.array([x for x, _ in rows]), changed) <= 1
+
+
+def test_wrong_answers_cost_less_where_they_are_the_least_confident() -> None:
+    changed = np.array([True, False, True, False])
+    sure = area_under_risk(np.array([-3.0, -2.0, 1.0, -0.5]), changed)
+    doubtful = area_under_risk(np.array([-0.5, -2.0, 1.0, -3.0]), changed)
+    assert doubtful < sure
+
+
+def test_rivals_answer_by_their_limits_alone() -> None:
+    assert plain(np.array([0.5, 2.0]), above=1.0).tolist() == [NORMAL, ANOMALOUS]
+    p = np.array([0.001, 0.05, 0.5])
+    assert band(p, rare=0.01, common=0.1).tolist() == [ANOMALOUS, UNSURE, NORMAL]
+
+
+def test_faults_strike_from_their_start_on_and_nothing_else() -> None:
+    (session,) = simulated_sessions([850_000], sessions_each=1)
+    before = session.recording
+    for name, fault in FAULTS.items():
+        recording, struck = faulted(session, name)  # type: ignore[misc]  # there are two sides here
+        same = (recording.values == before.values) & (recording.valid == before.valid)
+        start = 0 if name == "swap" else session.fault_start
+        assert same[:start].all()
+        others = [c for s in before.sensors if s.name not in struck for c in range(12)[before.columns(s.name)]]
+        assert same[:, others].all()
+        assert same.all() == (name == "clean")
+        assert len(struck) == {0: 0, 1: 1, 2: 2, -1: 2}[fault.sensors]
+        again, _ = faulted(session, name)  # type: ignore[misc]
+        assert (again.values == recording.values).all() and (again.valid == recording.valid).all()
+
+
+@pytest.mark.parametrize(("name", "rate"), [("10 % loss", 0.1), ("30 % loss", 0.3)])
+def test_loss_comes_in_bursts_at_its_rate(name: str, rate: float) -> None:
+    sessions = simulated_sessions(range(850_000, 850_004), sessions_each=3)
+    lost = np.concatenate([~faulted(s, name)[0].valid[s.fault_start :, [0, 6]] for s in sessions])  # type: ignore[index]
+    assert abs(lost.mean() - rate) < 0.04
+    ends = (lost[1:] != lost[:-1]).mean()
+    assert ends < 2 * rate / 10  # runs of about twenty samples
+
+
+def test_real_sessions_hold_one_change_in_ordinary_movement() -> None:
+    recording = simulated_sessions([850_001], sessions_each=1)[0].recording
+    sessions = real_sessions([recording], longest_s=40.0)
+    assert len(sessions) == 8
+    for s in sessions:
+        assert [(r.start, r.end) for r in s.recording.labels] == [s.change]
+        assert s.fault_start < s.change[0] < s.change[1] < len(s.recording)
+
+
+def test_the_table_shows_every_fault_and_what_it_costs() -> None:
+    found = bench_caution(
+        DEFAULT_BUNDLE, n_subjects=2, n_tuning=2, faults=("clean", "dead sensor", "swap"), first_seed=850_010
+    )
+    rows = {r["what"]: r for r in found["rows"]}
+    assert set(rows) == {"simulated, clean", "simulated, dead sensor", "simulated, swap"}
+    dead = rows["simulated, dead sensor"]
+    assert dead["missed"] == 0  # with an arm unseen nothing is called normal
+    assert dead["right_reason"] == 1
+    assert dead["unsure"] > rows["simulated, clean"]["unsure"]
+    assert rows["simulated, clean"]["u80"] > 0.8
+
+
+def test_an_unknown_data_set_is_refused(tmp_path) -> None:
+    with pytest.raises(ConfigError, match="nowhere"):
+        bench_caution(DEFAULT_BUNDLE, data={"nowhere": tmp_path})
