@@ -14,6 +14,7 @@ from rich.table import Table
 
 from kinedge.cli.app import app
 from kinedge.edge.store import EpisodeStore
+from kinedge.edge.vault import Vault, read_master_key
 from kinedge.errors import ConfigError, LinkError
 
 __all__ = ["episodes"]
@@ -25,6 +26,7 @@ _TIMEOUT_S = 10.0
 def episodes(
     id: Annotated[str | None, typer.Argument(help="Show this episode whole.")] = None,
     store: Annotated[Path | None, typer.Option(help="The store of an edge; it may be running.")] = None,
+    key: Annotated[Path | None, typer.Option(help="The master key of a sealed store.")] = None,
     url: Annotated[str | None, typer.Option(help="The address of a collector.")] = None,
     token_file: Annotated[Path | None, typer.Option(help="Bearer token for the collector.")] = None,
     subject: Annotated[str | None, typer.Option(help="Only this subject.")] = None,
@@ -38,10 +40,10 @@ def episodes(
     if (store is None) == (url is None):
         raise ConfigError("say where to look: either --store edge.db or --url http://127.0.0.1:8765")
     if id is not None:
-        envelope = _from_store(store, id) if store else _get(str(url), f"/v1/episodes/{id}", token_file, {})
+        envelope = _from_store(store, key, id) if store else _get(str(url), f"/v1/episodes/{id}", token_file, {})
         typer.echo(json.dumps(envelope, indent=2))
         return
-    rows = _list_store(store, subject, limit) if store else _list_collector(str(url), token_file, subject, limit)
+    rows = _list_store(store, key, subject, limit) if store else _list_collector(str(url), token_file, subject, limit)
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
         return
@@ -62,8 +64,12 @@ def episodes(
     Console().print(table)
 
 
-def _list_store(path: Path, subject: str | None, limit: int) -> list[dict[str, Any]]:
-    with EpisodeStore(path, read_only=True) as store:
+def _vault(path: Path, key: Path | None) -> Vault | None:
+    return None if key is None else Vault(Path(f"{path}.keys"), read_master_key(key))
+
+
+def _list_store(path: Path, key: Path | None, subject: str | None, limit: int) -> list[dict[str, Any]]:
+    with EpisodeStore(path, read_only=True, vault=_vault(path, key)) as store:
         found = store.episodes(subject=subject, limit=limit)
     names = ("id", "site", "gateway", "subject", "sequence", "start_utc_ns", "end_utc_ns")
     return [
@@ -78,8 +84,8 @@ def _state(state: str | None) -> str:
     return {"READY": "to send", "LOCKED": "sending", "DONE": "sent", "FAILED": "refused", None: "-"}[state]
 
 
-def _from_store(path: Path, id: str) -> Any:
-    with EpisodeStore(path, read_only=True) as store:
+def _from_store(path: Path, key: Path | None, id: str) -> Any:
+    with EpisodeStore(path, read_only=True, vault=_vault(path, key)) as store:
         stored = store.episode(id)
     if stored is None:
         raise ConfigError(f"{path}: no episode {id}; `kinedge episodes --json` shows whole ids")

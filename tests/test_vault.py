@@ -71,7 +71,10 @@ def test_without_the_key_or_with_another_the_store_says_so(tmp_path: Path) -> No
         ids = fill(store)
     with open_store(tmp_path, sealed=False) as store, pytest.raises(StoreError, match=r"sealed; give the key"):
         store.episodes()
-    with open_store(tmp_path, master=b"\1" * 32) as store, pytest.raises(StoreError, match="wrapped by another master key"):
+    with (
+        open_store(tmp_path, master=b"\1" * 32) as store,
+        pytest.raises(StoreError, match="wrapped by another master key"),
+    ):
         store.raw(ids["p01"][0])
 
 
@@ -219,6 +222,10 @@ def test_the_commands_forget_a_person_and_prove_the_trail(tmp_path: Path, capsys
     assert (told["key"], told["episodes"], len(told["recordings"])) == (True, 3, 1)
     assert [p.name for p in (tmp_path / "recordings" / "20270101T000000Z").iterdir()] == ["p02"]
     database = str(tmp_path / "edge.db")
+    assert main(["episodes", "--store", database, "--json"]) == 1
+    assert "give the key" in capsys.readouterr().err.replace("\n", " ")
+    assert main(["episodes", "--store", database, "--key", str(tmp_path / "master.key"), "--json"]) == 0
+    assert {e["subject"] for e in json.loads(capsys.readouterr().out)} == {"p02"}
     assert main(["audit", "verify", database, "--head", head, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["ok"] is True
     assert main(["audit", "show", database, "--event", "subject_forgotten", "--json"]) == 0
