@@ -370,12 +370,15 @@ class Pipeline:
             if not len(due):
                 break
             first = self._grid.next_tick[due]
-            rows = due[first == first.min()]
-            found += self._step(int(first.min()), rows if at_most is None else rows[: at_most - len(found)])
+            # people of several phases go together, but nobody's hop overtakes a hop that ended before
+            together = first == first.min() if self._watch is not None else first < first.min() + hop
+            rows = due[together][np.argsort(first[together], kind="stable")]
+            found += self._step(rows if at_most is None else rows[: at_most - len(found)])
         return found
 
-    def _step(self, first_tick: int, rows: Rows) -> list[Scored]:
+    def _step(self, rows: Rows) -> list[Scored]:
         hop = self._grid.hop
+        first_tick = self._grid.next_tick[rows]
         index = first_tick // hop
         values, valid, saturated = self._grid.take(rows, hop)
         last = self._last_index[rows]
@@ -384,26 +387,26 @@ class Pipeline:
             # the grid leapt over a long silence, or the sensors are turned otherwise from here on: what the model
             # remembers is no longer the past of what comes
             self._state.write(leapt, self.scorer.initial_state(len(leapt)))
-        everybody = len(rows) == len(self.subjects)
+        everybody = len(rows) == len(self.subjects) and bool((rows[:-1] < rows[1:]).all())
         part = self._state if everybody else self._state.take(rows)
         turned = self.people.turn(rows, values, valid, saturated)
         calibration = self.people.calibration
         if calibration is not None and not everybody:
             calibration = calibration.rows(rows)
         clock_ms = self._clock_watch.look(rows, index, self._clocks_by_row)
-        batch, part = self.scorer.step(
-            *turned, part, end_tick=first_tick + hop, calibration=calibration, clock_ms=clock_ms
-        )
+        ends = (first_tick + hop).tolist()
+        batch, part = self.scorer.step(*turned, part, end_tick=ends[0], calibration=calibration, clock_ms=clock_ms)
         self._state.write(rows, part)
         bases, who = self.people.bases, rows.tolist()
         batch = replace(
             batch,
             bases=bases if everybody else tuple(bases[i] for i in who),
-            watched=() if self._watch is None else self._watch.look(who, index, batch.unusual, batch.scores),
+            watched=() if self._watch is None else self._watch.look(who, int(index[0]), batch.unusual, batch.scores),
         )
         self._last_index[rows] = index
         self._turned[rows] = False
         if self.people.learning:
             for k, i in enumerate(who):
                 self._turned[i] = self.people.learn(i, values[k], valid[k])
-        return [Scored(self.subjects[i], batch, k, values[k], valid[k]) for k, i in enumerate(who)]
+        of_end = {end: replace(batch, end_tick=end, host_time_ns=end * self._grid.period_ns) for end in set(ends)}
+        return [Scored(self.subjects[i], of_end[ends[k]], k, values[k], valid[k]) for k, i in enumerate(who)]

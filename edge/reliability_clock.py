@@ -54,14 +54,16 @@ class ClockWatch:
         for old, new in rows.items():
             self._ms[new], self._seen[new] = other._ms[old], other._seen[old]
 
-    def look(self, rows: NDArray[np.intp], hop: int, clocks: Sequence[Mapping[str, Clock]]) -> NDArray[np.float64]:
+    def look(
+        self, rows: NDArray[np.intp], hop: NDArray[np.int64], clocks: Sequence[Mapping[str, Clock]]
+    ) -> NDArray[np.float64]:
         """Return (n_rows, n_sensors) for some streams, after a look at those whose turn it is at this hop.
 
         Parameters
         ----------
         rows
             Which streams are scored.
-        hop
+        hop : (n_rows,) int64
             Its number: people take turns, so that no hop pays for all.
         clocks
             By sensor, of every stream.

@@ -83,7 +83,7 @@ def test_the_chain_says_something_and_not_always_the_same(expected: list[Verdict
     assert len(expected) >= 24
     assert {v.decision for v in expected} >= {Decision.UNSURE, Decision.ANOMALOUS}
     assert any(r.code == "missing" for v in expected for r in v.reasons)
-    assert expected[0].reasons[0].code == "warming_up"
+    assert "warming_up" in {r.code for r in expected[0].reasons}
     ends = [v.end_tick for v in expected]
     assert ends == list(range(ends[0], ends[0] + len(ends) * scorer_hop(ends), scorer_hop(ends)))
 
