@@ -143,7 +143,8 @@ def _with_anomalies(config: SimulationConfig, rng: np.random.Generator) -> tuple
     starts = np.arange(_FIRST_S, config.duration_s - 2 * ANOMALY_S - 30, _EVERY_S)
     order = rng.permutation(len(kinds()))
     walks = [r for r in schedule(config) if r.label == "activity:gait"]
-    signal, events = [], []
+    signal: list[tuple[str, str, float]] = []
+    events: list[Event] = []
     for i, begins in enumerate(starts):
         kind = kinds()[order[i % len(order)]]
         sensor, at = WRISTS[int(rng.integers(2))], float(begins + rng.uniform(0, 30))

@@ -9,7 +9,7 @@ each recording, shows that the alarm is not merely silent.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -35,6 +35,7 @@ from kinedge.training.evaluate import poisson_interval
 
 __all__ = ["bench_alarms_real"]
 
+F64 = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 _HOURS: Final = 0.25
@@ -88,11 +89,12 @@ def bench_alarms_real(data: Path, bundles: Sequence[Path], *, name: str, enrol_s
             raise SignalError(f"{data}: nothing of {person}; name the bundle after whom it left out")
         enrolment, rest = _enrolled(scorer, recordings, enrol_share)
         audits.append(f"{person}: {enrolment.manifest.usable_s:.0f} s, {enrolment.manifest.audit.verdict}")
-        for way, config in settings.items():
-            count = _Count()
-            for recording in rest:
-                _watch(count, scorer, enrolment, recording, config)
-            rows.append(_row(f"{name} {person}, {way}", count, config))
+        alarms = {way: _alarms(scorer, enrolment, config) for way, config in settings.items()}
+        counts = {way: _Count() for way in settings}
+        for recording in rest:
+            _watch(counts, scorer, enrolment, recording, alarms)
+        for way, count in counts.items():
+            rows.append(_row(f"{name} {person}, {way}", count, settings[way]))
             totals[way] = _sum(totals[way], count)
     rows += [_row(f"{name} all, {way}", totals[way], settings[way]) for way in ALARMS]
     facts = {
@@ -140,59 +142,74 @@ def _enrolled(
     return read_enrolment(data), rest
 
 
-def _alarms(
-    scorer: Scorer, enrolment: Enrolment, recording: Recording, config: AlarmConfig, *, begins: int
-) -> tuple[NDArray[np.int64], Mask]:
-    """Return the samples at which blocks end, and whether each alarmed; the gate has learned."""
+def _alarms(scorer: Scorer, enrolment: Enrolment, config: AlarmConfig) -> Alarms:
     manifest, cohort = scorer.manifest, scorer.calibration.enrolled
     if cohort is None:
         raise SignalError(f"{manifest.name} was made without an enrolled cohort; train it again")
-    names = detector_names(scorer.sensors, scorer.channels)
-    alarms = Alarms(
+    return Alarms(
         cohort,
-        n_detectors=len(names),
+        n_detectors=len(detector_names(scorer.sensors, scorer.channels)),
         block_s=manifest.block / manifest.rate_hz,
         config=config,
         worse=worse_than(enrolment.manifest.audit)[None],
     )
+
+
+def _assessed(
+    scorer: Scorer, enrolment: Enrolment, recording: Recording, *, begins: int
+) -> tuple[NDArray[np.int64], list[tuple[F64, F64]]]:
+    """Return the samples at which blocks end from ``begins`` on, and ``u`` and ``q95`` of each."""
     own = enrolment.baseline.calibration(scorer.calibration, scorer.groups)
     detectors = Detectors([enrolment.baseline], scorer.groups)
-    state = replace(alarms.initial_state(1), n_heard=np.array([10**6]))
-    ends, called = [], []
+    ends, blocks = [], []
     for end, scores, _ in score_recording(scorer, recording):
-        if end % manifest.block or end <= begins:
-            continue
-        u, q95 = detectors.assess(own.assess(scores, scorer.groups).channel, scores.intensity)
+        if end % scorer.manifest.block == 0 and end > begins:
+            ends.append(end)
+            blocks.append(detectors.assess(own.assess(scores, scorer.groups).channel, scores.intensity))
+    return np.array(ends, np.int64), blocks
+
+
+def _called(alarms: Alarms, blocks: Sequence[tuple[F64, F64]]) -> Mask:
+    """Return which blocks alarmed; the gate has learned."""
+    state = replace(alarms.initial_state(1), n_heard=np.array([10**6]))
+    called = []
+    for u, q95 in blocks:
         step, state = alarms.step(u, q95, state)
-        ends.append(end)
         called.append(bool(step.alarm[0]))
-    return np.array(ends, np.int64), np.array(called, bool)
+    return np.array(called, bool)
 
 
 def _watch(
-    count: _Count, scorer: Scorer, enrolment: Enrolment, rest: tuple[Recording, int], config: AlarmConfig
+    counts: Mapping[str, _Count],
+    scorer: Scorer,
+    enrolment: Enrolment,
+    rest: tuple[Recording, int],
+    alarms: Mapping[str, Alarms],
 ) -> None:
     recording, begins = rest
-    rate = recording.rate_hz
-    good = _ordinary(recording, scorer)
-    ends, called = _alarms(scorer, enrolment, recording, config, begins=begins)
-    if not len(ends):
+    rate, good = recording.rate_hz, _ordinary(recording, scorer)
+    ends, blocks = _assessed(scorer, enrolment, recording, begins=begins)
+    if not blocks:
         return
-    count.n_false += int((called & good[ends - 1]).sum())
-    count.ordinary_h += float(good[ends - 1].sum()) * scorer.manifest.block / rate / 3600
-    for event in recording.labels:
-        if event.label == "freeze" and event.start >= begins:
-            count.events += 1
-            count.found += bool(called[(ends > event.start) & (ends <= event.end + _AFTER_S * rate)].any())
+    for way, count in counts.items():
+        called = _called(alarms[way], blocks)
+        count.n_false += int((called & good[ends - 1]).sum())
+        count.ordinary_h += float(good[ends - 1].sum()) * scorer.manifest.block / rate / 3600
+        for event in recording.labels:
+            if event.label == "freeze" and event.start >= begins:
+                count.events += 1
+                count.found += bool(called[(ends > event.start) & (ends <= event.end + _AFTER_S * rate)].any())
     start = _stretch(good, begins, round((_NOISE_S + _AFTER_S) * rate))
     if start is None:
         return
+    end = start + round(_NOISE_S * rate)
     for sensor in scorer.sensors:
-        end = start + round(_NOISE_S * rate)
         changed = inject(recording, "noise_burst", start, end, sensor=sensor, seed=0)
-        ends, called = _alarms(scorer, enrolment, changed, config, begins=begins)
-        count.noises += 1
-        count.noise_found += bool(called[(ends > start) & (ends <= end + _AFTER_S * rate)].any())
+        ends, blocks = _assessed(scorer, enrolment, changed, begins=begins)
+        during = (ends > start) & (ends <= end + _AFTER_S * rate)
+        for way, count in counts.items():
+            count.noises += 1
+            count.noise_found += bool(_called(alarms[way], blocks)[during].any())
 
 
 def _stretch(good: Mask, begins: int, n: int) -> int | None:

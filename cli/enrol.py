@@ -23,6 +23,7 @@ from kinedge.cli.app import app
 from kinedge.cli.enrol_picture import draw_enrolment
 from kinedge.cli.replay_session import gateway_of, sessions_by_subject
 from kinedge.cli.run import serve_until
+from kinedge.edge.alarm import AlarmConfig
 from kinedge.edge.config import GatewayConfig, load_gateway_config
 from kinedge.edge.enrol import EnrolmentBuilder
 from kinedge.edge.enrolment import Enrolment, read_enrolment
@@ -81,22 +82,17 @@ def enrol(
     if signing_key is not None:
         data = sign_archive(data, signing_key, kind="enrolment", digest=enrolment.digest)
     place = out or Path(f"{name}.enrolment")
-    write_bundle(place, data)
-    if feedback is not None:
+    if feedback is not None:  # first: no calibration changes without a trace
         note_recalibration(feedback, entered, subject=name, enrolment_digest=enrolment.digest)
+    write_bundle(place, data)
     if picture is not None:
         write_bundle(picture, draw_enrolment(enrolment, service.scorer).encode())
     sentence = _promise(config, service, enrolment)
     signer = None if signing_key is None else signing_key.verify_key.key_id
     if as_json:
         facts = enrolment.manifest.model_dump(mode="json")
-        told = {
-            "out": str(place),
-            "digest": enrolment.digest,
-            "signed_by": signer,
-            "promise": _promise(config, service, enrolment),
-        }
-        typer.echo(json.dumps({**told, "answers": [asdict(e) for e in entered], **facts}, indent=2))
+        facts |= {"promise": sentence, "answers": [asdict(e) for e in entered]}
+        typer.echo(json.dumps({"out": str(place), "digest": enrolment.digest, "signed_by": signer, **facts}, indent=2))
         return
     _tell(place, enrolment, signer, sentence=sentence, entered=entered)
 
@@ -158,7 +154,10 @@ def _settings(
     sessions = sessions_by_subject(read_sessions(source), subject=subject)
     if len(sessions) != 1:
         raise ConfigError(f"{source}: name one of {', '.join(sessions)} with --subject")
-    return gateway_of(sessions, store, bundle=bundle), RecordedSource(sessions, speed=float("inf"))
+    config = gateway_of(sessions, store, bundle=bundle)
+    # the promise that is told is that of the default where the recording was made without an alarm
+    config = config.model_copy(update={"alarm": config.alarm or AlarmConfig()})
+    return config, RecordedSource(sessions, speed=float("inf"))
 
 
 def _prepare(

@@ -174,3 +174,44 @@ def test_the_command_answers_and_lists(tmp_path: Path, odd: Recording, capsys: p
     assert row["episode"] == envelope.id and row["answer"] == "dismissed" and row["has_raw"]
     assert main(["feedback", envelope.id, "--dismissed", "--confirmed", "--store", str(path)]) == 1
     assert "say one of" in capsys.readouterr().err
+
+
+def test_an_enrolment_with_feedback_lists_what_entered_and_leaves_a_row(
+    tmp_path: Path, usual: Recording, odd: Recording, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from kinedge.firmware_bridge.recorder import SessionWriter
+    from kinedge.signals import ImuChunk
+
+    with SessionWriter(tmp_path / "monday", facts={"subject": "p-001"}) as writer:
+        for sensor in usual.sensors:
+            writer.describe(sensor)
+        for start in range(0, len(usual), 50):
+            rows = slice(start, min(start + 50, len(usual)))
+            times = (np.arange(rows.start, rows.stop, dtype=np.int64) + 1) * 20_000_000
+            for sensor in usual.sensors:
+                at = usual.columns(sensor.name)
+                values, valid = usual.values[rows, at], usual.valid[rows, at]
+                host_ns = int(times[-1]) + 5_000_000
+                writer.write(ImuChunk(sensor.name, times, values, valid, ~valid, 20_000_000, host_time_ns=host_ns))
+    with EpisodeStore(tmp_path / "edge.db") as store:
+        dismissed, confirmed = kept(store, odd), kept(store, odd, i=1)
+        kept(store, odd, i=2, subject="p-002")
+    for envelope, answer in ((dismissed, "--dismissed"), (confirmed, "--confirmed")):
+        assert main(["feedback", envelope.id, answer, "--store", str(tmp_path / "edge.db")]) == 0
+    capsys.readouterr()
+    out = tmp_path / "p-001.enrolment"
+    command = ["enrol", str(tmp_path / "monday"), "--out", str(out), "--allow-short", "--json"]
+    assert main([*command, "--feedback", str(tmp_path / "edge.db")]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert "at most one false episode per 8 hours" in told["promise"]
+    answers = {a["episode"]: a for a in told["answers"]}
+    assert answers[dismissed.id]["n_blocks"] == 25 and not answers[dismissed.id]["why_not"]
+    assert "not recorded here" in answers[confirmed.id]["why_not"]
+    assert read_enrolment(out).manifest.feedback == {dismissed.id: "dismissed"}
+    with EpisodeStore(tmp_path / "edge.db", read_only=True) as store:
+        (row,) = store.events("recalibrated")
+    assert row == {
+        "subject": "p-001",
+        "enrolment_digest": told["digest"],
+        "entered": {dismissed.id: "dismissed"},
+    }
