@@ -4,8 +4,8 @@
 how far ``z' P z`` falls when channel ``c`` is replaced by what the others make expected: a counterfactual in
 closed form. ``excess``: the square of the nats above what is usual at this intensity, so that one channel far out is
 not outvoted by many that are a little off because their forecast saw it, times the root of the drop, which sees
-single samples that a mean of nats does not. Which of the two is used was chosen on validation data and is stored with
-the calibration. Neither is a cause; it is where the surprise starts.
+single samples that a mean of nats does not; a sensor counts by the squares of its channels. Which of the two is used
+was chosen on validation data and is stored with the calibration. Neither is a cause; it is where the surprise starts.
 
 ``drop`` alone is blind where the forecaster grows unsure of the very sensor that is odd: its residuals shrink, and
 those of other sensors, whose forecast it misleads, do not. The likelihood counts the growing uncertainty as well.
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from kinedge.edge.calibration import Calibration, Unusualness
 from kinedge.edge.scores import BlockScores
 
-__all__ = ["attribute", "energies", "fewest", "smallest_set"]
+__all__ = ["attribute", "by_sensor", "energies", "fewest", "smallest_set"]
 
 F64 = NDArray[np.float64]
 
@@ -32,6 +32,12 @@ _ACCOUNTS_FOR: Final = 0.8
 def energies(scores: BlockScores, unusual: Unusualness) -> dict[str, F64]:
     """Return what each method gives each channel (n_streams, n_channels), by its name."""
     return {"drop": scores.drop, "excess": np.square(np.maximum(unusual.excess, 0.0)) * np.sqrt(scores.drop)}
+
+
+def by_sensor(method: str, energy: F64, groups: Sequence[slice]) -> F64:
+    """Return what a method gives each sensor (n_streams, n_sensors), from what it gives each channel."""
+    power = 2 if method == "excess" else 1
+    return np.stack([(energy[:, group] ** power).sum(axis=1) for group in groups], axis=1)
 
 
 def attribute(
@@ -54,11 +60,15 @@ def attribute(
         Sums to 1, or all 0 where nothing was scored.
     sensor_share : (n_streams, n_sensors)
     """
-    energy = energies(scores, unusual)["excess" if calibration.additive[0] else "drop"]
+    method = "excess" if calibration.additive[0] else "drop"
+    energy = energies(scores, unusual)[method]
+    return _shares(energy), _shares(by_sensor(method, energy, groups))
+
+
+def _shares(energy: F64) -> F64:
     total = energy.sum(axis=1, keepdims=True)
-    channel = np.where(total > 0, energy / np.where(total > 0, total, 1.0), 0.0)
-    sensor = np.stack([channel[:, group].sum(axis=1) for group in groups], axis=1)
-    return channel, sensor
+    shares: F64 = np.where(total > 0, energy / np.where(total > 0, total, 1.0), 0.0)
+    return shares
 
 
 def fewest(shares: F64, *, share: float = _ACCOUNTS_FOR) -> tuple[int, ...]:

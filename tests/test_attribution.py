@@ -12,7 +12,7 @@ import pytest
 
 from kinedge.benchmarks.attribution import bench_attribution, hit_rate
 from kinedge.benchmarks.attribution_gait import SPOILT, bench_gait_attribution, spoil, time_explanations
-from kinedge.edge.attribution import energies, fewest, smallest_set
+from kinedge.edge.attribution import by_sensor, energies, fewest, smallest_set
 from kinedge.edge.caution import Decision
 from kinedge.edge.offline import score_recording, verdicts_of
 from kinedge.edge.scoring import Scorer
@@ -81,8 +81,8 @@ def test_a_noisy_wrist_is_not_excused_by_the_forecaster_s_own_doubt(
             n += 1
             unusual = scorer.calibration.assess(scores, scorer.groups)
             for method, energy in energies(scores, unusual).items():
-                share = [float(energy[0, g].sum()) for g in scorer.groups]
-                right[method] += int(np.argmax(share)) == scorer.sensors.index("wrist_right")
+                share = by_sensor(method, energy, scorer.groups)[0]
+                right[method] += int(share.argmax()) == scorer.sensors.index("wrist_right")
     assert n > 20 and right["excess"] >= 0.95 * n
 
 
@@ -97,6 +97,12 @@ def test_the_verdict_explains_by_the_method_of_its_calibration(
         assert sum(verdict.channel_share.values()) == pytest.approx(1)
         named = [verdict.channel_share[c] for c in verdict.smallest_set]
         assert sum(named) >= 0.8 and sum(named[:-1]) < 0.8 and named == sorted(named, reverse=True)
+
+
+def test_one_channel_far_out_is_not_outvoted_by_many_a_little_off() -> None:
+    energy = np.array([[9.0, 0.0, 0.0, 4.0, 4.0, 4.0]])
+    groups = (slice(0, 3), slice(3, 6))
+    assert by_sensor("excess", energy, groups).argmax() == 0 and by_sensor("drop", energy, groups).argmax() == 1
 
 
 def test_the_fewest_channels_that_account_for_most_are_named() -> None:

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from kinedge.edge.attribution import energies
+from kinedge.edge.attribution import by_sensor, energies
 from kinedge.edge.calibration import Calibration, SubjectScores, fit_calibration, fit_likelihood_ratio
 from kinedge.edge.offline import score_recording
 from kinedge.edge.personal import Blocks
@@ -170,8 +170,7 @@ def _fit_likelihood(
                             # what is not noticed is not explained either
                             noticed = unusual.score[0] > 1
                             for method, energy in energies(scores, unusual).items() if noticed else ():
-                                share = [energy[0, g].sum() for g in judge.groups]
-                                hits[method] += int(np.argmax(share)) == i
+                                hits[method] += int(by_sensor(method, energy, judge.groups)[0].argmax()) == i
     ratios = np.zeros((2, n_sensors, 2))
     complete = True
     for i in range(n_sensors):
