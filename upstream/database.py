@@ -1,7 +1,7 @@
 """The collector's database connection: SQLite or PostgreSQL, one writer at a time, many requests in one commit.
 
-A commit costs a disk flush, whatever it holds. Requests that wait while one is under way are committed together by
-whichever of them gets the writer's lock next; each returns only when its own rows are on disk. One writer at a time,
+A commit costs a disk flush, whatever it holds. Requests that wait while one is under way are committed together by the
+first of them; each returns only when its own rows are on disk. One writer at a time,
 across processes too, also means that arrivals become visible in their order and that the audit is one chain.
 """
 
@@ -82,11 +82,13 @@ class _Ticket(Generic[T]):
         self.work = work
         self.new = new
         self.settled = False
+        self.woken = threading.Event()  # settled, or the next to commit
         self.result: T | None = None
         self.error: BaseException | None = None
 
     def settle(self, result: T | None, error: BaseException | None = None) -> None:
         self.result, self.error, self.settled = result, error, True
+        self.woken.set()
 
 
 class Database:
@@ -121,12 +123,13 @@ class Database:
         self.dialect = self.engine.dialect.name
         if self.dialect not in ("sqlite", "postgresql"):
             raise ConfigError(f"{url!r} is no database URL that works here; kinedge knows SQLite and PostgreSQL")
-        self._writer = threading.Lock()
+        self._mutex = threading.Lock()
+        self._committing = False
         self._waiting: deque[_Ticket[Any]] = deque()
         if self.dialect == "sqlite":
             _prepare_sqlite(self.engine)
         try:
-            with self._writer, self._one_commit() as transaction:
+            with self._one_commit() as transaction:
                 migrate(transaction.connection)
         except StoreError:
             self.engine.dispose()
@@ -162,32 +165,49 @@ class Database:
             The database did not take it. Whatever ``work`` raises is raised here, and nothing of it is written.
         """
         ticket = _Ticket(work, new)
-        self._waiting.append(ticket)
-        with self._writer:
-            while not ticket.settled:
+        with self._mutex:
+            self._waiting.append(ticket)
+            commits, self._committing = not self._committing, True
+        if not commits:
+            ticket.woken.wait()
+            commits = not ticket.settled
+        if commits:
+            try:
                 self._commit_waiting()
+            finally:
+                self._hand_over()
         if ticket.error is not None:
             raise ticket.error
         return ticket.result  # type: ignore[return-value]
 
+    def _hand_over(self) -> None:
+        """Let the first that waits commit next. Nobody else is woken for nothing."""
+        with self._mutex:
+            if self._waiting:
+                self._waiting[0].woken.set()
+            else:
+                self._committing = False
+
     def _commit_waiting(self) -> None:
-        batch = [self._waiting.popleft() for _ in range(min(_MAX_BATCH, len(self._waiting)))]
+        """Commit what waits; whoever calls this is the first of them."""
+        with self._mutex:
+            batch = [self._waiting.popleft() for _ in range(min(_MAX_BATCH, len(self._waiting)))]
         try:
-            with self._one_commit() as transaction:
-                results = _do_all(transaction, batch)
-        except KinedgeError as e:
-            if len(batch) == 1:
-                batch[0].settle(None, e)
-                return
-            for ticket in batch:  # one of them spoilt it for all
-                self._commit_alone(ticket)
-            return
-        except BaseException as e:
+            if len(batch) > 1:
+                try:
+                    with self._one_commit() as transaction:
+                        results = _do_all(transaction, batch)
+                    for ticket, result in zip(batch, results, strict=True):
+                        ticket.settle(result)
+                    return
+                except KinedgeError:
+                    pass  # one of them spoilt it for all; each alone, then
             for ticket in batch:
-                ticket.settle(None, e)
-            raise
-        for ticket, result in zip(batch, results, strict=True):
-            ticket.settle(result)
+                self._commit_alone(ticket)
+        finally:
+            for ticket in batch:
+                if not ticket.settled:  # a fault of the code itself; nobody may wait for ever
+                    ticket.settle(None, StoreError(f"{self.where}: the commit was broken off; try again"))
 
     def _commit_alone(self, ticket: _Ticket[Any]) -> None:
         try:
