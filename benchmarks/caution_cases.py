@@ -105,7 +105,7 @@ def _loss(rate: float) -> Callable[[_Laid], None]:
         for columns in f.columns:
             n = len(f.values) // _PACKET + 1
             runs = np.stack([f.rng.geometric(1 / good, n), f.rng.geometric(1 / _BURST, n)], axis=1).ravel()
-            lost = np.repeat(np.tile([False, True], n), runs)[int(f.rng.integers(good + _BURST)) :][:n]
+            lost = np.repeat(np.tile([False, True], n), runs)[int(f.rng.integers(int(good + _BURST))) :][:n]
             f.valid[np.ix_(np.repeat(lost, _PACKET)[: len(f.values)], columns)] = False
 
     return lay

@@ -108,10 +108,10 @@ def utility(decision: Ints, changed: NDArray[np.bool_]) -> Answers:
         unsure = float((own == Decision.UNSURE).sum() / n)
         shares.append((float((own == right).sum() / n), unsure))
     (normal, calm_unsure), (found, odd_unsure) = shares
-    right, unsure = (normal + found) / 2, (calm_unsure + odd_unsure) / 2
+    both, unsure = (normal + found) / 2, (calm_unsure + odd_unsure) / 2
     return Answers(
-        u65=right + UNSURE_WORTH["u65"] * unsure,
-        u80=right + UNSURE_WORTH["u80"] * unsure,
+        u65=both + UNSURE_WORTH["u65"] * unsure,
+        u80=both + UNSURE_WORTH["u80"] * unsure,
         missed=1 - found - odd_unsure,
         false_calls=1 - normal - calm_unsure,
         unsure=unsure,

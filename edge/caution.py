@@ -237,7 +237,7 @@ def believe(
         By how much each sensor's times may be apart from another's; None where that is known to be nothing.
     """
     heard = (unusual.sensor > UNSCORED) & scores.full[:, None]
-    reliability = 1.0 * heard
+    reliability = heard.astype(np.float64)
     for share in _shares(scores, health, clock_ms).values():
         reliability *= share
     b0, b1 = calibration.likelihood[..., 0], calibration.likelihood[..., 1]

@@ -317,7 +317,7 @@ class ReliabilityMonitor:
             off_body=np.clip(1.5 * lain - 0.5, 0, 1),
             swapped=swapped,
             shifted=self._shifted(state),
-            still_s=state.n_still * self._hop_s,
+            still_s=state.n_still.astype(np.float64) * self._hop_s,
             twin=twin,
             copy=copy,
         )
@@ -327,7 +327,8 @@ class ReliabilityMonitor:
         marks |= np.uint64(1)  # 0 stands for missing
         if not whole:
             marks[~np.logical_and.reduceat(valid, self._starts, axis=2)] = 0
-        return marks.transpose(0, 2, 1)
+        by_sensor: NDArray[np.uint64] = marks.transpose(0, 2, 1)
+        return by_sensor
 
     def _clipped(self, x: F32, there: Mask | None, n_valid: NDArray[np.int64]) -> F64:
         """Return (n, n_sensors): the largest share of a channel's samples that stand at its extremes."""
