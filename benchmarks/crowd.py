@@ -7,16 +7,13 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from kinedge import __version__
 from kinedge.arrays import arrays_to_npz
 from kinedge.bundle import CALIBRATION_NAME, CARD_NAME, Bundle, Manifest, pack_bundle, read_bundle
 from kinedge.edge.calibration import Calibration
-from kinedge.quantize.export import export_onnx
 from kinedge.signals import ImuChunk, SensorSpec
-from kinedge.training.model import Forecaster, ForecasterConfig
 from kinedge.units import NS_PER_S, period_ns
 
 __all__ = ["Crowd", "untrained_bundle"]
@@ -28,6 +25,11 @@ _JITTER_NS: Final = 15_000_000
 
 def untrained_bundle(sensors: Sequence[SensorSpec], *, rate_hz: float, n_parameters: int) -> Bundle:
     """Return a model that knows nothing and costs what one of at least ``n_parameters`` costs; hops of a second."""
+    import torch  # chunks alone need none
+
+    from kinedge.quantize.export import export_onnx
+    from kinedge.training.model import Forecaster, ForecasterConfig
+
     n = sum(s.n_channels for s in sensors)
     torch.manual_seed(0)
     model = next(
@@ -66,9 +68,8 @@ def untrained_bundle(sensors: Sequence[SensorSpec], *, rate_hz: float, n_paramet
         "precisions": {"fp32": "model.fp32.onnx"},
         "n_parameters": model.n_parameters,
     }
-    probe = {**fields, "parts": {name: {"sha256": "0" * 64, "n_bytes": 0} for name in ("model.fp32.onnx",)}}
-    probe["parts"][CALIBRATION_NAME] = {"sha256": "0" * 64, "n_bytes": 0}
-    blank = Calibration.blank(Manifest.model_validate(probe))
+    listed = {name: {"sha256": "0" * 64, "n_bytes": 0} for name in ("model.fp32.onnx", CALIBRATION_NAME)}
+    blank = Calibration.blank(Manifest.model_validate({**fields, "parts": listed}))
     parts = {
         "model.fp32.onnx": export_onnx(model),
         CALIBRATION_NAME: arrays_to_npz(blank.to_arrays()),

@@ -38,6 +38,7 @@ __all__ = [
     "links",
     "parity",
     "step",
+    "throughput",
     "tsb",
 ]
 
@@ -49,6 +50,7 @@ app.add_typer(bench, name="bench")
 def step(
     bundle: Annotated[Path, typer.Option(help="A .kinedge file.")] = DEFAULT_BUNDLE,
     streams: Annotated[str, typer.Option(help="Numbers of streams, with commas.")] = "1,16,64,256,1024",
+    chunks: Annotated[str, typer.Option(help="Samples in a decoded chunk, with commas.")] = "10,50",
     rounds: Annotated[int, typer.Option(min=3, max=1000, help="Turns each contender gets.")] = 15,
     round_s: Annotated[float, typer.Option(min=0.001, max=10, help="Length of a turn, s.")] = 0.05,
     out: Annotated[Path | None, typer.Option(help="Write the result as JSON there.")] = None,
@@ -60,7 +62,40 @@ def step(
     """
     from kinedge.benchmarks.latency import bench_step
 
-    found = bench_step(bundle, streams=_counts(streams), n_rounds=rounds, round_s=round_s)
+    found = bench_step(
+        bundle, streams=_counts(streams), chunk_samples=_counts(chunks), n_rounds=rounds, round_s=round_s
+    )
+    _deliver(found, out, as_json=as_json)
+
+
+@bench.command()
+def throughput(
+    people: Annotated[str, typer.Option(help="Sizes of the crowd, with commas.")] = "250,1000,2000,4000",
+    sensors: Annotated[int, typer.Option(min=1, max=5, help="Of six channels, on each.")] = 1,
+    rate_hz: Annotated[float, typer.Option("--rate-hz", min=10, max=500, help="Of all sensors.")] = 50.0,
+    parameters: Annotated[int, typer.Option(min=1000, max=1_000_000, help="Of the model, at least.")] = 50_000,
+    chunk: Annotated[int, typer.Option(min=1, max=500, help="Samples in a decoded chunk.")] = 10,
+    seconds: Annotated[float, typer.Option(min=1, max=3600, help="Measured of each crowd.")] = 4.0,
+    memory_people: Annotated[int, typer.Option(min=0, max=10_000, help="For the memory of one; 0: none.")] = 200,
+    out: Annotated[Path | None, typer.Option(help="Write the result as JSON there.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Follow crowds on one core: how many people it carries, how late verdicts are, what one costs in memory.
+
+    Example: kinedge bench throughput --people 600 --sensors 3 --rate-hz 100
+    """
+    from kinedge.benchmarks.throughput import bench_throughput
+
+    with need_extra("train"):
+        found = bench_throughput(
+            people=_counts(people),
+            sensors=sensors,
+            rate_hz=rate_hz,
+            n_parameters=parameters,
+            chunk_samples=chunk,
+            seconds=seconds,
+            memory_people=memory_people,
+        )
     _deliver(found, out, as_json=as_json)
 
 

@@ -1,0 +1,68 @@
+"""Benchmarks of speed, small: they measure what they say, and their crowds are what they claim."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
+from kinedge.benchmarks.crowd import Crowd, untrained_bundle
+from kinedge.benchmarks.harness import interleaved
+from kinedge.benchmarks.latency import bench_step
+from kinedge.benchmarks.throughput import bench_throughput
+from kinedge.bundle import Bundle
+from kinedge.edge.config import DEFAULT_BUNDLE
+from kinedge.signals import SensorSpec
+
+
+def test_a_step_is_measured_from_the_bare_graph_to_decoded_chunks() -> None:
+    found = bench_step(DEFAULT_BUNDLE, streams=(3,), chunk_samples=(25,), n_rounds=3, round_s=0.001)
+    by_name = {row["what"]: row for row in found["rows"]}
+    assert list(by_name) == ["onnxruntime", "onnxruntime in pieces", "engine", "verdicts", "chunks of 25"]
+    assert by_name["onnxruntime"]["ratio"] == 1
+    assert by_name["chunks of 25"]["ratio"] > by_name["verdicts"]["ratio"] > 1
+
+
+def test_a_crowd_is_followed_and_its_verdicts_timed() -> None:
+    found = bench_throughput(
+        people=(6,), n_parameters=3000, chunk_samples=25, seconds=2.0, memory_people=4, memory_seconds=4.0
+    )
+    crowd, memory, *imports = found["rows"]
+    assert crowd["verdicts"] >= 6
+    assert 0 < crowd["load"] <= 1
+    assert crowd["people_per_core"] >= 6
+    assert 500 < crowd["sample_to_verdict_p99_ms"] < 60_000
+    assert 0 <= crowd["late_share"] <= 1
+    assert memory["what"] == "memory"
+    assert all(row["processor_s"] > 0 for row in imports)
+
+
+def test_an_untrained_model_has_the_size_that_was_asked_for() -> None:
+    bundle = untrained_bundle([SensorSpec("wrist_left")], rate_hz=50.0, n_parameters=20_000)
+    assert isinstance(bundle, Bundle)
+    assert 20_000 <= bundle.manifest.n_parameters < 30_000
+    assert bundle.manifest.n_channels == 6
+
+
+def test_chunks_of_a_crowd_come_in_order_without_gaps_but_for_those_that_are_lost(bundle: Bundle) -> None:
+    whole = [a for c in Crowd(bundle.manifest, 3, chunk_samples=10).chunks(0, 20) for a in c]
+    assert len(whole) == 20 * 3 * len(bundle.manifest.sensors)
+    of_one = [a.chunk for a in whole if a.subject == "p00001" and a.chunk.sensor == bundle.manifest.sensors[0].name]
+    times = np.concatenate([c.device_time_ns for c in of_one])
+    assert (np.diff(times) == 20_000_000).all()
+    lossy = [a for c in Crowd(bundle.manifest, 30, chunk_samples=10, loss=0.3).chunks(0, 20) for a in c]
+    assert 0.6 < len(lossy) / (20 * 30 * len(bundle.manifest.sensors)) < 0.8
+
+
+def test_preparation_is_not_timed() -> None:
+    clock = iter(range(0, 10**9, 1000))
+    prepared: list[int] = []
+    found = interleaved(
+        {"a": lambda: None},
+        before={"a": lambda: prepared.append(next(clock))},
+        clock_ns=lambda: next(clock),
+        round_s=1e-6,
+    )
+    assert found["a"].median_us == 1.0
+    assert prepared
