@@ -39,8 +39,10 @@ def bench_parity(bundles: Sequence[Path]) -> dict[str, Any]:
         if PARITY_NAME not in bundle.parts:
             raise BundleError(f"{path} carries no parity proof; make it with kinedge quantize --prove, or give --data")
         proof = json.loads(bundle.parts[PARITY_NAME])
-        settings[bundle.manifest.name] = _settings(bundle, proof)
-        rows += _rows(bundle, proof, {}, otherwise="not run where the proof was made")
+        name = bundle.manifest.name
+        label = name if name not in settings else f"{name} {bundle.digest[:8]}"  # the same training with another seed
+        settings[label] = _settings(bundle, proof)
+        rows += _rows(label, proof, {}, otherwise="not run where the proof was made")
     return result("parity", rows, settings=settings)
 
 
@@ -92,7 +94,7 @@ def prove_here(
         progress=progress,
     ).to_dict()
     settings = {bundle.manifest.name: _settings(bundle, proof)}
-    return result("parity", _rows(bundle, proof, why, otherwise=""), settings=settings)
+    return result("parity", _rows(bundle.manifest.name, proof, why, otherwise=""), settings=settings)
 
 
 def _settings(bundle: Bundle, proof: Mapping[str, Any]) -> dict[str, Any]:
@@ -105,10 +107,10 @@ def _settings(bundle: Bundle, proof: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _rows(bundle: Bundle, proof: Mapping[str, Any], why: Mapping[str, str], *, otherwise: str) -> list[dict[str, Any]]:
+def _rows(label: str, proof: Mapping[str, Any], why: Mapping[str, str], *, otherwise: str) -> list[dict[str, Any]]:
     return [
         {
-            "what": f"{bundle.manifest.name}: {row['form']}",
+            "what": f"{label}: {row['form']}",
             "status": "ran" if row["run"] else "not run",
             "note": "" if row["run"] else why.get(row["form"], otherwise),
             **{k: v for k, v in row.items() if k != "run"},

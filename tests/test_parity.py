@@ -43,7 +43,7 @@ def parts(bundle: Bundle) -> Parts:
 
 @pytest.fixture(scope="module")
 def made(bundle: Bundle, parts: Parts) -> Quantised:
-    config = Int8Config(method="minmax", range_s=60, compare_s=60)
+    config = Int8Config(method="minmax", budget=0.05, range_s=60, compare_s=60)
     return add_precisions(bundle, parts, config, exclude_labels=LABELS, recalibrate=True)
 
 
@@ -230,7 +230,7 @@ def test_a_graph_quantised_elsewhere_gets_a_calibration_too(made: Quantised, bun
 
 def test_fine_tuning_is_kept_only_where_it_helps(bundle: Bundle, parts: Parts) -> None:
     tuning = QatConfig(steps=2, batch=2, window=64, learning_rate=0.5)  # ruins the network
-    config = Int8Config(method="qat", range_s=60, compare_s=60, qat=tuning)
+    config = Int8Config(method="qat", budget=0.05, range_s=60, compare_s=60, qat=tuning)
     found = add_precisions(bundle, parts, config, exclude_labels=LABELS)
     assert found.int8 is not None
     errors = found.int8.errors
