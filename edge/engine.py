@@ -233,5 +233,6 @@ class Engine:
         """Return the last predictions of each stream, as many as the longest horizon; a copy, so as not to keep all."""
         n_samples = new.shape[1]
         if n_samples >= self._max_horizon:
-            return new[:, n_samples - self._max_horizon :].copy()
+            young: F32 = new[:, n_samples - self._max_horizon :].copy()
+            return young
         return np.concatenate([old[:, n_samples:], new], axis=1)

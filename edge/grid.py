@@ -126,7 +126,7 @@ class _Buffers:
         chunks = self.waiting.pop(person)
         while chunks and (room := self.n_slots - self.n[person]):
             chunk = chunks.popleft()
-            self.put(person, *(a[:room] for a in (chunk.time, chunk.values, chunk.valid, chunk.saturated)))
+            self.put(person, chunk.time[:room], chunk.values[:room], chunk.valid[:room], chunk.saturated[:room])
             if len(chunk.time) > room:
                 chunks.appendleft(chunk.rest(room))
         if chunks:
@@ -308,7 +308,8 @@ class Grid:
         if int(host_time_ns[0]) <= last_ns:
             late = int(np.searchsorted(host_time_ns, last_ns, side="right"))
             buffers.n_late[person] += late
-            host_time_ns, values, valid, saturated = (a[late:] for a in (host_time_ns, values, valid, saturated))
+            host_time_ns, values = host_time_ns[late:], values[late:]
+            valid, saturated = valid[late:], saturated[late:]
             if not len(host_time_ns):
                 return
         buffers.last_ns[person] = int(host_time_ns[-1])

@@ -184,10 +184,9 @@ class BlockScorer:
     def _add_surprise(surprise: Surprise, rows: slice, precision: F32, *, out: F32) -> None:
         """Write the sums of nats, z^2, y^2 and scored samples, ``out`` (4, n_rows, n_channels)."""
         n_channels = surprise.z.shape[-1]
-        z, nats, ok = (
-            part[rows].reshape(-1, part.shape[1] * part.shape[2], n_channels)
-            for part in (surprise.z, surprise.nats, surprise.valid)
-        )
+        flat = (-1, surprise.z.shape[1] * surprise.z.shape[2], n_channels)
+        z, nats, ok = (surprise.z[rows].reshape(flat), surprise.nats[rows].reshape(flat), surprise.valid[rows])
+        ok = ok.reshape(flat)
         counted = ok.astype(np.float32)
         _sum(nats, out=out[0])
         y = z @ precision
