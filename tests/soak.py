@@ -66,7 +66,7 @@ class Soak:
         ports = json.loads(ready.read_text())["ports"].values()
         devices = ", ".join(f"{{ port = '{p}' }}" for p in ports)
         (self.folder / "gateway.toml").write_text(
-            f'site = "s"\ngateway = "g"\nstore = "edge.db"\n[[people]]\nsubject = "p"\ndevices = [{devices}]\n'
+            f'site = "s"\ngateway = "g"\nstore = "edge.db"\nmax_delay_s = 1\n[[people]]\nsubject = "p"\ndevices = [{devices}]\n'
             f'[uplink]\nurl = "http://127.0.0.1:{self.proxy_port}"\n[http]\nport = {self.http_port}\n'
             '[record]\nfolder = "recordings"\nbudget_mb = 1\nsegment_s = 2\n'
         )
@@ -97,6 +97,8 @@ class Soak:
             "rss_mb": total("process_resident_memory_bytes") / 1e6,
             "fds": total("process_open_fds"),
             "verdicts": total("kinedge_verdicts_total"),
+            "anomalous": total("kinedge_verdicts_total", decision="anomalous"),
+            "unsure": total("kinedge_verdicts_total", decision="unsure"),
             "restarts": total("kinedge_task_restarts_total"),
             "alive": total("kinedge_scoring_alive"),
             "episodes": total("kinedge_episodes"),
@@ -176,6 +178,8 @@ class Soak:
             "rss_flat": last <= first * ALLOWED_GROWTH,
             "fds": [rows[0]["fds"], rows[-1]["fds"]],
             "verdicts_per_s": round(verdicts / seconds, 3),
+            "anomalous": self.rows[-1]["anomalous"],
+            "unsure": self.rows[-1]["unsure"],
             "always_alive": all(r["alive"] == 1 for r in self.rows),
             "restarts": self.rows[-1]["restarts"],
             "restarts_told": told,
