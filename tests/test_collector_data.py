@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import random
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -105,6 +106,14 @@ def test_exports_hold_the_same_rows_in_each_format_and_no_formulas(client: AppCl
     assert [line["envelope"]["sentence"] for line in lines] == sentences
     none = pq.read_table(io.BytesIO(client.get("/v1/export?format=parquet&subject=nobody").content))
     assert none.num_rows == 0 and none.column_names == list(rows[0])
+
+
+def test_parquet_without_its_library_is_a_refusal_that_says_what_to_install(
+    client: AppClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    answer = client.get("/v1/export?format=parquet")
+    assert code(answer) == (422, "not_installed") and "kinedge[record]" in answer.json()["error"]["message"]
 
 
 def test_an_export_reads_page_by_page_and_misses_nothing(store: CollectorStore) -> None:

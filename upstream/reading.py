@@ -9,6 +9,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel, Field
 
 from kinedge.envelope import parse_envelope
+from kinedge.errors import ConfigError
 from kinedge.upstream.api import EpisodeId, Name, needs, store_of
 from kinedge.upstream.export import EXPORT_TYPES, ExportFormat, export
 from kinedge.upstream.fhir import FHIR_MEDIA_TYPE, to_bundle
@@ -158,7 +159,11 @@ def export_episodes(
 ) -> Response:
     """Stream all that fit: JSON lines hold the whole envelopes, CSV and Parquet one row an episode."""
     name = {"Content-Disposition": f'attachment; filename="episodes.{format}"'}
-    return StreamingResponse(export(store.envelopes(wanted), format), media_type=EXPORT_TYPES[format], headers=name)
+    try:
+        parts = export(store.envelopes(wanted), format)
+    except ConfigError as e:
+        raise Refusal(422, "not_installed", str(e)) from e
+    return StreamingResponse(parts, media_type=EXPORT_TYPES[format], headers=name)
 
 
 @reading.get("/counts", responses=problems())
