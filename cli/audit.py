@@ -91,6 +91,7 @@ def forget(
 
     Example: kinedge forget p-001 --config gateway.toml
     """
+    from kinedge.edge.checkpoint import checkpoint_path
     from kinedge.edge.config import load_gateway_config
     from kinedge.edge.store import EpisodeStore
 
@@ -102,6 +103,7 @@ def forget(
     vault = None if settings.keys is None else settings.keys.vault(settings.store)
     with EpisodeStore(settings.store, vault=vault) as store:
         done = store.forget(subject)
+    checkpoint_path(settings.store).unlink(missing_ok=True)  # what scoring remembers, of everybody; it begins anew
     recordings = [] if settings.record is None else sorted(settings.record.folder.glob(f"*/{subject}"))
     for folder in recordings:
         shutil.rmtree(folder)

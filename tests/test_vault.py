@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from sample_episodes import sample_fields, sample_raw
 
 from kinedge.cli.app import main
+from kinedge.edge.checkpoint import checkpoint_path
 from kinedge.edge.config import GatewayConfig, KeysConfig
 from kinedge.edge.store import EpisodeStore
 from kinedge.edge.vault import Vault, is_sealed, read_master_key
@@ -216,9 +217,12 @@ def test_the_commands_forget_a_person_and_prove_the_trail(tmp_path: Path, capsys
         head = store.verify_audit().digest
     (tmp_path / "recordings" / "20270101T000000Z" / "p01").mkdir(parents=True)
     (tmp_path / "recordings" / "20270101T000000Z" / "p02").mkdir()
+    checkpoint = checkpoint_path(tmp_path / "edge.db")
+    checkpoint.write_bytes(b"what scoring remembers of p01")
     command = ["forget", "p01", "--config", str(tmp_path / "gateway.toml"), "--yes", "--json"]
     assert main(command) == 0
     told = json.loads(capsys.readouterr().out)
+    assert not checkpoint.exists()
     assert (told["key"], told["episodes"], len(told["recordings"])) == (True, 3, 1)
     assert [p.name for p in (tmp_path / "recordings" / "20270101T000000Z").iterdir()] == ["p02"]
     database = str(tmp_path / "edge.db")
