@@ -13,6 +13,8 @@ from kinedge import __version__
 from kinedge.arrays import arrays_to_npz
 from kinedge.bundle import CALIBRATION_NAME, CARD_NAME, Bundle, Manifest, pack_bundle, read_bundle
 from kinedge.edge.calibration import Calibration
+from kinedge.edge.pipeline import Pipeline
+from kinedge.firmware_bridge.clock import ClockMap
 from kinedge.signals import ImuChunk, SensorSpec
 from kinedge.units import NS_PER_S, period_ns
 
@@ -121,6 +123,20 @@ class Crowd:
             start += spec.n_channels
         self._valid = [np.ones(v[0].shape, bool) for v in self._values]
         self._saturated = [np.zeros(v[0].shape, bool) for v in self._values]
+
+    def know_clocks(self, pipeline: Pipeline) -> None:
+        """Let a pipeline have heard all devices for the two minutes before, as far as clock maps remember it."""
+        length = self.chunk_samples * self.interval_ns
+        seconds = np.arange(-120, 0) * NS_PER_S
+        for i, subject in enumerate(self.subjects):
+            for s, spec in enumerate(self.sensors):
+                clock = ClockMap()
+                least = self._rng.integers(0, _JITTER_NS, (len(seconds), 5)).min(axis=1)
+                device_ns = _START_NS + int(self._offset_ns[i, s]) + length - self.interval_ns + seconds
+                arrivals = device_ns + self.interval_ns + _DELAY_NS + least
+                for at, arrival in zip(device_ns.tolist(), arrivals.tolist(), strict=True):
+                    clock.update(at, arrival)
+                pipeline.use_clock(subject, spec.name, clock)
 
     def chunks(self, first: int, end: int) -> Iterator[list[Arrival]]:
         """Yield the chunks with these numbers, all people's of one number together, in the order in which they come."""

@@ -134,6 +134,7 @@ class _Hops:
     def __init__(self, scorer: Scorer, n: int, chunk_samples: int, n_warm: int) -> None:
         self._crowd = Crowd(scorer.manifest, n, chunk_samples=chunk_samples, loss=_LOSS)
         self._pipeline = Pipeline(scorer, self._crowd.subjects)
+        self._crowd.know_clocks(self._pipeline)
         self._channels = {s.name: s.channels for s in scorer.manifest.sensor_specs}
         self._per_hop = max(scorer.manifest.hop // chunk_samples, 1)
         self._next = 0

@@ -76,7 +76,7 @@ def throughput(
     parameters: Annotated[int, typer.Option(min=1000, max=1_000_000, help="Of the model, at least.")] = 50_000,
     chunk: Annotated[int, typer.Option(min=1, max=500, help="Samples in a decoded chunk.")] = 10,
     seconds: Annotated[float, typer.Option(min=1, max=3600, help="Measured of each crowd.")] = 4.0,
-    memory_people: Annotated[int, typer.Option(min=0, max=10_000, help="For the memory of one; 0: none.")] = 200,
+    memory_people: Annotated[int, typer.Option(min=0, max=10_000, help="For the memory of one; 0: none.")] = 500,
     out: Annotated[Path | None, typer.Option(help="Write the result as JSON there.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
