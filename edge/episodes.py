@@ -83,6 +83,7 @@ class _Open:
     n_verdicts: int = 0
     n_unsure: int = 0
     n_shares: int = 0
+    weight: float = 0.0
     n_until_end: int = 0
     sensor_share: dict[str, float] = field(default_factory=dict)
     channel_share: dict[str, float] = field(default_factory=dict)
@@ -275,12 +276,14 @@ def _note(o: _Open, verdict: Verdict, point: TrailPoint, end_utc_ns: int) -> Non
     o.peak = max(o.peak, verdict.score)
     o.min_p = min(o.min_p, verdict.p_value)
     o.n_shares += 1
+    weight = max(verdict.score, 1e-3) ** 2  # what stands out most is what the episode is about
+    o.weight += weight
     for name, share in verdict.sensor_share.items():
-        o.sensor_share[name] = o.sensor_share.get(name, 0.0) + share
+        o.sensor_share[name] = o.sensor_share.get(name, 0.0) + weight * share
     for name, moved in verdict.sensor_movement.items():
         o.movement[name] = o.movement.get(name, 0.0) + moved
     for name, share in verdict.channel_share.items():
-        o.channel_share[name] = o.channel_share.get(name, 0.0) + share
+        o.channel_share[name] = o.channel_share.get(name, 0.0) + weight * share
 
 
 def _trail_point(verdict: Verdict, end_utc_ns: int) -> TrailPoint:
@@ -303,7 +306,7 @@ def _how_it_ended(quiet: list[Verdict]) -> Ended:
 
 
 def _contributions(o: _Open) -> list[Contribution]:
-    n = max(o.n_shares, 1)
+    n = o.weight or 1.0
     sensors = sorted(o.sensor_share.items(), key=lambda kv: -kv[1])
     channels = sorted(o.channel_share.items(), key=lambda kv: -kv[1])[:8]
     found = [Contribution(sensor=s, share=min(1.0, round(v / n, 6))) for s, v in sensors]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -154,3 +155,24 @@ def test_missing_samples_stay_missing_in_the_raw_slice() -> None:
     assert counts[0, 1] == -32768
     assert counts[1, 1] != -32768
     assert pack_raw(values, valid, CHANNELS, start_utc_ns=T0, rate_hz=50.0) == data
+
+
+def test_an_episode_is_about_what_stood_out_most() -> None:
+    b = builder(open_hits=1, open_window=1, quiet=2)
+    faint = replace(
+        verdict(A, score=2.0),
+        sensor_share={"wrist_left": 1.0, "wrist_right": 0.0},
+        channel_share={"wrist_left.acc_x": 1.0, "wrist_right.gyr_z": 0.0},
+    )
+    loud = replace(
+        verdict(A, score=5.0),
+        sensor_share={"wrist_left": 0.0, "wrist_right": 1.0},
+        channel_share={"wrist_left.acc_x": 0.0, "wrist_right.gyr_z": 1.0},
+    )
+    drafts: list[EpisodeDraft] = []
+    for i, v in enumerate([faint, faint, faint, loud, loud, verdict(N), verdict(N)]):
+        hop = np.zeros((50, 2), np.float32)
+        drafts += b.step(v, hop, np.ones((50, 2), bool), end_utc_ns=T0 + (i + 1) * 10**9)
+    first, *_ = drafts[-1].fields["contributions"]
+    assert first["sensor"] == "wrist_right" and first["share"] == pytest.approx(50 / 62, abs=1e-6)
+    assert drafts[-1].fields["explanation"]["share"] == pytest.approx(1.0)
