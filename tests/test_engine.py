@@ -138,3 +138,26 @@ def test_a_graph_that_is_not_the_one_the_manifest_describes_is_refused(bundle: B
         load_backend(replace(bundle, manifest=bundle.manifest.model_copy(update={"state_size": other["state_size"]})))
     with pytest.raises(BundleError, match="no 'int8' model"):
         load_backend(bundle, precision="int8")
+
+
+def test_a_stream_gets_the_same_bits_alone_and_among_seventy(scorer: Scorer, person: Person) -> None:
+    m = scorer.manifest
+    rng = np.random.default_rng(0)
+    values = rng.normal(np.array(m.center), np.array(m.scale), (70, 4 * m.hop, m.n_channels)).astype(np.float32)
+    valid = rng.random(values.shape) > 0.02
+
+    def blocks(rows: slice) -> list[np.ndarray]:
+        state = scorer.initial_state(len(values[rows]))
+        found = []
+        for start in range(0, 4 * m.hop, m.hop):
+            hop = slice(start, start + m.hop)
+            scores, surprise, state = scorer.score(
+                values[rows, hop], valid[rows, hop], np.zeros_like(valid[rows, hop]), state
+            )
+            found += [scores.channel, scores.drop, scores.intensity, surprise.z, surprise.nats]
+        return found
+
+    together = blocks(slice(0, 70))
+    assert all(np.isfinite(a).all() for a in together)
+    for i in (0, 31, 32, 69):
+        assert all(np.array_equal(a[i : i + 1], b) for a, b in zip(together, blocks(slice(i, i + 1)), strict=True))
