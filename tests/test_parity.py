@@ -104,7 +104,8 @@ def test_a_followed_calibration_moves_with_the_scores_and_ranks_its_own(made: Qu
     p = np.array([v.p_value for r in parts.calibration for v in verdicts_of(judged, r)])
     assert 0.3 < np.mean(p < 0.5) < 0.7
     unmoved = Scorer(made.bundle, backend=Wider(made.bundle), calibration=full.calibration)
-    assert np.mean([v.p_value < 0.5 for r in parts.calibration for v in verdicts_of(unmoved, r)]) > np.mean(p < 0.5)
+    by_others = np.array([v.p_value for r in parts.calibration for v in verdicts_of(unmoved, r)])
+    assert np.abs(by_others - p).mean() > 0.01
 
 
 def test_fp16_is_a_precision_with_a_calibration_of_its_own(bundle: Bundle, parts: Parts) -> None:
