@@ -133,7 +133,9 @@ def _follow(bundle: Bundle, n: int, *, chunk_samples: int, seconds: float, n_pha
     manifest = bundle.manifest
     crowd = Crowd(manifest, n, chunk_samples=chunk_samples)
     began = time.thread_time()
-    pipeline = Pipeline(Scorer(bundle), crowd.subjects, n_phases=n_phases)
+    # a chunk must have time to fill and to travel, or what it holds is late
+    max_delay_s = max(0.25, 1.5 * chunk_samples / manifest.rate_hz)
+    pipeline = Pipeline(Scorer(bundle), crowd.subjects, n_phases=n_phases, max_delay_s=max_delay_s)
     start_s = time.thread_time() - began
     crowd.know_clocks(pipeline)
     chunk_s = chunk_samples / manifest.rate_hz
