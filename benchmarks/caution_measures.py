@@ -112,8 +112,8 @@ def utility(decision: Ints, changed: NDArray[np.bool_]) -> Answers:
     return Answers(
         u65=both + UNSURE_WORTH["u65"] * unsure,
         u80=both + UNSURE_WORTH["u80"] * unsure,
-        missed=1 - found - odd_unsure,
-        false_calls=1 - normal - calm_unsure,
+        missed=max(0.0, 1 - found - odd_unsure),
+        false_calls=max(0.0, 1 - normal - calm_unsure),
         unsure=unsure,
     )
 
