@@ -66,9 +66,10 @@ class Soak:
         ports = json.loads(ready.read_text())["ports"].values()
         devices = ", ".join(f"{{ port = '{p}' }}" for p in ports)
         (self.folder / "gateway.toml").write_text(
-            f'site = "s"\ngateway = "g"\nstore = "edge.db"\nmax_delay_s = 1\n[[people]]\nsubject = "p"\ndevices = [{devices}]\n'
+            'site = "s"\ngateway = "g"\nstore = "edge.db"\nmax_delay_s = 4\n'
+            f'[[people]]\nsubject = "p"\ndevices = [{devices}]\n'
             f'[uplink]\nurl = "http://127.0.0.1:{self.proxy_port}"\n[http]\nport = {self.http_port}\n'
-            '[record]\nfolder = "recordings"\nbudget_mb = 1\nsegment_s = 2\n'
+            '[record]\nfolder = "recordings"\nkeep_hours = 0.01\nsegment_s = 2\n'
         )
         self.start_collector()
         ports_ = [str(self.proxy_port), str(self.collector_port)]
