@@ -227,7 +227,7 @@ class ReliabilityMonitor:
         """
         whole = bool(valid.all())
         # time first: what is taken over the samples of a hop then runs along memory
-        x = np.ascontiguousarray(values.transpose(1, 0, 2), np.float32)
+        x = np.array(values.transpose(1, 0, 2), np.float32, order="C")  # a copy, also of one stream: it is written to
         there = None if whole else np.ascontiguousarray(valid.transpose(1, 0, 2))
         n_valid = np.full(x.shape[1:], self._hop) if there is None else there.sum(axis=0)
         if there is not None:

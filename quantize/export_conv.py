@@ -194,8 +194,10 @@ def _check(w: _Weights, inputs: list[str], outputs: list[str]) -> None:
         and w.var_order != 1
         and (
             w.var is None
-            or (w.var.shape == (w.var_order * w.n_channels, w.n_outputs)
-            and w.state_sizes[0] == (w.var_order - 1) * w.n_channels)
+            or (
+                w.var.shape == (w.var_order * w.n_channels, w.n_outputs)
+                and w.state_sizes[0] == (w.var_order - 1) * w.n_channels
+            )
         )
         and all(
             size == kept * w.width and kept % (w.kernel - 1) == 0

@@ -167,6 +167,17 @@ def test_what_stands_where_samples_are_missing_means_nothing(manifest, worn):
         np.testing.assert_array_equal(getattr(a, f.name), getattr(b, f.name))
 
 
+@pytest.mark.parametrize("n_streams", [1, 2])
+def test_the_samples_looked_at_stay_as_they_were(manifest, worn, n_streams):
+    values = worn[:n_streams, :HOP].copy()
+    valid = np.ones(values.shape, bool)
+    valid[:, 10:20, :6] = False
+    before = values.copy()
+    monitor = ReliabilityMonitor(manifest)
+    monitor.step(values, valid, monitor.initial_state(n_streams))
+    np.testing.assert_array_equal(values, before)
+
+
 def test_a_state_is_small(manifest):
     state = ReliabilityMonitor(manifest).initial_state(1)
     assert sum(getattr(state, f.name).nbytes for f in fields(state)) < 8 * 1024
