@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from kinedge.edge.gaps import Gaps
 from kinedge.errors import ConfigError, SignalError
 from kinedge.training.augment import Augment, apply
-from kinedge.training.linear import LinearFit, fit_linear
-from kinedge.training.model import LOG_SIGMA_MAX, LOG_SIGMA_MIN, Forecaster, ForecasterConfig, StudentT
+from kinedge.training.linear import fit_linear
+from kinedge.training.model import Forecaster, ForecasterConfig, StudentT
 from kinedge.training.settings import FitConfig
 from kinedge.training.windows import Normalisation, Pieces, filled
 
@@ -101,13 +101,13 @@ class Loop:
         if not self.config.linear_skip:
             with torch.random.fork_rng(devices=[]):
                 baseline = Forecaster(replace(shape, var_order=self.config.var_order)).to(self.config.device)
-        _install(linear, baseline)
+        baseline.begin_as(linear)
         self.likelihood.load_state_dict(StudentT(linear.nu).state_dict())
-        nll = [
+        train_nll, val_nll = (
             evaluate_nll(baseline, self.likelihood, p, self.normalisation, self.gaps)
             for p in (self.pieces, self.val_pieces)
-        ]
-        self.history = [EpochRecord(0, *nll, time.monotonic() - begun)]
+        )
+        self.history = [EpochRecord(0, train_nll, val_nll, time.monotonic() - begun)]
         self._keep_best()
         if progress is not None:
             progress(self.history[0])
@@ -247,17 +247,6 @@ class Loop:
         self.likelihood.load_state_dict(content["likelihood"])
         self.optimiser.load_state_dict(content["optimiser"])
         self.best = {k: {n: t.cpu() for n, t in part.items()} for k, part in content["best"].items()}
-
-
-def _install(linear: LinearFit, model: Forecaster) -> None:
-    """Make the network the linear model: its own correction is zero, its log-scale the residuals'."""
-    log_sigma = np.clip(np.log(linear.sigma), LOG_SIGMA_MIN, LOG_SIGMA_MAX).flatten()
-    if model.var is None:
-        raise ConfigError("a network without the linear skip cannot be the linear model")
-    with torch.no_grad():
-        model.var.weight.copy_(torch.from_numpy(linear.weight))
-        model.var.bias.copy_(torch.from_numpy(linear.bias))
-        model.head.bias[model.config.n_outputs :] = torch.from_numpy(log_sigma)
 
 
 def masked_nll(

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from kinedge.errors import ConfigError
+from kinedge.training.linear import LinearFit
 
 __all__ = ["LOG_SIGMA_MAX", "LOG_SIGMA_MIN", "Forecaster", "ForecasterConfig", "StudentT", "taps"]
 
@@ -163,6 +164,22 @@ class Forecaster(nn.Module):
     def n_parameters(self) -> int:
         """Trainable numbers."""
         return sum(p.numel() for p in self.parameters())
+
+    def begin_as(self, linear: LinearFit) -> None:
+        """Become the linear model: the correction is zero, the log-scale that of its residuals.
+
+        Raises
+        ------
+        ConfigError
+            There is no linear skip.
+        """
+        if self.var is None:
+            raise ConfigError("a network without the linear skip cannot begin as the linear model; give a var_order")
+        log_sigma = np.clip(np.log(linear.sigma), LOG_SIGMA_MIN, LOG_SIGMA_MAX).flatten()
+        with torch.no_grad():
+            self.var.weight.copy_(torch.from_numpy(linear.weight))
+            self.var.bias.copy_(torch.from_numpy(linear.bias))
+            self.head.bias[self.config.n_outputs :] = torch.from_numpy(log_sigma)
 
     def initial_state(self, n_streams: int) -> Tensor:
         """Return the state (B, S) of streams that have seen nothing."""

@@ -233,7 +233,8 @@ class Augmentation:
     ) -> NDArray[np.bool_]:
         """Return (*shape, length): samples in packets that are lost one by one, of one length and share per sensor."""
         share = rng.uniform(0.0, _MOST_LOST, (*shape, 1))
-        samples = rng.uniform(*(s * rate_hz for s in _PACKET_S), (*shape, 1))
+        shortest, longest = (s * rate_hz for s in _PACKET_S)
+        samples = rng.uniform(shortest, longest, (*shape, 1))
         packet = ((np.arange(length) + rng.uniform(0, 1, (*shape, 1)) * samples) / samples).astype(np.int64)
         drawn = rng.random((*shape, int(packet.max()) + 1)) < share
         return np.take_along_axis(drawn, packet, axis=2)

@@ -27,7 +27,7 @@ from kinedge.errors import ConfigError, SignalError
 from kinedge.training.detectors.interface import Detector, Standardisation, State, checked_samples, restored
 from kinedge.training.detectors.residuals import ResidualUnits, mean_surprise
 from kinedge.training.linear import fit_linear
-from kinedge.training.model import LOG_SIGMA_MAX, LOG_SIGMA_MIN, Forecaster, ForecasterConfig, StudentT
+from kinedge.training.model import Forecaster, ForecasterConfig, StudentT
 
 __all__ = ["TcnConfig", "TcnDetector"]
 
@@ -230,11 +230,7 @@ def _train(shape: ForecasterConfig, cfg: TcnConfig, x: F32, mask: F32) -> Foreca
         horizons=shape.horizons, var_order=shape.var_order, ridge=cfg.ridge / n_fit, seed=cfg.seed,
     )  # fmt: skip
     model, likelihood = Forecaster(shape), StudentT(linear.nu)
-    with torch.no_grad():
-        model.var.weight.copy_(torch.from_numpy(linear.weight))
-        model.var.bias.copy_(torch.from_numpy(linear.bias))
-        log_sigma = np.clip(np.log(linear.sigma), LOG_SIGMA_MIN, LOG_SIGMA_MAX).flatten()
-        model.head.bias[shape.n_outputs :] = torch.from_numpy(log_sigma)
+    model.begin_as(linear)
     optimiser = torch.optim.Adam([*model.parameters(), *likelihood.parameters()], lr=cfg.learning_rate)
     rng = np.random.default_rng(cfg.seed)
     truth, there = torch.from_numpy(x), torch.from_numpy(mask)
