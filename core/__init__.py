@@ -3,11 +3,15 @@
 This package holds the words that every room shares. The rooms are ``kinedge.firmware_bridge`` (bytes to
 samples), ``kinedge.edge`` (samples to verdicts to episodes), ``kinedge.training``, ``kinedge.quantize``,
 ``kinedge.upstream``, ``kinedge.benchmarks`` and ``kinedge.cli``.
+
+What is named here is loaded when it is first asked for: a board that starts one room pays for that one alone.
 """
 
 from __future__ import annotations
 
-from kinedge.bundle import Bundle, Manifest, read_bundle
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from kinedge.errors import (
     BackendError,
     BundleError,
@@ -19,8 +23,11 @@ from kinedge.errors import (
     SignalError,
     StoreError,
 )
-from kinedge.recording import Recording, Region
-from kinedge.signals import ImuChunk, SensorSpec
+
+if TYPE_CHECKING:
+    from kinedge.bundle import Bundle, Manifest, read_bundle
+    from kinedge.recording import Recording, Region
+    from kinedge.signals import ImuChunk, SensorSpec
 
 __version__ = "0.1.0"
 
@@ -43,3 +50,26 @@ __all__ = [
     "__version__",
     "read_bundle",
 ]
+
+_HOMES = {
+    "Bundle": "bundle",
+    "Manifest": "bundle",
+    "read_bundle": "bundle",
+    "Recording": "recording",
+    "Region": "recording",
+    "ImuChunk": "signals",
+    "SensorSpec": "signals",
+}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'kinedge' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"kinedge.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

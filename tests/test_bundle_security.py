@@ -30,8 +30,9 @@ from kinedge.quantize.fp16 import to_fp16
 from kinedge.quantize.int8 import layers_of, load, quantise
 
 MODEL = "model.fp32.onnx"
-N, S, HOP = 12, 3204, 50
-_GRAPH = read_bundle(DEFAULT_BUNDLE).parts[MODEL]
+_SHIPPED = read_bundle(DEFAULT_BUNDLE)
+_GRAPH = _SHIPPED.parts[MODEL]
+N, S, HOP = _SHIPPED.manifest.n_channels, _SHIPPED.manifest.state_size, _SHIPPED.manifest.hop
 
 
 def checked(graph: onnx.ModelProto | bytes) -> None:
