@@ -21,7 +21,7 @@ __all__ = ["Fate", "Outcome", "content_of", "judge"]
 _REFUSED: Final = frozenset({400, 409, 413, 415, 422})
 # Errors of the way there, which the next try may not meet.
 _PASSING_CODES: Final = frozenset({"damaged_in_transit", "incomplete"})
-_MISDIRECTED: Final = frozenset({301, 302, 303, 307, 308, 401, 403, 404, 405})
+_MISDIRECTED: Final = frozenset({301, 302, 303, 307, 308, 401, 403, 404, 405, 421})
 
 
 class Fate(Enum):

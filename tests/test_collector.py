@@ -46,7 +46,7 @@ class AppClient:
 
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:
         async def send() -> httpx.Response:
-            async with httpx.AsyncClient(transport=self.transport, base_url="http://collector") as client:
+            async with httpx.AsyncClient(transport=self.transport, base_url="http://127.0.0.1") as client:
                 return await client.request(method, path, **options)
 
         return asyncio.run(send())

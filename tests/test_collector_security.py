@@ -508,6 +508,15 @@ def test_new_keys_of_the_provider_are_found_and_an_absent_provider_is_no_verdict
         OidcSettings(issuer="http://idp.example", audience="kinedge")
 
 
+def test_an_open_desk_answers_only_to_its_own_name(tmp_path: Path) -> None:
+    settings = CollectorSettings(database_url=f"sqlite:///{tmp_path}/c.db")
+    with serving(settings) as collector, httpx.Client(base_url=collector.url, trust_env=False, timeout=60) as client:
+        for host in ("localhost", "LOCALHOST:8080", "127.0.0.1:1", "[::1]:8080"):
+            assert client.get("/v1/episodes", headers={"Host": host}).status_code == 200, host
+        for host in ("evil.example", "evil.example:8080", "127.0.0.1.evil.example", "localhost.evil.example", ""):
+            assert client.get("/v1/episodes", headers={"Host": host}).status_code in (400, 421), host
+
+
 def test_too_many_requests_are_asked_to_wait(pki: Path, tmp_path: Path) -> None:
     settings = CollectorSettings(database_url=f"sqlite:///{tmp_path}/c.db", requests_per_s=0.01, burst=3)
     with serving(settings) as collector, httpx.Client(base_url=collector.url, trust_env=False, timeout=60) as client:

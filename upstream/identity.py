@@ -16,7 +16,7 @@ from kinedge.upstream.fleet import Fleet
 from kinedge.upstream.oidc import OidcVerifier, UntrustedTokenError
 from kinedge.upstream.pki import PeerCertificate
 from kinedge.upstream.problems import Refusal
-from kinedge.upstream.settings import CollectorSettings, OidcSettings
+from kinedge.upstream.settings import CollectorSettings, OidcSettings, is_loopback
 
 __all__ = ["PEER_SCOPE", "Gate", "Principal", "RateLimiter", "Right"]
 
@@ -106,7 +106,7 @@ class Gate:
         if authorization is None and peer is not None:
             return await self._gateway(peer)
         if self._open and authorization is None:
-            return Principal("", _EVERYTHING)
+            return _at_the_desk(scope)
         if authorization is not None and authorization[:7].lower() == b"bearer ":
             token = authorization[7:].strip()
             if self._token is not None and hmac.compare_digest(token, self._token.encode()):
@@ -114,7 +114,7 @@ class Gate:
             if self._oidc is not None and self._roles is not None and token.count(b".") == 2:
                 return await self._person(token.decode("latin-1"), self._oidc, self._roles)
         if self._open:
-            return Principal("", _EVERYTHING)
+            return _at_the_desk(scope)
         raise _unauthorized("a valid certificate or bearer token is needed")
 
     async def _gateway(self, peer: PeerCertificate) -> Principal:
@@ -147,6 +147,15 @@ class Gate:
         wait_s = self._limiter.wait_s(name)
         if wait_s > 0:
             raise Refusal(429, "too_many_requests", "too many requests", {"Retry-After": str(int(wait_s) + 1)})
+
+
+def _at_the_desk(scope: Any) -> Principal:
+    """Recognise whoever calls this machine by its own name; a web page whose name was rebound to it does not."""
+    host = (_header(scope, b"host") or b"").decode("latin-1")
+    name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+    if name.lower() != "localhost" and not is_loopback(name):
+        raise Refusal(421, "misdirected", "without a token, only 127.0.0.1, [::1] and localhost are answered for")
+    return Principal("", _EVERYTHING)
 
 
 def _unauthorized(message: str) -> Refusal:

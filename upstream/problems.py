@@ -42,6 +42,7 @@ _MEANINGS: Final = {
     409: "contradicts what is here; nothing was changed",
     413: "too large",
     415: "another media type is needed",
+    421: "not for this machine",
     422: "not understood; sending it again is of no use",
     429: "too many; see Retry-After",
     503: "not now; see Retry-After",
@@ -50,7 +51,7 @@ _MEANINGS: Final = {
 
 def problems(*statuses: int) -> dict[int | str, dict[str, object]]:
     """Describe for OpenAPI which refusals an operation has, besides those that any may have."""
-    every = (401, 403, 422, 429, 503)
+    every = (401, 403, 421, 422, 429, 503)
     return {s: {"model": Problem, "description": _MEANINGS[s]} for s in sorted({*every, *statuses})}
 
 
