@@ -102,7 +102,9 @@ def test_the_step_benchmark_measures_side_by_side(tmp_path: Path, capsys: pytest
     found = json.loads(capsys.readouterr().out)
     assert found == json.loads(out.read_text())
     assert [(r["what"], r["streams"]) for r in found["rows"]] == [
-        (w, n) for n in (1, 4) for w in ("onnxruntime", "engine", "verdicts")
+        (w, n)
+        for n in (1, 4)
+        for w in ("onnxruntime", "onnxruntime in pieces", "engine", "verdicts", "chunks of 10", "chunks of 50")
     ]
     for row in found["rows"]:
         assert row["median_us"] > 0

@@ -21,7 +21,7 @@ from kinedge.errors import StoreError
 LENGTH_S = 42.0
 EVENTS = [
     ("noise_burst", "wrist_left", 10, 15),
-    ("tremor", "wrist_right", 19, 24),
+    ("noise_burst", "wrist_right", 19, 24),
     ("noise_burst", "wrist_right", 29, 34),
 ]
 

