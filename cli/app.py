@@ -61,6 +61,7 @@ def _register() -> None:
         bench,
         bench_caution,
         bench_collector,
+        bench_people,
         collect,
         config,
         data,
@@ -86,7 +87,7 @@ def _register() -> None:
     from kinedge.cli import compile as compile_
 
     _ = audit, bench, collect, compile_, config, data, demo, doctor, emulate, enrol, enroll_gateway, episodes
-    _ = bench_caution, bench_collector, feedback, inspect, keys, measures
+    _ = bench_caution, bench_collector, bench_people, feedback, inspect, keys, measures
     _ = models, quantize, record, replay, run, scan, sync, train
 
 

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from kinedge.cli.app import need_extra
-from kinedge.cli.bench import _deliver, bench
+from kinedge.cli.bench import bench, deliver
 from kinedge.edge.config import DEFAULT_BUNDLE
 
 __all__ = ["caution"]
@@ -43,4 +43,4 @@ def caution(
             bundle, data=data, n_subjects=subjects, n_tuning=tuning, epochs=epochs, progress=status.update
         )
     columns = ["what", "u65", "u65_band", "u80", "u80_band", "missed", "unsure", "aurc", "aurc_plain", "right_reason"]
-    _deliver(found, out, as_json=as_json, columns=columns)
+    deliver(found, out, as_json=as_json, columns=columns)

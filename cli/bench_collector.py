@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from kinedge.cli.app import need_extra
-from kinedge.cli.bench import _deliver, bench
+from kinedge.cli.bench import bench, deliver
 
 __all__ = ["collector"]
 
@@ -39,4 +39,4 @@ def collector(
             progress=status.update,
         )
     columns = ["what", "episodes_per_s", "lowest", "highest", "p50_ms", "p99_ms", "cpu_ms", "ratio", "unstable", "note"]
-    _deliver(found, out, as_json=as_json, columns=columns)
+    deliver(found, out, as_json=as_json, columns=columns)

@@ -13,11 +13,12 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kinedge.edge.grid_buffers import NEVER, Buffers, Chunk
 from kinedge.errors import SignalError
 from kinedge.signals import SensorSpec
 from kinedge.units import period_ns
@@ -31,141 +32,6 @@ Rows = NDArray[np.intp]
 
 _GAP_FACTOR: Final = 1.5
 _MAX_CATCH_UP_S: Final = 60.0  # after a longer silence (a board that slept) the grid starts anew
-_NEVER: Final = -(2**62)
-_SPARE: Final = 16  # samples that a buffer holds beyond what it must
-
-
-@dataclass(slots=True, eq=False)
-class _Chunk:
-    time: I64
-    values: F32
-    valid: Mask
-    saturated: Mask
-
-    def rest(self, start: int) -> _Chunk:
-        return _Chunk(self.time[start:], self.values[start:], self.valid[start:], self.saturated[start:])
-
-
-class _Buffers:
-    """What one sensor of everybody has sent and ticks still need: the oldest sample of a person in slot 0."""
-
-    def __init__(self, n_channels: int, span_ns: int) -> None:
-        self.n_channels = n_channels
-        self._span_ns = span_ns
-        self.n_slots = 1  # until an interval is known
-        self.n: list[int] = []  # plain lists: they are read and written one by one, with every chunk
-        self.last_ns: list[int] = []
-        self.interval_ns: list[int] = []
-        self.width: list[int] = []
-        self.n_late: list[int] = []
-        self.waiting: dict[int, deque[_Chunk]] = {}
-        self._use(
-            np.zeros((0, 1), np.int64),
-            np.zeros((0, 1, n_channels), np.float32),
-            np.zeros((0, 1, n_channels), bool),
-            np.zeros((0, 1, n_channels), bool),
-        )
-
-    @property
-    def arrays(self) -> tuple[I64, F32, Mask, Mask]:
-        return self.time, self.values, self.valid, self.saturated
-
-    def _use(self, time: I64, values: F32, valid: Mask, saturated: Mask) -> None:
-        self.time, self.values, self.valid, self.saturated = time, values, valid, saturated
-        # one index is found faster than two
-        self._flat_time = time.reshape(-1)
-        self._flat_values, self._flat_valid, self._flat_saturated = self.flat
-
-    @property
-    def flat(self) -> tuple[F32, Mask, Mask]:
-        c = self.n_channels
-        return self.values.reshape(-1, c), self.valid.reshape(-1, c), self.saturated.reshape(-1, c)
-
-    def rearrange(self, people: Sequence[int]) -> None:
-        """Let row ``i`` be that of the former row ``people[i]``, or of somebody new where that is negative."""
-        kept = [i for i, old in enumerate(people) if old >= 0]
-        before = [people[i] for i in kept]
-
-        def moved(old: NDArray[Any]) -> NDArray[Any]:
-            new = np.zeros((len(people), *old.shape[1:]), old.dtype)
-            new[kept] = old[before]
-            return new
-
-        self._use(*(moved(a) for a in self.arrays))
-        self.waiting = {people.index(p): chunks for p, chunks in self.waiting.items() if p in people}
-        for name, value in (("n", 0), ("last_ns", _NEVER), ("interval_ns", 0), ("width", 1), ("n_late", 0)):
-            numbers = getattr(self, name)
-            setattr(self, name, [value if old < 0 else numbers[old] for old in people])
-
-    def clear(self, person: int) -> None:
-        self.n[person], self.last_ns[person] = 0, _NEVER
-        self.waiting.pop(person, None)
-
-    def set_interval(self, person: int, interval_ns: int, width: int) -> None:
-        self.interval_ns[person], self.width[person] = interval_ns, width
-        needed = -(-self._span_ns // interval_ns) + 4 * width + _SPARE
-        if needed > self.n_slots:
-            self._resize(needed)
-
-    def put(self, person: int, time: I64, values: F32, valid: Mask, saturated: Mask) -> bool:
-        """Copy samples; False, and nothing copied, if there is no room or others wait for it."""
-        start = self.n[person]
-        end = start + len(time)
-        if end > self.n_slots or person in self.waiting:
-            return False
-        self.n[person] = end
-        own = slice(person * self.n_slots + start, person * self.n_slots + end)
-        self._flat_time[own] = time
-        self._flat_values[own] = values
-        self._flat_valid[own] = valid
-        self._flat_saturated[own] = saturated
-        return True
-
-    def let_in(self, person: int) -> None:
-        """Copy what waits, as far as there is room."""
-        chunks = self.waiting.pop(person)
-        while chunks and (room := self.n_slots - self.n[person]):
-            chunk = chunks.popleft()
-            self.put(person, chunk.time[:room], chunk.values[:room], chunk.valid[:room], chunk.saturated[:room])
-            if len(chunk.time) > room:
-                chunks.appendleft(chunk.rest(room))
-        if chunks:
-            self.waiting[person] = chunks
-
-    def ends(self, person: int) -> tuple[int, int] | None:
-        """Return of when the first and the last average are; None before there is one."""
-        n, width = self.n[person], self.width[person]
-        if n < width:
-            return None
-        time = self.time[person]
-        first, last = int(time[0]), int(time[n - width])
-        if width == 1:
-            return first, last
-        return first + (int(time[width - 1]) - first) // 2, last + (int(time[n - 1]) - last) // 2
-
-    def drop_before(self, people: Rows, time_ns: I64) -> None:
-        """Forget samples that no tick at or after these times (n_people,) can need, and move the others up."""
-        n = np.array([self.n[p] for p in people.tolist()], np.int64)
-        margin = np.array([2 * (self.width[p] - 1) for p in people.tolist()], np.int64)
-        held = np.arange(self.n_slots) < n[:, None]
-        n_past = (held & (self.time[people] <= time_ns[:, None])).sum(axis=1)
-        gone = np.maximum(n_past - 1 - margin, 0)
-        left = n - gone
-        most = int(left.max(initial=0))
-        slots = people[:, None] * self.n_slots + np.minimum(gone[:, None] + np.arange(most), self.n_slots - 1)
-        for array in self.arrays:
-            array[people, :most] = array.reshape(-1, *array.shape[2:]).take(slots, axis=0)
-        for person, rest in zip(people.tolist(), left.tolist(), strict=True):
-            self.n[person] = rest
-
-    def _resize(self, n_slots: int) -> None:
-        def grown(old: NDArray[Any]) -> NDArray[Any]:
-            new = np.zeros((len(self.n), n_slots, *old.shape[2:]), old.dtype)
-            new[: old.shape[0], : old.shape[1]] = old
-            return new
-
-        self._use(*(grown(a) for a in self.arrays))
-        self.n_slots = n_slots
 
 
 class Grid:
@@ -214,7 +80,7 @@ class Grid:
         edges = np.cumsum([0, *(s.n_channels for s in self.sensors)])
         self._columns = [slice(int(a), int(b)) for a, b in pairwise(edges)]
         span_ns = max(hop * self.period_ns + 2 * self._max_delay_ns, round(buffer_s * 1e9))
-        self._buffers = [_Buffers(s.n_channels, span_ns) for s in self.sensors]
+        self._buffers = [Buffers(s.n_channels, span_ns) for s in self.sensors]
         self._phase, self.next_tick, self._first = (np.zeros(0, np.int64) for _ in range(3))
         self._begun: list[bool] = []
         self._hop_end_ns: list[int] = []
@@ -245,13 +111,13 @@ class Grid:
         self._phase = phase % self.hop
 
         def moved(numbers: I64) -> I64:
-            new = np.full((len(old), *numbers.shape[1:]), _NEVER)
+            new = np.full((len(old), *numbers.shape[1:]), NEVER)
             new[kept] = numbers[old[kept]]
             return new
 
         self.next_tick, self._first, self._last = moved(self.next_tick), moved(self._first), moved(self._last)
-        self._begun = (self.next_tick > _NEVER).tolist()
-        self._hop_end_ns = [_NEVER if t == _NEVER else (t + self.hop) * self.period_ns for t in self.next_tick.tolist()]
+        self._begun = (self.next_tick > NEVER).tolist()
+        self._hop_end_ns = [NEVER if t == NEVER else (t + self.hop) * self.period_ns for t in self.next_tick.tolist()]
         for buffers in self._buffers:
             buffers.rearrange(people)
         self.due = set()
@@ -314,7 +180,7 @@ class Grid:
                 return
         buffers.last_ns[person] = int(host_time_ns[-1])
         if not buffers.put(person, host_time_ns, values, valid, saturated):
-            chunk = _Chunk(host_time_ns, values, valid, saturated)
+            chunk = Chunk(host_time_ns, values, valid, saturated)
             buffers.waiting.setdefault(person, deque()).append(chunk)
             self._let_in(person, column)
         self._note_ends(person, column)
@@ -324,7 +190,7 @@ class Grid:
         """Forget what is buffered of a sensor: it restarted, its times may jump."""
         column = self._column[sensor]
         self._buffers[column].clear(person)
-        self._last[person, column] = _NEVER
+        self._last[person, column] = NEVER
         self.due.discard(person)
 
     def n_late(self, person: int) -> dict[str, int]:
@@ -342,8 +208,8 @@ class Grid:
             Take all ticks that data covers, waiting for nobody (the end of a recording).
         """
         newest, oldest = self._last.max(axis=1), self._last.min(axis=1)
-        everything = oldest > _NEVER
-        waiting = (newest > _NEVER) & (self.next_tick == _NEVER)
+        everything = oldest > NEVER
+        waiting = (newest > NEVER) & (self.next_tick == NEVER)
         if waiting.any():
             latest = newest if now_ns is None else np.maximum(newest, now_ns)
             # a sensor that is still to be heard may begin earlier
@@ -363,7 +229,7 @@ class Grid:
             for person in buffers.waiting:
                 # what waits behind a full buffer is not late
                 final[person] = min(final[person], (int(self._last[person, i]) - 1) // self.period_ns)
-        n = np.where(self.next_tick > _NEVER, final - self.next_tick + 1, 0)
+        n = np.where(self.next_tick > NEVER, final - self.next_tick + 1, 0)
         leaps = n > self._max_catch_up + self.hop
         if leaps.any():
             # nothing was heard for a minute or the clock leapt: do not emit an hour of empty ticks
@@ -425,7 +291,7 @@ class Grid:
             return
         if not self._begun[person]:
             first = int(self._first[person])
-            self._first[person] = ends[0] if first == _NEVER else min(first, ends[0])
+            self._first[person] = ends[0] if first == NEVER else min(first, ends[0])
         self._last[person, column] = ends[1]
 
 
@@ -445,7 +311,7 @@ class _Tracks:
     any_saturated: bool
 
 
-def _track(buffers: _Buffers, people: Rows) -> _Tracks:
+def _track(buffers: Buffers, people: Rows) -> _Tracks:
     rows = people.tolist()
     n = np.array([buffers.n[p] for p in rows], np.int64)
     used = max(int(n.max(initial=0)), 1)
@@ -460,7 +326,7 @@ def _track(buffers: _Buffers, people: Rows) -> _Tracks:
     )
 
 
-def _averaged(buffers: _Buffers, people: Rows, width: int) -> _Tracks:
+def _averaged(buffers: Buffers, people: Rows, width: int) -> _Tracks:
     """Average ``width`` consecutive samples of each person, stamped with their middle."""
     raw = _track(buffers, people)
     used = max(raw.time.shape[1], width)
