@@ -177,7 +177,7 @@ async def _load(address: tuple[str, int], episodes: list[tuple[str, bytes]], con
         try:
             while waiting:
                 id, body = waiting.pop()
-                head = f"PUT /v1/episodes/{id} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n"
+                head = f"PUT /v1/episodes/{id} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
                 start = time.perf_counter()
                 writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
                 answer = (await reader.readuntil(b"\r\n\r\n")).lower()
