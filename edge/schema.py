@@ -57,4 +57,10 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
             subject TEXT NOT NULL, part TEXT NOT NULL, saved_utc_ns INTEGER NOT NULL, state BLOB NOT NULL,
             PRIMARY KEY (subject, part)) STRICT""",
     ),
+    (
+        # How often each answer was given: hour counts local hours since 1970-01-01; content is sealed where a key is.
+        """CREATE TABLE verdict_hours (
+            subject TEXT NOT NULL, hour INTEGER NOT NULL, basis TEXT NOT NULL, changed_utc_ns INTEGER NOT NULL,
+            content BLOB NOT NULL, PRIMARY KEY (subject, hour, basis)) STRICT, WITHOUT ROWID""",
+    ),
 )

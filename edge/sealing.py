@@ -127,6 +127,7 @@ def forget(database: Database, subject: str) -> Forgotten:
             unsent=unsent,
             measures=drop("measures WHERE subject = :subject") + drop("measure_states WHERE subject = :subject"),
         )
+        drop("verdict_hours WHERE subject = :subject")
         database.record(connection, "subject_forgotten", {"subject": subject, **vars(done)})
     database.vacuum()
     return done
