@@ -58,6 +58,12 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
             PRIMARY KEY (subject, part)) STRICT""",
     ),
     (
+        # How often each answer was given: hour counts local hours since 1970-01-01; content is sealed where a key is.
+        """CREATE TABLE verdict_hours (
+            subject TEXT NOT NULL, hour INTEGER NOT NULL, basis TEXT NOT NULL, changed_utc_ns INTEGER NOT NULL,
+            content BLOB NOT NULL, PRIMARY KEY (subject, hour, basis)) STRICT, WITHOUT ROWID""",
+    ),
+    (
         # The latest row of each day of measures that is to go upstream, or has gone; a body is empty once it has.
         """CREATE TABLE measures_outbox (
             subject TEXT NOT NULL, part TEXT NOT NULL, day INTEGER NOT NULL, id TEXT NOT NULL,

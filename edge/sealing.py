@@ -142,6 +142,7 @@ def forget(database: Database, subject: str) -> Forgotten:
                 drop(f"{table} WHERE subject = :subject") for table in ("measures", "measure_states", "measures_outbox")
             ),
         )
+        drop("verdict_hours WHERE subject = :subject")
         database.record(connection, "subject_forgotten", {"subject": subject, **vars(done)})
     database.vacuum()
     return done
