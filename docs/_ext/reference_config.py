@@ -109,6 +109,6 @@ def _rows(facts: list[KeyFact]) -> str:
     for f in facts:
         default = "must be given" if f.default is None else f.default if f.default == "left out" else f"`{f.default}`"
         takes = " ".join(t for t in (f.type, f.bounds, f.unit) if t)
-        meaning = prose(f.meaning) + (f" Example: `{f.example}`" if f.example is not None else "")
+        meaning = prose(f.meaning) + (f". Example: `{f.example}`" if f.example is not None else "")
         rows.append((f"`{f.key.rpartition('.')[2]}`", cell(takes), cell(default), cell(meaning)))
     return table(("key", "takes", "default", "meaning"), rows)
