@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ def signals_event(
 ) -> dict[str, Any]:
     """Return samples (n, n_channels) at times (n,) as plain lists, a list for each channel; null where missing."""
     rounded = np.round(values.T.astype(np.float64), 3)
-    columns = np.where(np.isfinite(rounded), rounded.astype(object), None).tolist()
+    columns = [[x if math.isfinite(x) else None for x in column] for column in rounded.tolist()]
     return {
         "subject": subject,
         "sensor": sensor,
