@@ -41,6 +41,7 @@ from kinedge.edge.tape import Tape
 from kinedge.edge.trusted import load_trusted
 from kinedge.edge.uplink import open_uplink
 from kinedge.edge.verdict import Verdict
+from kinedge.edge.verdict_hours import VerdictHours, VerdictTally
 from kinedge.edge.verdict_json import basis_fields
 from kinedge.errors import BackendError, ConfigError, StoreError
 from kinedge.firmware_bridge.ble_radio import BleRadio
@@ -151,6 +152,8 @@ class EdgeService:
         if config.lsl is not None:
             self._lsl = LslStreams(config.lsl, gateway=config.gateway, subjects=subjects)
         self.store = EpisodeStore(config.store, vault=None if config.keys is None else config.keys.vault(config.store))
+        zone = "" if config.measures is None else config.measures.timezone
+        self.tally = VerdictTally(VerdictHours(self.store.database), timezone=zone, note=self._note)
         self._wearers = Wearers(self.store.events(WORN))
         self.measures = None
         if config.measures is not None:
@@ -269,6 +272,7 @@ class EdgeService:
             with contextlib.suppress(StoreError):
                 await self.caretaker.flush()
             self.keeper.end()
+            self.tally.end()
             if self.tape is not None:
                 self.tape.end()
             if self.measures is not None:
@@ -285,6 +289,7 @@ class EdgeService:
         else:
             add("scorer", partial(self._play, source), once=True)
         add("keeper", self.keeper.run, essential=True, drains=True)
+        add("tally", self.tally.run, drains=True)
         if self.tape is not None:
             add("tape", self.tape.run, drains=True)
         if self.measures is not None:
@@ -474,6 +479,8 @@ class EdgeService:
         for draft in builder.step(verdict, scored.values, scored.valid, end_utc_ns=end_utc_ns):
             self.keeper.put(draft, offset_ns=offset_ns)
         self.verdict_counts[verdict.decision.word] += 1
+        if self._source is not None or self._wall.is_set:  # hours of 1970 are nobody's
+            self.tally.add(scored.subject, verdict, builder, end_utc_ns=end_utc_ns)
         self.times.add("decide", (time.perf_counter_ns() - began_ns) / 1e9)
         if now_ns is not None:
             self.times.add("sample_to_verdict", (now_ns - verdict.host_time_ns) / 1e9 / self.clock.speed)
