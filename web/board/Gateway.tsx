@@ -17,6 +17,8 @@ export function Gateway({ board, state }: { board: BoardStore; state: BoardState
   const heading = useFocusOnOpen<HTMLHeadingElement>("board");
   const [stopping, setStopping] = useState(false);
   const { outbox } = state;
+  const placeOf = (name: string | null): string =>
+    words.pick(state.model.sensors.find((sensor) => sensor.name === name)?.place) || (name ?? "");
   return (
     <>
       <div class="person-head row spread">
@@ -58,14 +60,14 @@ export function Gateway({ board, state }: { board: BoardStore; state: BoardState
               <li key={device.where}>
                 <strong>{device.serial || device.where}</strong>{" "}
                 <span class="small quiet">
-                  {[device.sensor, device.battery === null ? "" : percent(language, device.battery)].filter(Boolean).join(" · ")}
+                  {[placeOf(device.sensor), device.battery === null ? "" : percent(language, device.battery)].filter(Boolean).join(" · ")}
                 </span>
               </li>
             ))}
           </ul>
         </section>
         <Tasks state={state} words={words} />
-        <section class="card" aria-labelledby="notes">
+        <section class="card wide" aria-labelledby="notes">
           <h2 id="notes">{words.say("notes")}</h2>
           {!state.notes.length && <p class="quiet">{words.say("no_notes")}</p>}
           <ol class="notes" reversed>
@@ -95,7 +97,7 @@ function Fact({ name, value }: { name: string; value: string }) {
 function Tasks({ state, words }: { state: BoardState; words: Speaker }) {
   const label = { running: "task_running", waiting: "task_waiting", ended: "task_ended" } as const;
   return (
-    <section class="card" aria-labelledby="tasks">
+    <section class="card wide" aria-labelledby="tasks">
       <h2 id="tasks">{words.say("tasks")}</h2>
       <div class="table-scroll" tabIndex={0} role="region" aria-labelledby="tasks">
         <table>

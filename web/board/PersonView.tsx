@@ -63,13 +63,17 @@ export function PersonView({ subject, board, state }: { subject: string; board: 
         </div>
       </div>
       <div class={`person${current ? "" : " person-stale"}`}>
-        <Answer person={person} decision={decision} words={words} />
-        <Where person={person} state={state} decision={decision} words={words} />
-        <Score person={person} points={board.scores.get(subject)} words={words} />
-        <Baseline person={person} canEnrol={state.features.enrol} />
-        <SignalCharts person={person} model={state.model} signals={board.signals} tick={board.version} />
-        <SensorTable person={person} canAssign={state.features.assign} />
-        <Today person={person} state={state} seen={board.episodesSeen} />
+        <div class="person-column">
+          <Answer person={person} decision={decision} words={words} />
+          <Score person={person} points={board.scores.get(subject)} words={words} />
+          <SignalCharts person={person} model={state.model} signals={board.signals} />
+          <SensorTable person={person} canAssign={state.features.assign} />
+        </div>
+        <div class="person-column">
+          <Where person={person} state={state} decision={decision} words={words} />
+          <Baseline person={person} canEnrol={state.features.enrol} />
+          <Today person={person} state={state} seen={board.episodesSeen} />
+        </div>
       </div>
       <AssignDialog open={assigning} onClose={() => setAssigning(false)} person={person} state={state} />
     </>
@@ -145,7 +149,7 @@ function Where({ person, state, decision, words }: { person: Person; state: Boar
   const label = (name: string): string => sensors.find((sensor) => sensor.name === name)?.label ?? name;
   return (
     <section class="card where" aria-labelledby="where">
-      <h2 id="where">{words.say("where")}</h2>
+      <h2 id="where">{words.say(claimed ? "where" : "on_body")}</h2>
       <BodyFigure sensors={sensors} />
       {channels.length > 0 && (
         <div class="channels">

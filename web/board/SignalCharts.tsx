@@ -12,7 +12,6 @@ interface SignalChartsProps {
   person: Person;
   model: Model;
   signals: ReadonlyMap<string, Signals>;
-  tick: number;
 }
 
 export function SignalCharts({ person, model, signals }: SignalChartsProps) {
@@ -46,9 +45,8 @@ function SensorSignals(props: { sensor: SensorModel; signals: Signals | undefine
     <div class="signals-sensor" data-sensor={sensor.name}>
       <h3>{words.pick(sensor.place) || sensor.name}</h3>
       {!streaming && <p class="small signals-quiet">{words.say("no_signals")}</p>}
-      {quantities.map((group) => (
-        <Quantity key={group.kind} group={group} signals={signals} words={words} />
-      ))}
+      {(streaming || signals) &&
+        quantities.map((group) => <Quantity key={group.kind} group={group} signals={signals} words={words} />)}
     </div>
   );
 }

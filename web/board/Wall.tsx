@@ -38,7 +38,7 @@ export function Wall({ board, state }: { board: BoardStore; state: BoardState })
               <span class={`filter-mark ink-${decision}`}>
                 <Icon name={decision} size={17} />
               </span>
-              {decision === "none" ? words.say("no_current") : words.say(decision)} <strong>{counts.get(decision) ?? 0}</strong>
+              <span class="filter-word">{decision === "none" ? words.say("no_current") : words.say(decision)}</span> <strong>{counts.get(decision) ?? 0}</strong>
             </button>
           ))}
         </div>

@@ -56,6 +56,8 @@ export class BoardStore {
     const query = subject === null ? "" : `?subject=${encodeURIComponent(subject)}`;
     this.close = openStream(`api/stream${query}`, {
       onState: (connection) => {
+        // Looking at somebody else opens another stream: that is no loss, and answers carry their own time.
+        if (connection === "connecting" && this.connection === "open") return;
         this.connection = connection;
         this.changed();
       },

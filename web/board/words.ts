@@ -58,6 +58,7 @@ export const WORDS = dictionary({
   rarity: { en: "Ordinary movement looks this unusual about 1 time in {n}.", fr: "Un mouvement ordinaire est aussi inhabituel environ 1 fois sur {n}." },
 
   where: { en: "Where it differs", fr: "Où cela diffère" },
+  on_body: { en: "On the body", fr: "Sur le corps" },
   channels: { en: "Strongest channels", fr: "Canaux les plus forts" },
   acceleration: { en: "acceleration", fr: "accélération" },
   rotation: { en: "rotation", fr: "rotation" },
@@ -144,7 +145,7 @@ export const WORDS = dictionary({
   restarts: { en: "Restarts", fr: "Redémarrages" },
   error: { en: "Error", fr: "Erreur" },
   task_running: { en: "running", fr: "en marche" },
-  task_waiting: { en: "waits before the next attempt", fr: "attend le prochain essai" },
+  task_waiting: { en: "tries again soon", fr: "nouvel essai bientôt" },
   task_ended: { en: "ended", fr: "terminée" },
   notes: { en: "What happened", fr: "Ce qui s’est passé" },
   no_notes: { en: "Nothing to report.", fr: "Rien à signaler." },
