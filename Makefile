@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 ROOMS := firmware_bridge edge training quantize upstream benchmarks cli
 
-.PHONY: help setup demo test check format typing default-model chaos soak clean
+.PHONY: help setup demo test check format typing default-model web chaos soak clean
 
 help: ## show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -32,6 +32,9 @@ demo: $(VENV)/.runtime ## about a minute of the main job: sensors, edge, collect
 
 default-model: $(VENV)/.dev ## train the shipped model again
 	SOURCE_DATE_EPOCH=1795300000 $(BIN)/kinedge train examples/wrists-sim.toml --out edge/models/wrists-sim.kinedge --no-report
+
+web: ## check and build the pages (needs node >= 20.19 and npm)
+	cd web && npm ci --no-audit --no-fund && npm run check && npm run build && npm run size
 
 typing: ## links that let analysers see the rooms as one package
 	@mkdir -p .typing && ln -sfn ../core .typing/kinedge.tmp && rm -rf .typing/kinedge .typing/kinedge.tmp
