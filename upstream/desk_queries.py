@@ -15,7 +15,7 @@ from kinedge.upstream.database import Database
 from kinedge.upstream.schema import EPISODES, MEASURES, RAW_BLOBS
 from kinedge.upstream.summary import Filter, fitting
 
-__all__ = ["DeskOrder", "DeskPage", "Timeline", "desk_list", "subjects", "timeline"]
+__all__ = ["DeskOrder", "DeskPage", "Neighbours", "Timeline", "desk_list", "neighbours", "subjects", "timeline"]
 
 DeskOrder = Literal["newest", "oldest"]
 _QUARTER_NS: Final = 900 * 10**9  # every zone's offset is a multiple of it
@@ -32,6 +32,15 @@ class DeskPage:
 
     episodes: tuple[dict[str, Any], ...]
     next_cursor: str | None
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """An episode's line, and the ids of the person's episodes before and after it."""
+
+    line: dict[str, Any]
+    earlier: str | None
+    later: str | None
 
 
 @dataclass(frozen=True)
@@ -129,9 +138,25 @@ def subjects(database: Database, *, after: str = "", limit: int) -> list[dict[st
         for query in (measured, seen):
             for row in connection.execute(query).mappings():
                 found[row["subject"]] = nothing | found.get(row["subject"], {}) | dict(row)
-    for row in found.values():
-        row["n_new"] = int(row["n_new"])
+    for person in found.values():
+        person["n_new"] = int(person["n_new"])
     return [found[subject] for subject in sorted(found)][:limit]
+
+
+def neighbours(database: Database, id: str) -> Neighbours | None:
+    """Return an episode's line, and which of the same person begin before and after it; None: no such episode."""
+    c = EPISODES.c
+    has_raw = sa.exists().where(RAW_BLOBS.c.episode_id == c.id).label("has_raw")
+    query = sa.select(*(c[name] for name in _LINE), c.body, has_raw).where(c.id == id)
+    at = sa.tuple_(c.start_utc_ns, c.arrival)
+    with database.reading() as connection:
+        row = connection.execute(query).mappings().first()
+        if row is None:
+            return None
+        here, same = (row["start_utc_ns"], row["arrival"]), c.subject == row["subject"]
+        earlier = sa.select(c.id).where(same, at < here).order_by(c.start_utc_ns.desc(), c.arrival.desc()).limit(1)
+        later = sa.select(c.id).where(same, at > here).order_by(c.start_utc_ns, c.arrival).limit(1)
+        return Neighbours(_line(row), connection.scalar(earlier), connection.scalar(later))
 
 
 def _line(row: Mapping[Any, Any]) -> dict[str, Any]:

@@ -48,6 +48,8 @@ class OidcVerifier:
         self._lock = threading.Lock()
         self._keys: dict[str | None, jwt.PyJWK] = {}
         self._fetched_at = -1e9
+        self._known: dict[str, Any] = {}
+        self._known_at = -1e9
 
     def verify(self, token: str) -> tuple[str, frozenset[str]]:
         """Return who it is and their roles. It may wait for the provider.
@@ -88,7 +90,9 @@ class OidcVerifier:
         LinkError
             The provider does not answer, or publishes none that can be trusted.
         """
-        where = self._about().get(name)
+        if self._monotonic() - self._known_at >= _KEEP_S:  # asked for once an hour, however many sign in
+            self._known, self._known_at = self._about(), self._monotonic()
+        where = self._known.get(name)
         if not isinstance(where, str) or not where.startswith(("https://", "http://")):
             raise LinkError(f"{self._settings.issuer}: it publishes no {name}")
         if self._settings.issuer.startswith("https://") and not where.startswith("https://"):

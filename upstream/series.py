@@ -1,7 +1,7 @@
 """The raw slice of an episode as lines on a screen: the lowest and highest sample of each of a few hundred stretches.
 
-Nothing that stands out for one sample is lost, as it would be if every n-th sample were taken; and what was not received
-stays a gap.
+Nothing that stands out for one sample is lost, as it would be if every n-th sample were taken; and what was not
+received stays a gap.
 """
 
 from __future__ import annotations
@@ -101,6 +101,6 @@ def _extremes(counts: NDArray[np.int16], each: int) -> tuple[NDArray[np.int64], 
     return low, high, missing
 
 
-def _numbers(values: NDArray[np.float64], gone: NDArray[np.bool_]) -> list[float | None]:
+def _numbers(values: NDArray[np.floating], gone: NDArray[np.bool_]) -> list[float | None]:
     rounded = np.round(values, _DIGITS).tolist()
     return [None if g else v for v, g in zip(rounded, gone.tolist(), strict=True)]

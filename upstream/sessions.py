@@ -18,7 +18,7 @@ from kinedge.upstream.principals import Principal, Right, header
 from kinedge.upstream.problems import Refusal
 from kinedge.upstream.schema import SESSIONS, SIGN_INS
 
-__all__ = ["SignIn", "Sessions", "cookie_of", "refuse_other_pages", "set_cookie"]
+__all__ = ["Sessions", "SignIn", "cookie_of", "refuse_other_pages", "set_cookie"]
 
 SESSION_COOKIE: Final = "kinedge_session"
 SIGN_IN_COOKIE: Final = "kinedge_sign_in"
