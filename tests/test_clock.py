@@ -190,7 +190,7 @@ def test_state_is_bounded() -> None:
     for k in range(2_000):
         clock.update(k * 500_000_000, k * 500_000_000 + (k * 7919) % 1_000_000)
         clock.update_two_way(k * 500_000_000, k * 500_000_000 + 1, k * 500_000_000 + 2, k * 500_000_000 + 3_000_000)
-    assert len(clock._latest.bins) <= 122 and len(clock._earliest.bins) <= 122
+    assert len(clock._latest) <= 122 and len(clock._earliest) <= 122
 
 
 def test_fixed_clock_adds_its_offset() -> None:
