@@ -282,13 +282,24 @@ class Grid:
                 # what waits behind a full buffer is not late
                 final[person] = min(final[person], (int(self._last[person, i]) - 1) // self.period_ns)
         n = np.where(self.next_tick > NEVER, final - self.next_tick + 1, 0)
-        leaps = n > self._max_catch_up + self.hop
-        if leaps.any():
-            # nothing was heard for a minute or the clock leapt: do not emit an hour of empty ticks
-            by = (n[leaps] - self._max_catch_up) // self.hop * self.hop
-            self.next_tick[leaps] += by
-            n[leaps] -= by
+        for person in np.flatnonzero(n > self._max_catch_up + self.hop).tolist():
+            n[person] = self._leap(person, int(n[person]))
         return np.maximum(n, 0)
+
+    def _leap(self, person: int, n: int) -> int:
+        """Leave ticks out: nothing was heard for a minute or the clock leapt, and nobody wants an hour of empty ticks.
+
+        A burst that is still to be let in is not left out.
+        """
+        tick = int(self.next_tick[person])
+        firsts = [b.first_from(person, tick * self.period_ns) for b in self._buffers if b.n_held[person] > b.n_slots]
+        heard = [t for t in firsts if t is not None]
+        most = min(n, min(heard) // self.period_ns - tick) if heard else n
+        by = max((most - self._max_catch_up) // self.hop * self.hop, 0)
+        self.next_tick[person] += by
+        if n - by > self._max_catch_up + self.hop:  # after the next hop there may be nothing left that keeps it
+            return self.hop
+        return n - by
 
     def take(self, people: Rows, n: int) -> tuple[F32, Mask, Mask]:
         """Return the next ``n`` ticks of some people: values, valid, saturated, each (n_people, n, n_channels)."""
@@ -345,6 +356,8 @@ class Grid:
         """Copy what has come of one person, where the slots must be looked at to know its ends."""
         buffers = self._buffers[column]
         buffers.let_in((person,))
+        if buffers.chunks[person]:
+            buffers.full.add(person)  # what its slots end with is all that is known
         ends = buffers.ends(person)
         if ends is None:
             return
@@ -378,8 +391,8 @@ def _track(buffers: Buffers, people: Rows) -> _Tracks:
         n=n,
         base=people * buffers.n_slots,
         flat=buffers.flat,
-        all_valid=bool(buffers.valid[people, :used].all()),
-        any_saturated=bool(buffers.saturated[people, :used].any()),
+        all_valid=not (buffers.some_invalid and not buffers.valid[people, :used].all()),
+        any_saturated=buffers.some_saturated and bool(buffers.saturated[people, :used].any()),
         interval_ns=buffers.interval[people],
     )
 
@@ -416,43 +429,51 @@ def _interpolate(tracks: _Tracks, first_ns: I64, period: int, n: int) -> tuple[F
     """Return values, valid, saturated at ``n`` ticks of each person, from ``first_ns`` (n_people,) on."""
     n_people, n_slots = tracks.time.shape
     # the tick from which on a sample is in the past: counting them up gives the one before each tick
-    reached = np.minimum(np.maximum(-((first_ns[:, None] - tracks.time) // period), 0), n)
+    reached = tracks.time - first_ns[:, None]
+    reached += period - 1  # rounded up
+    reached //= period
+    np.clip(reached, 0, n, out=reached)
     reached[np.arange(n_slots) >= tracks.n[:, None]] = n
     reached += np.arange(n_people)[:, None] * (n + 1)
     counts = np.bincount(reached.ravel(), minlength=n_people * (n + 1))
     n_past = counts.reshape(n_people, n + 1)[:, :n].cumsum(axis=1)
     inside, followed = n_past > 0, n_past < tracks.n[:, None]
     before = np.maximum(n_past - 1, 0)
-    behind = before + (inside & followed)
+    followed &= inside
+    behind = before + followed
     row = np.arange(n_people)[:, None] * n_slots
     time_before = tracks.time.take(before + row)
-    step = tracks.time.take(behind + row) - time_before
-    offset = first_ns[:, None] + np.arange(n) * period - time_before
-    on_sample = inside & (offset == 0)
-    bridged = inside & followed & (offset < step) & (step <= tracks.interval_ns[:, None] * _GAP_FACTOR)
-    usable = bridged | on_sample
-    weight = np.where(on_sample | ~usable, 0.0, offset / np.maximum(step, 1)).astype(np.float32)
+    step = tracks.time.take(behind + row)
+    step -= time_before
+    offset = (first_ns[:, None] + np.arange(n) * period) - time_before
+    on_sample = offset == 0
+    on_sample &= inside
+    usable = offset < step
+    usable &= step <= tracks.interval_ns[:, None] * _GAP_FACTOR
+    usable &= followed
+    usable |= on_sample
+    weight = np.zeros(offset.shape)
+    np.divide(offset, step, out=weight, where=usable & ~on_sample)  # the step of what is bridged is positive
     before += tracks.base[:, None]
     behind += tracks.base[:, None]
     all_values, all_valid, all_saturated = tracks.flat
     values, change = all_values.take(before, axis=0), all_values.take(behind, axis=0)
-    alone = on_sample[..., None]
+    change -= values  # not finite where either is not
+    change *= weight.astype(np.float32)[..., None]
     valid = np.empty(values.shape, bool)
     valid[:] = usable[..., None]
-    finite = np.isfinite(values), np.isfinite(change)
-    if not (tracks.all_valid and finite[0].all() and finite[1].all()):
-        valid &= all_valid.take(before, axis=0) & finite[0]
-        valid &= (all_valid.take(behind, axis=0) & finite[1]) | alone
-        for numbers, ok in zip((values, change), finite, strict=True):
-            np.copyto(numbers, 0, where=~ok)
-    change -= values
-    change *= weight[..., None]
+    if not (tracks.all_valid and np.isfinite(change).all()):
+        alone = on_sample[..., None]
+        valid &= all_valid.take(before, axis=0) & np.isfinite(values)
+        valid &= (all_valid.take(behind, axis=0) & np.isfinite(all_values.take(behind, axis=0))) | alone
+        np.copyto(change, 0, where=alone)  # what follows may be infinite
     values += change
-    np.copyto(values, 0, where=~valid)
+    if not valid.all():
+        np.copyto(values, 0, where=~valid)
     saturated = np.zeros(values.shape, bool)
     if tracks.any_saturated:
         saturated |= all_saturated.take(behind, axis=0)
-        saturated &= ~alone
+        saturated &= ~on_sample[..., None]
         saturated |= all_saturated.take(before, axis=0)
         saturated &= usable[..., None]
     return values, valid, saturated

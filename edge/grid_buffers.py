@@ -85,17 +85,13 @@ class Buffers:
         self.chunks: list[list[Chunk]] = []
         self.full: set[int] = set()  # people whose chunks have no room until a hop is taken
         self.averaged = False  # anybody's samples are averaged
+        self.some_invalid = self.some_saturated = False  # of all slots; else nothing need be copied
         self._use(
             np.zeros((0, 1), np.int64),
             np.zeros((0, 1, n_channels), np.float32),
-            np.zeros((0, 1, n_channels), bool),
+            np.ones((0, 1, n_channels), bool),
             np.zeros((0, 1, n_channels), bool),
         )
-
-    @property
-    def arrays(self) -> tuple[I64, F32, Mask, Mask]:
-        """Time (n_people, n_slots), and values, valid, saturated with channels behind."""
-        return self.time, self.values, self.valid, self.saturated
 
     def _use(self, time: I64, values: F32, valid: Mask, saturated: Mask) -> None:
         self.time, self.values, self.valid, self.saturated = time, values, valid, saturated
@@ -111,12 +107,12 @@ class Buffers:
         kept = [i for i, old in enumerate(people) if old >= 0]
         before = [people[i] for i in kept]
 
-        def moved(old: NDArray[Any]) -> NDArray[Any]:
-            new = np.zeros((len(people), *old.shape[1:]), old.dtype)
+        def moved(old: NDArray[Any], blank: Any = 0) -> NDArray[Any]:
+            new = np.full((len(people), *old.shape[1:]), blank, old.dtype)
             new[kept] = old[before]
             return new
 
-        self._use(*(moved(a) for a in self.arrays))
+        self._use(moved(self.time), moved(self.values), moved(self.valid, True), moved(self.saturated))
         self.n, self.interval = moved(self.n), moved(self.interval)
         self.full = {new for new, old in enumerate(people) if old in self.full}
         self.chunks = [[] if old < 0 else self.chunks[old] for old in people]
@@ -177,13 +173,7 @@ class Buffers:
         if not every:
             return
         time, values, valid, saturated, mappings = zip(*every, strict=True)
-        lengths = np.fromiter(map(len, time), np.int64, len(every))
-        base, offset, published, slope, _ = zip(*mappings, strict=True)
-        of_each = [
-            np.array(numbers, kind).repeat(lengths)
-            for numbers, kind in ((base, np.int64), (offset, np.int64), (published, np.float64), (slope, np.float64))
-        ]
-        host_ns = host_time(np.concatenate(time), *of_each)
+        host_ns, lengths = _host_times(time, mappings)
         # where each person's samples go: behind those that are there
         row = np.array(rows, np.intp)
         n_chunks = np.fromiter(map(len, found), np.int64, len(found))
@@ -193,8 +183,16 @@ class Buffers:
         slots += np.arange(len(slots))
         self.n[row] += n_new
         self.time.reshape(-1)[slots] = host_ns
-        for whole, parts in zip(self.flat, (values, valid, saturated), strict=True):
-            whole[slots] = np.concatenate(parts)
+        all_values, all_valid, all_saturated = self.flat
+        all_values[slots] = np.concatenate(values)
+        # nearly always all are valid and none saturated, and so are all slots
+        new_valid, new_saturated = np.concatenate(valid), np.concatenate(saturated)
+        if self.some_invalid or not new_valid.all():
+            self.some_invalid = True
+            all_valid[slots] = new_valid
+        if self.some_saturated or new_saturated.any():
+            self.some_saturated = True
+            all_saturated[slots] = new_saturated
 
     def _with_room(self, person: int) -> list[Chunk]:
         """Return, and no longer keep, the chunks that have room; the last one may be cut."""
@@ -212,6 +210,15 @@ class Buffers:
         if not left:
             self.full.discard(person)
         return now
+
+    def first_from(self, person: int, time_ns: int) -> int | None:
+        """Return of when the first sample at or after a time is, in the slots or in chunks."""
+        in_slots = self.time[person, : self.n[person]]
+        for host_ns in chain([in_slots], (host_time(c.time, *c.mapping[:4]) for c in self.chunks[person])):
+            at = int(np.searchsorted(host_ns, time_ns))
+            if at < len(host_ns):
+                return int(host_ns[at])
+        return None
 
     def ends(self, person: int) -> tuple[int, int] | None:
         """Return of when the first and the last average in the slots are; None before there is one."""
@@ -238,17 +245,40 @@ class Buffers:
         left = n - gone
         most = int(left.max(initial=0))
         slots = people[:, None] * self.n_slots + np.minimum(gone[:, None] + np.arange(most), self.n_slots - 1)
-        for array in self.arrays:
-            array[people, :most] = array.reshape(-1, *array.shape[2:]).take(slots, axis=0)
+        self.time[people, :most] = self.time.reshape(-1).take(slots)
+        self.values[people, :most] = self.values.reshape(-1, self.n_channels).take(slots, axis=0)
+        if self.some_invalid:
+            self.valid[people, :most] = self.valid.reshape(-1, self.n_channels).take(slots, axis=0)
+            self.valid[people, most:] = True
+            self.some_invalid = not self.valid.all()
+        if self.some_saturated:
+            self.saturated[people, :most] = self.saturated.reshape(-1, self.n_channels).take(slots, axis=0)
+            self.saturated[people, most:] = False
+            self.some_saturated = bool(self.saturated.any())
         self.n[people] = left
         for person, forgotten in zip(people.tolist(), gone.tolist(), strict=True):
             self.n_held[person] -= forgotten
 
     def _resize(self, n_slots: int) -> None:
-        def grown(old: NDArray[Any]) -> NDArray[Any]:
-            new = np.zeros((len(self.n), n_slots, *old.shape[2:]), old.dtype)
+        def grown(old: NDArray[Any], blank: Any = 0) -> NDArray[Any]:
+            new = np.full((len(self.n), n_slots, *old.shape[2:]), blank, old.dtype)
             new[: old.shape[0], : old.shape[1]] = old
             return new
 
-        self._use(*(grown(a) for a in self.arrays))
+        self._use(grown(self.time), grown(self.values), grown(self.valid, True), grown(self.saturated))
         self.n_slots = n_slots
+
+
+def _host_times(time: Sequence[I64], mappings: Sequence[Mapping]) -> tuple[I64, I64]:
+    """Return the host times of all samples of some chunks, one chunk behind the other, and how many each has."""
+    base, offset, published, slope, _ = zip(*mappings, strict=True)
+    of_each = [
+        np.array(numbers, kind)
+        for numbers, kind in ((base, np.int64), (offset, np.int64), (published, np.float64), (slope, np.float64))
+    ]
+    lengths = np.fromiter(map(len, time), np.int64, len(time))
+    together, n = np.concatenate(time), int(lengths[0])
+    if (lengths == n).all():
+        host_ns = host_time(together.reshape(-1, n), *(a[:, None] for a in of_each))
+        return host_ns.reshape(-1), lengths
+    return host_time(together, *(a.repeat(lengths) for a in of_each)), lengths

@@ -415,8 +415,14 @@ class ClockMap:
         """Lay the line between the bounds of both sides."""
         now = max(self._latest.at[-1], self._earliest.at[-1])
         between = lines_between(
-            [(at - now, -r + _WANDER * (now - at)) for at, r in zip(self._earliest.at, self._earliest.residual, strict=True)],
-            [(at - now, r + _WANDER * (now - at)) for at, r in zip(self._latest.at, self._latest.residual, strict=True)],
+            [
+                (at - now, -r + _WANDER * (now - at))
+                for at, r in zip(self._earliest.at, self._earliest.residual, strict=True)
+            ],
+            [
+                (at - now, r + _WANDER * (now - at))
+                for at, r in zip(self._latest.at, self._latest.residual, strict=True)
+            ],
             max_slope=_MAX_SKEW,
         )
         self._slope = between.slope
