@@ -1,8 +1,8 @@
 """The common grid of many people: samples as they come, hops of everybody at once.
 
-What comes is only noted. Clock maps, copies and arithmetic are done once per hop, in one step for all people whose hop is
-final. Buffers hold a hop and what a tick may wait for; a burst longer than that (a device that empties its memory after a
-long silence) waits in its chunks and enters hop by hop, so that memory does not grow with it.
+What comes is only noted. Clock maps, copies and arithmetic are done once per hop, in one step for all people whose hop
+is final. Buffers hold a hop and what a tick may wait for; a burst longer than that (a device that empties its memory
+after a long silence) waits in its chunks and enters hop by hop, so that memory does not grow with it.
 
 The rules are those of ``kinedge.edge.aligner``.
 """

@@ -66,7 +66,7 @@ class Buffers:
     span_ns
         That the slots hold.
     by_hops
-        Whoever takes, takes no more than that: as much again may then wait in chunks before a person counts as ``full``.
+        Whoever takes, takes no more than that: as much again may wait in chunks before somebody is ``full``.
     """
 
     def __init__(self, n_channels: int, span_ns: int, *, by_hops: bool) -> None:
