@@ -287,7 +287,7 @@ def _collector(url: str, folder: Path) -> Iterator[tuple[tuple[str, int], Callab
         "collector = Collector(settings, port=0)\n"
         "part = Path(sys.argv[2] + '.part')\n"
         "part.write_text(collector.url)\n"
-        "collector.run(on_ready=lambda: part.rename(sys.argv[2]))\n"
+        "collector.run(on_ready=lambda: part.rename(sys.argv[2]), alone=True)\n"
     )
     with (folder / "collector.log").open("w+b") as log:
         process = subprocess.Popen(

@@ -7,11 +7,14 @@ across processes too, also means that arrivals become visible in their order and
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import threading
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar
 
@@ -32,6 +35,8 @@ _MAX_BATCH: Final = 64
 _LOCK_KEY: Final = 0x6B696E65  # "kine": the advisory lock of the writers on PostgreSQL
 _DAY_NS: Final = 86_400 * 10**9
 T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -76,11 +81,17 @@ class Transaction:
 
 
 class _Ticket(Generic[T]):
-    """A piece of work that waits for its commit."""
+    """A piece of work that waits for its commit: a thread does, or an event loop with ``future``."""
 
-    def __init__(self, work: Callable[[Transaction], T], new: tuple[sa.Table, dict[str, Any]] | None) -> None:
+    def __init__(
+        self,
+        work: Callable[[Transaction], T],
+        new: tuple[sa.Table, dict[str, Any]] | None,
+        future: asyncio.Future[T] | None = None,
+    ) -> None:
         self.work = work
         self.new = new
+        self.future = future
         self.settled = False
         self.woken = threading.Event()  # settled, or the next to commit
         self.result: T | None = None
@@ -126,6 +137,7 @@ class Database:
         self._mutex = threading.Lock()
         self._committing = False
         self._waiting: deque[_Ticket[Any]] = deque()
+        self._committer = ThreadPoolExecutor(1, thread_name_prefix="commits")  # begins with the first `write_soon`
         if self.dialect == "sqlite":
             _prepare_sqlite(self.engine)
         try:
@@ -136,7 +148,8 @@ class Database:
             raise
 
     def close(self) -> None:
-        """Close all connections."""
+        """Finish what is being written and close all connections."""
+        self._committer.shutdown()
         self.engine.dispose()
 
     @contextmanager
@@ -165,28 +178,59 @@ class Database:
             The database did not take it. Whatever ``work`` raises is raised here, and nothing of it is written.
         """
         ticket = _Ticket(work, new)
-        with self._mutex:
-            self._waiting.append(ticket)
-            commits, self._committing = not self._committing, True
+        commits = self._queue(ticket)
         if not commits:
             ticket.woken.wait()
             commits = not ticket.settled
         if commits:
-            try:
-                self._commit_waiting()
-            finally:
-                self._hand_over()
+            self._commit_and_hand_over()
         if ticket.error is not None:
             raise ticket.error
         return ticket.result  # type: ignore[return-value]
 
-    def _hand_over(self) -> None:
-        """Let the first that waits commit next. Nobody else is woken for nothing."""
+    async def write_soon(
+        self, work: Callable[[Transaction], T], *, new: tuple[sa.Table, dict[str, Any]] | None = None
+    ) -> T:
+        """Do as `write` does, without a thread for each that waits; whoever is cancelled may have been committed."""
+        ticket = _Ticket(work, new, asyncio.get_running_loop().create_future())
+        if self._queue(ticket):
+            self._committer.submit(self._commit_until_nobody_waits)
+        return await ticket.future  # type: ignore[misc]
+
+    def _queue(self, ticket: _Ticket[Any]) -> bool:
+        """Let work wait for its commit; say whether nobody commits yet, so that its owner must see to that."""
         with self._mutex:
-            if self._waiting:
-                self._waiting[0].woken.set()
-            else:
-                self._committing = False
+            self._waiting.append(ticket)
+            commits, self._committing = not self._committing, True
+        return commits
+
+    def _commit_and_hand_over(self) -> None:
+        """Commit what waits, then let the first that waits by then commit next. Nobody else is woken for nothing."""
+        try:
+            self._commit_waiting()
+        finally:
+            with self._mutex:
+                if not self._waiting:
+                    self._committing = False
+                elif self._waiting[0].future is None:
+                    self._waiting[0].woken.set()
+                else:
+                    self._committer.submit(self._commit_until_nobody_waits)
+
+    def _commit_until_nobody_waits(self) -> None:
+        """Commit for the event loops; a thread that waits goes on by itself."""
+        while True:
+            try:
+                self._commit_waiting()
+            except Exception:  # its owners were told that it was broken off
+                _log.exception("a commit was broken off")
+            with self._mutex:
+                if not self._waiting:
+                    self._committing = False
+                    return
+                if self._waiting[0].future is None:
+                    self._waiting[0].woken.set()
+                    return
 
     def _commit_waiting(self) -> None:
         """Commit what waits; whoever calls this is the first of them."""
@@ -208,6 +252,7 @@ class Database:
             for ticket in batch:
                 if not ticket.settled:  # a fault of the code itself; nobody may wait for ever
                     ticket.settle(None, StoreError(f"{self.where}: the commit was broken off; try again"))
+            _tell(batch)
 
     def _commit_alone(self, ticket: _Ticket[Any]) -> None:
         try:
@@ -254,6 +299,28 @@ def _do_all(transaction: Transaction, batch: list[_Ticket[Any]]) -> list[Any]:
         fresh.discard(key)
         results.append(ticket.work(transaction))
     return results
+
+
+def _tell(batch: Iterable[_Ticket[Any]]) -> None:
+    """Wake each event loop once for all of a commit."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[_Ticket[Any]]] = defaultdict(list)
+    for ticket in batch:
+        if ticket.future is not None:
+            by_loop[ticket.future.get_loop()].append(ticket)
+
+    def resolve(tickets: list[_Ticket[Any]]) -> None:
+        for ticket in tickets:
+            future = ticket.future
+            if future is None or future.done():
+                continue
+            if ticket.error is None:
+                future.set_result(ticket.result)
+            else:
+                future.set_exception(ticket.error)
+
+    for loop, tickets in by_loop.items():
+        with suppress(RuntimeError):  # it ended meanwhile, and nobody waits there
+            loop.call_soon_threadsafe(resolve, tickets)
 
 
 def _prepare_sqlite(engine: sa.Engine) -> None:
