@@ -13,9 +13,10 @@ import threading
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Final, Generic, TypeVar
 
 import sqlalchemy as sa
@@ -33,6 +34,8 @@ __all__ = ["Database", "Transaction"]
 _BUSY_TIMEOUT_MS: Final = 10_000
 _MAX_BATCH: Final = 64
 _LOCK_KEY: Final = 0x6B696E65  # "kine": the advisory lock of the writers on PostgreSQL
+# The columns of a SELECT are computed from left to right: the patience first, then the lock.
+_TAKE_TURN: Final = f"SELECT set_config('lock_timeout', '{_BUSY_TIMEOUT_MS}', true), pg_advisory_xact_lock({_LOCK_KEY})"
 _DAY_NS: Final = 86_400 * 10**9
 T = TypeVar("T")
 
@@ -57,13 +60,9 @@ class Transaction:
         """Count this, in this transaction."""
         self.tallies[event, who] += n
 
-    def insert(self, table: sa.Table) -> Any:
-        """Return an insert that can be told what to do about a conflict, in the words of this database."""
-        return postgresql.insert(table) if self.connection.dialect.name == "postgresql" else sqlite.insert(table)
-
     def insert_new(self, table: sa.Table, row: Mapping[str, Any]) -> bool:
         """Insert a row; say False when its key is there already, whoever put it there."""
-        statement = self.insert(table).on_conflict_do_nothing().returning(*table.primary_key)
+        statement = _insert_new(table.primary_key.columns[0], self.connection.dialect.name)
         return self.connection.execute(statement, dict(row)).first() is not None
 
     def finish(self) -> None:
@@ -71,13 +70,28 @@ class Transaction:
         chain.append(self.connection, self.notes, utc_ns=self.utc_ns)
         if not self.tallies:
             return
-        upsert = self.insert(TALLIES)
-        upsert = upsert.on_conflict_do_update(
-            index_elements=["utc_day", "event", "who"], set_={"n": TALLIES.c.n + upsert.excluded.n}
-        )
         day = self.utc_ns // _DAY_NS
         rows = [{"utc_day": day, "event": e, "who": w, "n": n} for (e, w), n in self.tallies.items()]
-        self.connection.execute(upsert, rows)
+        self.connection.execute(_add_to_tallies(self.connection.dialect.name), rows)
+
+
+# Statements are made once: to make one takes as long as to carry it out.
+@cache
+def _insert_new(key: sa.Column[Any], dialect: str) -> Any:
+    """Insert what is not there yet, and return the keys of that."""
+    return _insert(key.table, dialect).on_conflict_do_nothing().returning(key)
+
+
+@cache
+def _add_to_tallies(dialect: str) -> Any:
+    upsert = _insert(TALLIES, dialect)
+    n = TALLIES.c.n + upsert.excluded.n
+    return upsert.on_conflict_do_update(index_elements=["utc_day", "event", "who"], set_={"n": n})
+
+
+def _insert(table: Any, dialect: str) -> Any:
+    """Return an insert that can be told what to do about a conflict, in the words of this database."""
+    return postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
 
 
 class _Ticket(Generic[T]):
@@ -192,10 +206,10 @@ class Database:
         self, work: Callable[[Transaction], T], *, new: tuple[sa.Table, dict[str, Any]] | None = None
     ) -> T:
         """Do as `write` does, without a thread for each that waits; whoever is cancelled may have been committed."""
-        ticket = _Ticket(work, new, asyncio.get_running_loop().create_future())
-        if self._queue(ticket):
-            self._committer.submit(self._commit_until_nobody_waits)
-        return await ticket.future  # type: ignore[misc]
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        if self._queue(_Ticket(work, new, future)):
+            self._commit_soon()
+        return await future
 
     def _queue(self, ticket: _Ticket[Any]) -> bool:
         """Let work wait for its commit; say whether nobody commits yet, so that its owner must see to that."""
@@ -209,28 +223,34 @@ class Database:
         try:
             self._commit_waiting()
         finally:
-            with self._mutex:
-                if not self._waiting:
-                    self._committing = False
-                elif self._waiting[0].future is None:
-                    self._waiting[0].woken.set()
-                else:
-                    self._committer.submit(self._commit_until_nobody_waits)
+            if self._loop_waits():
+                self._commit_soon()
 
-    def _commit_until_nobody_waits(self) -> None:
-        """Commit for the event loops; a thread that waits goes on by itself."""
+    def _commit_soon(self) -> None:
+        """Let the committer's own thread commit."""
+        self._committer.submit(self._commit_for_loops).add_done_callback(_log_fault)
+
+    def _commit_for_loops(self) -> None:
         while True:
             try:
                 self._commit_waiting()
-            except Exception:  # its owners were told that it was broken off
-                _log.exception("a commit was broken off")
-            with self._mutex:
-                if not self._waiting:
-                    self._committing = False
-                    return
-                if self._waiting[0].future is None:
-                    self._waiting[0].woken.set()
-                    return
+            except BaseException:  # a fault of the code itself; whoever waited was told
+                if self._loop_waits():
+                    self._commit_soon()
+                raise
+            if not self._loop_waits():
+                return
+
+    def _loop_waits(self) -> bool:
+        """Say whether an event loop is the first that waits; a thread that is goes on by itself."""
+        with self._mutex:
+            if not self._waiting:
+                self._committing = False
+                return False
+            if self._waiting[0].future is None:
+                self._waiting[0].woken.set()
+                return False
+            return True
 
     def _commit_waiting(self) -> None:
         """Commit what waits; whoever calls this is the first of them."""
@@ -269,8 +289,7 @@ class Database:
             connection = connection.execution_options(kinedge_writes=True)
             with connection.begin():
                 if self.dialect == "postgresql":
-                    connection.exec_driver_sql(f"SET LOCAL lock_timeout = {_BUSY_TIMEOUT_MS}")
-                    connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK_KEY})")
+                    connection.exec_driver_sql(_TAKE_TURN)
                 transaction = Transaction(connection, self.wall_clock_ns())
                 yield transaction
                 transaction.finish()
@@ -290,7 +309,7 @@ def _do_all(transaction: Transaction, batch: list[_Ticket[Any]]) -> list[Any]:
     fresh: set[tuple[str, str]] = set()
     for table in {ticket.new[0] for ticket in batch if ticket.new is not None}:
         rows = [ticket.new[1] for ticket in batch if ticket.new is not None and ticket.new[0] is table]
-        statement = transaction.insert(table).on_conflict_do_nothing().returning(table.c.id)
+        statement = _insert_new(table.c.id, transaction.connection.dialect.name)
         fresh |= {(table.name, id) for id in transaction.connection.scalars(statement, rows)}
     results = []
     for ticket in batch:
@@ -299,6 +318,11 @@ def _do_all(transaction: Transaction, batch: list[_Ticket[Any]]) -> list[Any]:
         fresh.discard(key)
         results.append(ticket.work(transaction))
     return results
+
+
+def _log_fault(job: Future[None]) -> None:
+    if (fault := job.exception()) is not None:
+        _log.error("a commit was broken off", exc_info=fault)
 
 
 def _tell(batch: Iterable[_Ticket[Any]]) -> None:

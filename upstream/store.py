@@ -127,9 +127,7 @@ class CollectorStore:
             self._refuse(Outcome.REFUSED, who, "episode", id, sha256_hex(body), str(e))
             raise
         if gateway is not None and envelope.gateway != gateway:
-            self._refuse(
-                Outcome.FOREIGN, who, "episode", id, sha256_hex(body), f"the body names {envelope.gateway}"
-            )
+            self._refuse(Outcome.FOREIGN, who, "episode", id, sha256_hex(body), f"the body names {envelope.gateway}")
             return Outcome.FOREIGN
         row, work = self._keeping(envelope, body, who)
         outcome = self.database.write(work, new=(EPISODES, row))
