@@ -133,6 +133,11 @@ class EpisodeBuilder:
         ``model_digest``, ``config_digest`` and ``kinedge_version`` of every envelope.
     config
         When episodes open and close.
+
+    Attributes
+    ----------
+    hop_s
+        What one verdict stands for.
     """
 
     def __init__(
@@ -151,12 +156,13 @@ class EpisodeBuilder:
         self._channels = channels
         self._sensors = tuple(sorted({c.partition(".")[0] for c in channels}))
         self._rate_hz = rate_hz
-        self._hop_ns = round(hop / rate_hz * 1e9)
+        self.hop_s = hop / rate_hz
+        self._hop_ns = round(self.hop_s * 1e9)
         self._block_ns = round(block / rate_hz * 1e9)
-        self._provenance = provenance
+        self.provenance = provenance
         self._recent: deque[tuple[Verdict, TrailPoint, int]] = deque(maxlen=self.config.open_window)
-        hop_s = hop / rate_hz
-        self._n_pre_roll = round((self.config.pre_roll_s + (self.config.open_window + block / hop) * hop_s) / hop_s)
+        pre_roll_s = self.config.pre_roll_s + (self.config.open_window + block / hop) * self.hop_s
+        self._n_pre_roll = round(pre_roll_s / self.hop_s)
         self._raw: deque[tuple[int, F32, NDArray[np.bool_]]] = deque()
         self._open: _Open | None = None
         self._quiet: list[Verdict] = []
@@ -255,7 +261,7 @@ class EpisodeBuilder:
                 channels=self._channels,
                 start_utc_ns=raw_start_ns,
             ).model_dump(mode="json"),
-            **self._provenance,
+            **self.provenance,
         }
         return EpisodeDraft(key=o.key, fields=fields, raw=raw, closed=ended is not None)
 

@@ -17,7 +17,7 @@ from typing import Final, Literal
 from kinedge.edge.caution import Reason
 from kinedge.errors import SignalError
 
-__all__ = ["AMOUNTS", "Language", "Phrase", "abstention", "place_name", "slow_change", "summarise"]
+__all__ = ["AMOUNTS", "Language", "Phrase", "abstention", "place_name", "reason_words", "slow_change", "summarise"]
 
 Language = Literal["en", "fr"]
 
@@ -236,12 +236,20 @@ def summarise(
 def abstention(reason: Reason, *, language: Language = "en") -> str:
     """Say why no answer is given: the reason with the most weight, in one sentence."""
     i = _LANGUAGES.index(language)
+    return _sentence(("unsure: ", "incertain : ")[i] + _said(reason, language))
+
+
+def reason_words(reason: Reason, *, language: Language = "en") -> str:
+    """Say one reason by itself, whatever the answer was."""
+    return _sentence(_said(reason, language))
+
+
+def _said(reason: Reason, language: Language) -> str:
     words = _UNSURE.get(reason.code)
     if words is None:
-        return _sentence(("unsure: ", "incertain : ")[i] + reason.text)
+        return reason.text
     place = place_name(reason.sensor, language=language) if reason.sensor else ""
-    said = words[i].format(place=place, from_place=_from(place))
-    return _sentence(("unsure: ", "incertain : ")[i] + said)
+    return words[_LANGUAGES.index(language)].format(place=place, from_place=_from(place))
 
 
 def slow_change(kind: str, *, sensor: str, day: str, value: float, expected: float) -> dict[Language, str]:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -31,6 +32,7 @@ from kinedge.edge.service import EdgeService
 from kinedge.edge.store import EpisodeStore
 from kinedge.edge.tape import Tape
 from kinedge.edge.verdict import Verdict
+from kinedge.edge.verdict_hours import VerdictHours
 from kinedge.edge.verdict_json import verdict_as_json
 from kinedge.errors import ConfigError, StoreError
 from kinedge.firmware_bridge.device import Battery, ClockExchange, DeviceInfo, Doubt
@@ -119,6 +121,24 @@ def play(folder: Path, store: Path, *, speed: float = math.inf) -> tuple[EdgeSer
     return service, said
 
 
+def of_verdicts(said: Said) -> Counter[tuple[str, str, str]]:
+    """Count verdicts by subject, answer and the heaviest reason of what was unsure."""
+    return Counter((s, v.decision.word, v.reasons[0].code if v.decision.word == "unsure" else "") for s, v in said)
+
+
+def counted(path: Path) -> Counter[tuple[str, str, str]]:
+    """Return the same as a store has it."""
+    found: Counter[tuple[str, str, str]] = Counter()
+    with EpisodeStore(path, read_only=True) as store:
+        for hour in VerdictHours(store.database).rows():
+            for word, n in hour.counts.items():
+                if word != "unsure":
+                    found[hour.subject, word, ""] += n
+            for (code, _), n in hour.reasons.items():
+                found[hour.subject, "unsure", code] += n
+    return found
+
+
 async def score_live(config: GatewayConfig, devices: dict[str, Any], said: Said) -> EdgeService:
     """Score devices on ptys until they have sent all, and stop as Ctrl-C does."""
     service = EdgeService(config, host_clock=HostClock(speed=SPEED), on_scored=collecting(said))
@@ -171,6 +191,7 @@ def test_a_replay_gives_the_verdicts_of_the_live_session_bit_for_bit(tmp_path: P
     assert again == live  # every float, to the last bit
     assert {v.decision.word for _, v in live} >= {"anomalous", "unsure"}
     assert played.config.caution.alpha == 0.02
+    assert counted(tmp_path / "live.db") == counted(tmp_path / "again.db") == of_verdicts(live)
     for key, health in service.health.items():
         assert (played.health[key].samples, played.health[key].lost) == (health.samples, health.lost)
     assert sum(h.lost for h in service.health.values()) > 0

@@ -1,4 +1,4 @@
-"""What holds for every request: its id in the answer, no caching, and a small body that comes in time.
+"""What holds for every request: its id in the answer, no caching, nothing to run, and a small body that comes in time.
 
 Episodes, raw blobs and pieces have limits of their own, in bodies.py.
 """
@@ -18,7 +18,11 @@ from kinedge.upstream.problems import Refusal
 __all__ = ["Labels"]
 
 _MAX_POST_BYTES: Final = 64 << 10
-_EVERY_ANSWER: Final = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
+_UNLESS_GIVEN: Final = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"cache-control", b"no-store"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+)
 _GIVEN: Final = re.compile(rb"[A-Za-z0-9._-]{8,64}")
 
 
@@ -73,7 +77,9 @@ class Labels:
 
         async def send_labelled(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = [*message.get("headers", ()), (b"x-request-id", id.encode()), *_EVERY_ANSWER]
+                headers = [*message.get("headers", ()), (b"x-request-id", id.encode())]
+                given = {name for name, _ in headers}
+                headers += [(name, value) for name, value in _UNLESS_GIVEN if name not in given]
                 message["headers"] = [*headers, (b"connection", b"close")] if unread else headers
             await send(message)
 
