@@ -79,6 +79,7 @@ def _register() -> None:
         quantize,
         record,
         replay,
+        report,
         run,
         scan,
         sync,
@@ -88,7 +89,7 @@ def _register() -> None:
 
     _ = audit, bench, collect, compile_, config, data, demo, doctor, emulate, enrol, enroll_gateway, episodes
     _ = bench_caution, bench_collector, bench_people, feedback, inspect, keys, measures
-    _ = models, quantize, record, replay, run, scan, sync, train
+    _ = models, quantize, record, replay, report, run, scan, sync, train
 
 
 def main(argv: list[str] | None = None) -> int:

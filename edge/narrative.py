@@ -17,7 +17,7 @@ from typing import Final, Literal
 from kinedge.edge.caution import Reason
 from kinedge.errors import SignalError
 
-__all__ = ["AMOUNTS", "Language", "Phrase", "abstention", "place_name", "slow_change", "summarise"]
+__all__ = ["AMOUNTS", "Language", "Phrase", "abstention", "place_name", "slow_change", "summarise", "why_not"]
 
 Language = Literal["en", "fr"]
 
@@ -236,12 +236,17 @@ def summarise(
 def abstention(reason: Reason, *, language: Language = "en") -> str:
     """Say why no answer is given: the reason with the most weight, in one sentence."""
     i = _LANGUAGES.index(language)
-    words = _UNSURE.get(reason.code)
-    if words is None:
-        return _sentence(("unsure: ", "incertain : ")[i] + reason.text)
-    place = place_name(reason.sensor, language=language) if reason.sensor else ""
-    said = words[i].format(place=place, from_place=_from(place))
+    said = why_not(reason.code, reason.sensor, language=language) if reason.code in _UNSURE else reason.text
     return _sentence(("unsure: ", "incertain : ")[i] + said)
+
+
+def why_not(code: str, sensor: str | None, *, language: Language = "en") -> str:
+    """Say a reason against an answer, as part of a sentence; a code without words keeps its own name."""
+    words = _UNSURE.get(code)
+    if words is None:
+        return code.replace("_", " ")
+    place = place_name(sensor, language=language) if sensor else ""
+    return words[_LANGUAGES.index(language)].format(place=place, from_place=_from(place))
 
 
 def slow_change(kind: str, *, sensor: str, day: str, value: float, expected: float) -> dict[Language, str]:
@@ -302,7 +307,7 @@ def _from(place: str) -> str:
 
 
 def _sentence(text: str) -> str:
-    return text[0].upper() + text[1:] + "."
+    return text[0].upper() + text[1:] + ("" if text.endswith("?") else ".")
 
 
 _LANGUAGES: Final[tuple[Language, ...]] = ("en", "fr")
