@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 ROOMS := firmware_bridge edge training quantize upstream benchmarks cli
 
-.PHONY: help setup demo test check format typing default-model chaos soak clean
+.PHONY: help setup demo test check format typing default-model docs web chaos soak clean
 
 help: ## show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -33,6 +33,9 @@ demo: $(VENV)/.runtime ## about a minute of the main job: sensors, edge, collect
 default-model: $(VENV)/.dev ## train the shipped model again
 	SOURCE_DATE_EPOCH=1795300000 $(BIN)/kinedge train examples/wrists-sim.toml --out edge/models/wrists-sim.kinedge --no-report
 
+web: ## check and build the pages (needs node >= 20.19 and npm)
+	cd web && npm ci --no-audit --no-fund && npm run check && npm run build && npm run size
+
 typing: ## links that let analysers see the rooms as one package
 	@mkdir -p .typing && ln -sfn ../core .typing/kinedge.tmp && rm -rf .typing/kinedge .typing/kinedge.tmp
 	@mkdir -p .typing/kinedge
@@ -48,6 +51,10 @@ check: $(VENV)/.dev typing ## style, types and the order of the rooms
 test: check ## everything: check, then all tests
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
+docs: $(VENV)/.dev ## the documentation, into docs/_build/html; a warning is an error
+	$(BIN)/python -m sphinx -q -W --keep-going -b html -d docs/_build/doctrees docs docs/_build/html
+	@echo docs/_build/html/index.html
+
 chaos: $(VENV)/.dev ## 20 times: 1,000 episodes, 50 kills, a bad network (about an hour)
 	PYTHONPATH=tests $(BIN)/python tests/chaos.py --seeds 20
 
@@ -59,4 +66,4 @@ format: $(VENV)/.dev ## put the code into its one form
 	$(BIN)/ruff format .
 
 clean: ## remove what was built here
-	rm -rf .typing .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
+	rm -rf .typing .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist docs/_build docs/reference *.egg-info

@@ -1,43 +1,50 @@
 """Measure things side by side in one run: interleaved rounds, medians with their spread, and what machine it was.
 
 A figure from a shared machine means little alone; a ratio of two things measured in turns means more. Results are
-immutable, versioned JSON, and say themselves when they are not stable.
+immutable, versioned JSON (``results``), and say themselves when they are not stable.
 """
 
 from __future__ import annotations
 
-import os
-import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
 from kinedge import __version__
+from kinedge.benchmarks.machine import describe_machine, is_busy
+from kinedge.benchmarks.results import SCHEMA, VERSION
 
-__all__ = ["RESULT_SCHEMA", "Timing", "interleaved", "machine", "result", "timing_row"]
+__all__ = ["Timing", "interleaved", "quantile_row", "result", "timing_row"]
 
-RESULT_SCHEMA: Final = "kinedge.bench/1"
 _UNSTABLE: Final = 0.10
+_FEWEST_ROUNDS: Final = 5
+_SHORTEST_US: Final = 5_000.0
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Of one thing, in microseconds: median and 90 % quantile over rounds, and the spread of the round medians."""
+    """Of one thing, in microseconds: quantiles over rounds, the spread of the rounds, and how much was measured."""
 
     median_us: float
     p90_us: float
     spread: float
     n_rounds: int
+    p99_us: float = 0.0
+    max_us: float = 0.0
+    measured_us: float = 0.0
 
     @property
     def unstable(self) -> bool:
         """Whether the quartiles of the rounds lie 10 % or more of the median apart."""
         return self.spread >= _UNSTABLE
+
+    @property
+    def too_short(self) -> bool:
+        """Whether fewer than five rounds, or less than 5 ms in all, were measured."""
+        return self.n_rounds < _FEWEST_ROUNDS or self.measured_us < _SHORTEST_US
 
 
 def interleaved(
@@ -94,42 +101,30 @@ def interleaved(
     for name, values in rounds.items():
         median = float(np.median(values))
         low, high = np.quantile(values, [0.25, 0.75])
-        timings[name] = Timing(median, float(np.quantile(values, 0.9)), float((high - low) / median), len(values))
+        p90, p99 = np.quantile(values, [0.9, 0.99])
+        timings[name] = Timing(
+            median,
+            float(p90),
+            float((high - low) / median),
+            len(values),
+            float(p99),
+            max(values),
+            sum(values) * n_calls[name],
+        )
     return timings
-
-
-def machine() -> dict[str, Any]:
-    """Describe this machine: what a reader needs to judge a figure, and nothing that names its owner."""
-    versions = {}
-    for package in ("numpy", "onnxruntime", "torch"):
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return {
-        "cpu": _first_line("/proc/cpuinfo", "model name") or platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "governor": _text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
-        "temperature_c": _temperature(),
-        "load_1min": round(os.getloadavg()[0], 2),
-        "system": f"{platform.system()} {platform.release()}",
-        "python": platform.python_version(),
-        "omp_num_threads": os.environ.get("OMP_NUM_THREADS"),
-        **versions,
-    }
 
 
 def result(name: str, rows: list[dict[str, Any]], *, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Wrap rows with schema, machine, date and warnings."""
-    busy = os.getloadavg()[0] > 0.7 * (os.cpu_count() or 1)
-    warnings = ["the machine is busy: load is above 0.7 per core"] if busy else []
-    warnings += [f"unstable: {row}" for row in sorted({str(r["what"]) for r in rows if r.get("unstable")})]
+    warnings = ["the machine is busy: load is above 0.7 per core"] if is_busy() else []
+    for key, words in (("unstable", "unstable"), ("too_short", "too short to trust")):
+        warnings += [f"{words}: {what}" for what in sorted({str(r["what"]) for r in rows if r.get(key)})]
     return {
-        "schema": RESULT_SCHEMA,
+        "schema": f"{SCHEMA}/{VERSION}",
         "benchmark": name,
         "utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "kinedge": __version__,
-        "machine": machine(),
+        "machine": describe_machine(),
         "settings": dict(settings),
         "rows": rows,
         "warnings": warnings,
@@ -138,23 +133,29 @@ def result(name: str, rows: list[dict[str, Any]], *, settings: Mapping[str, Any]
 
 def timing_row(what: str, timing: Timing, **more: Any) -> dict[str, Any]:
     """Return a timing as a row of a result."""
-    return {"what": what, **more, **{k: round(v, 4) for k, v in asdict(timing).items()}, "unstable": timing.unstable}
+    numbers = {k: round(v, 4) for k, v in asdict(timing).items() if k != "measured_us"}
+    row = {"what": what, **more, **numbers, "unstable": timing.unstable}
+    return {**row, "too_short": True} if timing.too_short else row
 
 
-def _text(path: str) -> str | None:
-    try:
-        return Path(path).read_text(encoding="ascii", errors="replace").strip() or None
-    except OSError:
-        return None
+def quantile_row(what: str, values: Sequence[float], *, unit: str, **more: Any) -> dict[str, Any]:
+    """Return single durations as a row: p50, p90, p99 and the largest, with how many there were.
 
-
-def _first_line(path: str, key: str) -> str | None:
-    for line in (_text(path) or "").splitlines():
-        if line.startswith(key):
-            return line.partition(":")[2].strip()
-    return None
-
-
-def _temperature() -> float | None:
-    text = _text("/sys/class/thermal/thermal_zone0/temp")
-    return int(text) / 1000 if text and text.lstrip("-").isdigit() else None
+    Parameters
+    ----------
+    what
+        Was measured.
+    values
+        In ``unit``, in the order in which they happened; halves of them are compared for the spread.
+    unit
+        Last part of the keys' names, such as ``us``.
+    """
+    if not len(values):
+        return {"what": what, **more, "n": 0}
+    p50, p90, p99 = (round(float(q), 4) for q in np.quantile(values, [0.5, 0.9, 0.99]))
+    parts = [float(np.median(part)) for part in np.array_split(np.asarray(values, float), min(len(values), 8))]
+    low, high = np.quantile(parts, [0.25, 0.75])
+    spread = float((high - low) / max(p50, 1e-12))
+    row = {"what": what, **more, f"p50_{unit}": p50, f"p90_{unit}": p90, f"p99_{unit}": p99}
+    row |= {f"max_{unit}": round(max(values), 4), "n": len(values), "spread": round(spread, 4)}
+    return {**row, "unstable": spread >= _UNSTABLE}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Final
 
 import typer
 from rich.console import Console
@@ -13,7 +15,10 @@ from rich.markup import escape
 from kinedge import __version__
 from kinedge.errors import ConfigError, KinedgeError
 
-__all__ = ["app", "main", "need_extra"]
+__all__ = ["CALLED_WITH", "app", "main", "need_extra"]
+
+#: The arguments of the command that runs: a benchmark writes them down.
+CALLED_WITH: Final[ContextVar[tuple[str, ...]]] = ContextVar("CALLED_WITH", default=())
 
 app = typer.Typer(
     name="kinedge",
@@ -62,6 +67,7 @@ def _register() -> None:
         bench_caution,
         bench_collector,
         bench_people,
+        bench_results,
         collect,
         config,
         data,
@@ -88,13 +94,14 @@ def _register() -> None:
     from kinedge.cli import compile as compile_
 
     _ = audit, bench, collect, compile_, config, data, demo, doctor, emulate, enrol, enroll_gateway, episodes
-    _ = bench_caution, bench_collector, bench_people, feedback, inspect, keys, measures
+    _ = bench_caution, bench_collector, bench_people, bench_results, feedback, inspect, keys, measures
     _ = models, quantize, record, replay, report, run, scan, sync, train
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line and return its exit status: 0 done, 1 an error of ours, 2 wrong usage."""
     _register()
+    called = CALLED_WITH.set(tuple(sys.argv[1:] if argv is None else argv))
     try:
         result = app(args=argv, standalone_mode=False)
     except KinedgeError as e:
@@ -109,6 +116,8 @@ def main(argv: list[str] | None = None) -> int:
             raise
         show()
         return int(getattr(e, "exit_code", 2))
+    finally:
+        CALLED_WITH.reset(called)
     return int(result) if isinstance(result, int) else 0
 
 

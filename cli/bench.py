@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +13,8 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from kinedge.cli.app import app, need_extra
+from kinedge.benchmarks.results import seal, write_result
+from kinedge.cli.app import CALLED_WITH, app, need_extra
 from kinedge.edge.config import DEFAULT_BUNDLE
 from kinedge.errors import ConfigError
 
@@ -20,6 +22,7 @@ __all__ = [
     "bench",
     "clap",
     "clock",
+    "command_line",
     "counts",
     "decode",
     "deliver",
@@ -34,6 +37,20 @@ __all__ = [
 
 bench = typer.Typer(help="Measure, always beside something to compare with.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
+
+
+@bench.callback(invoke_without_command=True)
+def _group(
+    context: typer.Context,
+    compare: Annotated[
+        tuple[Path, Path] | None, typer.Option(metavar="A.json B.json", help="The same as kinedge bench compare.")
+    ] = None,
+) -> None:
+    """Measure, always beside something to compare with."""
+    if compare is not None and context.invoked_subcommand is None:
+        from kinedge.cli.bench_results import show_comparison
+
+        show_comparison(*compare)
 
 
 @bench.command()
@@ -276,7 +293,7 @@ def parity(
             )
     columns = ["what", "status", "z_relative_rmse", "vus_pr_injected_change", "flipped", "order_changed", "hit_at_1"]
     if out is not None:
-        out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        write_result(seal(found, command=command_line()), out)
     short = {name: facts["digest"] for name, facts in found["settings"].items()}
     deliver(found if as_json else {**found, "settings": short}, None, as_json=as_json, columns=columns)
 
@@ -292,17 +309,31 @@ def counts(streams: str) -> tuple[int, ...]:
     return numbers
 
 
+def command_line() -> str:
+    """Return how ``kinedge`` was called, without the folders of this machine and what only says where results go."""
+    words: list[str] = []
+    skip = False
+    for word in CALLED_WITH.get():
+        if skip:
+            skip = False
+        elif word == "--out":
+            skip = True
+        elif word != "--json" and not word.startswith("--out="):
+            words.append(Path(word).name if word.startswith(("/", "~", "..")) else word)
+    return shlex.join(["kinedge", *words]) if words else ""
+
+
 def deliver(found: dict[str, Any], out: Path | None, *, as_json: bool, columns: Sequence[str] | None = None) -> None:
     """Write and print a result; the table shows all columns, or these."""
-    text = json.dumps(found, indent=2)
+    found = seal(found, command=command_line())
     if out is not None:
-        out.write_text(text + "\n", encoding="utf-8")
+        write_result(found, out)
     if as_json:
-        typer.echo(text)
+        typer.echo(json.dumps(found, indent=2))
         return
     facts = found["settings"]
     title = f"{found['benchmark']}: " + ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in facts.items())
-    columns = columns or [c for c in found["rows"][0] if c not in ("unstable", "n_rounds")]
+    columns = columns or [c for c in found["rows"][0] if c not in ("unstable", "too_short", "n_rounds")]
     table = Table(title=title, title_justify="left")
     for column in columns:
         table.add_column(column.replace("_", " "), justify="left" if column == "what" else "right")

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, NamedTuple
+from datetime import date, timedelta
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from kinedge import __version__
 from kinedge.edge.hostclock import HostClock, RecordedClock, WallClock
 from kinedge.edge.measures.config import MeasuresConfig, Side
 from kinedge.edge.measures.notice import episode_of
-from kinedge.edge.measures.person import PersonMeasures
+from kinedge.edge.measures.person import MeasuresRow, PersonMeasures
 from kinedge.edge.measures.watch import Change
 from kinedge.edge.measures_store import MeasuresStore
 from kinedge.edge.store import EpisodeStore
@@ -31,6 +32,7 @@ __all__ = ["MeasuresKeeper"]
 
 _MAX_WAITING: Final = 1 << 14  # chunks; some minutes of a team
 _KEEP_EVERY_NS: Final = 60 * NS_PER_S
+_SEND_EVERY_NS: Final = 3 * 3600 * NS_PER_S  # of a day under way
 _STEPPED_S: Final = 0.75  # the wall clock was set, and did not merely drift
 
 
@@ -99,6 +101,8 @@ class MeasuresKeeper:
         self._offset_s: int | None = None
         self._unset = False
         self._last_tick_ns = self._last_kept_ns = -(1 << 62)
+        self._sent_ns: dict[tuple[str, str], int] = {}  # when a part's day under way went upstream last
+        self._caught_up: set[str] = set()
         self._changed, self._idle = asyncio.Event(), asyncio.Event()
         self._idle.set()
         self._ending = False
@@ -237,11 +241,49 @@ class MeasuresKeeper:
                 self._changes.popleft()
             for subject, person in self._people.items():
                 if person.last_utc_s != self._kept_utc_s[subject]:
-                    self._store.save(subject, person.rows(), person.states())
+                    if subject not in self._caught_up:
+                        self._queue_days_of_before(subject)
+                        self._caught_up.add(subject)
+                    rows = person.rows()
+                    outgoing = self._outgoing(subject, rows)
+                    self._store.save(subject, rows, person.states(), outgoing=outgoing)
+                    self._sent_ns |= {(subject, day["part"]): self._last_tick_ns for day in outgoing}
                     person.keep()
                     self._kept_utc_s[subject] = person.last_utc_s
         except StoreError as e:
             self._note(f"measures could not be kept and are tried again: {e}")
+
+    def _outgoing(self, subject: str, rows: Sequence[MeasuresRow]) -> list[dict[str, Any]]:
+        """Return the days that go upstream now: those that are over, and every three hours the one under way."""
+        wait_ns = {r.part: self._last_tick_ns - self._sent_ns.get((subject, r.part), -(1 << 62)) for r in rows}
+        return [
+            self._day_fields(subject, row.part, row.start, row.content)
+            for row in rows
+            if row.level == "day" and (row.content["complete"] or wait_ns[row.part] >= _SEND_EVERY_NS)
+        ]
+
+    def _queue_days_of_before(self, subject: str) -> None:
+        """Let days that were kept before there was a way upstream, and are over, go there, too."""
+        known = self._store.outbox.queued_days(subject)
+        days = [
+            self._day_fields(subject, row.part, row.start, row.content)
+            for row in self._store.rows(subject=subject, level="day")
+            if row.content.get("complete") and (row.part, row.start) not in known
+        ]
+        if days:
+            self._store.save(subject, [], {}, outgoing=days)
+
+    def _day_fields(self, subject: str, part: str, day: int, content: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the fields of a `MeasuresEnvelope`, without id and time."""
+        return {
+            **content,
+            **self._who,
+            "subject": subject,
+            "part": part,
+            "day": str(date(1970, 1, 1) + timedelta(days=day)),
+            "config_digest": self._config_digest,
+            "kinedge_version": __version__,
+        }
 
     def _episode(self, subject: str, change: Change) -> dict[str, object]:
         person = self._people[subject]

@@ -18,6 +18,7 @@ from kinedge.arrays import arrays_from_npz, arrays_to_npz
 from kinedge.canonical import canonical_json
 from kinedge.edge.database import Database
 from kinedge.edge.measures.person import MeasuresRow
+from kinedge.edge.measures_outbox import MeasuresOutbox
 from kinedge.errors import BundleError, StoreError
 
 __all__ = ["KeptRow", "MeasuresStore"]
@@ -50,9 +51,24 @@ class MeasuresStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self.outbox = MeasuresOutbox(database)
 
-    def save(self, subject: str, rows: Sequence[MeasuresRow], states: Mapping[str, Mapping[str, NDArray[Any]]]) -> None:
+    def save(
+        self,
+        subject: str,
+        rows: Sequence[MeasuresRow],
+        states: Mapping[str, Mapping[str, NDArray[Any]]],
+        *,
+        outgoing: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
         """Keep the rows, in place of what they were before, and the states of a person, all or nothing.
+
+        Parameters
+        ----------
+        subject, rows, states
+            Whose, and what is kept.
+        outgoing
+            Days that go upstream with this, as `MeasuresOutbox.queue` takes them.
 
         Raises
         ------
@@ -67,6 +83,8 @@ class MeasuresStore:
                 [(subject, r.part, r.level, r.start, now, canonical_json(r.content).decode()) for r in rows],
             )
             connection.executemany("INSERT OR REPLACE INTO measure_states VALUES (?, ?, ?, ?)", packed)
+            for fields in outgoing:
+                self.outbox.queue(connection, fields)
 
     def states(self, subject: str) -> tuple[dict[str, dict[str, NDArray[np.generic]]], list[str]]:
         """Return the states of a person by part, and what is damaged of them."""

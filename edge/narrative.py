@@ -17,7 +17,17 @@ from typing import Final, Literal
 from kinedge.edge.caution import Reason
 from kinedge.errors import SignalError
 
-__all__ = ["AMOUNTS", "Language", "Phrase", "abstention", "place_name", "slow_change", "summarise", "why_not"]
+__all__ = [
+    "AMOUNTS",
+    "Language",
+    "Phrase",
+    "abstention",
+    "place_name",
+    "reason_words",
+    "slow_change",
+    "summarise",
+    "why_not",
+]
 
 Language = Literal["en", "fr"]
 
@@ -236,8 +246,16 @@ def summarise(
 def abstention(reason: Reason, *, language: Language = "en") -> str:
     """Say why no answer is given: the reason with the most weight, in one sentence."""
     i = _LANGUAGES.index(language)
-    said = why_not(reason.code, reason.sensor, language=language) if reason.code in _UNSURE else reason.text
-    return _sentence(("unsure: ", "incertain : ")[i] + said)
+    return _sentence(("unsure: ", "incertain : ")[i] + _said(reason, language))
+
+
+def reason_words(reason: Reason, *, language: Language = "en") -> str:
+    """Say one reason by itself, whatever the answer was."""
+    return _sentence(_said(reason, language))
+
+
+def _said(reason: Reason, language: Language) -> str:
+    return why_not(reason.code, reason.sensor, language=language) if reason.code in _UNSURE else reason.text
 
 
 def why_not(code: str, sensor: str | None, *, language: Language = "en") -> str:

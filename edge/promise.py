@@ -11,6 +11,7 @@ from kinedge.edge.alarm import LEARNING_S, MAX_UNLIKE, AlarmConfig
 
 __all__ = ["Watched", "promise", "promises_of", "setting"]
 
+Language = Literal["en", "fr"]
 _USUAL: Final = 0.05  # of blocks lie above the 95 % quantile
 
 
@@ -72,8 +73,10 @@ class Watched:
         return f"calibration not valid: recent movement is unlike that of the enrolment; {when}"
 
 
-def setting(config: AlarmConfig | None) -> str:
+def setting(config: AlarmConfig | None, *, language: Language = "en") -> str:
     """Say what a person set, without its condition: for whoever has no enrolment at hand."""
+    if language == "fr":
+        return _setting_fr(config)
     if config is None:
         return "no alarm is set: episodes open when anomalous verdicts repeat, and nothing is promised about false ones"
     if config.kind != "e_detector":
@@ -85,7 +88,11 @@ def setting(config: AlarmConfig | None) -> str:
 
 
 def promise(
-    config: AlarmConfig, *, audit: Literal["holds", "doubtful", "does not hold"] | None, n_subjects: int
+    config: AlarmConfig,
+    *,
+    audit: Literal["holds", "doubtful", "does not hold"] | None,
+    n_subjects: int,
+    language: Language = "en",
 ) -> str:
     """Say what the setting promises, and under which condition; shown wherever the setting is.
 
@@ -97,9 +104,13 @@ def promise(
         What the enrolment found about the condition; None without an enrolment.
     n_subjects
         How many people the condition was counted on.
+    language
+        Of the sentence.
     """
     if config.kind != "e_detector":
-        return setting(config)
+        return setting(config, language=language)
+    if language == "fr":
+        return _promise_fr(config, audit=audit, n_subjects=n_subjects)
     if audit is None:
         return "nothing is promised about false episodes before an enrolment"
     condition = {
@@ -111,6 +122,44 @@ def promise(
         f"while calibration is valid, at most one false episode per {_often(config)} is expected, if ordinary movement "
         f"behaves like that of the {n_subjects} people the model was calibrated on; {condition}"
     )
+
+
+def _setting_fr(config: AlarmConfig | None) -> str:
+    if config is None:
+        return (
+            "aucune alarme n'est réglée : un épisode s'ouvre quand des réponses « différent » se répètent, et rien "
+            "n'est promis quant aux faux épisodes"
+        )
+    if config.kind != "e_detector":
+        return f"{config.kind} ne promet rien quant aux faux épisodes ; ce réglage sert de comparaison"
+    return (
+        "pour les personnes qui ont leur propre référence, au plus un faux épisode est attendu par "
+        f"{_often_fr(config)}, tant que le calibrage est valable et si les mouvements ordinaires se comportent comme "
+        "ceux des personnes sur lesquelles le modèle a été calibré"
+    )
+
+
+def _promise_fr(
+    config: AlarmConfig, *, audit: Literal["holds", "doubtful", "does not hold"] | None, n_subjects: int
+) -> str:
+    if audit is None:
+        return "rien n'est promis quant aux faux épisodes avant l'apprentissage d'une référence personnelle"
+    condition = {
+        "holds": "lors de l'apprentissage, c'était le cas",
+        "doubtful": "lors de l'apprentissage, c'était incertain",
+        "does not hold": "lors de l'apprentissage, ce n'était pas le cas ; les comptes de la personne en tiennent "
+        "lieu : ne pas s'y fier",
+    }[audit]
+    return (
+        f"tant que le calibrage est valable, au plus un faux épisode est attendu par {_often_fr(config)}, si les "
+        f"mouvements ordinaires se comportent comme ceux des {n_subjects} personnes sur lesquelles le modèle a été "
+        f"calibré ; {condition}"
+    )
+
+
+def _often_fr(config: AlarmConfig) -> str:
+    hours = config.hours_per_false_episode
+    return f"{hours / 24:g} jours" if hours >= 48 else f"{hours:g} heures"
 
 
 def _often(config: AlarmConfig) -> str:

@@ -63,4 +63,13 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
             subject TEXT NOT NULL, hour INTEGER NOT NULL, basis TEXT NOT NULL, changed_utc_ns INTEGER NOT NULL,
             content BLOB NOT NULL, PRIMARY KEY (subject, hour, basis)) STRICT, WITHOUT ROWID""",
     ),
+    (
+        # The latest row of each day of measures that is to go upstream, or has gone; a body is empty once it has.
+        """CREATE TABLE measures_outbox (
+            subject TEXT NOT NULL, part TEXT NOT NULL, day INTEGER NOT NULL, id TEXT NOT NULL,
+            as_of_utc_ns INTEGER NOT NULL, state TEXT NOT NULL CHECK (state IN ('READY', 'DONE', 'FAILED')),
+            changed_utc_ns INTEGER NOT NULL, last_error TEXT, body BLOB NOT NULL,
+            PRIMARY KEY (subject, part, day)) STRICT""",
+        "CREATE INDEX measures_unsent ON measures_outbox (day) WHERE state = 'READY'",
+    ),
 )

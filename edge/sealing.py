@@ -89,11 +89,24 @@ def seal_what_is_plain(database: Database) -> int:
             if len(rows) < _BATCH:
                 break
             rowid = rows[-1][0]
+    n_sealed += _seal_measures_on_their_way(database)
     if n_sealed:
         with database.writing() as connection:
             database.record(connection, "sealed", {"rows": n_sealed})
         database.vacuum()  # nothing of the plain text stays in pages that are free now
     return n_sealed
+
+
+def _seal_measures_on_their_way(database: Database) -> int:
+    """Seal the days that wait to go upstream; a person has one a day at most."""
+    with database.writing() as connection:
+        rows = connection.execute("SELECT rowid, subject, id, body FROM measures_outbox WHERE body <> x''").fetchall()
+        plain = [row for row in rows if not is_sealed(bytes(row[3]))]
+        connection.executemany(
+            "UPDATE measures_outbox SET body = ? WHERE rowid = ?",
+            [(database.seal(who, bytes(body), about=f"measures-out:{id}"), rowid) for rowid, who, id, body in plain],
+        )
+    return len(plain)
 
 
 def forget(database: Database, subject: str) -> Forgotten:
@@ -125,7 +138,9 @@ def forget(database: Database, subject: str) -> Forgotten:
             episodes=drop("episodes WHERE subject = :subject"),
             drafts=_drop_drafts(connection, subject),
             unsent=unsent,
-            measures=drop("measures WHERE subject = :subject") + drop("measure_states WHERE subject = :subject"),
+            measures=sum(
+                drop(f"{table} WHERE subject = :subject") for table in ("measures", "measure_states", "measures_outbox")
+            ),
         )
         drop("verdict_hours WHERE subject = :subject")
         database.record(connection, "subject_forgotten", {"subject": subject, **vars(done)})

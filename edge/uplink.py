@@ -7,8 +7,6 @@ SQLite waits for the disk, so its calls run in threads; the event loop never doe
 from __future__ import annotations
 
 import asyncio
-import base64
-import hashlib
 import ipaddress
 import random
 import time
@@ -22,6 +20,8 @@ import httpx
 from kinedge.edge.answers import Fate, Outcome, judge
 from kinedge.edge.config import UplinkConfig
 from kinedge.edge.gateway_identity import GatewayIdentity
+from kinedge.edge.measures_outbox import MeasuresOutbox
+from kinedge.edge.measures_uplink import MeasuresSender, put_headers
 from kinedge.edge.outbox import OutboxRow
 from kinedge.edge.pieces import send_in_pieces
 from kinedge.edge.store import EpisodeStore
@@ -54,7 +54,7 @@ class UplinkLimits:
 
 @dataclass(frozen=True)
 class UplinkCounters:
-    """What happened since the start."""
+    """What happened since the start: to episodes and raw blobs, and days of ``measures`` that arrived."""
 
     sent: int = 0
     duplicates: int = 0
@@ -62,6 +62,7 @@ class UplinkCounters:
     quarantined: int = 0
     last_success_utc_ns: int | None = None
     last_error: str | None = None
+    measures: int = 0
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,14 @@ class Uplink:
         self._renew_at_ns = 0
         self._raw_level = float(self.limits.raw_bytes_per_day or 0)
         self._raw_level_at_ns = monotonic_ns()
+        self._measures = MeasuresSender(
+            MeasuresOutbox(store.database),
+            self._base,
+            self._request,
+            timeout_s=self.limits.request_timeout_s,
+            monotonic_ns=monotonic_ns,
+            rng=self._rng,
+        )
 
     async def __aenter__(self) -> Uplink:
         return self
@@ -169,7 +178,7 @@ class Uplink:
                     continue
 
     async def step(self) -> StepResult:
-        """Claim what is due and send it: a batch of episodes, or else one raw blob.
+        """Claim what is due and send it: a batch of episodes, or else days of measures, or else one raw blob.
 
         Raises
         ------
@@ -189,6 +198,8 @@ class Uplink:
             limit=limits.batch,
             newest_first_above=limits.newest_first_above,
         )
+        if not rows and await self._send_measures():
+            return self._result(before, max(0.0, (self._resume_at_ns - self._monotonic_ns()) / 1e9))
         if not rows and self._raw_allowed():
             rows = await asyncio.to_thread(self._outbox.claim, now, kinds=("raw",), limit=1)
         if not rows:
@@ -196,6 +207,23 @@ class Uplink:
         await self._send_all(rows)
         pause_s = (self._resume_at_ns - self._monotonic_ns()) / 1e9
         return self._result(before, max(0.0, pause_s))
+
+    async def _send_measures(self) -> bool:
+        """Send days of measures; say whether there were any."""
+        outcomes = await self._measures.step()
+        counters = replace(self.counters, measures=self._measures.n_sent)
+        for outcome in outcomes:
+            if outcome.fate in (Fate.SENT, Fate.DUPLICATE):
+                self._link_failures = 0
+                counters = replace(counters, last_success_utc_ns=self._wall_clock_ns())
+                continue
+            counters = replace(counters, last_error=f"measures: {outcome.reason}")
+            if outcome.fate is Fate.LINK_FAILED:
+                delay_s = self._pause(outcome, self._link_failures)
+                self._link_failures += 1
+                self._resume_at_ns = self._monotonic_ns() + int(delay_s * 1e9)
+        self.counters = counters
+        return bool(outcomes)
 
     async def _send_all(self, rows: list[OutboxRow]) -> None:
         """Send in order; after a failure let go of what must not overtake the failed row."""
@@ -225,11 +253,7 @@ class Uplink:
         limits = self.limits
         if row.kind == "raw" and limits.raw_bytes_per_day is not None:
             self._raw_level -= len(body)
-        digest = base64.b64encode(hashlib.sha256(body).digest()).decode()
-        headers = {
-            "Content-Type": "application/json" if row.kind == "episode" else "application/octet-stream",
-            "Content-Digest": f"sha-256=:{digest}:",
-        }
+        headers = put_headers("application/json" if row.kind == "episode" else "application/octet-stream", body)
         try:
             if row.kind == "raw" and len(body) > limits.piece_bytes:
                 outcome = await send_in_pieces(
@@ -323,11 +347,14 @@ class Uplink:
         self.counters = replace(counters, retries=counters.retries + 1, last_error=reason)
 
     def _delay(self, row: OutboxRow, outcome: Outcome) -> float:
+        failures = self._link_failures if outcome.fate is Fate.LINK_FAILED else row.attempts - 1
+        return self._pause(outcome, failures)
+
+    def _pause(self, outcome: Outcome, failures: int) -> float:
         """Exponential back-off with full jitter; what the collector asks for comes first."""
         limits = self.limits
         if outcome.retry_after_s is not None:
             return min(outcome.retry_after_s, limits.max_retry_after_s) + self._rng.uniform(0, limits.first_backoff_s)
-        failures = self._link_failures if outcome.fate is Fate.LINK_FAILED else row.attempts - 1
         return self._rng.uniform(0, min(limits.max_backoff_s, limits.first_backoff_s * 2.0 ** min(failures, 60)))
 
     def _result(self, before: UplinkCounters, wait_s: float) -> StepResult:

@@ -65,6 +65,9 @@ def test_the_wheel_holds_every_module_and_the_shipped_model(tmp_path: Path) -> N
     assert "kinedge/edge/models/wrists-sim.kinedge" in names
     firmware = ("kinedge_wire.h", "kinedge_wire.c", "example_main.c")
     assert {f"kinedge/firmware_bridge/firmware/{name}" for name in firmware} <= names
+    for page in ("edge/dashboard/static", "upstream/desk/static"):
+        built = {f"kinedge/{p.relative_to(ROOT).as_posix()}" for p in (ROOT / page).rglob("*") if p.is_file()}
+        assert built and built <= names, f"{page} is not whole in the wheel"
     assert wheel.stat().st_size < 2_000_000
 
 

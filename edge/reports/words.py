@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import date, datetime
-from typing import Final, get_args
+from typing import Final, Literal, get_args
 
+from kinedge.edge.alarm import AlarmConfig
 from kinedge.edge.narrative import Language, place_name, why_not
+from kinedge.edge.promise import promise, setting
 from kinedge.errors import ConfigError
 
 __all__ = ["Words"]
@@ -137,22 +139,22 @@ _TEXTS: Final[Mapping[str, tuple[str, str]]] = {
                      "Chaque colonne est une heure, remplie selon ses réponses. Vide : pas de réponse, rien ne tournait ou n'était porté. « Incertain » n'est jamais compté comme habituel."),
     # fine print
     "rests_on": ("What this rests on", "Sur quoi repose ce rapport"),
-    "promise": ("Promise about false episodes", "Promesse sur les faux épisodes"),
+    "promise": ("Promise about false episodes", "Promesse quant aux faux épisodes"),
     "promise_none": ("Nothing was promised about false episodes: this person is not enrolled here, or no alarm was set.",
-                     "Rien n'a été promis sur les faux épisodes : la personne n'est pas inscrite ici, ou aucune alarme n'est réglée."),
+                     "Rien n'a été promis quant aux faux épisodes : la personne n'a pas ici de référence personnelle, ou aucune alarme n'est réglée."),
     "promise_unknown": ("Not known: no answers and no episodes of this week are here.",
                         "Non connue : il n'y a ici ni réponses ni épisodes de cette semaine."),
     "compared_with": ("Compared with", "Comparé à"),
-    "own_enrolment": ("their own enrolment", "leur propre inscription"),
-    "cohort": ("the people the model was calibrated on, not their own enrolment", "les personnes du calibrage, non leur propre inscription"),
+    "own_enrolment": ("their own enrolment", "leur propre référence"),
+    "cohort": ("the people the model was calibrated on, not their own enrolment", "les personnes sur lesquelles le modèle a été calibré, non leur propre référence"),
     "model": ("Model", "Modèle"),
     "config": ("Settings", "Réglages"),
-    "enrolment": ("Enrolment", "Inscription"),
+    "enrolment": ("Enrolment", "Référence personnelle"),
     "version": ("kinedge", "kinedge"),
     "definition": ("Definition of a slow change", "Définition d'un changement lent"),
     "unsigned": ("Not signed by anybody trusted: {what}.", "Signé par personne de confiance : {what}."),
     "unsigned_model": ("the model", "le modèle"),
-    "unsigned_enrolment": ("the enrolment", "l'inscription"),
+    "unsigned_enrolment": ("the enrolment", "la référence personnelle"),
     "audit_broken": ("The audit trail of this store is broken: answers of people about episodes cannot be relied on and are left out.",
                      "Le journal de cette base est rompu : les avis des personnes sur les épisodes ne sont pas fiables et sont omis."),
     "is_not": ("What this is not", "Ce que ce rapport n'est pas"),
@@ -174,18 +176,11 @@ _DAYS: Final = {"en": "Mon Tue Wed Thu Fri Sat Sun".split(), "fr": "lun. mar. me
 _NARROW: Final = "\u202f"
 
 _PROMISE: Final = re.compile(
-    r"while calibration is valid, at most one false episode per (?P<n>[\d.]+) (?P<unit>days|hours) is expected, "
-    r"if ordinary movement behaves like that of the (?P<people>\d+) people the model was calibrated on; "
-    r"(?P<condition>.+)"
+    r"while calibration is valid, at most one false episode per (?P<n>[\d.e+]+) (?P<unit>days|hours) is expected, "
+    r"if ordinary movement behaves like that of the (?P<people>\d+) people the model was calibrated on; (?P<found>.+)"
 )
-_CONDITIONS: Final = {
-    "at enrolment it did": "à l'inscription c'était le cas",
-    "at enrolment that was doubtful": "à l'inscription c'était douteux",
-    "at enrolment it did not, so the person's own counts stand in: do not rely on this": (
-        "à l'inscription ce n'était pas le cas, ce sont donc les comptes de la personne qui servent : ne vous y fiez pas"
-    ),
-}
-_UNENROLLED: Final = "nothing is promised about false episodes before an enrolment"
+_COMPARISON: Final = re.compile(r"(?P<kind>debounce|cusum) promises nothing about false episodes")
+_AUDITS: Final[tuple[Literal["holds", "doubtful", "does not hold"], ...]] = ("holds", "doubtful", "does not hold")
 
 
 class Words:
@@ -277,20 +272,31 @@ class Words:
         return why_not(code, sensor or None, language=self.language)
 
     def promised(self, text: str) -> str:
-        """Say a promise in this language; words that are not known stay as they were given."""
-        if self.language == "en":
-            return text[:1].upper() + text[1:] + "."
-        found = _PROMISE.fullmatch(text)
-        if found is None or found["condition"] not in _CONDITIONS:
-            if text == _UNENROLLED:
-                return "Rien n'est promis sur les faux épisodes avant une inscription."
+        """Say a promise that was kept in English; words that are not known stay as they were given."""
+        said = text if self.language == "en" else _translated(text, self.language)
+        if said is None:
             return f"« {text} »"
-        often = f"{found['n'].replace('.', ',')} {'jours' if found['unit'] == 'days' else 'heures'}"
-        return (
-            f"Tant que le calibrage est valable, on attend au plus un faux épisode par {often}, si le mouvement "
-            f"ordinaire se comporte comme celui des {found['people']} personnes du calibrage ; "
-            f"{_CONDITIONS[found['condition']]}."
-        )
+        return f"{said[:1].upper()}{said[1:]}."
+
+
+def _translated(text: str, language: Language) -> str | None:
+    """Say a promise anew in another language, from the numbers that it names; None where it is another version's."""
+    if (found := _COMPARISON.match(text)) is not None:
+        return setting(AlarmConfig.model_validate({"kind": found["kind"]}), language=language)
+    candidates: list[tuple[AlarmConfig, Literal["holds", "doubtful", "does not hold"] | None, int]]
+    if (found := _PROMISE.fullmatch(text)) is not None:
+        try:
+            hours = float(found["n"]) * (24 if found["unit"] == "days" else 1)
+            alarm = AlarmConfig.model_validate({"hours_per_false_episode": hours})
+        except ValueError:
+            return None
+        candidates = [(alarm, audit, int(found["people"])) for audit in _AUDITS]
+    else:
+        candidates = [(AlarmConfig(), None, 0)]
+    for alarm, audit, n in candidates:
+        if promise(alarm, audit=audit, n_subjects=n) == text:
+            return promise(alarm, audit=audit, n_subjects=n, language=language)
+    return None
 
 
 def _short(month: str, language: str) -> str:

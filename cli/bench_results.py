@@ -1,0 +1,116 @@
+"""``kinedge bench compare`` and ``report``: results that were written down, against each other and as a page."""
+
+from __future__ import annotations
+
+import json
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from kinedge.benchmarks.figures import written
+from kinedge.cli.bench import bench
+from kinedge.errors import ConfigError
+
+__all__ = ["Form", "compare", "report", "show_comparison"]
+
+
+class Form(str, Enum):
+    """How a page is written."""
+
+    html = "html"
+    markdown = "markdown"
+
+
+@bench.command()
+def compare(
+    a: Annotated[Path, typer.Argument(help="A result: the one before.")],
+    b: Annotated[Path, typer.Argument(help="A result of the same benchmark: the one after.")],
+    measure: Annotated[list[str] | None, typer.Option(help="Only this figure; may be given again.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write a page there: .html, or .md.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")] = False,
+) -> None:
+    """Hold two results of one benchmark against each other, row by row; a difference within the spread is none.
+
+    Example: kinedge bench compare before.json after.json --measure median_us
+    """
+    show_comparison(a, b, measures=measure, out=out, as_json=as_json)
+
+
+@bench.command()
+def report(
+    results: Annotated[list[Path], typer.Argument(help="What kinedge bench ... --out wrote, or folders of it.")],
+    out: Annotated[Path | None, typer.Option(help="Where the page goes; printed when left out.")] = None,
+    form: Annotated[Form | None, typer.Option(help="By the ending of --out when left out.")] = None,
+    title: Annotated[str, typer.Option(help="Of the page.")] = "Benchmarks",
+) -> None:
+    """Write results as one page that holds its plots, with the machine, command and warnings of each.
+
+    Example: kinedge bench report benchmarks/results --out bench.html
+    """
+    from kinedge.benchmarks.report import bench_html, bench_markdown
+    from kinedge.benchmarks.results import read_folder, read_result
+
+    found = [r for p in results for r in (read_folder(p).values() if p.is_dir() else [read_result(p)])]
+    write = bench_html if _form(form, out) is Form.html else bench_markdown
+    _give(write(found, title=title), out)
+
+
+def show_comparison(
+    a: Path, b: Path, *, measures: list[str] | None = None, out: Path | None = None, as_json: bool = False
+) -> None:
+    """Print a comparison, or write it as a page."""
+    from kinedge.benchmarks.compare import compare as hold_against
+    from kinedge.benchmarks.report import comparison_html, comparison_markdown
+    from kinedge.benchmarks.results import read_result
+
+    found = hold_against(read_result(a), read_result(b), measures=measures)
+    if out is not None:
+        _give(comparison_html(found) if _form(None, out) is Form.html else comparison_markdown(found), out)
+    if as_json:
+        facts = {"schema": "kinedge.bench.comparison/1", "benchmark": found.benchmark, "a": a.name, "b": b.name}
+        more = {"only_a": found.only_a, "only_b": found.only_b, "warnings": found.warnings}
+        typer.echo(json.dumps({**facts, "rows": found.as_rows(), **more}, indent=2))
+        return
+    if out is not None:
+        return
+    table = Table(title=f"{found.benchmark}: b as a multiple of a", title_justify="left")
+    for column in ("what", "figure", "a", "b", "b / a", "spread", "verdict"):
+        table.add_column(column, justify="left" if column in ("what", "figure", "verdict") else "right")
+    colour = {"better": "[green]better[/green]", "worse": "[red]worse[/red]"}
+    for c in found.rows:
+        interval = "" if c.low is None or c.high is None else f"{c.low:.2f}–{c.high:.2f}"
+        ratio = "" if c.ratio is None else f"{c.ratio:.3f}"
+        verdict = colour.get(c.verdict, c.verdict)
+        table.add_row(", ".join(c.identity), c.measure, written(c.a), written(c.b), ratio, interval, verdict)
+    console = Console()
+    console.print(table)
+    for name, only in (("a", found.only_a), ("b", found.only_b)):
+        if only:
+            console.print(f"only in {name}: {'; '.join(only)}", highlight=False)
+    for warning in found.warnings:
+        console.print(f"[magenta]warning:[/magenta] {warning}", highlight=False)
+
+
+def _form(form: Form | None, out: Path | None) -> Form:
+    if form is not None:
+        return form
+    ending = "" if out is None else out.suffix.lower()
+    if ending in (".html", ".htm"):
+        return Form.html
+    if ending in ("", ".md", ".markdown"):
+        return Form.markdown
+    raise ConfigError(f"{out}: a page ends in .html or .md; or say --form")
+
+
+def _give(text: str, out: Path | None) -> None:
+    if out is None:
+        typer.echo(text)
+        return
+    try:
+        out.write_text(text, encoding="utf-8")
+    except OSError as e:
+        raise ConfigError(f"{out}: the page cannot be written there ({e.strerror})") from e

@@ -1,0 +1,62 @@
+"""The extension of Sphinx: writes the generated pages before the build, and the navigation into the first page."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from navigation import toctrees
+from reference_api import api_pages, load_package
+from reference_cli import command_pages
+from reference_config import config_pages
+from reference_http import http_pages
+
+__all__ = ["generated_pages", "setup", "write_generated"]
+
+DOCS = Path(__file__).resolve().parents[1]
+ROOT = DOCS.parent
+
+
+def generated_pages() -> dict[str, str]:
+    """Return every page that the code makes: path below ``docs`` -> Markdown."""
+    pages = {**command_pages(), **config_pages(), **http_pages(), **api_pages(load_package())}
+    for name, source in (("changelog", "CHANGELOG.md"), ("contributing", "CONTRIBUTING.md")):
+        text = (ROOT / source).read_text(encoding="utf-8")
+        pages[f"about/{name}.md"] = text.replace("](docs/", "](../").replace("](benchmarks/", "](../../benchmarks/")
+    return pages
+
+
+def write_generated(folder: Path) -> None:
+    """Write the generated pages; what is as it was is left alone, so that a second build is quick."""
+    pages = generated_pages()
+    for path, text in pages.items():
+        place = folder / path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if not place.exists() or place.read_text(encoding="utf-8") != text:
+            place.write_text(text, encoding="utf-8")
+    for stale in {str(p.relative_to(folder)) for p in (folder / "reference").rglob("*.md")} - set(pages):
+        (folder / stale).unlink()
+
+
+def _on_start(app: Any) -> None:
+    write_generated(Path(app.srcdir))
+
+
+def _on_read(app: Any, page: str, source: list[str]) -> None:
+    if page == "index":
+        source[0] = source[0].replace("<!-- navigation -->", toctrees(Path(app.srcdir)))
+
+
+def _on_end(app: Any, failure: Exception | None) -> None:
+    """Nothing of the pages' sources is published twice."""
+    if failure is None and app.builder.name == "html":
+        shutil.rmtree(Path(app.outdir) / "_sources", ignore_errors=True)
+
+
+def setup(app: Any) -> dict[str, bool]:
+    """Join Sphinx."""
+    app.connect("builder-inited", _on_start)
+    app.connect("source-read", _on_read)
+    app.connect("build-finished", _on_end)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

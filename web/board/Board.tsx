@@ -1,0 +1,9 @@
+import { Brand, Shell } from "@shared/components/Shell";
+
+export function Board() {
+  return (
+    <Shell brand={<Brand name="kinedge" />}>
+      <h1>kinedge</h1>
+    </Shell>
+  );
+}

@@ -1,0 +1,51 @@
+// Words every page shares. The decision words are the product's: "as usual", "different from usual", "unsure" - never more.
+export const SHARED = {
+  normal: { en: "as usual", fr: "comme d’habitude" },
+  anomalous: { en: "different from usual", fr: "différent de l’habitude" },
+  unsure: { en: "unsure", fr: "incertain" },
+  none: { en: "no answer yet", fr: "pas encore de réponse" },
+  belief: { en: "Belief", fr: "Croyance" },
+  belief_text: {
+    en: "as usual {normal}, unsure {unsure}, different {anomalous}",
+    fr: "comme d’habitude {normal}, incertain {unsure}, différent {anomalous}",
+  },
+
+  language: { en: "Language", fr: "Langue" },
+  theme: { en: "Theme", fr: "Thème" },
+  light: { en: "Light", fr: "Clair" },
+  dark: { en: "Dark", fr: "Sombre" },
+  skip_to_content: { en: "Skip to content", fr: "Aller au contenu" },
+  close: { en: "Close", fr: "Fermer" },
+  cancel: { en: "Cancel", fr: "Annuler" },
+  confirm: { en: "Confirm", fr: "Confirmer" },
+  back: { en: "Back", fr: "Retour" },
+  loading: { en: "Loading…", fr: "Chargement…" },
+  nothing_here: { en: "Nothing here yet.", fr: "Rien pour l’instant." },
+  try_again: { en: "Try again", fr: "Réessayer" },
+
+  login_title: { en: "Sign in", fr: "Connexion" },
+  login_token: { en: "Access token", fr: "Jeton d’accès" },
+  login_go: { en: "Sign in", fr: "Se connecter" },
+  login_refused: { en: "This token is not accepted.", fr: "Ce jeton n’est pas accepté." },
+
+  error_unreachable: {
+    en: "The server does not answer. Is it running, and are you on its network?",
+    fr: "Le serveur ne répond pas. Est-il en marche, et êtes-vous sur son réseau\u202f?",
+  },
+
+  part_head: { en: "head", fr: "tête" },
+  part_chest: { en: "chest", fr: "poitrine" },
+  part_back: { en: "lower back", fr: "bas du dos" },
+  part_left_upper_arm: { en: "left upper arm", fr: "bras gauche" },
+  part_right_upper_arm: { en: "right upper arm", fr: "bras droit" },
+  part_left_wrist: { en: "left wrist", fr: "poignet gauche" },
+  part_right_wrist: { en: "right wrist", fr: "poignet droit" },
+  part_left_thigh: { en: "left thigh", fr: "cuisse gauche" },
+  part_right_thigh: { en: "right thigh", fr: "cuisse droite" },
+  part_left_shank: { en: "left shank", fr: "jambe gauche" },
+  part_right_shank: { en: "right shank", fr: "jambe droite" },
+  part_left_ankle: { en: "left ankle", fr: "cheville gauche" },
+  part_right_ankle: { en: "right ankle", fr: "cheville droite" },
+  part_left_foot: { en: "left foot", fr: "pied gauche" },
+  part_right_foot: { en: "right foot", fr: "pied droit" },
+} as const;
