@@ -100,9 +100,7 @@ def person(
         _write(out, person_page(content, lang.value), paper, pdf_by, quiet=as_json)
 
 
-def _kept(
-    path: Path, subject: str | None, week: Week | None, *, key: Path | None, zone: str
-) -> tuple[Gathered, Week]:
+def _kept(path: Path, subject: str | None, week: Week | None, *, key: Path | None, zone: str) -> tuple[Gathered, Week]:
     store, min_worn_h, vault = path, dict(MIN_WORN_H), None
     if path.suffix == ".toml":
         config = load_gateway_config(path)

@@ -1,4 +1,4 @@
-"""Weeks of made people in a gateway's store, through the code that keeps real ones: ``python report_people.py FOLDER``."""
+"""Weeks of made people in a store, through the code that keeps real ones: ``python report_people.py FOLDER``."""
 
 from __future__ import annotations
 
@@ -127,6 +127,7 @@ def fill(store: EpisodeStore, *, week: Week = WEEK) -> list[str]:
         "share": told.share, "seconds": told.seconds, "truth": told.truth, "text": dict(told.text),
     }  # fmt: skip
     left = [{"sensor": "wrist_left", "share": 0.71}, {"sensor": "wrist_right", "share": 0.29}]
+    different = {"explanation": spoken, "sentence": told.text["en"], "contributions": left}
     why_unsure = Reason("off_body", "", 5.0, "wrist_left")
     words = {"en": abstention(why_unsure), "fr": abstention(why_unsure, language="fr")}
     unsure_trail = [
@@ -139,7 +140,7 @@ def fill(store: EpisodeStore, *, week: Week = WEEK) -> list[str]:
         store.commit(episode(n, (start_s + at) * 10**9, seconds, **changes)).id
         for n, (at, seconds, changes) in enumerate(
             [
-                (1 * 86_400 + 10 * 3600 + 900, 46, {"explanation": spoken, "sentence": told.text["en"], "contributions": left}),
+                (1 * 86_400 + 10 * 3600 + 900, 46, different),
                 (
                     2 * 86_400 + 11 * 3600, 1500,
                     {
@@ -147,7 +148,7 @@ def fill(store: EpisodeStore, *, week: Week = WEEK) -> list[str]:
                         "sentence": words["en"], "trail": unsure_trail, "unsure_share": 1.0, "contributions": [],
                     },
                 ),
-                (4 * 86_400 + 15 * 3600 + 120, 71, {"explanation": spoken, "sentence": told.text["en"], "contributions": left}),
+                (4 * 86_400 + 15 * 3600 + 120, 71, different),
             ]
         )
     ]  # fmt: skip
@@ -163,6 +164,6 @@ def fill(store: EpisodeStore, *, week: Week = WEEK) -> list[str]:
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
-    ns = (WEEK.utc_ns(ZONE)[1] + 9 * 3600 * 10**9)
+    ns = WEEK.utc_ns(ZONE)[1] + 9 * 3600 * 10**9
     with EpisodeStore(folder / "edge.db", wall_clock_ns=lambda: ns) as store:
         fill(store)

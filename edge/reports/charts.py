@@ -7,7 +7,7 @@ different a dark field, unsure a hatched one. Equal content gives equal bytes.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from itertools import groupby
 from typing import Final
@@ -17,6 +17,8 @@ from kinedge.edge.reports.words import Words
 
 __all__ = ["answers_chart", "bars", "legend_mark", "ticks", "trend_chart"]
 
+_Scale = Callable[[float], float]
+
 _INK, _SOFT, _LINE, _FIELD = "#1c2026", "#565d67", "#c9ced6", "#f2f4f7"
 _USUAL, _LOWER, _BAND = "#0f5c8c", "#a63c06", "#d9e4ee"
 _ANSWER_USUAL, _UNSURE, _DIFFERENT = "#cfe2f0", "#8c3f77", "#a63c06"
@@ -24,9 +26,7 @@ _WIDTH: Final = 700.0
 _FONT: Final = "font-family=\"'Helvetica Neue', Arial, 'Liberation Sans', 'DejaVu Sans', sans-serif\""
 
 
-def trend_chart(
-    number: NumberWeeks, words: Words, *, percent: bool, digits: int, title: str, unit: str = ""
-) -> str:
+def trend_chart(number: NumberWeeks, words: Words, *, percent: bool, digits: int, title: str, unit: str = "") -> str:
     """Draw a number over five weeks: mark and interval of each day, and the person's usual range behind.
 
     Parameters
@@ -93,7 +93,9 @@ def answers_chart(days: Sequence[AnsweredDay], words: Words, *, title: str) -> s
         seconds = day.seconds
         total = sum(seconds.values())
         said = words.percent(seconds["unsure"] / total) if total else "–"
-        out.append(_text(left + 24 * step + 8, base + row - 6, said, fill=_UNSURE if total else _SOFT, bold=bool(total)))
+        out.append(
+            _text(left + 24 * step + 8, base + row - 6, said, fill=_UNSURE if total else _SOFT, bold=bool(total))
+        )
     end = top + len(days) * (row + gap)
     for hour in range(0, 25, 3):
         out.append(_text(left + hour * step, end + 9, f"{hour}", anchor="middle", fill=_SOFT))
@@ -150,7 +152,7 @@ def _extent(days: Sequence[DayNumber]) -> tuple[float, float]:
     return (0.0 if 0 <= low < 0.3 * high else low - room), high + room
 
 
-def _ranges(days: Sequence[DayNumber], x, y, step: float) -> list[str]:  # type: ignore[no-untyped-def]
+def _ranges(days: Sequence[DayNumber], x: _Scale, y: _Scale, step: float) -> list[str]:
     """Draw the usual range as one field for each stretch of days that has one."""
     out = []
     for known, group in groupby(enumerate(days), key=lambda pair: pair[1].band is not None):
@@ -161,7 +163,9 @@ def _ranges(days: Sequence[DayNumber], x, y, step: float) -> list[str]:  # type:
         lows, highs = (([b[k] for _, b in stretch]) for k in (0, 1))
         upper = [y(v) for v in (highs[0], *highs, highs[-1])]
         lower = [y(v) for v in (lows[0], *lows, lows[-1])]
-        points = [f"{a:.1f},{b:.1f}" for a, b in [*zip(xs, upper, strict=True), *reversed([*zip(xs, lower, strict=True)])]]
+        points = [
+            f"{a:.1f},{b:.1f}" for a, b in [*zip(xs, upper, strict=True), *reversed([*zip(xs, lower, strict=True)])]
+        ]
         out.append(f'<polygon points="{" ".join(points)}" fill="{_BAND}"/>')
         for edge in (upper, lower):
             points = [f"{a:.1f},{b:.1f}" for a, b in zip(xs, edge, strict=True)]
@@ -172,7 +176,7 @@ def _ranges(days: Sequence[DayNumber], x, y, step: float) -> list[str]:  # type:
     return out
 
 
-def _mark(day: DayNumber, at: float, y) -> list[str]:  # type: ignore[no-untyped-def]
+def _mark(day: DayNumber, at: float, y: _Scale) -> list[str]:
     number = day.number
     if number.value is None:
         return []
@@ -187,7 +191,9 @@ def _mark(day: DayNumber, at: float, y) -> list[str]:  # type: ignore[no-untyped
         out.append(_rect(at - 3.2, middle - 3.2, 6.4, 6.4, fill=color))
     else:
         fill = color if day.mark == "as_usual" else "#ffffff"
-        out.append(f'<circle cx="{at:.1f}" cy="{middle:.1f}" r="3.6" fill="{fill}" stroke="{color}" stroke-width="1.3"/>')
+        out.append(
+            f'<circle cx="{at:.1f}" cy="{middle:.1f}" r="3.6" fill="{fill}" stroke="{color}" stroke-width="1.3"/>'
+        )
     return out
 
 
@@ -198,7 +204,10 @@ def legend_mark(kind: str) -> str:
         "lower": f'<path d="M3 3h10l-5 9z" fill="{_LOWER}"/>',
         "learning": f'<circle cx="8" cy="7" r="3.6" fill="#ffffff" stroke="{_USUAL}" stroke-width="1.3"/>',
         "plain": f'<rect x="4.8" y="3.8" width="6.4" height="6.4" fill="{_USUAL}"/>',
-        "band": f'<rect x="0.5" y="2" width="15" height="10" fill="{_BAND}" stroke="{_SOFT}" stroke-width="0.7" stroke-dasharray="3 2"/>',
+        "band": (
+            f'<rect x="0.5" y="2" width="15" height="10" fill="{_BAND}" stroke="{_SOFT}" stroke-width="0.7" '
+            'stroke-dasharray="3 2"/>'
+        ),
         "answer_usual": f'<rect x="0.5" y="1.5" width="15" height="11" fill="{_ANSWER_USUAL}" stroke="{_LINE}"/>',
         "answer_different": f'<rect x="0.5" y="1.5" width="15" height="11" fill="{_DIFFERENT}"/>',
         "answer_unsure": (
@@ -208,7 +217,10 @@ def legend_mark(kind: str) -> str:
             f'<rect x="0.5" y="1.5" width="15" height="11" fill="url(#hatch-key)" stroke="{_UNSURE}"/>'
         ),
     }[kind]
-    return f'<svg class="key" xmlns="http://www.w3.org/2000/svg" width="16" height="14" viewBox="0 0 16 14" aria-hidden="true">{inner}</svg>'
+    return (
+        '<svg class="key" xmlns="http://www.w3.org/2000/svg" width="16" height="14" viewBox="0 0 16 14" '
+        f'aria-hidden="true">{inner}</svg>'
+    )
 
 
 def _svg(parts: Sequence[str], width: float, height: float, title: str) -> str:

@@ -262,7 +262,11 @@ def _answers(report: PersonWeek, w: Words) -> dict[str, Any]:
         "days": [{"day": w.short_day(d.date), **_shares(d.seconds, w)} for d in report.answered],
         "whole": _shares(report.seconds, w),
         "reasons": [
-            {"why": _capital(w.why(x.code, x.sensor)), "time": w.hours(x.seconds), "share": w.percent(x.share, digits=1)}
+            {
+                "why": _capital(w.why(x.code, x.sensor)),
+                "time": w.hours(x.seconds),
+                "share": w.percent(x.share, digits=1),
+            }
             for x in report.reasons
         ],
     }
@@ -285,5 +289,3 @@ def _promises(report: PersonWeek, w: Words) -> Sequence[str]:
 
 def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
-
-

@@ -395,7 +395,9 @@ def _row(row: KeptRow | None, day: int, needed_s: float, part: str) -> DayRow:
 
 def _line(e: Envelope, found: Gathered) -> EpisodeLine:
     told: Mapping[Any, str] = {"en": e.sentence}
-    unsure = e.change is None and (e.unsure_share == 1 if not e.trail else all(p.decision != "anomalous" for p in e.trail))
+    unsure = e.change is None and (
+        e.unsure_share == 1 if not e.trail else all(p.decision != "anomalous" for p in e.trail)
+    )
     if e.change is not None:
         told = e.change.text
     elif unsure and e.abstentions:

@@ -169,10 +169,39 @@ _TEXTS: Final[Mapping[str, tuple[str, str]]] = {
 }  # fmt: skip
 
 _MONTHS: Final = {
-    "en": "January February March April May June July August September October November December".split(),
-    "fr": "janvier février mars avril mai juin juillet août septembre octobre novembre décembre".split(),
+    "en": [
+        "January",
+        "February",
+        "March",
+        "April",
+        "May",
+        "June",
+        "July",
+        "August",
+        "September",
+        "October",
+        "November",
+        "December",
+    ],
+    "fr": [
+        "janvier",
+        "février",
+        "mars",
+        "avril",
+        "mai",
+        "juin",
+        "juillet",
+        "août",
+        "septembre",
+        "octobre",
+        "novembre",
+        "décembre",
+    ],
 }
-_DAYS: Final = {"en": "Mon Tue Wed Thu Fri Sat Sun".split(), "fr": "lun. mar. mer. jeu. ven. sam. dim.".split()}
+_DAYS: Final = {
+    "en": ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"],
+    "fr": ["lun.", "mar.", "mer.", "jeu.", "ven.", "sam.", "dim."],
+}
 _NARROW: Final = "\u202f"
 
 _PROMISE: Final = re.compile(
@@ -241,7 +270,11 @@ class Words:
             return f"{seconds:.0f} s"
         if seconds < 3600:
             return f"{seconds / 60:.0f} min"
-        return self.hours(seconds) if seconds < 2 * 86_400 else f"{seconds / 86_400:.0f} d".replace("d", ("d", "j")[self._i])
+        return (
+            self.hours(seconds)
+            if seconds < 2 * 86_400
+            else f"{seconds / 86_400:.0f} d".replace("d", ("d", "j")[self._i])
+        )
 
     def weekday(self, day: date) -> str:
         """Write the day of the week, short."""
