@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 
 from kinedge.cli.app import app, need_extra
@@ -100,6 +101,60 @@ def person(
         _write(out, person_page(content, lang.value), paper, pdf_by, quiet=as_json)
 
 
+@report.command()
+def training(
+    run: Annotated[Path, typer.Argument(help="A bundle, its .report.html, or a folder with one.")],
+    out: _Out = None,
+    paper: _Paper = Paper.a4,
+    pdf_by: _By = None,
+) -> None:
+    """Print the report that training has written beside its bundle, or copy it.
+
+    Example: kinedge report training wrists.kinedge --out wrists.pdf
+    """
+    page = _training_page(run)
+    try:
+        html = page.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as e:
+        raise ConfigError(f"{page}: cannot be read ({e})") from e
+    _write(out or Path(page.name).with_suffix(".pdf"), html, paper, pdf_by, quiet=False)
+
+
+@report.command()
+def bench(
+    results: Annotated[list[Path], typer.Argument(help="What kinedge bench ... --out wrote, or folders of it.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where it goes: .html or .pdf.")] = Path("bench.pdf"),
+    title: Annotated[str, typer.Option(help="Of the page.")] = "Benchmarks",
+    paper: _Paper = Paper.a4,
+    pdf_by: _By = None,
+) -> None:
+    """Print results of benchmarks: machine, command, warnings, a plot and all rows of each; also bad ones.
+
+    Example: kinedge report bench benchmarks/results/caution.json --out caution.pdf
+    """
+    from kinedge.benchmarks.report import bench_html
+    from kinedge.benchmarks.results import read_folder, read_result
+
+    found = [r for p in results for r in (read_folder(p).values() if p.is_dir() else [read_result(p)])]
+    if not found:
+        raise ConfigError(f"{', '.join(map(str, results))}: no results of benchmarks there")
+    _write(out, bench_html(found, title=title), paper, pdf_by, quiet=False, landscape=True)
+
+
+def _training_page(run: Path) -> Path:
+    """Return the report of a run."""
+    if run.is_dir():
+        pages = sorted(run.glob("*.report.html"))
+        if len(pages) != 1:
+            what = f"several reports ({', '.join(p.name for p in pages)}); name one" if pages else "no report"
+            raise ConfigError(f"{run}: {what}; kinedge train writes MODEL.report.html beside its bundle")
+        return pages[0]
+    page = run if run.suffix.lower() in (".html", ".htm") else run.with_suffix(".report.html")
+    if not page.is_file():
+        raise ConfigError(f"{page}: no report there; kinedge train writes MODEL.report.html beside its bundle")
+    return page
+
+
 def _kept(path: Path, subject: str | None, week: Week | None, *, key: Path | None, zone: str) -> tuple[Gathered, Week]:
     store, min_worn_h, vault = path, dict(MIN_WORN_H), None
     if path.suffix == ".toml":
@@ -140,7 +195,10 @@ def _folder(path: Path) -> Path:
 
 
 def _zone(name: str) -> str:
-    return MeasuresConfig(timezone=name).timezone if name else ""
+    try:
+        return MeasuresConfig(timezone=name).timezone
+    except ValidationError as e:
+        raise ConfigError(f"--timezone {name}: is no time zone of this machine; write it as Europe/Paris") from e
 
 
 def _token(path: Path | None) -> str | None:
@@ -152,8 +210,8 @@ def _token(path: Path | None) -> str | None:
         raise ConfigError(f"{path}: no token can be read there ({e})") from e
 
 
-def _write(out: Path, html: str, paper: Paper, by: By | None, *, quiet: bool) -> None:
-    from kinedge.edge.reports.page import write_page
+def _write(out: Path, html: str, paper: Paper, by: By | None, *, quiet: bool, landscape: bool = False) -> None:
+    from kinedge.edge.reports.files import write_page
 
     suffix = out.suffix.lower()
     if suffix not in (".html", ".htm", ".pdf"):
@@ -162,7 +220,7 @@ def _write(out: Path, html: str, paper: Paper, by: By | None, *, quiet: bool) ->
     if suffix == ".pdf":
         from kinedge.edge.reports.pdf import pdf_of
 
-        pdf, maker = pdf_of(html, paper=paper.value, maker=None if by is None else by.value)
+        pdf, maker = pdf_of(html, paper=paper.value, landscape=landscape, maker=None if by is None else by.value)
         write_page(out, pdf)
         said = f" ({maker})"
     else:

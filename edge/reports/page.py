@@ -22,9 +22,8 @@ from kinedge.edge.reports.person import (
 )
 from kinedge.edge.reports.week import local_time
 from kinedge.edge.reports.words import Words
-from kinedge.errors import ConfigError
 
-__all__ = ["environment", "person_page", "write_page"]
+__all__ = ["environment", "person_page"]
 
 _TEMPLATES: Final = Path(__file__).parent / "templates"
 _MAX_EPISODES: Final = 100  # that are listed
@@ -113,23 +112,6 @@ def person_page(report: PersonWeek, language: str = "en") -> str:
         )
         + "\n"
     )
-
-
-def write_page(path: Path, content: str | bytes) -> None:
-    """Write a report, whole or not at all.
-
-    Raises
-    ------
-    ConfigError
-        The place cannot be written.
-    """
-    beside = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
-        beside.replace(path)
-    except OSError as e:
-        raise ConfigError(f"{path}: cannot be written ({e.strerror}); give --out another place") from e
 
 
 def _css_string(text: str) -> Markup:

@@ -431,7 +431,9 @@ def _answers(hours: Sequence[VerdictHour], week: Week) -> tuple[tuple[AnsweredDa
         for reason, n in h.reasons.items():
             why[reason] += n * h.hop_s  # type: ignore[assignment]
     total = sum(sum(c.values()) for c in cells)
-    days = tuple(AnsweredDay(day, tuple(cells[24 * i : 24 * i + 24])) for i, day in enumerate(week.days))
+    days = tuple(
+        AnsweredDay(day, tuple(dict(c) for c in cells[24 * i : 24 * i + 24])) for i, day in enumerate(week.days)
+    )
     ranked = sorted(why.items(), key=lambda item: (-item[1], item[0]))
     return days, tuple(WhyUnsure(code, sensor, s, s / total if total else 0.0) for (code, sensor), s in ranked)
 

@@ -84,7 +84,7 @@ class Week:
 
 def local_time(utc_ns: int, zone: str) -> datetime:
     """Return a moment as the clock of a place shows it; empty: this machine's."""
-    utc_s = utc_ns / 1e9
+    utc_s = utc_ns // 10**9  # whole seconds: as floating point the last moment of a day would be the next day's
     if zone:
         return datetime.fromtimestamp(utc_s, ZoneInfo(zone))
     return datetime.fromtimestamp(utc_s, timezone(timedelta(seconds=time.localtime(utc_s).tm_gmtoff)))
