@@ -26,7 +26,10 @@ from kinedge.firmware_bridge.recorded_source import is_recording
 __all__ = ["report"]
 
 report = typer.Typer(
-    help="Make one page that needs nothing else, as HTML or PDF, for a person to print.", no_args_is_help=True
+    help="""Make one page that needs nothing else, as HTML or PDF, for a person to print.
+
+    Example: kinedge report person gateway.toml --subject p-001 --week 2026-W47 --out p-001.pdf""",
+    no_args_is_help=True,
 )
 app.add_typer(report, name="report")
 

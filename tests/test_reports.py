@@ -20,7 +20,7 @@ from zoneinfo import ZoneInfo
 import httpx
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from report_people import BASIS, WEEK, ZONE, answer, arm_day, episode, fill, rows_of, said
 
@@ -208,6 +208,7 @@ def test_the_usual_range_is_in_the_unit_of_the_number(tmp_path: Path, affected: 
 # weeks
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.dates(date(1971, 1, 1), date(2100, 1, 1)))
 def test_a_week_reads_back_and_has_its_seven_days(day: date) -> None:
     week = Week.of(day)
@@ -334,6 +335,7 @@ def test_numbers_are_written_as_each_language_writes_them() -> None:
 number = st.floats(-1e6, 1e6).filter(lambda v: v == 0 or abs(v) > 1e-6)
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.lists(st.tuples(number, number, number, st.booleans()), min_size=1, max_size=35))
 def test_a_chart_of_any_numbers_is_well_formed_and_stays_in_its_frame(days: list[Any]) -> None:
     marks = ["as_usual", "lower", "learning", "plain"]
@@ -350,6 +352,7 @@ def test_a_chart_of_any_numbers_is_well_formed_and_stays_in_its_frame(days: list
         assert 0 <= float(circle.attrib["cy"]) <= height
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.floats(-1e5, 1e5), st.floats(1e-4, 1e5))
 def test_ticks_are_round_and_within(low: float, width: float) -> None:
     found = charts.ticks(low, low + width)
