@@ -1,4 +1,4 @@
-"""What holds for every request: its id in the answer, no caching, and a small body that comes in time.
+"""What holds for every request: its id in the answer, no caching, nothing to run, and a small body that comes in time.
 
 Episodes, raw blobs and pieces have limits of their own, in bodies.py.
 """
@@ -76,7 +76,8 @@ class Labels:
                 out = MutableHeaders(scope=message)
                 out["X-Request-Id"] = id
                 out["X-Content-Type-Options"] = "nosniff"
-                out["Cache-Control"] = "no-store"
+                out.setdefault("Cache-Control", "no-store")
+                out.setdefault("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
                 if unread:
                     out["Connection"] = "close"
             await send(message)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from enum import Enum
 from typing import Any, Final, Literal
 
 import sqlalchemy as sa
@@ -16,6 +15,8 @@ from kinedge.errors import OutboxError
 from kinedge.upstream import chain, uploads
 from kinedge.upstream.blobs import BlobStore
 from kinedge.upstream.database import Database, Transaction
+from kinedge.upstream.measured import MeasuresBook
+from kinedge.upstream.outcomes import Outcome
 from kinedge.upstream.refusals import RefusalLog, printable
 from kinedge.upstream.schema import AUDIT, EPISODES, RAW_BLOBS, REVIEWS, TALLIES
 from kinedge.upstream.summary import Filter, Gap, Page, StoredSummary, decision_of, listing
@@ -24,19 +25,6 @@ __all__ = ["CollectorStore", "Outcome", "Review", "ReviewAction", "UploadState",
 
 ReviewAction = Literal["confirm", "dismiss", "reopen", "comment"]
 _STATUS: Final[dict[ReviewAction, str]] = {"confirm": "confirmed", "dismiss": "dismissed", "reopen": "new"}
-
-
-class Outcome(Enum):
-    """What became of something that was brought."""
-
-    ACCEPTED = "accepted"
-    DUPLICATE = "duplicate"
-    CONFLICT = "conflict"
-    REFUSED = "refused"
-    UNKNOWN_EPISODE = "unknown"
-    FOREIGN = "other_gateway"
-    INCOMPLETE = "incomplete"
-    WRONG_OFFSET = "wrong_offset"
 
 
 @dataclass(frozen=True)
@@ -85,6 +73,7 @@ class CollectorStore:
     ) -> None:
         self.database = Database(url, wall_clock_ns=wall_clock_ns)
         self.refusals = RefusalLog(self.database)
+        self.measures = MeasuresBook(self.database, self.refusals)
         self._blobs = blobs
 
     def close(self) -> None:
