@@ -103,8 +103,10 @@ def answers(url: str) -> bool:
 
 
 @contextmanager
-def gateway(folder: Path, people: Sequence[str], ttys: Path, *, more: str = "") -> Iterator[str]:
-    """Run ``kinedge run`` for people with sensors at ``ttys/PERSON/SENSOR`` (or ``ttys/SENSOR``); yields its address."""
+def gateway(
+    folder: Path, people: Sequence[str], ttys: Path, *, more: str = "", ask: str = "api/session"
+) -> Iterator[str]:
+    """Run ``kinedge run`` for people with sensors at ``ttys/PERSON/SENSOR`` or ``ttys/SENSOR``; yields its address."""
     port = free_port()
     lines = [f'site = "clinic-a"\ngateway = "gw-01"\nstore = "{folder / "edge.db"}"\n[http]\nport = {port}\n{more}']
     for person in people:
@@ -115,7 +117,7 @@ def gateway(folder: Path, people: Sequence[str], ttys: Path, *, more: str = "") 
     config.write_text("\n".join(lines))
     url = f"http://127.0.0.1:{port}/"
     with started([sys.executable, "-m", "kinedge.cli", "run", str(config), "--quiet"], log) as process:
-        wait_for("kinedge run", lambda: answers(url + "api/session"), process, log)
+        wait_for("kinedge run", lambda: answers(url + ask), process, log)
         yield url
 
 
