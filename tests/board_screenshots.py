@@ -54,7 +54,7 @@ def take(url: str, folder: Path, *, only: str = "") -> None:
         different, unsure = ".answer[data-decision='anomalous']", ".answer[data-decision='unsure']"
         shot("wall", "#/", ".tile-anomalous", query="?lang=en&theme=light", full=False)
         shot("tablet", "#/", ".tile-anomalous", query="?lang=en&theme=light", viewport=TABLET, full=False)
-        shot("person", "#/person/p-007", different, query="?lang=en&theme=light")
+        shot("person", "#/person/p-002", different, query="?lang=en&theme=light")
         shot("unsure", "#/person/p-003", unsure, query="?lang=fr&theme=light")
         shot("dark", "#/person/p-017", different, query="?lang=en&theme=dark", full=False)
         shot("gateway", "#/board", ".facts", query="?lang=en&theme=light", full=False)
@@ -78,11 +78,11 @@ def main() -> None:
             upstream = f"http://127.0.0.1:{port}"
             wait_for("kinedge collect", lambda: answers(f"{upstream}/openapi.json"), process, log)
             more = f'[uplink]\nurl = "{upstream}"\n'
-            url = stack.enter_context(site(folder, n_people=20, minutes=15, quiet_s=75, more=more))
-            for subject, minutes in (("p-007", 1), ("p-006", 30), ("p-014", 30)):
+            url = stack.enter_context(site(folder, n_people=20, minutes=15, quiet_s=90, more=more))
+            for subject, minutes in (("p-002", 30), ("p-006", 30), ("p-014", 30)):
                 post(url, f"api/people/{subject}/enrolment", {"action": "start", "minutes": minutes})
             post(url, "api/people/p-012/mute", {"minutes": 30})
-            until = time.monotonic() + 140
+            until = time.monotonic() + 155
             while time.monotonic() < until and not json_of(url)["outbox"]["last_sync_utc_ns"]:
                 time.sleep(1)
         take(url, asked.out, only=asked.only)  # the collector is away now, and episodes wait
