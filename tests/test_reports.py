@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from measures_feeder import START_UTC_S, chunk
 from report_people import BASIS, WEEK, ZONE, answer, arm_day, episode, fill, rows_of, said
 
 import kinedge.cli.report  # noqa: F401  registers its commands
@@ -43,6 +44,8 @@ from kinedge.edge.store import EpisodeStore
 from kinedge.edge.vault import Vault
 from kinedge.edge.verdict_hours import VerdictHours
 from kinedge.errors import ConfigError, LinkError, StoreError
+from kinedge.firmware_bridge.recorder import SessionWriter
+from kinedge.signals import SensorSpec
 
 UNTOLD = ("risk", "diagnos", "risque", "relapse", "rechute")
 
@@ -528,3 +531,22 @@ def test_results_of_benchmarks_are_printed_with_all_their_rows(tmp_path: Path) -
     text = " ".join(" ".join(pdf_pages(out.read_bytes())).split())
     for row in json.loads(result.read_text("utf-8"))["rows"]:
         assert row["what"] in text
+
+
+def test_a_recording_is_reported_as_measured_and_not_scored(tmp_path: Path, capsys: Any) -> None:
+    with SessionWriter(
+        tmp_path / "r", facts={"subject": "p-007"}, clock=lambda: 0, wall_clock=lambda: START_UTC_S * 10**9
+    ) as writer:
+        for sensor in ("wrist_left", "wrist_right"):
+            writer.describe(SensorSpec(sensor))
+            for second in range(20):
+                writer.write(chunk(sensor, second))
+    page = tmp_path / "r.html"
+    assert main(["report", "person", str(tmp_path / "r"), "--timezone", "UTC", "--out", str(page)]) == 0
+    text = Page(page.read_text("utf-8")).text
+    assert (
+        "A recording was measured, not scored" in text and "Week 46 of 2023" in text and "the day is not over" in text
+    )
+    capsys.readouterr()
+    assert main(["report", "person", str(tmp_path / "r"), "--subject", "p-008", "--timezone", "UTC"]) == 1
+    assert "nothing of p-008" in capsys.readouterr().err
