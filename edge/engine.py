@@ -152,36 +152,79 @@ class Engine:
         BackendError
             The backend failed.
         """
+        after = EngineState(**{f.name: np.empty_like(getattr(state, f.name)) for f in fields(state)})
+        return self._run(values, valid, state, after, None), after
+
+    def advance(
+        self, values: F32, valid: NDArray[np.bool_], state: EngineState, rows: NDArray[np.intp] | None = None
+    ) -> Surprise:
+        """Score the next samples of some streams as ``step`` does, but write what is remembered into ``state``.
+
+        Thousands of others are neither read nor copied. After a ``BackendError`` some of these streams have gone on.
+
+        Parameters
+        ----------
+        values, valid
+            Of these streams.
+        state
+            Of all.
+        rows
+            Which they are, each at most once; all in their order when None.
+
+        Raises
+        ------
+        SignalError
+            The shapes do not fit the model.
+        BackendError
+            The backend failed.
+        """
+        return self._run(values, valid, state, state, rows)
+
+    def _run(
+        self,
+        values: F32,
+        valid: NDArray[np.bool_],
+        state: EngineState,
+        after: EngineState,
+        rows: NDArray[np.intp] | None,
+    ) -> Surprise:
         n_streams, n_samples, n_channels = values.shape
-        if n_channels != self.manifest.n_channels or valid.shape != values.shape or len(state.n_seen) != n_streams:
+        n_states = len(state.n_seen) if rows is None else len(rows)
+        if n_channels != self.manifest.n_channels or valid.shape != values.shape or n_states != n_streams:
             raise SignalError(
-                f"engine: values {values.shape}, valid {valid.shape} and a state of {len(state.n_seen)} streams "
+                f"engine: values {values.shape}, valid {valid.shape} and a state of {n_states} streams "
                 f"do not fit a model of {self.manifest.n_channels} channels"
             )
         shape = (n_streams, n_samples, len(self._horizons), n_channels)
         found = Surprise(np.empty(shape, np.float32), np.empty(shape, np.float32), np.empty(shape, bool))
-        parts = []
         at_once = self._at_once or max(n_streams, 1)
         for start in range(0, max(n_streams, 1), at_once):
-            rows = slice(start, start + at_once)
-            own = EngineState(**{f.name: getattr(state, f.name)[rows] for f in fields(state)})
-            out = Surprise(found.z[rows], found.nats[rows], found.valid[rows])
-            parts.append(self._step(values[rows], valid[rows], own, out))
-        if len(parts) == 1:
-            return found, parts[0]
-        after = {f.name: np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(state)}
-        return found, EngineState(**after)
+            piece = slice(start, min(start + at_once, n_streams))
+            out = Surprise(found.z[piece], found.nats[piece], found.valid[piece])
+            at = piece if rows is None else _as_slice(rows[piece])
+            self._step(values[piece], valid[piece], state, after, at, out)
+        return found
 
-    def _step(self, values: F32, valid: NDArray[np.bool_], state: EngineState, out: Surprise) -> EngineState:
-        """Score the next samples of a few streams, written to ``out``."""
+    def _step(
+        self,
+        values: F32,
+        valid: NDArray[np.bool_],
+        state: EngineState,
+        after: EngineState,
+        at: slice | NDArray[np.intp],
+        out: Surprise,
+    ) -> None:
+        """Score the next samples of a few streams, which are ``at`` these rows of ``state`` and then of ``after``."""
         n_streams, n_samples, n_channels = values.shape
         x: F32 = values - self._center
         x *= self._inverse_scale
         np.clip(x, -self._clip, self._clip, out=x)
-        held, held_age = self._gaps.fill(x, valid, state.held, state.held_age)
-        mu, log_sigma, model_state = self.backend.step(x, valid.astype(np.float32), state.model)
+        gappy = _rows_with_gaps(valid)
+        held, held_age = self._gaps.fill(x, valid, state.held[at], state.held_age[at], gappy=gappy)
+        mu, log_sigma, model_state = self.backend.step(x, valid.astype(np.float32), state.model[at])
         shape = (n_streams, n_samples, len(self._horizons), n_channels)
         mu, log_sigma = mu.reshape(shape), log_sigma.reshape(shape)
+        old_mu, old_log_sigma, n_seen = state.mu[at], state.log_sigma[at], state.n_seen[at]
 
         z, nats, ok = out.z, out.nats, out.valid
         expected_log_sigma = np.empty(shape, np.float32)
@@ -190,9 +233,9 @@ class Engine:
             n_old = min(horizon, n_samples)
             old = slice(self._max_horizon - horizon, self._max_horizon - horizon + n_old)
             new = slice(0, n_samples - n_old)
-            np.subtract(x[:, :n_old], state.mu[:, old, i], out=z[:, :n_old, i])
+            np.subtract(x[:, :n_old], old_mu[:, old, i], out=z[:, :n_old, i])
             np.subtract(x[:, n_old:], mu[:, new, i], out=z[:, n_old:, i])
-            expected_log_sigma[:, :n_old, i] = state.log_sigma[:, old, i]
+            expected_log_sigma[:, :n_old, i] = old_log_sigma[:, old, i]
             expected_log_sigma[:, n_old:, i] = log_sigma[:, new, i]
         np.negative(expected_log_sigma, out=nats)
         np.exp(nats, out=nats)
@@ -204,35 +247,57 @@ class Engine:
         np.log(nats, out=nats)  # of 1 + a square: log1p is exact for what is far below a nat, and ten times slower
         nats *= self._half_nu_1
         nats += expected_log_sigma
-        self._mark_valid(valid, state.n_seen, nats, out=ok)
-        gone = ~ok
-        np.copyto(z, 0, where=gone)
-        np.copyto(nats, 0, where=gone)
-        return EngineState(
-            model=model_state,
-            mu=self._youngest(state.mu, mu),
-            log_sigma=self._youngest(state.log_sigma, log_sigma),
-            held=held,
-            held_age=held_age,
-            n_seen=state.n_seen + n_samples,
-        )
+        if self._mark_valid(valid, n_seen, nats, out=ok):
+            np.copyto(z, 0, where=~ok)
+            np.copyto(nats, 0, where=~ok)
+        elif len(gappy):
+            gone = ~ok[gappy]
+            for part in (z, nats):
+                some = part[gappy]
+                some[gone] = 0
+                part[gappy] = some
+        after.model[at] = model_state
+        after.mu[at] = self._youngest(old_mu, mu)
+        after.log_sigma[at] = self._youngest(old_log_sigma, log_sigma)
+        after.held[at] = held
+        after.held_age[at] = held_age
+        after.n_seen[at] = n_seen + n_samples
 
     def _mark_valid(
         self, valid: NDArray[np.bool_], n_seen: NDArray[np.int64], nats: F32, *, out: NDArray[np.bool_]
-    ) -> None:
-        out[:] = valid[:, :, None]
+    ) -> bool:
+        """Mark what was scored; return whether anything but missing samples was not."""
+        for i in range(len(self._horizons)):
+            out[:, :, i] = valid
+        more = False
         needed = self.manifest.receptive_field + np.array(self._horizons)
         if n_seen.min(initial=needed[-1]) < needed[-1]:
             age = n_seen[:, None] + np.arange(valid.shape[1])
             out &= (age[..., None] >= needed)[..., None]
-        finite = np.isfinite(nats)
-        if not finite.all():
-            out &= finite
+            more = True
+        # a sum is finite only if all are, and is read faster than it is asked of each
+        if not np.isfinite(np.add.reduce(nats, axis=None)):
+            out &= np.isfinite(nats)
+            more = True
+        return more
 
     def _youngest(self, old: F32, new: F32) -> F32:
-        """Return the last predictions of each stream, as many as the longest horizon; a copy, so as not to keep all."""
+        """Return the last predictions of each stream, as many as the longest horizon."""
         n_samples = new.shape[1]
         if n_samples >= self._max_horizon:
-            young: F32 = new[:, n_samples - self._max_horizon :].copy()
-            return young
+            return new[:, n_samples - self._max_horizon :]
         return np.concatenate([old[:, n_samples:], new], axis=1)
+
+
+def _as_slice(rows: NDArray[np.intp]) -> slice | NDArray[np.intp]:
+    """Return rows that follow each other as a slice: what is taken by it is not copied."""
+    first, n = int(rows[0]), len(rows)
+    if int(rows[-1]) - first == n - 1 and (n == 1 or bool((rows[1:] > rows[:-1]).all())):
+        return slice(first, first + n)
+    return rows
+
+
+def _rows_with_gaps(valid: NDArray[np.bool_]) -> NDArray[np.intp]:
+    if valid.all():
+        return np.zeros(0, np.intp)
+    return np.flatnonzero(~valid.reshape(len(valid), -1).all(axis=1))

@@ -425,15 +425,20 @@ class Pipeline:
             # remembers is no longer the past of what comes
             self._state.write(leapt, self.scorer.initial_state(len(leapt)))
         everybody = len(rows) == len(self.subjects) and bool((rows[:-1] < rows[1:]).all())
-        part = self._state if everybody else self._state.take(rows)
         turned = self.people.turn(rows, values, valid, saturated)
         calibration = self.people.calibration
         if calibration is not None and not everybody:
             calibration = calibration.rows(rows)
         clock_ms = self._clock_watch.look(rows, index, self._clocks_by_row)
         ends = (first_tick + hop).tolist()
-        batch, part = self.scorer.step(*turned, part, end_tick=ends[0], calibration=calibration, clock_ms=clock_ms)
-        self._state.write(rows, part)
+        batch, self._state = self.scorer.advance(
+            *turned,
+            self._state,
+            None if everybody else rows,
+            end_tick=ends[0],
+            calibration=calibration,
+            clock_ms=clock_ms,
+        )
         bases, who = self.people.bases, rows.tolist()
         batch = replace(
             batch,

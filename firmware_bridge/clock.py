@@ -263,11 +263,14 @@ class ClockMap:
             since = max(self._now - self._two_way.at, 0)
             half = (self._two_way.high - self._two_way.low) / 2 + 2 * _MAX_SKEW * since
             return round(half + more), round(half + more)
-        bins = self._latest
+        recent, bins, now = slice(-_RECENT_BINS, None), self._latest, self._now
         # what arrived least late bounds the truth then; since then both may have gone apart by all that is possible
+        start, line_at, slope, most = self._line_residual, self._line_at, self._slope, 2 * _MAX_SKEW
         fit = min(
-            residual - self._line(at) + 2 * _MAX_SKEW * abs(self._now - at)
-            for at, residual in zip(bins.at[-_RECENT_BINS:], bins.residual[-_RECENT_BINS:], strict=True)
+            [
+                residual - (start + slope * (at - line_at)) + most * abs(now - at)
+                for at, residual in zip(bins.at[recent], bins.residual[recent], strict=True)
+            ]
         )
         early = round(max(fit, 0.0) + more)
         return early, round(self._delay_floor_ns + more)
