@@ -38,13 +38,7 @@ class Gaps:
         self._weight: F32 = np.concatenate([[1.0], fading, [0.0]]).astype(np.float32)
 
     def fill(
-        self,
-        x: F32,
-        valid: NDArray[np.bool_],
-        last: F32,
-        age: NDArray[np.int32],
-        *,
-        gappy: NDArray[np.intp] | None = None,
+        self, x: F32, valid: NDArray[np.bool_], last: F32, age: NDArray[np.int32]
     ) -> tuple[F32, NDArray[np.int32]]:
         """Put held values where samples are missing, in place; any cutting into chunks gives the same bits.
 
@@ -55,8 +49,6 @@ class Gaps:
         valid : the same shape, bool
         last, age : (n_streams, n_channels)
             Last value of each channel, and samples since then. Zeros at the start.
-        gappy
-            Streams of which a sample is missing, where that is known.
 
         Returns
         -------
@@ -66,7 +58,7 @@ class Gaps:
         n = x.shape[1]
         if n == 0:
             return last, age
-        rows = np.flatnonzero(~valid.all(axis=(1, 2))) if gappy is None else gappy
+        rows = np.flatnonzero(~valid.all(axis=(1, 2)))
         new_last, new_age = x[:, -1].copy(), np.zeros_like(age)
         if len(rows):
             at = np.arange(n, dtype=np.int32)[None, :, None]
