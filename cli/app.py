@@ -85,6 +85,7 @@ def _register() -> None:
         quantize,
         record,
         replay,
+        report,
         run,
         scan,
         sync,
@@ -94,7 +95,7 @@ def _register() -> None:
 
     _ = audit, bench, collect, compile_, config, data, demo, doctor, emulate, enrol, enroll_gateway, episodes
     _ = bench_caution, bench_collector, bench_people, bench_results, feedback, inspect, keys, measures
-    _ = models, quantize, record, replay, run, scan, sync, train
+    _ = models, quantize, record, replay, report, run, scan, sync, train
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -226,6 +226,22 @@ class Pipeline:
         if self.people.can_align(taker):
             self.people.realign(taker)
 
+    def take_off(self, subject: str, sensor: str) -> None:
+        """Forget a sensor that nobody wears any more: it is missing from here on.
+
+        Raises
+        ------
+        SignalError
+            The person is not here.
+        """
+        row = self._row.get(subject)
+        if row is None:
+            raise SignalError(f"no subject {subject!r} here")
+        self._clocks[subject].pop(sensor, None)
+        self._boot_ids.pop((subject, sensor), None)
+        if sensor in self._channels:
+            self._grid.reset_sensor(row, sensor)
+
     def save(self) -> dict[str, NDArray[Any]]:
         """Return all that is remembered of everybody, row by row, but what has not been scored and the clocks."""
         saved: dict[str, NDArray[Any]] = {
