@@ -216,7 +216,7 @@ class Engine:
         self, values: F32, valid: NDArray[np.bool_], state: EngineState, at: slice | NDArray[np.intp]
     ) -> _Gappy:
         """Normalise the streams in which samples are missing, and fill their gaps: all at once, as they are few."""
-        rows = np.flatnonzero(~_flat(valid).all(axis=1))
+        rows = np.flatnonzero(~valid.reshape(len(valid), -1).all(axis=1))
         if not len(rows):
             return _Gappy(0, rows, values[:0], state.held[:0], state.held_age[:0])
         x: F32 = values[rows] - self._center
@@ -356,7 +356,7 @@ class _Memory:
         self._backend = backend
         bind = getattr(backend, "bind", None)
         self._bound: BoundStep | None = None
-        if bind is not None and n_samples == m.hop and backend.device == "cpu":
+        if bind is not None and n_samples == m.hop and getattr(backend, "device", "") == "cpu":
             self._bound = bind(n_streams, n_samples)
         self.x: F32 = (
             np.empty((n_streams, n_samples, m.n_channels), np.float32) if self._bound is None else self._bound.x
