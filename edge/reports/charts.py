@@ -42,7 +42,7 @@ def trend_chart(number: NumberWeeks, words: Words, *, percent: bool, digits: int
     unit
         Written behind each number of the axis.
     """
-    left, right, top, height = 52.0, 8.0, 10.0, 118.0
+    left, right, top, height = 52.0, 8.0, 15.0, 116.0
     days = number.days
     step = (_WIDTH - left - right) / len(days)
     low, high = _extent(days)
@@ -64,7 +64,7 @@ def trend_chart(number: NumberWeeks, words: Words, *, percent: bool, digits: int
             out.append(_line(x(i) - step / 2, top + height, x(i) - step / 2, top + height + 4, _SOFT, 0.8))
             out.append(_text(x(i) - step / 2 + 2, top + height + 14, words.tick(day.date), fill=_SOFT))
         out += _mark(day, x(i), y)
-    out.append(_text(x(len(days) - 4), top + 10, words("this_week"), anchor="middle", fill=_SOFT))
+    out.append(_text(x(len(days) - 4), top - 4, words("this_week"), anchor="middle", fill=_SOFT))
     out.append(_line(left, top + height, _WIDTH - right, top + height, _SOFT, 0.8))
     return _svg(out, _WIDTH, top + height + 20, title)
 
@@ -74,8 +74,8 @@ def answers_chart(days: Sequence[AnsweredDay], words: Words, *, title: str) -> s
     left, right, top, row, gap = 84.0, 74.0, 4.0, 19.0, 4.0
     step = (_WIDTH - left - right) / 24
     out = [
-        f'<defs><pattern id="hatch" width="5" height="5" patternUnits="userSpaceOnUse" patternTransform="rotate(45)">'
-        f'<rect width="5" height="5" fill="#ffffff"/><rect width="2" height="5" fill="{_UNSURE}"/></pattern></defs>'
+        f'<defs><pattern id="hatch" width="4" height="4" patternUnits="userSpaceOnUse" patternTransform="rotate(45)">'
+        f'<rect width="4" height="4" fill="#ffffff"/><rect width="1.7" height="4" fill="{_UNSURE}"/></pattern></defs>'
     ]
     for i, day in enumerate(days):
         base = top + i * (row + gap)
@@ -211,9 +211,9 @@ def legend_mark(kind: str) -> str:
         "answer_usual": f'<rect x="0.5" y="1.5" width="15" height="11" fill="{_ANSWER_USUAL}" stroke="{_LINE}"/>',
         "answer_different": f'<rect x="0.5" y="1.5" width="15" height="11" fill="{_DIFFERENT}"/>',
         "answer_unsure": (
-            '<defs><pattern id="hatch-key" width="5" height="5" patternUnits="userSpaceOnUse" '
-            f'patternTransform="rotate(45)"><rect width="5" height="5" fill="#ffffff"/>'
-            f'<rect width="2" height="5" fill="{_UNSURE}"/></pattern></defs>'
+            '<defs><pattern id="hatch-key" width="4" height="4" patternUnits="userSpaceOnUse" '
+            f'patternTransform="rotate(45)"><rect width="4" height="4" fill="#ffffff"/>'
+            f'<rect width="1.7" height="4" fill="{_UNSURE}"/></pattern></defs>'
             f'<rect x="0.5" y="1.5" width="15" height="11" fill="url(#hatch-key)" stroke="{_UNSURE}"/>'
         ),
     }[kind]

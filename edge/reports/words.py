@@ -33,7 +33,7 @@ _TEXTS: Final[Mapping[str, tuple[str, str]]] = {
     "glance_part": ("{part}: {said}.", "{part} : {said}."),
     "no_days": ("no day of this week can be compared", "aucun jour de cette semaine n'est comparable"),
     "n_days": ("{said} on {n} of 7 days", "{said} {n} jour(s) sur 7"),
-    "not_enough_days": ("too little worn to say anything on {n} of 7", "trop peu porté pour dire quoi que ce soit {n} jour(s) sur 7"),
+    "not_enough_days": ("too little worn, or nothing kept, on {n} of 7", "trop peu porté, ou rien d'enregistré, {n} jour(s) sur 7"),
     "glance_none": ("Episodes: none was kept in this week.", "Épisodes : aucun n'a été enregistré cette semaine."),
     "glance_episodes": ("Episodes: {n} in this week, {different} different from their own baseline, {unsure} unsure.",
                         "Épisodes : {n} cette semaine, {different} différent(s) de l'habitude de la personne, {unsure} incertain(s)."),
@@ -234,7 +234,8 @@ class Words:
 
     def __call__(self, key: str, **values: object) -> str:
         """Return a text with its values filled in."""
-        return _TEXTS[key][self._i].format(**values)
+        text = _TEXTS[key][self._i].format(**values)
+        return text if self.language == "en" else text.replace("« ", f"«{_NARROW}").replace(" »", f"{_NARROW}»")
 
     def number(self, value: float | None, *, digits: int = 2) -> str:
         """Write a number; a dash where there is none."""
