@@ -69,6 +69,7 @@ def _register() -> None:
         bench_peers,
         bench_people,
         bench_results,
+        bench_stages,
         collect,
         config,
         data,
@@ -86,6 +87,7 @@ def _register() -> None:
         quantize,
         record,
         replay,
+        report,
         run,
         scan,
         sync,
@@ -94,8 +96,8 @@ def _register() -> None:
     from kinedge.cli import compile as compile_
 
     _ = audit, bench, collect, compile_, config, data, demo, doctor, emulate, enrol, enroll_gateway, episodes
-    _ = bench_caution, bench_collector, bench_people, bench_peers, bench_results, feedback, inspect, keys, measures
-    _ = models, quantize, record, replay, run, scan, sync, train
+    _ = bench_caution, bench_collector, bench_people, bench_peers, bench_results, bench_stages
+    _ = feedback, inspect, keys, measures, models, quantize, record, replay, report, run, scan, sync, train
 
 
 def main(argv: list[str] | None = None) -> int:

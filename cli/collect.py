@@ -6,20 +6,22 @@ import json
 import os
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from kinedge.cli.app import app, need_extra
+from kinedge.config import Config
 from kinedge.errors import ConfigError, LinkError, StoreError
 
 if TYPE_CHECKING:
     from kinedge.upstream.fleet import Fleet
-    from kinedge.upstream.settings import OidcSettings
 
 __all__ = ["audit", "collect", "collect_app", "gateways_app", "init", "relay"]
+
+ConfigT = TypeVar("ConfigT", bound=Config)
 
 collect_app = typer.Typer(invoke_without_command=True)
 gateways_app = typer.Typer(help="Invite, list and revoke gateways.", no_args_is_help=True)
@@ -47,6 +49,11 @@ def collect(
     oidc_issuer: Annotated[str | None, typer.Option(help="The identity provider of people.")] = None,
     oidc_audience: Annotated[str, typer.Option(help="What their tokens' aud says.")] = "kinedge",
     oidc_roles_claim: Annotated[str, typer.Option(help="Where roles stand, such as realm_access.roles.")] = "roles",
+    oidc_client_id: Annotated[
+        str | None, typer.Option(help="Of the desk's page; like the audience if not given.")
+    ] = None,
+    oidc_client_secret_file: Annotated[Path | None, typer.Option(help="For a client that is not public.")] = None,
+    public_url: Annotated[str | None, typer.Option(help="Where browsers find the desk, https://desk.example.")] = None,
     ready_file: Annotated[Path | None, typer.Option(help="Written as JSON {url, pid} once it answers.")] = None,
 ) -> None:
     """Receive episodes from gateways and store each exactly once.
@@ -68,9 +75,21 @@ def collect(
         token_file = pki / "desk-token"
     oidc: OidcSettings | None = None
     if oidc_issuer is not None:
-        oidc = _checked_oidc(OidcSettings, oidc_issuer, oidc_audience, oidc_roles_claim)
-    settings = CollectorSettings(
+        secret = None if oidc_client_secret_file is None else read_token(oidc_client_secret_file)
+        oidc = _checked(
+            OidcSettings,
+            "--oidc-issuer",
+            issuer=oidc_issuer,
+            audience=oidc_audience,
+            roles_claim=oidc_roles_claim,
+            client_id=oidc_client_id,
+            client_secret=secret,
+        )
+    settings = _checked(
+        CollectorSettings,
+        "kinedge collect",
         database_url=_url(db),
+        public_url=None if public_url is None else public_url.rstrip("/"),
         blobs_url=blobs,
         ca_folder=pki,
         oidc=oidc,
@@ -86,7 +105,7 @@ def collect(
             part.write_text(json.dumps({"url": collector.url, "pid": os.getpid()}), encoding="utf-8")
             part.replace(ready_file)
 
-    collector.run(on_ready=announce)
+    collector.run(on_ready=announce, alone=True)
 
 
 @collect_app.command()
@@ -240,15 +259,15 @@ def _checked_name(name: str) -> str:
     return name
 
 
-def _checked_oidc(model: type[OidcSettings], issuer: str, audience: str, roles_claim: str) -> OidcSettings:
+def _checked(model: type[ConfigT], where: str, **values: Any) -> ConfigT:
     from pydantic import ValidationError
 
     from kinedge.config import explain_validation_error
 
     try:
-        return model(issuer=issuer, audience=audience, roles_claim=roles_claim)
+        return model(**values)
     except ValidationError as e:
-        raise ConfigError(explain_validation_error(e, model, "--oidc-issuer")) from e
+        raise ConfigError(explain_validation_error(e, model, where)) from e
 
 
 def _day(utc_ns: int | None) -> str:

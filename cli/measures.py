@@ -31,7 +31,7 @@ from kinedge.errors import ConfigError, StoreError
 from kinedge.firmware_bridge.recorded import RecordedSession, read_session
 from kinedge.firmware_bridge.recorded_source import is_recording
 
-__all__ = ["measures"]
+__all__ = ["Affected", "Measured", "measure_folder", "measures"]
 
 _EPOCH: Final = datetime(1970, 1, 1)
 _SECONDS: Final = ("worn_s", "unworn_s", "missing_s", "walking_s")
@@ -67,7 +67,9 @@ class Affected(str, Enum):
 
 
 @dataclass(frozen=True)
-class _Found:
+class Measured:
+    """What was measured, and where."""
+
     where: str
     rows: list[KeptRow]
 
@@ -102,12 +104,12 @@ def measures(
         config = MeasuresConfig.model_validate(
             {"legs": tuple(legs or ()), "trunk": trunk, "leg_rate_hz": leg_rate, "timezone": timezone}
         )
-        found = _measure(folder, config, None if affected is None else affected.value, quiet=as_json or as_csv)
+        found = measure_folder(folder, config, None if affected is None else affected.value, quiet=as_json or as_csv)
         period = period or Period.all
     else:
         store, timezone = _store_of(source)
         with EpisodeStore(store, read_only=True) as opened:
-            found = _Found(str(store), MeasuresStore(opened.database).rows(subject=subject))
+            found = Measured(str(store), MeasuresStore(opened.database).rows(subject=subject))
         period = period or Period.today
     rows = _within(found.rows, period, level="hour" if hours else "day", subject=subject, timezone=timezone)
     if plot is not None:
@@ -130,7 +132,7 @@ def _store_of(source: Path) -> tuple[Path, str]:
     return config.store, config.measures.timezone
 
 
-def _measure(folder: Path, config: MeasuresConfig, affected: Side | None, *, quiet: bool) -> _Found:
+def measure_folder(folder: Path, config: MeasuresConfig, affected: Side | None, *, quiet: bool) -> Measured:
     """Measure every session in a folder, in order of time, whoever wore what."""
     own = folder.joinpath("session.json").exists() or any(folder.glob("segment-*.parquet"))
     folders = [folder] if own else sorted(p for p in folder.iterdir() if p.is_dir() and is_recording(p))
@@ -154,7 +156,7 @@ def _measure(folder: Path, config: MeasuresConfig, affected: Side | None, *, qui
     rows = [
         KeptRow(name, r.part, r.level, r.start, 0, r.content) for name, person in people.items() for r in person.rows()
     ]
-    return _Found(str(folder), rows)
+    return Measured(str(folder), rows)
 
 
 def _subject(session: RecordedSession) -> str:

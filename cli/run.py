@@ -52,7 +52,9 @@ def run(
 ) -> None:
     """Read sensors, score them as they arrive, keep episodes and send them upstream, until stopped.
 
-    Under systemd it says when it is ready and feeds the watchdog (docs/service.md).
+    A dashboard is served on this machine alone (http://127.0.0.1:9464, or as the error output says); [http] opens it to
+    the network, with a token, or switches it off. Under systemd it says when it is ready and feeds the watchdog
+    (docs/service.md).
 
     Example gateway.toml; `kinedge config --explain` tells every key:
 
@@ -73,7 +75,7 @@ def run(
         url = "http://127.0.0.1:8765"
     """
     from kinedge.cli.live import LiveView
-    from kinedge.edge.config import RecordConfig, load_gateway_config
+    from kinedge.edge.config import HttpConfig, RecordConfig, load_gateway_config
     from kinedge.edge.logs import set_up_logging
     from kinedge.edge.service import EdgeService
     from kinedge.edge.systemd import Notifier
@@ -81,6 +83,8 @@ def run(
     settings = load_gateway_config(config)
     if record is not None:
         settings = settings.model_copy(update={"record": RecordConfig(folder=record)})
+    if settings.http is None and "http" not in settings.model_fields_set:
+        settings = settings.model_copy(update={"http": HttpConfig()})
     console = Console()
     set_up_logging(log_format.value)
     view = LiveView("kinedge", caution=settings.caution.meaning)
@@ -101,23 +105,43 @@ def run(
         for beginning in service.beginnings:
             sys.stderr.write(beginning.sentence() + "\n")
     if not live_wanted:
-        asyncio.run(serve_until(service, on_tick=_StatusLines(service).tell if as_json else None))
+        lines = _StatusLines(service, as_json=as_json)
+        asyncio.run(serve_until(service, on_tick=None if quiet and not as_json else lines.tell))
         return
     logging.getLogger("kinedge").propagate = False  # the view shows what is worth knowing
+
+    def draw() -> None:
+        if service.board is not None and service.http_url:
+            view.title = f"kinedge {service.http_url}"
+        live.update(view.render(service))
+
     with Live(console=console, refresh_per_second=4, screen=True) as live:
-        asyncio.run(serve_until(service, on_tick=lambda: live.update(view.render(service))))
+        asyncio.run(serve_until(service, on_tick=draw))
 
 
 class _StatusLines:
-    """How far sensors may be apart, as JSON on the error output every ten seconds: verdicts alone can be replayed."""
+    """Where the dashboard is; as JSON also how far sensors may be apart, every ten seconds, all on the error output.
+
+    Verdicts alone can be replayed: they hold nothing that depends on when they were printed.
+    """
 
     _EVERY_S: Final = 10.0
 
-    def __init__(self, service: EdgeService) -> None:
+    def __init__(self, service: EdgeService, *, as_json: bool) -> None:
         self._service = service
+        self._as_json = as_json
         self._due_s = 0.0
+        self._url = ""
 
     def tell(self) -> None:
+        url = self._service.http_url
+        if url != self._url and self._service.board is not None:
+            self._url = url
+            if url:
+                sys.stderr.write(json.dumps({"dashboard": url}) + "\n" if self._as_json else f"dashboard: {url}\n")
+                sys.stderr.flush()
+        if not self._as_json:
+            return
         pipeline = self._service.pipeline
         pairs = {s: {f"{p.first} {p.second}": round(p.ms, 1) for p in pipeline.alignment(s)} for s in pipeline.subjects}
         if any(pairs.values()) and time.monotonic() >= self._due_s:

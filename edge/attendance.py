@@ -6,11 +6,13 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from kinedge.edge.config import HttpConfig
+from kinedge.edge.dashboard.routes import Routes
 from kinedge.edge.health import health_of, read_gateway, status_line
 from kinedge.edge.http_server import Answer, HttpServer, json_answer
 from kinedge.edge.systemd import Notifier
 
 if TYPE_CHECKING:
+    from kinedge.edge.dashboard.board import Board
     from kinedge.edge.service import EdgeService
 
 __all__ = ["feed_watchdog", "gateway_server"]
@@ -18,8 +20,8 @@ __all__ = ["feed_watchdog", "gateway_server"]
 _STATUS_EVERY_S: Final = 10.0
 
 
-def gateway_server(service: EdgeService, http: HttpConfig) -> HttpServer:
-    """Return the server of a gateway; every answer is as of the moment it is asked for."""
+def gateway_server(service: EdgeService, http: HttpConfig, board: Board | None = None) -> HttpServer:
+    """Return the server of a gateway, with its dashboard if it has one; answers are as of the moment of asking."""
 
     async def health() -> Answer:
         content = health_of(service, await asyncio.to_thread(read_gateway, service))
@@ -31,7 +33,13 @@ def gateway_server(service: EdgeService, http: HttpConfig) -> HttpServer:
         readings = await asyncio.to_thread(read_gateway, service)
         return Answer(render_metrics(service, readings), CONTENT_TYPE_LATEST)
 
-    return HttpServer(http.host, http.port, {"/health": health, "/metrics": metrics})
+    return HttpServer(
+        http.host,
+        http.port,
+        {"/health": health, "/metrics": metrics},
+        dispatch=None if board is None else Routes(board).dispatch,
+        or_any_port="port" not in http.model_fields_set,
+    )
 
 
 async def feed_watchdog(service: EdgeService, notifier: Notifier) -> None:

@@ -144,12 +144,19 @@ class KeysConfig(Config):
 
 
 class HttpConfig(Config):
-    """A small server on the board, for metrics and health (docs/service.md)."""
+    """A small server on the board: the dashboard, metrics and health (docs/service.md)."""
 
     host: str = Field(
         default="127.0.0.1", pattern=r"^[A-Za-z0-9.:_-]{1,253}$", description="address to listen on; this machine alone"
     )
     port: int = Field(default=9464, ge=0, le=65535, description="TCP port; 0: any free one")
+    dashboard: bool = Field(default=True, description="serve the dashboard, too; false: metrics and health alone")
+    token_file: Path | None = Field(
+        default=None,
+        description="a file that only this user may read, with the token that opens the dashboard; needed beyond "
+        "loopback: openssl rand -hex 16",
+        examples=["dashboard.token"],
+    )
 
 
 class LslConfig(Config):
@@ -208,11 +215,16 @@ class GatewayConfig(Config):
     )
     store: Path = Field(default=Path("kinedge-edge.db"), description="SQLite file for episodes and the outbox")
     people: tuple[PersonConfig, ...] = Field(min_length=1, max_length=256)
+    spare: tuple[DeviceConfig, ...] = Field(
+        default=(), max_length=256, description="devices of nobody yet; the dashboard gives them to somebody"
+    )
     uplink: UplinkConfig | None = Field(default=None, description="none: episodes wait in the store")
     record: RecordConfig | None = Field(default=None, description="none: nothing is recorded")
     lsl: LslConfig | None = Field(default=None, description="none: nothing is told over LSL")
     keys: KeysConfig | None = Field(default=None, description="none: episodes are kept as they are")
-    http: HttpConfig | None = Field(default=None, description="none: no metrics and no health are served")
+    http: HttpConfig | None = Field(
+        default=None, description="none: kinedge run serves the dashboard on loopback; false: nothing is served"
+    )
     measures: MeasuresConfig | None = Field(
         default=None, description="arm use and gait over hours and days; none: not measured (docs/measures.md)"
     )
@@ -238,21 +250,22 @@ class GatewayConfig(Config):
         default=30, ge=0, le=600, description="between two checkpoints, from which a restart goes on; 0: none"
     )
 
-    @field_validator("alarm", mode="before")
+    @field_validator("alarm", "http", mode="before")
     @classmethod
-    def _switched_off(cls, alarm: object) -> object:
-        return None if alarm is False else alarm
+    def _switched_off(cls, given: object) -> object:
+        return None if given is False else given
 
     @field_validator("people")
     @classmethod
     def _distinct(cls, people: tuple[PersonConfig, ...]) -> tuple[PersonConfig, ...]:
-        subjects = [p.subject for p in people]
-        places = [d.where for p in people for d in p.devices]
-        for what, names in (("subject", subjects), ("device", places)):
-            twice = sorted({n for n in names if names.count(n) > 1})
-            if twice:
-                raise ValueError(f"{what} {', '.join(twice)} stands twice")
+        _refuse_twice("subject", [p.subject for p in people])
+        _refuse_twice("device", [d.where for p in people for d in p.devices])
         return people
+
+    @model_validator(mode="after")
+    def _spare_of_nobody(self) -> GatewayConfig:
+        _refuse_twice("device", [d.where for d in (*self.spare, *(d for p in self.people for d in p.devices))])
+        return self
 
     @model_validator(mode="after")
     def _windows(self) -> GatewayConfig:
@@ -280,6 +293,12 @@ class GatewayConfig(Config):
         return self.model_dump(mode="json", include=_DECISIVE, exclude_none=True)
 
 
+def _refuse_twice(what: str, names: list[str]) -> None:
+    twice = sorted({n for n in names if names.count(n) > 1})
+    if twice:
+        raise ValueError(f"{what} {', '.join(twice)} stands twice")
+
+
 def load_gateway_config(path: Path) -> GatewayConfig:
     """Read a gateway's TOML file; relative paths in it are relative to it.
 
@@ -294,15 +313,15 @@ def load_gateway_config(path: Path) -> GatewayConfig:
         person.model_copy(
             update={
                 "enrolment": None if person.enrolment is None else here / person.enrolment,
-                "devices": tuple(
-                    d if d.struct_map is None else d.model_copy(update={"struct_map": here / d.struct_map})
-                    for d in person.devices
-                ),
+                "devices": _found(person.devices, here),
             }
         )
         for person in config.people
     )
     changes: dict[str, object] = {"bundle": here / config.bundle, "store": here / config.store, "people": people}
+    changes["spare"] = _found(config.spare, here)
+    if config.http is not None and config.http.token_file is not None:
+        changes["http"] = config.http.model_copy(update={"token_file": here / config.http.token_file})
     if config.uplink is not None and config.uplink.token_file is not None:
         changes["uplink"] = config.uplink.model_copy(update={"token_file": here / config.uplink.token_file})
     if config.uplink is not None and config.uplink.identity is not None:
@@ -318,3 +337,10 @@ def load_gateway_config(path: Path) -> GatewayConfig:
     if config.record is not None:
         changes["record"] = config.record.model_copy(update={"folder": here / config.record.folder})
     return config.model_copy(update=changes)
+
+
+def _found(devices: tuple[DeviceConfig, ...], here: Path) -> tuple[DeviceConfig, ...]:
+    """Return devices whose paths are relative to a folder."""
+    return tuple(
+        d if d.struct_map is None else d.model_copy(update={"struct_map": here / d.struct_map}) for d in devices
+    )

@@ -1,15 +1,14 @@
 """The common grid of many people: samples as they come, hops of everybody at once.
 
-A sample is copied once, into the buffer of its sensor. The arithmetic is done once per hop, in one step for all people
-whose hop is final. Buffers hold a hop and what a tick may wait for; a burst longer than that (a device that empties its
-memory after a long silence) waits in its chunks and enters hop by hop, so that memory does not grow with it.
+What comes is only noted. Clock maps, copies and arithmetic are done once per hop, in one step for all people whose hop
+is final. Buffers hold a hop and what a tick may wait for; a burst longer than that (a device that empties its memory
+after a long silence) waits in its chunks and enters hop by hop, so that memory does not grow with it.
 
 The rules are those of ``kinedge.edge.aligner``.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -18,8 +17,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from kinedge.edge.grid_buffers import NEVER, Buffers, Chunk
+from kinedge.edge.grid_buffers import HOST_TIME, NEVER, Buffers, Chunk, host_time
 from kinedge.errors import SignalError
+from kinedge.firmware_bridge.clock import Mapping
 from kinedge.signals import SensorSpec
 from kinedge.units import period_ns
 
@@ -80,7 +80,7 @@ class Grid:
         edges = np.cumsum([0, *(s.n_channels for s in self.sensors)])
         self._columns = [slice(int(a), int(b)) for a, b in pairwise(edges)]
         span_ns = max(hop * self.period_ns + 2 * self._max_delay_ns, round(buffer_s * 1e9))
-        self._buffers = [Buffers(s.n_channels, span_ns) for s in self.sensors]
+        self._buffers = [Buffers(s.n_channels, span_ns, by_hops=hop > 1) for s in self.sensors]
         self._phase, self.next_tick, self._first = (np.zeros(0, np.int64) for _ in range(3))
         self._begun: list[bool] = []
         self._hop_end_ns: list[int] = []
@@ -160,31 +160,83 @@ class Grid:
         SignalError
             The sensor is unknown, or has another number of channels.
         """
+        column = self.column(sensor)
+        self.put(person, column, host_time_ns, values, valid, saturated, interval_ns=interval_ns)
+
+    def column(self, sensor: str) -> int:
+        """Return the number of a sensor.
+
+        Raises
+        ------
+        SignalError
+            It is unknown.
+        """
         column = self._column.get(sensor)
         if column is None:
             raise SignalError(f"no sensor {sensor!r} here; expected one of {', '.join(self._column)}")
+        return column
+
+    def put(
+        self,
+        person: int,
+        column: int,
+        time_ns: I64,
+        values: F32,
+        valid: Mask,
+        saturated: Mask,
+        *,
+        interval_ns: int,
+        mapping: Mapping = HOST_TIME,
+    ) -> None:
+        """Take samples of one sensor, in device time, with what maps it as of now; none is behind its ``base_ns``.
+
+        The arrays are only read, and must not change later. Otherwise as ``push``.
+
+        Raises
+        ------
+        SignalError
+            The sensor has another number of channels.
+        """
         buffers = self._buffers[column]
         if values.ndim != 2 or values.shape[1] != buffers.n_channels:
-            raise SignalError(f"{sensor}: {buffers.n_channels} channels expected, got an array {values.shape}")
-        if not len(host_time_ns):
+            name = self.sensors[column].name
+            raise SignalError(f"{name}: {buffers.n_channels} channels expected, got an array {values.shape}")
+        n = len(time_ns)
+        if not n:
             return
         if interval_ns != buffers.interval_ns[person]:
             buffers.set_interval(person, interval_ns, max(1, round(self.period_ns / interval_ns)))
-        last_ns = buffers.last_ns[person]
-        if int(host_time_ns[0]) <= last_ns:
-            late = int(np.searchsorted(host_time_ns, last_ns, side="right"))
+        base, offset, published, slope, _ = mapping
+        # as host_time does it, of two numbers
+        first, last = time_ns.item(0), time_ns.item(-1)
+        first_ns: int = first + offset + round((first - base) * slope + published)
+        last_ns: int = last + offset + round((last - base) * slope + published)
+        before_ns = buffers.last_ns[person]
+        if first_ns <= before_ns:
+            host_time_ns = host_time(time_ns, base, offset, published, slope)
+            late = int(np.searchsorted(host_time_ns, before_ns, side="right"))
             buffers.n_late[person] += late
-            host_time_ns, values = host_time_ns[late:], values[late:]
-            valid, saturated = valid[late:], saturated[late:]
-            if not len(host_time_ns):
+            time_ns, values, valid, saturated = time_ns[late:], values[late:], valid[late:], saturated[late:]
+            n -= late
+            if not n:
                 return
-        buffers.last_ns[person] = int(host_time_ns[-1])
-        if not buffers.put(person, host_time_ns, values, valid, saturated):
-            chunk = Chunk(host_time_ns, values, valid, saturated)
-            buffers.waiting.setdefault(person, deque()).append(chunk)
+            first_ns = int(host_time_ns[late])
+        buffers.last_ns[person] = last_ns
+        has_room = buffers.put(person, Chunk(time_ns, values, valid, saturated, mapping), n)
+        width = buffers.width[person]
+        if has_room and width == 1:
+            if not self._begun[person]:
+                known = int(self._first[person])
+                self._first[person] = first_ns if known == NEVER else min(known, first_ns)
+            self._last[person, column] = last_ns
+        elif has_room and n >= width and self._begun[person]:
+            first = time_ns.item(-width)
+            first_ns = first + offset + round((first - base) * slope + published)
+            self._last[person, column] = first_ns + (last_ns - first_ns) // 2
+        else:
             self._let_in(person, column)
-        self._note_ends(person, column)
-        self._look(person)
+        if last_ns > self._hop_end_ns[person] - self.period_ns:
+            self._look(person)
 
     def reset_sensor(self, person: int, sensor: str) -> None:
         """Forget what is buffered of a sensor: it restarted, its times may jump."""
@@ -226,17 +278,28 @@ class Grid:
         if now_ns is not None:
             final = np.maximum(final, (now_ns - self._max_delay_ns) // self.period_ns)
         for i, buffers in enumerate(self._buffers):
-            for person in buffers.waiting:
+            for person in buffers.full:
                 # what waits behind a full buffer is not late
                 final[person] = min(final[person], (int(self._last[person, i]) - 1) // self.period_ns)
         n = np.where(self.next_tick > NEVER, final - self.next_tick + 1, 0)
-        leaps = n > self._max_catch_up + self.hop
-        if leaps.any():
-            # nothing was heard for a minute or the clock leapt: do not emit an hour of empty ticks
-            by = (n[leaps] - self._max_catch_up) // self.hop * self.hop
-            self.next_tick[leaps] += by
-            n[leaps] -= by
+        for person in np.flatnonzero(n > self._max_catch_up + self.hop).tolist():
+            n[person] = self._leap(person, int(n[person]))
         return np.maximum(n, 0)
+
+    def _leap(self, person: int, n: int) -> int:
+        """Leave ticks out: nothing was heard for a minute or the clock leapt, and nobody wants an hour of empty ticks.
+
+        A burst that is still to be let in is not left out.
+        """
+        tick = int(self.next_tick[person])
+        firsts = [b.first_from(person, tick * self.period_ns) for b in self._buffers if b.n_held[person] > b.n_slots]
+        heard = [t for t in firsts if t is not None]
+        most = min(n, min(heard) // self.period_ns - tick) if heard else n
+        by = max((most - self._max_catch_up) // self.hop * self.hop, 0)
+        self.next_tick[person] += by
+        if n - by > self._max_catch_up + self.hop:  # after the next hop there may be nothing left that keeps it
+            return self.hop
+        return n - by
 
     def take(self, people: Rows, n: int) -> tuple[F32, Mask, Mask]:
         """Return the next ``n`` ticks of some people: values, valid, saturated, each (n_people, n, n_channels)."""
@@ -245,22 +308,34 @@ class Grid:
         first_ns = self.next_tick[people] * self.period_ns
         self.next_tick[people] += n
         next_ns = self.next_tick[people] * self.period_ns
-        hop_ns = self.hop * self.period_ns
-        for person, next_one in zip(people.tolist(), next_ns.tolist(), strict=True):
-            self._hop_end_ns[person] = next_one + hop_ns
-            self._look(person)
+        who, until_ns = people.tolist(), (next_ns + self._max_delay_ns).tolist()
         for column, (columns, buffers) in enumerate(zip(self._columns, self._buffers, strict=True)):
-            width = np.array([buffers.width[p] for p in people.tolist()])
-            for w in set(width.tolist()):
+            full = buffers.full & set(who) if buffers.full else ()
+            buffers.let_in(who, until_ns)
+            width = np.array([buffers.width[p] for p in who]) if buffers.averaged else np.ones(len(who), np.intp)
+            for w in set(width.tolist()) if buffers.averaged else (1,):
                 at = slice(None) if (width == w).all() else np.flatnonzero(width == w)
                 track = _track(buffers, people[at]) if w == 1 else _averaged(buffers, people[at], w)
                 part = _interpolate(track, first_ns[at], self.period_ns, n)
                 for whole, found in zip((values, valid, saturated), part, strict=True):
                     whole[at, :, columns] = found
             buffers.drop_before(people, next_ns)
-            for person in set(buffers.waiting) & set(people.tolist()):
+            for person in full:
                 self._let_in(person, column)
+        self._note_due(who, people, next_ns + self.hop * self.period_ns)
         return values, valid, saturated
+
+    def _note_due(self, who: list[int], people: Rows, hop_end_ns: I64) -> None:
+        """Note where the hops of some people end now, and whose is complete already."""
+        for person, end_ns in zip(who, hop_end_ns.tolist(), strict=True):
+            self._hop_end_ns[person] = end_ns
+        if any(b.averaged or b.full for b in self._buffers):
+            for person in who:
+                self._look(person)
+            return
+        complete = (self._last[people] > (hop_end_ns - self.period_ns)[:, None]).all(axis=1)
+        self.due.difference_update(who)
+        self.due.update(people[complete].tolist())
 
     def _begin(self, person: int) -> None:
         self._begun[person] = True
@@ -278,14 +353,11 @@ class Grid:
         self.due.add(person)
 
     def _let_in(self, person: int, column: int) -> None:
-        self._buffers[column].let_in(person)
-        self._note_ends(person, column)
-
-    def _note_ends(self, person: int, column: int) -> None:
+        """Copy what has come of one person, where the slots must be looked at to know its ends."""
         buffers = self._buffers[column]
-        if self._begun[person] and buffers.width[person] == 1 and person not in buffers.waiting:
-            self._last[person, column] = buffers.last_ns[person]
-            return
+        buffers.let_in((person,))
+        if buffers.chunks[person]:
+            buffers.full.add(person)  # what its slots end with is all that is known
         ends = buffers.ends(person)
         if ends is None:
             return
@@ -312,17 +384,16 @@ class _Tracks:
 
 
 def _track(buffers: Buffers, people: Rows) -> _Tracks:
-    rows = people.tolist()
-    n = np.array([buffers.n[p] for p in rows], np.int64)
+    n = buffers.n[people]
     used = max(int(n.max(initial=0)), 1)
     return _Tracks(
         time=buffers.time[people, :used],
         n=n,
         base=people * buffers.n_slots,
         flat=buffers.flat,
-        all_valid=bool(buffers.valid[people, :used].all()),
-        any_saturated=bool(buffers.saturated[people, :used].any()),
-        interval_ns=np.array([buffers.interval_ns[p] for p in rows], np.int64),
+        all_valid=not (buffers.some_invalid and not buffers.valid[people, :used].all()),
+        any_saturated=buffers.some_saturated and bool(buffers.saturated[people, :used].any()),
+        interval_ns=buffers.interval[people],
     )
 
 
@@ -358,43 +429,51 @@ def _interpolate(tracks: _Tracks, first_ns: I64, period: int, n: int) -> tuple[F
     """Return values, valid, saturated at ``n`` ticks of each person, from ``first_ns`` (n_people,) on."""
     n_people, n_slots = tracks.time.shape
     # the tick from which on a sample is in the past: counting them up gives the one before each tick
-    reached = np.minimum(np.maximum(-((first_ns[:, None] - tracks.time) // period), 0), n)
+    reached = tracks.time - first_ns[:, None]
+    reached += period - 1  # rounded up
+    reached //= period
+    np.clip(reached, 0, n, out=reached)
     reached[np.arange(n_slots) >= tracks.n[:, None]] = n
     reached += np.arange(n_people)[:, None] * (n + 1)
     counts = np.bincount(reached.ravel(), minlength=n_people * (n + 1))
     n_past = counts.reshape(n_people, n + 1)[:, :n].cumsum(axis=1)
     inside, followed = n_past > 0, n_past < tracks.n[:, None]
     before = np.maximum(n_past - 1, 0)
-    behind = before + (inside & followed)
+    followed &= inside
+    behind = before + followed
     row = np.arange(n_people)[:, None] * n_slots
     time_before = tracks.time.take(before + row)
-    step = tracks.time.take(behind + row) - time_before
-    offset = first_ns[:, None] + np.arange(n) * period - time_before
-    on_sample = inside & (offset == 0)
-    bridged = inside & followed & (offset < step) & (step <= tracks.interval_ns[:, None] * _GAP_FACTOR)
-    usable = bridged | on_sample
-    weight = np.where(on_sample | ~usable, 0.0, offset / np.maximum(step, 1)).astype(np.float32)
+    step = tracks.time.take(behind + row)
+    step -= time_before
+    offset = (first_ns[:, None] + np.arange(n) * period) - time_before
+    on_sample = offset == 0
+    on_sample &= inside
+    usable = offset < step
+    usable &= step <= tracks.interval_ns[:, None] * _GAP_FACTOR
+    usable &= followed
+    usable |= on_sample
+    weight = np.zeros(offset.shape)
+    np.divide(offset, step, out=weight, where=usable & ~on_sample)  # the step of what is bridged is positive
     before += tracks.base[:, None]
     behind += tracks.base[:, None]
     all_values, all_valid, all_saturated = tracks.flat
     values, change = all_values.take(before, axis=0), all_values.take(behind, axis=0)
-    alone = on_sample[..., None]
+    change -= values  # not finite where either is not
+    change *= weight.astype(np.float32)[..., None]
     valid = np.empty(values.shape, bool)
     valid[:] = usable[..., None]
-    finite = np.isfinite(values), np.isfinite(change)
-    if not (tracks.all_valid and finite[0].all() and finite[1].all()):
-        valid &= all_valid.take(before, axis=0) & finite[0]
-        valid &= (all_valid.take(behind, axis=0) & finite[1]) | alone
-        for numbers, ok in zip((values, change), finite, strict=True):
-            np.copyto(numbers, 0, where=~ok)
-    change -= values
-    change *= weight[..., None]
+    if not (tracks.all_valid and np.isfinite(change).all()):
+        alone = on_sample[..., None]
+        valid &= all_valid.take(before, axis=0) & np.isfinite(values)
+        valid &= (all_valid.take(behind, axis=0) & np.isfinite(all_values.take(behind, axis=0))) | alone
+        np.copyto(change, 0, where=alone)  # what follows may be infinite
     values += change
-    np.copyto(values, 0, where=~valid)
+    if not valid.all():
+        np.copyto(values, 0, where=~valid)
     saturated = np.zeros(values.shape, bool)
     if tracks.any_saturated:
         saturated |= all_saturated.take(behind, axis=0)
-        saturated &= ~alone
+        saturated &= ~on_sample[..., None]
         saturated |= all_saturated.take(before, axis=0)
         saturated &= usable[..., None]
     return values, valid, saturated

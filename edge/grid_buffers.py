@@ -1,16 +1,21 @@
-"""Samples of one sensor of many people until their hop is final; what a burst brings beyond that waits in chunks."""
+"""Samples of one sensor of many people until their hop is final.
+
+What comes is only noted. When a person's hop is to be taken, the chunks of everybody who is due are mapped to host time
+and copied in one step; what a burst brings beyond the room that a hop needs waits in its chunks.
+"""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["NEVER", "Buffers", "Chunk"]
+from kinedge.firmware_bridge.clock import Mapping
+
+__all__ = ["HOST_TIME", "NEVER", "Buffers", "Chunk", "host_time"]
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
@@ -19,52 +24,77 @@ Rows = NDArray[np.intp]
 
 NEVER: Final = -(2**62)
 _SPARE: Final = 16  # samples that a buffer holds beyond what it must
+HOST_TIME: Final = Mapping(0, 0, 0.0, 0.0, 0.0)  # of times that are host times already
 
 
-@dataclass(slots=True, eq=False)
-class Chunk:
-    """Samples that wait: host time (n,), values, valid and saturated (n, n_channels)."""
+class Chunk(NamedTuple):
+    """Samples that wait: time (n,) as ``mapping`` takes it; values, valid and saturated (n, n_channels).
+
+    No time is behind ``mapping.base_ns``, unless it is host time already.
+    """
 
     time: I64
     values: F32
     valid: Mask
     saturated: Mask
+    mapping: Mapping
 
-    def rest(self, start: int) -> Chunk:
-        """Return the samples from ``start`` on."""
-        return Chunk(self.time[start:], self.values[start:], self.valid[start:], self.saturated[start:])
+    def part(self, start: int, end: int | None) -> Chunk:
+        """Return some of the samples."""
+        at = slice(start, end)
+        return Chunk(self.time[at], self.values[at], self.valid[at], self.saturated[at], self.mapping)
+
+
+def host_time(time: I64, base: Any, offset: Any, published: Any, slope: Any) -> I64:
+    """Return host times (n,); what maps them is one number, or one for each. The bits are those of ``to_host_ns``."""
+    since = (time - base).astype(np.float64)
+    since *= slope
+    since += published
+    host: I64 = np.rint(since, out=since).astype(np.int64)
+    host += time
+    host += offset
+    return host
 
 
 class Buffers:
-    """What one sensor of everybody has sent and ticks still need: the oldest sample of a person in slot 0."""
+    """What one sensor of everybody has sent and ticks still need: the oldest sample of a person in slot 0.
 
-    def __init__(self, n_channels: int, span_ns: int) -> None:
+    Parameters
+    ----------
+    n_channels
+        Of the sensor.
+    span_ns
+        That the slots hold.
+    by_hops
+        Whoever takes, takes no more than that: as much again may wait in chunks before somebody is ``full``.
+    """
+
+    def __init__(self, n_channels: int, span_ns: int, *, by_hops: bool) -> None:
         self.n_channels = n_channels
         self._span_ns = span_ns
+        self._by_hops = by_hops
         self.n_slots = 1  # until an interval is known
-        self.n: list[int] = []  # plain lists: they are read and written one by one, with every chunk
+        self.n: I64 = np.zeros(0, np.int64)  # in their slots
+        self.interval: I64 = np.zeros(0, np.int64)
+        # plain lists are read and written one by one, with every chunk
+        self.n_held: list[int] = []  # in slots and in chunks
         self.last_ns: list[int] = []
         self.interval_ns: list[int] = []
         self.width: list[int] = []
         self.n_late: list[int] = []
-        self.waiting: dict[int, deque[Chunk]] = {}
+        self.chunks: list[list[Chunk]] = []
+        self.full: set[int] = set()  # people whose chunks have no room until a hop is taken
+        self.averaged = False  # anybody's samples are averaged
+        self.some_invalid = self.some_saturated = False  # of all slots; else nothing need be copied
         self._use(
             np.zeros((0, 1), np.int64),
             np.zeros((0, 1, n_channels), np.float32),
-            np.zeros((0, 1, n_channels), bool),
+            np.ones((0, 1, n_channels), bool),
             np.zeros((0, 1, n_channels), bool),
         )
 
-    @property
-    def arrays(self) -> tuple[I64, F32, Mask, Mask]:
-        """Time (n_people, n_slots), and values, valid, saturated with channels behind."""
-        return self.time, self.values, self.valid, self.saturated
-
     def _use(self, time: I64, values: F32, valid: Mask, saturated: Mask) -> None:
         self.time, self.values, self.valid, self.saturated = time, values, valid, saturated
-        # one index is found faster than two
-        self._flat_time = time.reshape(-1)
-        self._flat_values, self._flat_valid, self._flat_saturated = self.flat
 
     @property
     def flat(self) -> tuple[F32, Mask, Mask]:
@@ -77,57 +107,122 @@ class Buffers:
         kept = [i for i, old in enumerate(people) if old >= 0]
         before = [people[i] for i in kept]
 
-        def moved(old: NDArray[Any]) -> NDArray[Any]:
-            new = np.zeros((len(people), *old.shape[1:]), old.dtype)
+        def moved(old: NDArray[Any], blank: Any = 0) -> NDArray[Any]:
+            new = np.full((len(people), *old.shape[1:]), blank, old.dtype)
             new[kept] = old[before]
             return new
 
-        self._use(*(moved(a) for a in self.arrays))
-        self.waiting = {people.index(p): chunks for p, chunks in self.waiting.items() if p in people}
-        for name, value in (("n", 0), ("last_ns", NEVER), ("interval_ns", 0), ("width", 1), ("n_late", 0)):
+        self._use(moved(self.time), moved(self.values), moved(self.valid, True), moved(self.saturated))
+        self.n, self.interval = moved(self.n), moved(self.interval)
+        self.full = {new for new, old in enumerate(people) if old in self.full}
+        self.chunks = [[] if old < 0 else self.chunks[old] for old in people]
+        for name, value in (("n_held", 0), ("last_ns", NEVER), ("interval_ns", 0), ("width", 1), ("n_late", 0)):
             numbers = getattr(self, name)
             setattr(self, name, [value if old < 0 else numbers[old] for old in people])
+        self.averaged = max(self.width, default=1) > 1
 
     def clear(self, person: int) -> None:
         """Forget what a person has sent."""
-        self.n[person], self.last_ns[person] = 0, NEVER
-        self.waiting.pop(person, None)
+        self.n[person] = self.n_held[person] = 0
+        self.last_ns[person] = NEVER
+        self.chunks[person] = []
+        self.full.discard(person)
 
     def set_interval(self, person: int, interval_ns: int, width: int) -> None:
         """Take another sample interval, and make room for a hop of it; ``width`` samples are averaged per tick."""
-        self.interval_ns[person], self.width[person] = interval_ns, width
+        self.interval_ns[person] = self.interval[person] = interval_ns
+        self.width[person] = width
+        self.averaged = self.averaged or width > 1
         needed = -(-self._span_ns // interval_ns) + 4 * width + _SPARE
         if needed > self.n_slots:
             self._resize(needed)
 
-    def put(self, person: int, time: I64, values: F32, valid: Mask, saturated: Mask) -> bool:
-        """Copy samples; False, and nothing copied, if there is no room or others wait for it."""
-        start = self.n[person]
-        end = start + len(time)
-        if end > self.n_slots or person in self.waiting:
+    def put(self, person: int, chunk: Chunk, n: int) -> bool:
+        """Note ``n`` samples; False if a person has sent more than there is room for."""
+        self.chunks[person].append(chunk)
+        held = self.n_held[person] = self.n_held[person] + n
+        if held > self.n_slots << self._by_hops or person in self.full:
+            self.full.add(person)
             return False
-        self.n[person] = end
-        own = slice(person * self.n_slots + start, person * self.n_slots + end)
-        self._flat_time[own] = time
-        self._flat_values[own] = values
-        self._flat_valid[own] = valid
-        self._flat_saturated[own] = saturated
         return True
 
-    def let_in(self, person: int) -> None:
-        """Copy what waits, as far as there is room."""
-        chunks = self.waiting.pop(person)
-        while chunks and (room := self.n_slots - self.n[person]):
-            chunk = chunks.popleft()
-            self.put(person, chunk.time[:room], chunk.values[:room], chunk.valid[:room], chunk.saturated[:room])
-            if len(chunk.time) > room:
-                chunks.appendleft(chunk.rest(room))
-        if chunks:
-            self.waiting[person] = chunks
+    def let_in(self, people: Sequence[int], until_ns: Sequence[int] | None = None) -> None:
+        """Map and copy what has come of some people, as far as there is room; make room for all up to a time."""
+        self._copy(people)
+        if until_ns is None:
+            return
+        for person, until in zip(people, until_ns, strict=True):
+            # slots are made for the nominal rate, and for those who have nothing old in them
+            while self.chunks[person] and self.time[person, self.n[person] - 1] <= until:
+                self._resize(2 * self.n_slots)
+                self._copy((person,))
+
+    def _copy(self, people: Iterable[int]) -> None:
+        rows: list[int] = []
+        found: list[list[Chunk]] = []
+        for person in people:
+            chunks = self.chunks[person]
+            if chunks and (self.n_held[person] > self.n_slots or person in self.full):
+                chunks = self._with_room(person)
+            elif chunks:
+                self.chunks[person] = []
+            if chunks:
+                rows.append(person)
+                found.append(chunks)
+        every = list(chain.from_iterable(found))
+        if not every:
+            return
+        time, values, valid, saturated, mappings = zip(*every, strict=True)
+        host_ns, lengths = _host_times(time, mappings)
+        # where each person's samples go: behind those that are there
+        row = np.array(rows, np.intp)
+        n_chunks = np.fromiter(map(len, found), np.int64, len(found))
+        n_new = np.add.reduceat(lengths, np.cumsum(n_chunks) - n_chunks)
+        first = row * self.n_slots + self.n[row]
+        slots = (first - np.cumsum(n_new) + n_new).repeat(n_new)
+        slots += np.arange(len(slots))
+        self.n[row] += n_new
+        self.time.reshape(-1)[slots] = host_ns
+        all_values, all_valid, all_saturated = self.flat
+        all_values[slots] = np.concatenate(values)
+        # nearly always all are valid and none saturated, and so are all slots
+        new_valid, new_saturated = np.concatenate(valid), np.concatenate(saturated)
+        if self.some_invalid or not new_valid.all():
+            self.some_invalid = True
+            all_valid[slots] = new_valid
+        if self.some_saturated or new_saturated.any():
+            self.some_saturated = True
+            all_saturated[slots] = new_saturated
+
+    def _with_room(self, person: int) -> list[Chunk]:
+        """Return, and no longer keep, the chunks that have room; the last one may be cut."""
+        room = self.n_slots - int(self.n[person])
+        left, now = self.chunks[person], []
+        while left and room:
+            chunk, n = left[0], len(left[0].time)
+            if n > room:
+                left[0] = chunk.part(room, None)
+                chunk, n = chunk.part(0, room), room
+            else:
+                del left[0]
+            now.append(chunk)
+            room -= n
+        if not left:
+            self.full.discard(person)
+        return now
+
+    def first_from(self, person: int, time_ns: int) -> int | None:
+        """Return of when the first sample at or after a time is, in the slots or in chunks."""
+        in_slots = self.time[person, : self.n[person]]
+        for host_ns in chain([in_slots], (host_time(c.time, *c.mapping[:4]) for c in self.chunks[person])):
+            at = int(np.searchsorted(host_ns, time_ns))
+            if at < len(host_ns):
+                return int(host_ns[at])
+        return None
 
     def ends(self, person: int) -> tuple[int, int] | None:
-        """Return of when the first and the last average are; None before there is one."""
-        n, width = self.n[person], self.width[person]
+        """Return of when the first and the last average in the slots are; None before there is one."""
+        n, width = int(self.n[person]), self.width[person]
         if n < width:
             return None
         time = self.time[person]
@@ -138,24 +233,52 @@ class Buffers:
 
     def drop_before(self, people: Rows, time_ns: I64) -> None:
         """Forget samples that no tick at or after these times (n_people,) can need, and move the others up."""
-        n = np.array([self.n[p] for p in people.tolist()], np.int64)
-        margin = np.array([2 * (self.width[p] - 1) for p in people.tolist()], np.int64)
-        held = np.arange(self.n_slots) < n[:, None]
-        n_past = (held & (self.time[people] <= time_ns[:, None])).sum(axis=1)
-        gone = np.maximum(n_past - 1 - margin, 0)
+        n = self.n[people]
+        used = max(int(n.max(initial=0)), 1)
+        past = self.time[people, :used] <= time_ns[:, None]
+        past &= np.arange(used) < n[:, None]
+        gone = np.count_nonzero(past, axis=1)
+        gone -= 1
+        if self.averaged:
+            gone -= np.array([2 * (self.width[p] - 1) for p in people.tolist()], np.int64)
+        np.maximum(gone, 0, out=gone)
         left = n - gone
         most = int(left.max(initial=0))
         slots = people[:, None] * self.n_slots + np.minimum(gone[:, None] + np.arange(most), self.n_slots - 1)
-        for array in self.arrays:
-            array[people, :most] = array.reshape(-1, *array.shape[2:]).take(slots, axis=0)
-        for person, rest in zip(people.tolist(), left.tolist(), strict=True):
-            self.n[person] = rest
+        self.time[people, :most] = self.time.reshape(-1).take(slots)
+        self.values[people, :most] = self.values.reshape(-1, self.n_channels).take(slots, axis=0)
+        if self.some_invalid:
+            self.valid[people, :most] = self.valid.reshape(-1, self.n_channels).take(slots, axis=0)
+            self.valid[people, most:] = True
+            self.some_invalid = not self.valid.all()
+        if self.some_saturated:
+            self.saturated[people, :most] = self.saturated.reshape(-1, self.n_channels).take(slots, axis=0)
+            self.saturated[people, most:] = False
+            self.some_saturated = bool(self.saturated.any())
+        self.n[people] = left
+        for person, forgotten in zip(people.tolist(), gone.tolist(), strict=True):
+            self.n_held[person] -= forgotten
 
     def _resize(self, n_slots: int) -> None:
-        def grown(old: NDArray[Any]) -> NDArray[Any]:
-            new = np.zeros((len(self.n), n_slots, *old.shape[2:]), old.dtype)
+        def grown(old: NDArray[Any], blank: Any = 0) -> NDArray[Any]:
+            new = np.full((len(self.n), n_slots, *old.shape[2:]), blank, old.dtype)
             new[: old.shape[0], : old.shape[1]] = old
             return new
 
-        self._use(*(grown(a) for a in self.arrays))
+        self._use(grown(self.time), grown(self.values), grown(self.valid, True), grown(self.saturated))
         self.n_slots = n_slots
+
+
+def _host_times(time: Sequence[I64], mappings: Sequence[Mapping]) -> tuple[I64, I64]:
+    """Return the host times of all samples of some chunks, one chunk behind the other, and how many each has."""
+    base, offset, published, slope, _ = zip(*mappings, strict=True)
+    of_each = [
+        np.array(numbers, kind)
+        for numbers, kind in ((base, np.int64), (offset, np.int64), (published, np.float64), (slope, np.float64))
+    ]
+    lengths = np.fromiter(map(len, time), np.int64, len(time))
+    together, n = np.concatenate(time), int(lengths[0])
+    if (lengths == n).all():
+        host_ns = host_time(together.reshape(-1, n), *(a[:, None] for a in of_each))
+        return host_ns.reshape(-1), lengths
+    return host_time(together, *(a.repeat(lengths) for a in of_each)), lengths

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from kinedge.edge.alarm import AlarmConfig
 from kinedge.edge.grid import Grid
+from kinedge.edge.grid_buffers import HOST_TIME
 from kinedge.edge.people import People
 from kinedge.edge.reliability_clock import ClockWatch
 from kinedge.edge.scoring import Scorer, ScoringState
@@ -50,6 +51,19 @@ class Scored:
     stream: int
     values: F32
     valid: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Feed:
+    """Where the chunks of one sensor of one person go, as long as they are of one boot and have these channels."""
+
+    row: int
+    column: int
+    clock: Clock
+    is_map: bool
+    boot_id: int
+    channels: tuple[str, ...]
+    columns: list[int] | None
 
 
 class Pipeline:
@@ -115,6 +129,7 @@ class Pipeline:
         self._clocks_by_row = tuple(self._clocks.values())
         self._clock_watch = self._new_clock_watch()
         self._boot_ids: dict[tuple[str, str], int] = {}
+        self._feeds: dict[tuple[str, str], _Feed] = {}
         self._channels = {s.name: s.channels for s in manifest.sensor_specs}
         self._columns: dict[tuple[str, tuple[str, ...]], list[int] | None] = {}
         self._state: ScoringState = scorer.initial_state(len(self.subjects)).owned()
@@ -178,6 +193,7 @@ class Pipeline:
         self._clocks = {s: self._clocks.get(s, {}) for s in self.subjects}
         self._boot_ids = {key: boot for key, boot in self._boot_ids.items() if key[0] in self._row}
         self._clocks_by_row = tuple(self._clocks.values())
+        self._feeds.clear()
         clock_watch = self._new_clock_watch()
         clock_watch.load(self._clock_watch, stay)
         self._clock_watch = clock_watch
@@ -199,6 +215,8 @@ class Pipeline:
         if clock is None:
             raise SignalError(f"{giver}: {sensor} was never heard, and cannot be handed over")
         self._clocks[taker][sensor] = clock
+        self._feeds.pop((giver, sensor), None)
+        self._feeds.pop((taker, sensor), None)
         boot_id = self._boot_ids.pop((giver, sensor), None)
         self._boot_ids.pop((taker, sensor), None)
         if boot_id is not None:
@@ -207,6 +225,22 @@ class Pipeline:
             self._grid.reset_sensor(self._row[subject], sensor)
         if self.people.can_align(taker):
             self.people.realign(taker)
+
+    def take_off(self, subject: str, sensor: str) -> None:
+        """Forget a sensor that nobody wears any more: it is missing from here on.
+
+        Raises
+        ------
+        SignalError
+            The person is not here.
+        """
+        row = self._row.get(subject)
+        if row is None:
+            raise SignalError(f"no subject {subject!r} here")
+        self._clocks[subject].pop(sensor, None)
+        self._boot_ids.pop((subject, sensor), None)
+        if sensor in self._channels:
+            self._grid.reset_sensor(row, sensor)
 
     def save(self) -> dict[str, NDArray[Any]]:
         """Return all that is remembered of everybody, row by row, but what has not been scored and the clocks."""
@@ -275,6 +309,7 @@ class Pipeline:
     def use_clock(self, subject: str, sensor: str, clock: Clock) -> None:
         """Map a sensor by this clock from its next chunk on, not by one of ``make_clock``."""
         self._clocks[subject][sensor] = clock
+        self._feeds.pop((subject, sensor), None)
 
     def alignment(self, subject: str) -> tuple[PairUncertainty, ...]:
         """Return how far the times of each two sensors of a person may be apart, the worst first."""
@@ -301,16 +336,38 @@ class Pipeline:
         SignalError
             The subject is unknown, or the sensor lacks a channel that the model needs.
         """
+        n = len(chunk.device_time_ns)
+        feed = self._feeds.get((subject, chunk.sensor))
+        if feed is None or feed.boot_id != chunk.boot_id or feed.channels != channels:
+            feed = self._feed(subject, chunk, tuple(channels))
+        if feed is None or not n:
+            return
+        clock, mapping, time_ns = feed.clock, HOST_TIME, chunk.device_time_ns
+        if chunk.host_time_ns is not None:
+            clock.update(time_ns.item(-1), chunk.host_time_ns)
+        if feed.is_map:
+            mapping = clock.mapping  # type: ignore[attr-defined]
+        if mapping is HOST_TIME or time_ns.item(-1) > mapping.base_ns:
+            mapping, time_ns = HOST_TIME, clock.to_host_ns(time_ns)
+        values, valid, saturated = chunk.values, chunk.valid, chunk.saturated
+        if feed.columns is not None:
+            values, valid, saturated = values[:, feed.columns], valid[:, feed.columns], saturated[:, feed.columns]
+        self._grid.put(
+            feed.row, feed.column, time_ns, values, valid, saturated, interval_ns=chunk.interval_ns, mapping=mapping
+        )
+
+    def _feed(self, subject: str, chunk: ImuChunk, channels: tuple[str, ...]) -> _Feed | None:
+        """Look up where the chunks of a sensor go, when something about them is new; None for one nobody uses."""
         row = self._row.get(subject)
         if row is None:
             raise SignalError(f"no subject {subject!r} here")
         sensor = chunk.sensor
         if sensor not in self._channels:
             self.n_ignored_chunks += 1
-            return
+            return None
         if not len(chunk):
-            return
-        columns = self._columns_of(sensor, tuple(channels))
+            return None
+        columns = self._columns_of(sensor, channels)
         clocks, key = self._clocks[subject], (subject, sensor)
         clock = clocks.get(sensor)
         if clock is None:
@@ -319,13 +376,9 @@ class Pipeline:
             clock.reset()
             self._grid.reset_sensor(row, sensor)
         self._boot_ids[key] = chunk.boot_id
-        if chunk.host_time_ns is not None:
-            clock.update(int(chunk.device_time_ns[-1]), chunk.host_time_ns)
-        values, valid, saturated = chunk.values, chunk.valid, chunk.saturated
-        if columns is not None:
-            values, valid, saturated = values[:, columns], valid[:, columns], saturated[:, columns]
-        host_time_ns = clock.to_host_ns(chunk.device_time_ns)
-        self._grid.push(row, sensor, host_time_ns, values, valid, saturated, interval_ns=chunk.interval_ns)
+        feed = _Feed(row, self._grid.column(sensor), clock, type(clock) is ClockMap, chunk.boot_id, channels, columns)
+        self._feeds[key] = feed
+        return feed
 
     def _columns_of(self, sensor: str, channels: tuple[str, ...]) -> list[int] | None:
         """Return which columns the model wants; None for all of them in their order."""

@@ -15,34 +15,34 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-from kinedge import __version__
 from kinedge.edge.attendance import feed_watchdog, gateway_server
 from kinedge.edge.beginnings import WORN, Beginning, Wearers, beginnings
-from kinedge.edge.caretaker import Caretaker
+from kinedge.edge.board_state import BoardStateFile, board_state_path
 from kinedge.edge.checkpoint import CheckpointKeeper, checkpoint_path
 from kinedge.edge.config import GatewayConfig
-from kinedge.edge.episodes import EpisodeBuilder
+from kinedge.edge.dashboard.board import Board
+from kinedge.edge.enrolment import Enrolment
+from kinedge.edge.episode_follower import EpisodeFollower
+from kinedge.edge.episodes import EpisodeDraft
 from kinedge.edge.hostclock import HostClock, RecordedClock, WallClock
 from kinedge.edge.keeper import DraftKeeper
 from kinedge.edge.listening import Listener, SensorHealth
 from kinedge.edge.lsl_streams import LslStreams
-from kinedge.edge.measures_keeper import MeasuresKeeper
 from kinedge.edge.model_follower import ModelFollower
 from kinedge.edge.people import People
 from kinedge.edge.pipeline import Pipeline, Scored
 from kinedge.edge.progress import Progress, StageTimes
 from kinedge.edge.promise import promises_of
-from kinedge.edge.ring import Gone, trim_recordings
 from kinedge.edge.scoring import Scorer
+from kinedge.edge.service_parts import make_caretaker, make_measures, make_tape
 from kinedge.edge.store import EpisodeStore
 from kinedge.edge.supervisor import RestartPolicy, Supervisor, TaskState
 from kinedge.edge.systemd import Notifier
-from kinedge.edge.tape import Tape
 from kinedge.edge.trusted import load_trusted
 from kinedge.edge.uplink import open_uplink
 from kinedge.edge.verdict import Verdict
 from kinedge.edge.verdict_hours import VerdictHours, VerdictTally
-from kinedge.edge.verdict_json import basis_fields
+from kinedge.edge.wiring import HandedOver, Wiring
 from kinedge.errors import BackendError, ConfigError, StoreError
 from kinedge.firmware_bridge.ble_radio import BleRadio
 from kinedge.firmware_bridge.device import DeviceInfo
@@ -57,7 +57,7 @@ logger = logging.getLogger(__name__)
 
 _TICK_S: Final = 0.05
 _LOOK_S: Final = 0.004
-_DRIFT_NS: Final = 1_000_000  # of the wall clock, that nobody sees in an episode's times
+_ANSWER_S: Final = 0.3
 _DRAIN_S: Final = 60.0  # at the end: what a slow disk may take for the last drafts
 
 
@@ -106,28 +106,32 @@ class EdgeService:
         notifier: Notifier | None = None,
         restarts: RestartPolicy | None = None,
     ) -> None:
+        self.notes: deque[str] = deque(maxlen=100)
+        self.board: Board | None = None
+        self.decided = BoardStateFile(board_state_path(config.store), self.note)
+        self.configured = config  # as the file says; what was decided on the board comes on top
+        if source is None:
+            config = self.decided.applied_to(config, self.note)
         self.config = config
         self.verdict_counts: Counter[str] = Counter()
         self.times = StageTimes()
         self.progress = Progress()
+        self._stop: asyncio.Event | None = None
         self._notifier = notifier
-        self._supervisor = Supervisor(note=self._note, policy=restarts)
-        self._server = None if config.http is None else gateway_server(self, config.http)
+        self._supervisor = Supervisor(note=self.note, policy=restarts)
         if source is not None:
             utc_ns = time.time_ns() if source.utc_ns is None else source.utc_ns
             host_clock = RecordedClock(source.host_time_ns, utc_ns)
-        elif idle := [p.subject for p in config.people if not p.devices]:
+        elif (idle := [p.subject for p in config.people if not p.devices]) and not config.spare:
             raise ConfigError(f"{', '.join(idle)}: has no devices; say under [[people]] what they wear")
         self.clock = host_clock or HostClock()
         self._source = source
         self._wall = WallClock(self.clock)
-        self._offset_ns = dict.fromkeys([p.subject for p in config.people], self._wall.offset_ns)
-        self.notes: deque[str] = deque(maxlen=100)
         self._models = None
         if config.models is None or source is not None:
             self.scorer, people = load_trusted(config)
         else:
-            self._models = ModelFollower(config, note=self._note)
+            self._models = ModelFollower(config, note=self.note)
             self.scorer, people = self._models.taken.scorer, self._models.taken.people
         self.pipeline = Pipeline(
             self.scorer, people.subjects, max_delay_s=config.max_delay_s, people=people, alarm=config.alarm
@@ -139,38 +143,27 @@ class EdgeService:
                 settings=config.digest(),
                 every_s=config.checkpoint_s,
                 now_ns=self.clock.now_ns,
-                note=self._note,
+                note=self.note,
             )
             self.checkpoint.restore(self.pipeline)
-        self._builders = self._new_builders()
         self._radio = radio or BleRadio()
-        self._worn = [(p.subject, d) for p in config.people for d in (p.devices if source is None else ())]
-        self._links = {d.where: self._open(d) for _, d in self._worn}
-        sync = read_sync_file(sync_path(config.store)) if self._worn else SyncFile()
-        self.tape = self._lsl = None
-        subjects = [p.subject for p in config.people]
+        self.wiring = Wiring(
+            config, self._open, assigned=self.decided.state.assigned, note=self.note, live=source is None
+        )
+        devices = [wired.device for wired in self.wiring]
+        sync = read_sync_file(sync_path(config.store)) if devices else SyncFile()
+        self._lsl = None
         if config.lsl is not None:
-            self._lsl = LslStreams(config.lsl, gateway=config.gateway, subjects=subjects)
+            self._lsl = LslStreams(config.lsl, gateway=config.gateway, subjects=people.subjects)
         self.store = EpisodeStore(config.store, vault=None if config.keys is None else config.keys.vault(config.store))
         zone = "" if config.measures is None else config.measures.timezone
-        self.tally = VerdictTally(VerdictHours(self.store.database), timezone=zone, note=self._note)
+        self.tally = VerdictTally(VerdictHours(self.store.database), timezone=zone, note=self.note)
         self._wearers = Wearers(self.store.events(WORN))
-        self.measures = None
-        if config.measures is not None:
-            self.measures = MeasuresKeeper(
-                self.store,
-                config.measures,
-                {p.subject: p.affected for p in config.people},
-                site=config.site,
-                gateway=config.gateway,
-                config_digest=config.digest(),
-                clock=self.clock,
-                note=self._note,
-            )
+        self.measures = make_measures(config, self.store, clock=self.clock, note=self.note)
         self._listener = Listener(
             self.pipeline,
-            new_clock=clock_maker([d for _, d in self._worn], sync, utc_ns=time.time_ns()),
-            note=self._note,
+            new_clock=clock_maker(devices, sync, utc_ns=time.time_ns()),
+            note=self.note,
             lsl=self._lsl,
             measures=self.measures,
         )
@@ -182,37 +175,17 @@ class EdgeService:
             self.store,
             site=config.site,
             gateway=config.gateway,
-            note=self._note,
+            note=self.note,
             times=self.times,
             wall=self._wall if source is None else None,
         )
-        if config.record is not None:
-            self.tape = Tape(
-                config.record.folder,
-                {
-                    subject: {
-                        "gateway": config.gateway,
-                        **self._provenance(),
-                        **basis_fields(basis),
-                        "settings": config.decisive(),
-                    }
-                    for subject, basis in zip(subjects, people.bases, strict=True)
-                },
-                segment_s=config.record.segment_s,
-                clock=self.clock,
-                note=self._note,
-            )
-        self.caretaker = Caretaker(
-            self.store,
-            prune=partial(
-                self.store.prune,
-                older_than_s=config.keep_sent_days * 86_400,
-                episodes_older_than_s=config.keep_episodes_days * 86_400,
-                max_sent_episodes=config.max_sent_episodes,
-            ),
-            note=self._note,
-            trim=self._trim_recordings,
-        )
+        self.episodes = EpisodeFollower(config, self._wall, self._draft)
+        self.episodes.use(self.scorer, people, self.promises)
+        self.tape = make_tape(config, self.scorer, people, clock=self.clock, note=self.note)
+        self.caretaker = make_caretaker(config, self.store, self.tape, note=self.note)
+        if config.http is not None and config.http.dashboard:
+            self.board = Board(self, config.http)
+        self._server = None if config.http is None else gateway_server(self, config.http, self.board)
 
     @property
     def health(self) -> dict[tuple[str, str], SensorHealth]:
@@ -239,6 +212,16 @@ class EdgeService:
         return self._supervisor.states
 
     @property
+    def is_live(self) -> bool:
+        """Whether devices are heard, and not a recording."""
+        return self._source is None
+
+    @property
+    def utc_offset_ns(self) -> int:
+        """UTC less host time, as of the last look at the machine's clock."""
+        return self._wall.offset_ns
+
+    @property
     def http_url(self) -> str:
         """Where metrics and health are served; empty while nothing listens."""
         return "" if self._server is None else self._server.url
@@ -254,6 +237,7 @@ class EdgeService:
             What an essential task failed of, again and again.
         """
         await self.keeper.finish_drafts(restarted=True)
+        self._stop = stop
         self._add_tasks(stop)
         self._supervisor.start()
         self._tell("READY=1", status="started")
@@ -263,10 +247,10 @@ class EdgeService:
             stop.set()
             self._tell("STOPPING=1", status="closing what is open")
             await self._supervisor.stop_workers()
-            await asyncio.gather(*(link.close() for link in self._links.values()), return_exceptions=True)
+            await self.wiring.close()
             if self.uplink is not None:
                 await self.uplink.aclose()
-            self._close_episodes()
+            self.episodes.close()
             if self.checkpoint is not None:
                 await asyncio.to_thread(self.checkpoint.end, self.pipeline)
             with contextlib.suppress(StoreError):
@@ -278,8 +262,13 @@ class EdgeService:
             if self.measures is not None:
                 self.measures.end()
             if not await self._supervisor.drain(timeout_s=_DRAIN_S):
-                self._note(f"{self.keeper.n_waiting} episodes could not be written before the end")
+                self.note(f"{self.keeper.n_waiting} episodes could not be written before the end")
             self.store.close()
+
+    def stop_soon(self) -> None:
+        """End gracefully, as a signal would: whoever is being answered just now is answered first."""
+        if self._stop is not None:
+            asyncio.get_running_loop().call_later(_ANSWER_S, self._stop.set)
 
     def _add_tasks(self, stop: asyncio.Event) -> None:
         """Name every task; what another module brings joins in here."""
@@ -297,8 +286,8 @@ class EdgeService:
         add("caretaker", self.caretaker.run)
         if self.checkpoint is not None:
             add("checkpoint", partial(self.checkpoint.run, lambda: self.pipeline))
-        for subject, device in self._worn:
-            add(f"link {device.where}", partial(self._serve, subject, device))
+        for wired in self.wiring:
+            add(f"link {wired.where}", partial(self._serve, wired.where))
         if self.uplink is not None:
             add("uplink", partial(self.uplink.run, stop))
         if self._models is not None:
@@ -306,6 +295,8 @@ class EdgeService:
             add("models", partial(self._models.run, record, running=running, use=self._use_model))
         if self._server is not None:
             add("http", self._server.run)
+        if self.board is not None:
+            add("dashboard", self.board.run)
         if self._notifier is not None:
             add("watchdog", partial(feed_watchdog, self, self._notifier))
 
@@ -326,7 +317,7 @@ class EdgeService:
         """
         for scored in self.pipeline.advance(flush=True) if flush else ():
             self._take(scored)
-        self._close_episodes()
+        self.episodes.close()
         end_ns = time.monotonic_ns() + round(timeout_s * 1e9)
         await self.keeper.join()
         while self.uplink is not None:
@@ -338,60 +329,52 @@ class EdgeService:
             await asyncio.sleep(0.1)
         return True
 
+    def assign(self, where: str, subject: str | None, *, sensor: str | None = None) -> HandedOver:
+        """Give a device to somebody, or to nobody, from its next packet on; nobody else notices.
+
+        Raises
+        ------
+        ConfigError
+            There is no such device or person, or it is theirs already.
+        """
+        return self.wiring.assign(
+            where, subject, sensor=sensor, pipeline=self.pipeline, listener=self._listener, hear=self._hear
+        )
+
+    def use_enrolment(self, subject: str, enrolment: Enrolment | None) -> None:
+        """Compare a person with an enrolment of their own from the next hop on, or with the cohort; others go on.
+
+        Raises
+        ------
+        ConfigError
+            It is of another person, model or precision, or the alarm's promise cannot be kept.
+        """
+        before = self.pipeline.people
+        enrolments = {s: e for s, e in before.enrolments.items() if s != subject}
+        if enrolment is not None:
+            enrolments[subject] = enrolment
+        kept = {s: tuple(u for u in b.unsigned if s != subject or u == "model") for s, b in before.by_subject()}
+        self.pipeline.use_people(People(self.scorer, before.subjects, enrolments, unsigned=kept))
+        self.episodes.use(self.scorer, self.pipeline.people, self.promises)
+
     def _use_model(self, scorer: Scorer, people: People) -> None:
         """Go on with another model, between two hops; open episodes end with the model that opened them."""
-        self._close_episodes()
         self.pipeline.use_model(scorer, people)
         self.scorer = scorer
-        self._builders = self._new_builders()
+        self.episodes.use(scorer, people, self.promises)
 
-    def _provenance(self) -> dict[str, str]:
-        return {
-            "model_digest": self.scorer.bundle.digest,
-            "config_digest": self.config.digest(),
-            "kinedge_version": __version__,
-        }
-
-    def _new_builders(self) -> dict[str, EpisodeBuilder]:
-        manifest, promises = self.scorer.manifest, self.promises
-        return {
-            subject: EpisodeBuilder(
-                subject,
-                channels=self.scorer.channels,
-                rate_hz=manifest.rate_hz,
-                hop=manifest.hop,
-                block=manifest.block,
-                provenance={**self._provenance(), **basis_fields(basis), **_promised(promises.get(subject))},
-                config=self.config.episodes,
-            )
-            for subject, basis in zip(self.pipeline.subjects, self.pipeline.people.bases, strict=True)
-        }
-
-    def _close_episodes(self) -> None:
-        for builder in self._builders.values():
-            for draft in builder.stop():
-                self.keeper.put(draft, offset_ns=self._offset_ns[draft.fields["subject"]])
+    def _draft(self, draft: EpisodeDraft, offset_ns: int) -> None:
+        self.keeper.put(draft, offset_ns=offset_ns)
+        if self.board is not None:
+            self.board.hub.drafted(draft)
 
     def _open(self, device: DeviceConfig) -> DeviceLink:
         return open_device(device, radio=self._radio, host_clock=self.clock.now_ns)
 
-    async def _serve(self, subject: str, device: DeviceConfig) -> None:
-        """Follow one device for as long as the service runs; its link comes back by itself."""
-        link = self._links.pop(device.where, None) or self._open(device)
-        try:
-            async for event in link.events():
-                self._hear(subject, device.where, event)
-        finally:
-            await link.close()
-
-    def _trim_recordings(self) -> list[Gone]:
-        record, tape = self.config.record, self.tape
-        if record is None or tape is None:
-            return []
-        budget_bytes = round(record.budget_mb * 1e6)
-        return trim_recordings(
-            record.folder, keep_hours=record.keep_hours, budget_bytes=budget_bytes, current=tape.folder
-        )
+    async def _serve(self, where: str) -> None:
+        """Follow one device for as long as the service runs."""
+        async for wired, event in self.wiring.events(where):
+            self._hear(wired.subject, where, event)
 
     def _tell(self, *states: str, status: str) -> None:
         if self._notifier is not None:
@@ -412,17 +395,23 @@ class EdgeService:
                 await self.measures.join()
         await self.finish(flush=not source.scored)
 
-    def _hear(self, subject: str, where: str, event: SessionEvent) -> None:
+    def _hear(self, subject: str | None, where: str, event: SessionEvent) -> None:
+        if subject is None:  # nobody wears it
+            if self.board is not None:
+                self.board.hub.hear(None, where, event, self.clock.now_ns())
+            return
         if self.tape is not None:
             self.tape.put(subject, where, event)
         with self.times.measure("hear"):
             self._listener.hear(subject, where, event)
+        if self.board is not None:
+            self.board.hub.hear(subject, where, event, self.clock.now_ns())
         if isinstance(event, DeviceInfo):
             worn = self._wearers.met(subject, event.spec.name, event.serial, self.pipeline.people)
             if worn is not None:
                 self.caretaker.record(WORN, **worn)
                 if worn["before"] is not None:
-                    self._note(f"{event.spec.name} {event.serial} was {worn['before']}'s, and is {subject}'s now")
+                    self.note(f"{event.spec.name} {event.serial} was {worn['before']}'s, and is {subject}'s now")
 
     async def _score(self) -> None:
         """Score a hop as soon as it is complete, and look after silent sensors every 50 ms."""
@@ -458,29 +447,17 @@ class EdgeService:
         """Tell a step of the machine's clock; order and durations hang on the monotonic clock alone."""
         if step_ns := self._wall.look():
             by_s = round(step_ns / 1e9, 3)
-            self._note(f"the machine's clock was stepped by {by_s:+g} s; open episodes keep the time they began with")
+            self.note(f"the machine's clock was stepped by {by_s:+g} s; open episodes keep the time they began with")
             self.caretaker.record("clock_stepped", by_ms=round(step_ns / 1e6), is_set=self._wall.is_set)
             self.keeper.clock_moved()
-
-    def _follow_clock(self, subject: str, builder: EpisodeBuilder) -> int:
-        """Return UTC less host time for a person: it stands still while an episode is open."""
-        moved_ns = self._wall.offset_ns - self._offset_ns[subject]
-        if abs(moved_ns) >= _DRIFT_NS and not builder.is_open:
-            builder.shift(moved_ns)
-            self._offset_ns[subject] += moved_ns
-        return self._offset_ns[subject]
 
     def _take(self, scored: Scored, now_ns: int | None = None) -> None:
         began_ns = time.perf_counter_ns()
         verdict = scored.batch.verdict(scored.stream)
-        builder = self._builders[scored.subject]
-        offset_ns = self._follow_clock(scored.subject, builder)
-        end_utc_ns = verdict.host_time_ns + offset_ns
-        for draft in builder.step(verdict, scored.values, scored.valid, end_utc_ns=end_utc_ns):
-            self.keeper.put(draft, offset_ns=offset_ns)
+        end_utc_ns = self.episodes.step(scored, verdict)
         self.verdict_counts[verdict.decision.word] += 1
         if self._source is not None or self._wall.is_set:  # hours of 1970 are nobody's
-            self.tally.add(scored.subject, verdict, builder, end_utc_ns=end_utc_ns)
+            self.tally.add(scored.subject, verdict, self.episodes.builders[scored.subject], end_utc_ns=end_utc_ns)
         self.times.add("decide", (time.perf_counter_ns() - began_ns) / 1e9)
         if now_ns is not None:
             self.times.add("sample_to_verdict", (now_ns - verdict.host_time_ns) / 1e9 / self.clock.speed)
@@ -488,13 +465,14 @@ class EdgeService:
             self._lsl.tell_verdict(scored.subject, verdict)
         if self._models is not None:
             self._models.saw(scored, verdict)
+        if self.board is not None:
+            self.board.saw(scored, verdict, end_utc_ns)
         if self._on_scored is not None:
             self._on_scored(scored, verdict)
 
-    def _note(self, text: str) -> None:
+    def note(self, text: str) -> None:
+        """Take what is worth knowing: for the log, the screen and the dashboard."""
         logger.warning(text)
         self.notes.append(text)
-
-
-def _promised(words: str | None) -> dict[str, str]:
-    return {} if words is None else {"promise": words}
+        if self.board is not None:
+            self.board.hub.note(text)

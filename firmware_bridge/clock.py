@@ -13,19 +13,21 @@ line still moves by milliseconds), so that mapped time is continuous and strictl
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_left
-from collections import deque
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kinedge.errors import SignalError
-from kinedge.firmware_bridge.clock_lines import lines_between, lower_hull
+from kinedge.firmware_bridge.clock_lines import edge_below, lines_between
 from kinedge.units import NS_PER_S
 
-__all__ = ["Clock", "ClockMap", "FixedClock"]
+__all__ = ["Clock", "ClockMap", "FixedClock", "Mapping"]
+
+I64 = NDArray[np.int64]
 
 _BIN_NS: Final = NS_PER_S
 _WINDOW_NS: Final = 120 * NS_PER_S
@@ -35,6 +37,7 @@ _MAX_SLEW: Final = 500e-6
 _MAX_SLEW_WARM_UP: Final = 0.05
 _RECENT_BINS: Final = 15
 _MAX_SYNC_DISTANCE_NS: Final = 10 * NS_PER_S
+_FOREVER: Final = 1 << 62
 _WANDER: Final = 2e-6  # of a crystal's rate within the window, as its temperature changes
 
 
@@ -118,40 +121,58 @@ class FixedClock:
         self.n_updates = 0
 
 
-@dataclass(slots=True)
-class _Extreme:
-    """The least (or greatest) residual of one second, and when it was."""
-
-    index: int
-    at: int
-    residual: int
-
-
 class _Bins:
-    """One extreme per second of device time, of the last 120 s."""
+    """One extreme per second of device time, of the last 120 s: when it was, and how large."""
+
+    __slots__ = ("_sign", "at", "residual", "second")
 
     def __init__(self, *, sign: int) -> None:
         self._sign = sign
-        self.bins: deque[_Extreme] = deque()
+        self.second = -_FOREVER
+        # thousands of sensors have 120 each: 16 bytes a bin, where objects would take 150
+        self.at, self.residual = array("q"), array("q")
+
+    def __len__(self) -> int:
+        return len(self.at)
 
     def add(self, at: int, residual: int) -> bool:
         """Return whether any bin changed. Residuals older than the newest bin are not used."""
-        bins, index = self.bins, at // _BIN_NS
-        if bins and index < bins[-1].index:
+        second = at // _BIN_NS
+        if second == self.second:
+            if self._sign * residual >= self._sign * self.residual[-1]:
+                return False
+            self.at[-1], self.residual[-1] = at, residual
+            return True
+        if second < self.second:
             return False
-        if not bins or index > bins[-1].index:
-            bins.append(_Extreme(index, at, residual))
-            self.drop_before(at - _WINDOW_NS)
-            return True
-        if self._sign * residual < self._sign * bins[-1].residual:
-            bins[-1].at, bins[-1].residual = at, residual
-            return True
-        return False
+        self.second = second
+        self.at.append(at)
+        self.residual.append(residual)
+        self.drop_before(at - _WINDOW_NS)
+        return True
 
     def drop_before(self, at: int) -> None:
         """Forget what is older."""
-        while self.bins and self.bins[0].at < at:
-            self.bins.popleft()
+        if self.at and self.at[0] < at:
+            gone = bisect_left(self.at, at)
+            del self.at[:gone], self.residual[:gone]
+
+    def arrays(self) -> tuple[I64, I64]:
+        """Return both, as copies: an array that numpy looks at cannot grow."""
+        return np.array(self.at, np.int64), np.array(self.residual, np.int64)
+
+
+class Mapping(NamedTuple):
+    """Device time ``d`` is host time ``d + offset_ns + rint(published + slope * (d - base_ns))``.
+
+    ``slope`` is ``before`` up to ``base_ns``, and ``after`` behind it.
+    """
+
+    base_ns: int
+    offset_ns: int
+    published: float
+    before: float
+    after: float
 
 
 @dataclass(frozen=True)
@@ -242,10 +263,12 @@ class ClockMap:
             since = max(self._now - self._two_way.at, 0)
             half = (self._two_way.high - self._two_way.low) / 2 + 2 * _MAX_SKEW * since
             return round(half + more), round(half + more)
-        bins = self._latest.bins
-        recent = [bins[i] for i in range(-min(len(bins), _RECENT_BINS), 0)]
+        bins = self._latest
         # what arrived least late bounds the truth then; since then both may have gone apart by all that is possible
-        fit = min(b.residual - self._line(b.at) + 2 * _MAX_SKEW * abs(self._now - b.at) for b in recent)
+        fit = min(
+            residual - self._line(at) + 2 * _MAX_SKEW * abs(self._now - at)
+            for at, residual in zip(bins.at[-_RECENT_BINS:], bins.residual[-_RECENT_BINS:], strict=True)
+        )
         early = round(max(fit, 0.0) + more)
         return early, round(self._delay_floor_ns + more)
 
@@ -266,14 +289,18 @@ class ClockMap:
         Feed the last sample of every packet. A device time more than 120 s before the last one resets the map: the
         device started anew without saying so.
         """
-        if self.n_updates and device_time_ns - self._device_origin < self._now - _WINDOW_NS:
+        at = device_time_ns - self._device_origin
+        residual = host_time_ns - device_time_ns - self._offset_origin
+        if not self.n_updates or at < self._now - _WINDOW_NS or not -_FOREVER < residual < _FOREVER > at:
             self.reset()
-        if not self.n_updates:
             self._device_origin = device_time_ns
             self._offset_origin = host_time_ns - device_time_ns
+            at = residual = 0
         self.n_updates += 1
-        at = device_time_ns - self._device_origin
-        if self._latest.add(at, host_time_ns - device_time_ns - self._offset_origin) and not self._still_fits():
+        bins = self._latest
+        # nearly every arrival is later than the earliest of its second: asked here, without a call
+        unneeded = at // _BIN_NS == bins.second and residual >= bins.residual[-1]
+        if not unneeded and bins.add(at, residual) and not self._still_fits():
             self._fit()
         self._slew(at)
 
@@ -313,17 +340,35 @@ class ClockMap:
         SignalError
             Nothing has arrived yet.
         """
-        self._require_update()
-        since = (device_time_ns - np.int64(self._device_origin + self._now)).astype(np.float64)
+        base, offset, published, before, after = self.mapping
+        since = (device_time_ns - np.int64(base)).astype(np.float64)
         if len(since) and since[-1] > 0:
-            since *= np.where(since > 0, self._slope, self._published_slope)
+            since *= np.where(since > 0, after, before)
         else:  # a chunk whose arrival has just been taken in
-            since *= self._published_slope
-        since += self._published
+            since *= before
+        since += published
         host_time_ns: NDArray[np.int64] = np.rint(since, out=since).astype(np.int64)
         host_time_ns += device_time_ns
-        host_time_ns += self._offset_origin + self._shift_ns
+        host_time_ns += offset
         return host_time_ns
+
+    @property
+    def mapping(self) -> Mapping:
+        """What ``to_host_ns`` does as of now, in numbers, for who maps the chunks of many sensors in one step.
+
+        Raises
+        ------
+        SignalError
+            Nothing has arrived yet.
+        """
+        self._require_update()
+        return Mapping(
+            self._device_origin + self._now,
+            self._offset_origin + self._shift_ns,
+            self._published,
+            self._published_slope,
+            self._slope,
+        )
 
     def _require_update(self) -> None:
         if not self.n_updates:
@@ -337,42 +382,47 @@ class ClockMap:
 
     def _still_fits(self) -> bool:
         """Whether the newest minimum leaves the line what it is: above it, and the edge it lies on not left behind."""
-        bins = self._latest.bins
-        if self._edge is None or self._earliest.bins:
+        if self._edge is None or self._earliest.at:
             return False
-        newest, (left, right) = bins[-1], self._edge
-        inside = bins[0].at <= left and (bins[0].at + newest.at) // 2 < right
+        bins, (left, right) = self._latest, self._edge
+        newest = bins.at[-1]
+        inside = bins.at[0] <= left and (bins.at[0] + newest) // 2 < right
         # a corner in the newest second is gone as soon as that second has a new minimum
-        return inside and right // _BIN_NS < newest.index and newest.residual >= self._line(newest.at)
+        return inside and right // _BIN_NS < bins.second and bins.residual[-1] >= self._line(newest)
 
     def _fit(self) -> None:
         """Lay the line under the minima, or between them and what exchanges bound from below."""
-        bins = self._latest.bins
-        self._earliest.drop_before(bins[-1].at - _WINDOW_NS)
-        if self._earliest.bins:
+        bins = self._latest
+        self._earliest.drop_before(bins.at[-1] - _WINDOW_NS)
+        if self._earliest.at:
             self._fit_between()
             return
         self._two_way = None
         self._edge = None
-        first, last = bins[0].at, bins[-1].at
-        hull = lower_hull([(b.at, b.residual) for b in bins])
+        first, last = bins.at[0], bins.at[-1]
         middle = (first + last) // 2
-        if last - first >= _WARM_UP_NS and len(hull) > 1:
-            right = max(1, bisect_left(hull, (middle,)))
-            (x0, y0), (x1, y1) = hull[right - 1], hull[right]
-            slope = (y1 - y0) / (x1 - x0)
+        at, residual = bins.arrays()
+        if last - first >= _WARM_UP_NS:
+            i, k = edge_below(at, residual, middle)
+            slope = (bins.residual[k] - bins.residual[i]) / (bins.at[k] - bins.at[i])
             self._slope = min(max(slope, -_MAX_SKEW), _MAX_SKEW)
-            self._edge = (x0, x1) if slope == self._slope else None
+            self._edge = (bins.at[i], bins.at[k]) if slope == self._slope else None
         # else the slope known from before: 0 at the start, the old one after a long silence
         self._line_at = middle
-        self._line_residual = min(y - self._slope * (x - middle) for x, y in hull)
+        self._line_residual = float((residual - self._slope * (at - middle)).min())
 
     def _fit_between(self) -> None:
         """Lay the line between the bounds of both sides."""
-        now = max(self._latest.bins[-1].at, self._earliest.bins[-1].at)
+        now = max(self._latest.at[-1], self._earliest.at[-1])
         between = lines_between(
-            [(b.at - now, -b.residual + _WANDER * (now - b.at)) for b in self._earliest.bins],
-            [(b.at - now, b.residual + _WANDER * (now - b.at)) for b in self._latest.bins],
+            [
+                (at - now, -r + _WANDER * (now - at))
+                for at, r in zip(self._earliest.at, self._earliest.residual, strict=True)
+            ],
+            [
+                (at - now, r + _WANDER * (now - at))
+                for at, r in zip(self._latest.at, self._latest.residual, strict=True)
+            ],
             max_slope=_MAX_SKEW,
         )
         self._slope = between.slope
@@ -381,16 +431,18 @@ class ClockMap:
 
     def _slew(self, now: int) -> None:
         """Move the published time towards the line, along a straight piece from the last update to this one."""
-        if self.n_updates == 1:
-            self._now, self._published = now, self._target()
-            return
         elapsed = now - self._now
-        if elapsed <= 0:
-            return
-        bins = self._latest.bins
-        warm = bins[-1].at - bins[0].at >= _WARM_UP_NS
-        most = (_MAX_SLEW if warm else _MAX_SLEW_WARM_UP) * elapsed
-        self._now = now
-        change = min(max(self._target() - self._published, -most), most)
-        self._published += change
-        self._published_slope = change / elapsed
+        target = self._line_residual + self._slope * (now - self._line_at)
+        if self.n_updates == 1:
+            self._now, self._published = now, target
+        elif elapsed > 0:
+            seen = self._latest.at
+            most = (_MAX_SLEW if seen[-1] - seen[0] >= _WARM_UP_NS else _MAX_SLEW_WARM_UP) * elapsed
+            change = target - self._published
+            if change > most:
+                change = most
+            elif change < -most:
+                change = -most
+            self._now = now
+            self._published += change
+            self._published_slope = change / elapsed

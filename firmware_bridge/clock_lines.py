@@ -10,10 +10,11 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["LinesBetween", "Point", "lines_between", "lower_hull"]
+__all__ = ["LinesBetween", "Point", "edge_below", "lines_between", "lower_hull"]
 
 Point: TypeAlias = tuple[int, float]
 F64: TypeAlias = NDArray[np.float64]
+I64: TypeAlias = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,20 @@ def lower_hull(points: Sequence[Point]) -> list[Point]:
             hull.pop()
         hull.append(c)
     return hull
+
+
+def edge_below(x: I64, y: I64, at: int) -> tuple[int, int]:
+    """Return the ends of the edge of the lower convex hull that passes just before ``at``, as indices.
+
+    Of all straight pieces from a point before ``at`` to one that is not, the edge is the lowest there. Points are in
+    order of x, and there are some on both sides.
+    """
+    n = int(np.searchsorted(x, at))
+    to = at - 0.5  # between both sides: a point at ``at`` itself would be the lowest end of many pieces
+    left, right = (x[:n] - to)[:, None], x[n:] - to
+    height = (y[:n, None] * right - y[n:] * left) / (right - left)
+    i, k = divmod(int(height.argmin()), len(right))
+    return i, n + k
 
 
 def lines_between(below: Sequence[Point], above: Sequence[Point], *, max_slope: float) -> LinesBetween:

@@ -86,7 +86,7 @@ def main(folder: Path) -> None:
             d.hear(Battery(95 - (7 * (2 * i + k)) % 90), 0)
             devices[s].append(d)
     watched, transcript = "p-002", []
-    buffers = {spec.name: SignalBuffer(IMU6) for spec in recordings[watched].sensors}
+    buffers = {spec.name: SignalBuffer(IMU6, 50.0) for spec in recordings[watched].sensors}
     for start in range(0, SECONDS * 50, 5):
         now_ns = (start + 5) * INTERVAL
         for i, s in enumerate(subjects):
@@ -114,7 +114,7 @@ def main(folder: Path) -> None:
                     buffers[spec.name].push(UTC_NS + time, c.values, c.valid)
         late = start > (SECONDS - 3) * 50
         for name, buffer in buffers.items():
-            taken = buffer.take(50.0)
+            taken = buffer.take()
             if late and taken is not None:
                 transcript.append(("signals", signals_event(watched, name, IMU6, 50.0, *taken)))
         for scored in pipeline.advance():

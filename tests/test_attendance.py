@@ -217,7 +217,7 @@ def test_the_server_answers_or_refuses_in_one_status(request_bytes: bytes, statu
 def test_many_silent_connections_are_bounded_and_a_head_has_no_body() -> None:
     async def talk(url: str) -> None:
         port = int(url.rpartition(":")[2])
-        silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(16)]
+        silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(32)]
         assert await raw(url, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", end=False) == b""
         for _, writer in silent:
             writer.close()

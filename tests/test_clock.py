@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -10,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from kinedge.edge.grid_buffers import host_time
 from kinedge.errors import SignalError
 from kinedge.firmware_bridge.clock import Clock, ClockMap, FixedClock
+from kinedge.firmware_bridge.clock_lines import edge_below, lower_hull
 
 I64 = NDArray[np.int64]
 S = 1_000_000_000
@@ -190,7 +193,7 @@ def test_state_is_bounded() -> None:
     for k in range(2_000):
         clock.update(k * 500_000_000, k * 500_000_000 + (k * 7919) % 1_000_000)
         clock.update_two_way(k * 500_000_000, k * 500_000_000 + 1, k * 500_000_000 + 2, k * 500_000_000 + 3_000_000)
-    assert len(clock._latest.bins) <= 122 and len(clock._earliest.bins) <= 122
+    assert len(clock._latest) <= 122 and len(clock._earliest) <= 122
 
 
 def test_fixed_clock_adds_its_offset() -> None:
@@ -217,3 +220,39 @@ def test_a_line_that_still_fits_is_the_one_that_a_new_fit_would_lay(seed: int, m
         times = device_ns - np.arange(9, -1, -1) * 10_000_000
         assert np.abs(lazy.to_host_ns(times) - eager.to_host_ns(times)).max() <= 1  # rounding
         assert np.abs(np.subtract(lazy.error_bounds_ns, eager.error_bounds_ns)).max() <= 1
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    seed=st.integers(0, 2**31),
+    n=st.integers(2, 130),
+    spread=st.sampled_from([0.0, 1e3, 1e7]),
+)
+def test_the_edge_below_a_point_is_that_of_the_hull(seed: int, n: int, spread: float) -> None:
+    rng = np.random.default_rng(seed)
+    x = np.cumsum(rng.integers(1, 2 * S, n))
+    y = rng.normal(0, spread, n).astype(np.int64)
+    at = int(rng.integers(x[0] + 1, x[-1] + 1))
+    left, right = edge_below(x, y, at)
+    assert x[left] < at <= x[right]
+    line = y[left] + (y[right] - y[left]) * ((x - x[left]) / (x[right] - x[left]))
+    assert (y - line).min() > -1e-3  # nothing lies below it
+    hull = lower_hull(list(zip(x.tolist(), y.tolist(), strict=True)))
+    (x0, y0), (x1, y1) = next((a, b) for a, b in pairwise(hull) if a[0] < at <= b[0])
+    assert y0 + (y1 - y0) * ((at - x0) / (x1 - x0)) == pytest.approx(
+        y[left] + (y[right] - y[left]) * ((at - x[left]) / (x[right] - x[left])), abs=1e-3
+    )
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_numbers_of_a_map_are_what_it_does(seed: int) -> None:
+    clock, rng, device_ns = ClockMap(shift_ns=123), np.random.default_rng(seed), 2**52
+    for _ in range(500):
+        device_ns += int(rng.integers(10**7, 10**9))
+        clock.update(device_ns, device_ns + 7 * 10**15 + int(rng.exponential(8e6)))
+        times = device_ns - np.arange(30, -1, -1) * 20_000_000
+        base, offset, published, before, _ = clock.mapping
+        assert base == device_ns
+        assert np.array_equal(host_time(times, base, offset, published, before), clock.to_host_ns(times))
+        alone = int(times[3]) + offset + round((int(times[3]) - base) * before + published)
+        assert alone == clock.to_host_ns(times)[3]

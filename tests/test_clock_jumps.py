@@ -93,7 +93,7 @@ def test_an_episode_keeps_its_length_through_a_step_and_the_next_has_the_new_tim
     began_utc_ns = clock.utc_ns(clock.now_ns())
 
     def step() -> bool:
-        if any(b.is_open for b in service._builders.values()):
+        if any(b.is_open for b in service.episodes.builders.values()):
             clock.step_ns = by_s * NS
         return clock.step_ns != 0
 

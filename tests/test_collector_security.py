@@ -19,6 +19,7 @@ from collector_server import Issuer, serving, wait_until
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from sample_episodes import sample_fields, sample_raw
+from test_measures_upstream import day
 
 from kinedge.cli.app import main
 from kinedge.edge.gateway_identity import GatewayIdentity, _csr, enrol_gateway
@@ -234,10 +235,56 @@ def test_another_gateways_id_in_the_body_is_refused_counted_and_not_written(
         assert client.get("/v1/gateways/gw-2/missing").status_code == 200
         for path in ("/v1/episodes", f"/v1/episodes/{mine.id}", "/v1/export", "/v1/counts", "/v1/gateways"):
             assert code(client.get(path)) == (403, "forbidden")
+        theirs, own = day(gateway="gw-1"), day(gateway="gw-2")
+        assert code(client.put(f"/v1/measures/{theirs.id}", content=theirs.to_bytes(), headers=JSON)) == (
+            403,
+            "other_gateway",
+        )
+        assert client.put(f"/v1/measures/{own.id}", content=own.to_bytes(), headers=JSON).status_code == 201
         csr = _csr(ec.generate_private_key(ec.SECP256R1()), "gw-1")
         assert code(client.post("/v1/gateways/gw-1/certificate", json={"csr": csr})) == (403, "forbidden")
     counts = collector.store.counts()
-    assert counts["episodes"] == 2 and counts["raw_blobs"] == 0 and counts["other_gateway"] == 3
+    assert counts["episodes"] == 2 and counts["raw_blobs"] == 0 and counts["other_gateway"] == 4
+
+
+def test_every_route_asks_who_it_is_and_a_gateway_may_only_bring(
+    collector: Collector, pki: Path, tmp_path: Path
+) -> None:
+    """A walk over all that the document names: a route that is added is walked, too."""
+    identity = enrolled(collector, pki, tmp_path / "identity")
+    anybody = {"/v1/health", "/v1/ca", "/v1/session", "/v1/session/oidc", "/v1/session/oidc/callback"}
+    values = {"id": "0" * 64, "gateway": "gw-9"}
+    plain = ssl.create_default_context(cafile=str(pki / "ca.pem"))
+    with client_of(collector, plain) as stranger, client_of(collector, identity.ssl_context()) as gateway:
+        n_walked = 0
+        for path, operations in stranger.get("/openapi.json").json()["paths"].items():
+            for method in operations:
+                url = path.format_map(values)
+                content = {"json": {"csr": "x"} if path.endswith("/certificate") else {"action": "confirm"}}
+                content = content if method == "post" else {}
+                if path not in anybody:
+                    n_walked += 1
+                    assert code(stranger.request(method, url, **content)) == (401, "unauthorized"), (method, url)
+                if method == "get" and path not in {*anybody, "/v1/episodes/{id}/upload"}:
+                    assert code(gateway.get(url)) == (403, "forbidden"), url
+        assert n_walked >= 24
+        reviews = f"/v1/episodes/{values['id']}/reviews"
+        assert code(gateway.post(reviews, json={"action": "confirm"})) == (403, "forbidden")
+
+
+def test_a_session_over_tls_is_for_that_host_and_for_reading_and_reviewing(collector: Collector, pki: Path) -> None:
+    plain = ssl.create_default_context(cafile=str(pki / "ca.pem"))
+    with client_of(collector, plain) as page:
+        answer = page.post("/v1/session", json={"token": read_token(pki / "desk-token")})
+        assert answer.status_code == 201
+        cookie = answer.headers["Set-Cookie"]
+        assert cookie.startswith("__Host-kinedge_session=") and cookie.endswith("Secure")
+        assert page.get("/v1/desk/episodes").status_code == 200
+        assert code(page.get("/v1/gateways")) == (403, "forbidden"), "keys are no work for a page"
+        e = episode()
+        assert code(put(page, e)) == (403, "cross_site")
+        answer = page.put(f"/v1/episodes/{e.id}", content=e.to_bytes(), headers=JSON | {"X-Kinedge": "1"})
+        assert code(answer) == (403, "forbidden")
 
 
 def test_a_gateway_that_was_renamed_is_not_blocked_by_what_it_had_before(
@@ -485,6 +532,53 @@ def test_people_come_with_tokens_of_their_identity_provider(issuer: Issuer, tmp_
             assert code(ask(token)) == (401, "unauthorized"), token
         assert code(client.get(url)) == (401, "unauthorized")
         assert issuer.n_fetched <= 3, "unknown keys do not make it ask again and again"
+
+
+def test_people_sign_in_through_their_provider_with_pkce(tmp_path: Path) -> None:
+    issuer = Issuer("kinedge-reviewer")
+    settings = CollectorSettings(
+        database_url=f"sqlite:///{tmp_path}/c.db",
+        oidc=OidcSettings(issuer=issuer.url, audience="kinedge", client_id="desk-page"),
+    )
+    with serving(settings) as collector, httpx.Client(base_url=collector.url, trust_env=False, timeout=60) as page:
+        e = episode()
+        collector.store.put_episode(e.id, e.to_bytes())
+        assert page.get("/v1/session").json()["by_provider"]
+
+        def to_provider() -> str:
+            begun = page.get("/v1/session/oidc")
+            assert begun.status_code == 303 and "SameSite=Lax" in begun.headers["Set-Cookie"]
+            where = begun.headers["Location"]
+            assert where.startswith(f"{issuer.url}/authorize?") and "code_challenge=" in where
+            return str(httpx.get(where, trust_env=False).headers["Location"])
+
+        back = page.get(to_provider())
+        assert (back.status_code, back.headers["Location"]) == (303, "/")
+        assert "SameSite=Strict" in back.headers.get_list("Set-Cookie")[0]
+        assert page.get("/v1/session").json() | {"version": ""} == {
+            "authorised": True, "name": "person anna", "may_read": True, "may_review": True,
+            "by_token": True, "by_provider": True, "version": "",
+        }  # fmt: skip
+        review = f"/v1/episodes/{e.id}/reviews"
+        assert page.post(review, json={"action": "confirm"}, headers={"X-Kinedge": "1"}).status_code == 201
+        assert collector.store.reviews(e.id)[0].reviewer == "person anna"
+        page.post("/v1/session/end", headers={"X-Kinedge": "1"})
+        assert not page.get("/v1/session").json()["authorised"]
+
+        url = to_provider()
+        for wrong in (url.replace("state=", "state=x"), url.replace("code=", "code=x"), url, url.partition("?")[0]):
+            refused = page.get(wrong)
+            assert refused.headers["Location"] == "/?sign-in=refused", "a sign-in is good once, and for who began it"
+        url = to_provider()
+        page.cookies.clear()
+        assert page.get(url).headers["Location"] == "/?sign-in=refused", "it was begun in another browser"
+        issuer.roles = ("somebody else",)
+        assert page.get(to_provider()).headers["Location"] == "/?sign-in=no-role"
+        assert not page.get("/v1/session").json()["authorised"]
+        counts = collector.store.counts()
+        assert counts["sign_in_refused"] == 5 and counts["signed_in"] == 1
+        issuer.close()
+        assert page.get(url).headers["Location"] == "/?sign-in=refused"
 
 
 def test_new_keys_of_the_provider_are_found_and_an_absent_provider_is_no_verdict(issuer: Issuer) -> None:

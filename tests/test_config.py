@@ -34,7 +34,7 @@ PERSON = '[[people]]\nsubject = "p"\ndevices = [{ port = "/dev/x" }]\n'
         (HEAD + PERSON.replace("port", "prot"), "devices.0.prot: unknown key; did you mean 'port'?"),
         (HEAD + PERSON.replace('"/dev/x"', '"/dev/x", acc_range_mg = 8000'), "write acc_range_g = 8"),
         (HEAD + PERSON.replace('"/dev/x"', '"/dev/x", gyr_range_rad_s = 34.9066'), "write gyr_range_deg_s = 2000"),
-        (HEAD + PERSON + "[http]\nqqqq = 1\n", "known here: host, port"),
+        (HEAD + PERSON + "[http]\nqqqq = 1\n", "known here: dashboard, host, port, token_file"),
         (HEAD + PERSON + "[episodes]\nmax_mb = 1\n", "did you mean"),
         (HEAD + PERSON + "[record]\nfolder = 'r'\nsegment_min = 1\n", "write segment_s = 60"),
     ],

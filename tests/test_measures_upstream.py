@@ -6,6 +6,7 @@ import asyncio
 import json
 import random
 from collections.abc import Callable
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def day_fields(i: int = 0, **changes: Any) -> dict[str, Any]:
         "gateway": "gw-1",
         "subject": "p01",
         "part": "arm",
-        "day": f"2023-11-{14 + i:02}",
+        "day": str(date(2023, 11, 14) + timedelta(days=i)),
         "complete": True,
         "worn_s": 36_000.0 + i,
         "unworn_s": 7_200.0,

@@ -145,7 +145,7 @@ def test_an_episode_open_at_a_crash_is_kept_at_the_restart(tmp_path: Path) -> No
         before = service.store.counts()
         assert before.episodes == 0
         # what a kill leaves behind: no builder is closed
-        service._builders.clear()
+        service.episodes.builders.clear()
         stop.set()
         await serving
 

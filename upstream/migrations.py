@@ -106,6 +106,19 @@ MIGRATIONS: Final[tuple[tuple[_Step, ...], ...]] = (
         "CREATE INDEX ix_certificates_gateway ON certificates (gateway)",
         "CREATE TABLE cursors (sink VARCHAR(200) PRIMARY KEY NOT NULL, arrival {int} NOT NULL)",
     ),
+    (
+        """CREATE TABLE measures (
+            arrival {serial}, id VARCHAR(64) NOT NULL UNIQUE, site VARCHAR(64) NOT NULL, gateway VARCHAR(64) NOT NULL,
+            subject VARCHAR(64) NOT NULL, part VARCHAR(16) NOT NULL, day VARCHAR(10) NOT NULL,
+            as_of_utc_ns {int} NOT NULL, received_utc_ns {int} NOT NULL, body {blob} NOT NULL)""",
+        "CREATE UNIQUE INDEX measures_by_day ON measures (subject, day, part, gateway)",
+        """CREATE TABLE sessions (
+            secret_sha256 VARCHAR(64) PRIMARY KEY NOT NULL, who VARCHAR(200) NOT NULL, rights VARCHAR(100) NOT NULL,
+            expires_utc_ns {int} NOT NULL)""",
+        """CREATE TABLE sign_ins (
+            secret_sha256 VARCHAR(64) PRIMARY KEY NOT NULL, state VARCHAR(64) NOT NULL, nonce VARCHAR(64) NOT NULL,
+            verifier VARCHAR(128) NOT NULL, expires_utc_ns {int} NOT NULL)""",
+    ),
 )
 VERSION: Final = len(MIGRATIONS)
 

@@ -6,6 +6,7 @@ once in ten seconds: nobody can make this server hammer the provider.
 
 from __future__ import annotations
 
+import hmac
 import threading
 import time
 from collections.abc import Callable
@@ -47,6 +48,8 @@ class OidcVerifier:
         self._lock = threading.Lock()
         self._keys: dict[str | None, jwt.PyJWK] = {}
         self._fetched_at = -1e9
+        self._known: dict[str, Any] = {}
+        self._known_at = -1e9
 
     def verify(self, token: str) -> tuple[str, frozenset[str]]:
         """Return who it is and their roles. It may wait for the provider.
@@ -58,6 +61,45 @@ class OidcVerifier:
         LinkError
             The provider does not answer and its keys are not known yet.
         """
+        claims = self._claims(token, self._settings.audience)
+        return claims["sub"], _roles(claims, self._settings.roles_claim)
+
+    def verify_sign_in(self, id_token: str, access_token: str | None, *, nonce: str) -> tuple[str, frozenset[str]]:
+        """Return who signed in and their roles: those of the id token, or, where it has none, of the access token.
+
+        Raises
+        ------
+        UntrustedTokenError, LinkError
+            As ``verify``; also when the id token is of another sign-in than the one with this nonce.
+        """
+        claims = self._claims(id_token, self._settings.client_id or self._settings.audience)
+        if not hmac.compare_digest(str(claims.get("nonce", "")).encode(), nonce.encode()):
+            raise UntrustedTokenError("the token is of another sign-in")
+        subject: str = claims["sub"]
+        roles = _roles(claims, self._settings.roles_claim)
+        if not roles and access_token is not None and access_token.count(".") == 2:
+            same, found = self.verify(access_token)
+            roles = found if same == subject else roles
+        return subject, roles
+
+    def endpoint(self, name: str) -> str:
+        """Return an address that the provider publishes, such as ``authorization_endpoint``.
+
+        Raises
+        ------
+        LinkError
+            The provider does not answer, or publishes none that can be trusted.
+        """
+        if self._monotonic() - self._known_at >= _KEEP_S:  # asked for once an hour, however many sign in
+            self._known, self._known_at = self._about(), self._monotonic()
+        where = self._known.get(name)
+        if not isinstance(where, str) or not where.startswith(("https://", "http://")):
+            raise LinkError(f"{self._settings.issuer}: it publishes no {name}")
+        if self._settings.issuer.startswith("https://") and not where.startswith("https://"):
+            raise LinkError(f"{self._settings.issuer}: its {name} is in the clear")
+        return where
+
+    def _claims(self, token: str, audience: str) -> dict[str, Any]:
         if len(token) > _MAX_TOKEN_CHARS:
             raise UntrustedTokenError("the token is too long")
         try:
@@ -66,11 +108,11 @@ class OidcVerifier:
             if algorithm not in _ALGORITHMS:
                 raise UntrustedTokenError("the token is not signed in a way that is taken here")
             key = self._key(header.get("kid"))
-            claims = jwt.decode(
+            claims: dict[str, Any] = jwt.decode(
                 token,
                 key.key,
                 algorithms=[algorithm],
-                audience=self._settings.audience,
+                audience=audience,
                 issuer=self._settings.issuer,
                 leeway=_LEEWAY_S,
                 options={"require": ["exp", "iat", "sub", "iss", "aud"]},
@@ -80,7 +122,7 @@ class OidcVerifier:
         subject = claims["sub"]
         if not isinstance(subject, str) or not 1 <= len(subject) <= 200 or not subject.isprintable():
             raise UntrustedTokenError("the token names nobody")
-        return subject, _roles(claims, self._settings.roles_claim)
+        return claims
 
     def _key(self, kid: object) -> jwt.PyJWK:
         with self._lock:
@@ -99,12 +141,18 @@ class OidcVerifier:
                 return next(iter(self._keys.values()))
         raise UntrustedTokenError("the token is signed by a key that its issuer does not publish")
 
-    def _fetch(self) -> dict[str | None, jwt.PyJWK]:
+    def _about(self) -> dict[str, Any]:
         issuer = self._settings.issuer
         about = _document(f"{issuer}/.well-known/openid-configuration")
-        where = about.get("jwks_uri")
-        if about.get("issuer", "").rstrip("/") != issuer or not isinstance(where, str):
+        if str(about.get("issuer", "")).rstrip("/") != issuer:
             raise LinkError(f"{issuer}: its discovery document is of another issuer; check oidc.issuer")
+        return about
+
+    def _fetch(self) -> dict[str | None, jwt.PyJWK]:
+        issuer = self._settings.issuer
+        where = self._about().get("jwks_uri")
+        if not isinstance(where, str):
+            raise LinkError(f"{issuer}: it publishes no jwks_uri")
         if issuer.startswith("https://") and not where.startswith("https://"):
             raise LinkError(f"{issuer}: it publishes its keys in the clear; that proves nothing")
         try:

@@ -18,12 +18,12 @@ from kinedge.upstream.problems import Refusal, problems
 from kinedge.upstream.store import CollectorStore, Review, ReviewAction
 from kinedge.upstream.summary import Decision, Filter, Gap, Page, Status
 
-__all__ = ["reading"]
+__all__ = ["NameFilter", "Wanted", "reading"]
 
 reading = APIRouter(prefix="/v1", tags=["people"])
 
 _NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}$"
-_NameFilter = Annotated[str | None, Query(pattern=_NAME)]
+NameFilter = Annotated[str | None, Query(pattern=_NAME)]
 _TimeFilter = Annotated[int | None, Query(ge=0, lt=2**63, description="UTC in ns, of the start")]
 _Limit = Annotated[int, Query(ge=1, le=1000)]
 _Store = Annotated[CollectorStore, Depends(store_of)]
@@ -32,9 +32,9 @@ _Reviewer = Annotated[Principal, Depends(needs("review"))]
 
 
 async def _filter(
-    subject: _NameFilter = None,
-    gateway: _NameFilter = None,
-    site: _NameFilter = None,
+    subject: NameFilter = None,
+    gateway: NameFilter = None,
+    site: NameFilter = None,
     since: _TimeFilter = None,
     until: _TimeFilter = None,
     decision: Annotated[Decision | None, Query(description="anomalous if any of its verdicts was")] = None,
@@ -43,7 +43,7 @@ async def _filter(
     return Filter(subject, gateway, site, since, until, decision, status)
 
 
-_Wanted = Annotated[Filter, Depends(_filter)]
+Wanted = Annotated[Filter, Depends(_filter)]
 
 
 class Missing(BaseModel):
@@ -80,7 +80,7 @@ class Reviews(BaseModel):
 def list_episodes(
     store: _Store,
     reader: _Reader,
-    wanted: _Wanted,
+    wanted: Wanted,
     order: Literal["oldest", "newest"] = "oldest",
     cursor: Annotated[int | None, Query(ge=0, lt=2**63)] = None,
     limit: _Limit = 100,
@@ -140,7 +140,7 @@ def missing(
     gateway: Name,
     store: _Store,
     asker: Annotated[Principal, Depends(needs(None))],
-    subject: _NameFilter = None,
+    subject: NameFilter = None,
     limit: _Limit = 1000,
 ) -> JSONResponse:
     """List the gaps in the sequence numbers of a gateway's subjects, first and last inclusive."""
@@ -155,7 +155,7 @@ def missing(
     **problems(),
 })  # fmt: skip
 def export_episodes(
-    store: _Store, reader: _Reader, wanted: _Wanted, format: Annotated[ExportFormat, Query()] = "jsonl"
+    store: _Store, reader: _Reader, wanted: Wanted, format: Annotated[ExportFormat, Query()] = "jsonl"
 ) -> Response:
     """Stream all that fit: JSON lines hold the whole envelopes, CSV and Parquet one row an episode."""
     name = {"Content-Disposition": f'attachment; filename="episodes.{format}"'}

@@ -12,9 +12,12 @@ __all__ = [
     "CURSORS",
     "EPISODES",
     "INVITATIONS",
+    "MEASURES",
     "METADATA",
     "RAW_BLOBS",
     "REVIEWS",
+    "SESSIONS",
+    "SIGN_INS",
     "TALLIES",
     "UPLOADS",
 ]
@@ -110,4 +113,36 @@ CURSORS: Final = sa.Table(
     METADATA,
     sa.Column("sink", sa.String(200), primary_key=True),
     sa.Column("arrival", sa.BigInteger, nullable=False),
+)
+MEASURES: Final = sa.Table(
+    "measures",
+    METADATA,
+    sa.Column("arrival", _SERIAL, primary_key=True, autoincrement=True),  # a later row of a day arrives anew
+    sa.Column("id", sa.String(64), nullable=False, unique=True),
+    sa.Column("site", sa.String(64), nullable=False),
+    sa.Column("gateway", sa.String(64), nullable=False),
+    sa.Column("subject", sa.String(64), nullable=False),
+    sa.Column("part", sa.String(16), nullable=False),
+    sa.Column("day", sa.String(10), nullable=False),
+    sa.Column("as_of_utc_ns", sa.BigInteger, nullable=False),
+    sa.Column("received_utc_ns", sa.BigInteger, nullable=False),
+    sa.Column("body", sa.LargeBinary, nullable=False),
+    sa.Index("measures_by_day", "subject", "day", "part", "gateway", unique=True),
+)
+SESSIONS: Final = sa.Table(
+    "sessions",
+    METADATA,
+    sa.Column("secret_sha256", sa.String(64), primary_key=True),
+    sa.Column("who", sa.String(200), nullable=False),
+    sa.Column("rights", sa.String(100), nullable=False),
+    sa.Column("expires_utc_ns", sa.BigInteger, nullable=False),
+)
+SIGN_INS: Final = sa.Table(  # on their way through the identity provider
+    "sign_ins",
+    METADATA,
+    sa.Column("secret_sha256", sa.String(64), primary_key=True),
+    sa.Column("state", sa.String(64), nullable=False),
+    sa.Column("nonce", sa.String(64), nullable=False),
+    sa.Column("verifier", sa.String(128), nullable=False),
+    sa.Column("expires_utc_ns", sa.BigInteger, nullable=False),
 )

@@ -23,6 +23,10 @@ class OidcSettings(Config):
     reader: str = Field(default="kinedge-reader", description="the role that may read")
     reviewer: str = Field(default="kinedge-reviewer", description="the role that may read and review")
     admin: str = Field(default="kinedge-admin", description="the role that may do everything")
+    client_id: str | None = Field(
+        default=None, min_length=1, description="of the desk's page at the provider; none: like the audience"
+    )
+    client_secret: str | None = Field(default=None, min_length=1, repr=False, description="none: a public client")
 
     @field_validator("issuer")
     @classmethod
@@ -40,6 +44,10 @@ class CollectorSettings(Config):
     blobs_url: str | None = Field(default=None, description="file:///folder or s3://bucket; none: in the database")
     token: str | None = Field(default=None, min_length=16, repr=False, description="of a desk; it may do everything")
     oidc: OidcSettings | None = Field(default=None, description="none: no person has a token of their own")
+    public_url: str | None = Field(
+        default=None, pattern=r"^https?://[^/\s]+$", description="where browsers find the desk; none: as they call it"
+    )
+    session_hours: float = Field(default=12, gt=0, le=168, description="after which a browser signs in again")
     ca_folder: Path | None = Field(default=None, description="with ca.pem and ca-key.pem: gateways show certificates")
     certificate_days: float = Field(default=90, gt=0, le=825, description="how long a gateway's certificate is good")
     max_envelope_bytes: int = Field(default=MAX_ENVELOPE_BYTES, ge=1, le=MAX_ENVELOPE_BYTES)

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from kinedge.envelope import Envelope
 from kinedge.upstream.schema import EPISODES, RAW_BLOBS
 
-__all__ = ["Decision", "Filter", "Gap", "Page", "Status", "StoredSummary", "decision_of", "listing"]
+__all__ = ["Decision", "Filter", "Gap", "Page", "Status", "StoredSummary", "decision_of", "fitting", "listing"]
 
 Decision = Literal["anomalous", "unsure"]
 Status = Literal["new", "confirmed", "dismissed"]
@@ -76,13 +76,9 @@ def decision_of(envelope: Envelope) -> Decision:
     return "anomalous" if any(point.decision == "anomalous" for point in envelope.trail) else "unsure"
 
 
-def listing(
-    wanted: Filter, *, order: Literal["oldest", "newest"], cursor: int | None, limit: int, with_body: bool = False
-) -> sa.Select[Any]:
-    """Return the query for one page, in order of arrival, keyed by the last arrival that was seen."""
+def fitting(query: sa.Select[Any], wanted: Filter) -> sa.Select[Any]:
+    """Return a query of episodes, narrowed to those that are wanted."""
     c = EPISODES.c
-    columns = [c[name] for name in _SUMMARY] + ([c.body] if with_body else [])
-    query = sa.select(*columns, sa.exists().where(RAW_BLOBS.c.episode_id == c.id).label("has_raw"))
     for name in ("subject", "gateway", "site", "decision", "status"):
         value = getattr(wanted, name)
         if value is not None:
@@ -91,6 +87,16 @@ def listing(
         query = query.where(c.start_utc_ns >= wanted.since_utc_ns)
     if wanted.until_utc_ns is not None:
         query = query.where(c.start_utc_ns < wanted.until_utc_ns)
+    return query
+
+
+def listing(
+    wanted: Filter, *, order: Literal["oldest", "newest"], cursor: int | None, limit: int, with_body: bool = False
+) -> sa.Select[Any]:
+    """Return the query for one page, in order of arrival, keyed by the last arrival that was seen."""
+    c = EPISODES.c
+    columns = [c[name] for name in _SUMMARY] + ([c.body] if with_body else [])
+    query = fitting(sa.select(*columns, sa.exists().where(RAW_BLOBS.c.episode_id == c.id).label("has_raw")), wanted)
     if cursor is not None:
         query = query.where(c.arrival > cursor if order == "oldest" else c.arrival < cursor)
     return query.order_by(c.arrival if order == "oldest" else c.arrival.desc()).limit(limit)

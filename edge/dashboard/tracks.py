@@ -5,6 +5,7 @@ Taking something in costs some microseconds and makes no text: it happens on the
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter, deque
 from collections.abc import Sequence
@@ -134,10 +135,19 @@ class SignalBuffer:
     ----------
     channels
         Names of the columns.
+    rate_hz
+        Of the sensor.
+
+    Attributes
+    ----------
+    sent_hz
+        What is left of its rate.
     """
 
-    def __init__(self, channels: Sequence[str]) -> None:
+    def __init__(self, channels: Sequence[str], rate_hz: float) -> None:
         self.channels = tuple(channels)
+        self._step = max(1, math.ceil(rate_hz / _SIGNAL_HZ))
+        self.sent_hz = rate_hz / self._step
         self._pending: deque[tuple[I64, F32]] = deque(maxlen=_MAX_PENDING)
         self._left: tuple[I64, F32] | None = None
 
@@ -145,14 +155,14 @@ class SignalBuffer:
         """Take samples: times (n,), values and mask (n, n_channels)."""
         self._pending.append((utc_ns, np.where(valid, values, np.float32(np.nan))))
 
-    def take(self, rate_hz: float) -> tuple[I64, F32] | None:
+    def take(self) -> tuple[I64, F32] | None:
         """Return what came since, averaged over as many samples as bring it to 50 Hz or less; None for nothing."""
         parts = ([] if self._left is None else [self._left]) + list(self._pending)
         self._pending.clear()
         if not parts:
             return None
         times, values = np.concatenate([t for t, _ in parts]), np.concatenate([v for _, v in parts])
-        step = max(1, -(-round(rate_hz) // round(_SIGNAL_HZ)))
+        step = self._step
         whole = len(times) // step * step
         self._left = None if whole == len(times) else (times[whole:], values[whole:])
         if not whole:
