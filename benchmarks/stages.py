@@ -200,7 +200,7 @@ class _Device:
                 events = list(iter(self._decoder.next_event, None))
             for event in events:
                 if isinstance(event, HelloReceived):
-                    self._channels = event.spec.channels
+                    self._channels = event.hello.spec.channels
                 elif isinstance(event, ImuChunk):
                     found.append((event, self._channels))
         return found

@@ -64,6 +64,7 @@ def _register() -> None:
     from kinedge.cli import (
         audit,
         bench,
+        bench_ab,
         bench_caution,
         bench_collector,
         bench_peers,
@@ -96,7 +97,7 @@ def _register() -> None:
     from kinedge.cli import compile as compile_
 
     _ = audit, bench, collect, compile_, config, data, demo, doctor, emulate, enrol, enroll_gateway, episodes
-    _ = bench_caution, bench_collector, bench_people, bench_peers, bench_results, bench_stages
+    _ = bench_ab, bench_caution, bench_collector, bench_people, bench_peers, bench_results, bench_stages
     _ = feedback, inspect, keys, measures, models, quantize, record, replay, report, run, scan, sync, train
 
 
