@@ -126,7 +126,10 @@ def test_two_requests_at_once_are_answered_in_their_order(collector: Collector) 
 def test_a_head_that_trickles_is_cut_off_on_each_connection(collector: Collector) -> None:
     talks = [connect(collector) for _ in range(3)]
     talks[0].sendall(b"GET /v1/health HTTP/1.1\r\nHost: localhost\r\n\r\n")
-    assert b"200 OK" in talks[0].recv(4096)
+    first = b""
+    while not first.endswith(b"}"):
+        first += talks[0].recv(4096)
+    assert b"200 OK" in first
     for talk in talks:
         talk.sendall(b"GET /v1/hea")
     assert [all_of(talk) for talk in talks] == [b"", b"", b""]
