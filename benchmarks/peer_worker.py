@@ -287,7 +287,7 @@ DISTRIBUTIONS: Final = {"River": "river", "PySAD": "pysad", "PyOD": "pyod", "tsb
 
 
 def _windows(x: F64, length: int) -> F64:
-    return np.lib.stride_tricks.sliding_window_view(x, length, axis=0).transpose(0, 2, 1)
+    return np.asarray(np.lib.stride_tricks.sliding_window_view(x, length, axis=0).transpose(0, 2, 1))
 
 
 def resident_mb() -> float:
