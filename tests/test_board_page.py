@@ -81,7 +81,7 @@ def test_tiles_keep_their_order_however_the_state_arrives(opened: Open, replay: 
     people = [p["subject"] for p in replay.state["people"]]
     late, replay.state["people"] = replay.state["people"][:2], replay.state["people"][2:]
     model, replay.state["subjects"] = replay.state.pop("model"), people
-    page = opened(ready="header")
+    page = opened(ready="[data-connection='open']")
     replay.send("state", {"model": model})
     replay.send("state", {"people": copy.deepcopy(late)})
     page.wait_for_selector(f".tile >> nth={len(people) - 1}")
