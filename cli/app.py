@@ -69,6 +69,7 @@ def _register() -> None:
         bench_people,
         bench_results,
         collect,
+        collect_demo,
         config,
         data,
         demo,
@@ -92,7 +93,21 @@ def _register() -> None:
     )
     from kinedge.cli import compile as compile_
 
-    _ = audit, bench, collect, compile_, config, data, demo, doctor, emulate, enrol, enroll_gateway, episodes
+    _ = (
+        audit,
+        bench,
+        collect,
+        collect_demo,
+        compile_,
+        config,
+        data,
+        demo,
+        doctor,
+        emulate,
+        enrol,
+        enroll_gateway,
+        episodes,
+    )
     _ = bench_caution, bench_collector, bench_people, bench_results, feedback, inspect, keys, measures
     _ = models, quantize, record, replay, run, scan, sync, train
 

@@ -38,7 +38,7 @@ from kinedge.errors import SignalError
 from kinedge.signals import IMU6, SensorSpec
 from kinedge.units import NS_PER_S
 
-__all__ = ["MeasuresRow", "PersonMeasures"]
+__all__ = ["MeasuresRow", "PersonMeasures", "day_row"]
 
 F32 = NDArray[np.float32]
 StateT = TypeVar("StateT")
@@ -137,7 +137,7 @@ class _PartOf:
         ended, measure = self._meter.step(second, measure, local_s=local_s)
         if ended is not None:
             watched, changes, watch = self._watch.step(ended, watch)
-            self._ended.append(_day_row(ended, watched))
+            self._ended.append(day_row(ended, watched))
             self._kept = None
         self.state = _PartState(measure, watch, np.asarray(utc_s))
         return changes
@@ -145,7 +145,7 @@ class _PartOf:
     def rows(self) -> list[MeasuresRow]:
         """Return what changed since ``keep``."""
         day = self._meter.day(self.state.measure)
-        under_way = [] if day is None else [*self._hours(self.state.measure), _day_row(day, None)]
+        under_way = [] if day is None else [*self._hours(self.state.measure), day_row(day, None)]
         return self._ended + under_way
 
     def keep(self) -> None:
@@ -308,7 +308,7 @@ class PersonMeasures:
         return [note for note in notes if note is not None]
 
 
-def _day_row(day: MeasuredDay, watched: WatchedDay | None) -> MeasuresRow:
+def day_row(day: MeasuredDay, watched: WatchedDay | None) -> MeasuresRow:
     """Return a day as it is kept; ``watched`` is None while it is under way."""
     seconds = [h * 3600 for h in (day.worn_h, day.unworn_h, day.missing_h, day.walking_h)]
     content = _content(seconds, day.measures)
