@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import browser as browsers
 import pytest
 from database_server import Postgres
 
@@ -52,3 +54,14 @@ def postgres() -> Iterator[Postgres]:
     server = Postgres()
     yield server
     server.stop()
+
+
+# Of a module, not of the session: while playwright runs, no other test of this process could start an event loop.
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium; skips where there is none."""
+    pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra dev)")
+    if browsers.CHROMIUM is None:
+        pytest.skip("no chromium on this machine (Debian: apt install chromium)")
+    with browsers.launched() as running:
+        yield running

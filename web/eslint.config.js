@@ -11,6 +11,8 @@ export default tseslint.config(
   {
     plugins: { "react-hooks": hooks },
     rules: {
+      // What scrolls must be reached by keyboard: a region with a name may take the focus.
+      "jsx-a11y/no-noninteractive-tabindex": ["error", { roles: ["region"], tags: [] }],
       "react-hooks/rules-of-hooks": "error",
       "react-hooks/exhaustive-deps": "error",
       // What a server or a person typed is text. There is no way to put it into the page as markup.

@@ -2,7 +2,6 @@
 // wheel, so nothing here may depend on the machine, the clock or the network.
 import { fileURLToPath } from "node:url";
 import { defineConfig } from "vite";
-import { replay } from "./scripts/replay.mjs";
 
 const here = (path: string): string => fileURLToPath(new URL(path, import.meta.url));
 
@@ -15,16 +14,15 @@ const OUTPUT: Record<string, string> = {
 export default defineConfig(({ mode }) => {
   const output = OUTPUT[mode];
   if (!output) throw new Error(`--mode ${mode}: the pages are ${Object.keys(OUTPUT).join(" and ")}`);
-  const backend = process.env["KINEDGE_URL"];
+  const backend = process.env["KINEDGE_URL"] ?? "http://127.0.0.1:8799";
   return {
     root: here(mode),
     base: "./",
     publicDir: false,
     clearScreen: false,
     resolve: { alias: { "@shared": here("shared") } },
-    // With KINEDGE_URL set the page talks to that server; without, the board's page is fed from web/fixtures.
-    server: backend ? { proxy: { "/api": { target: backend, changeOrigin: true } } } : {},
-    plugins: backend ? [] : [replay(mode)],
+    // A running board or collector; without KINEDGE_URL the replay of web/fixtures (tests/board_replay.py).
+    server: { proxy: { "/api": { target: backend, changeOrigin: true } } },
     build: {
       outDir: here(output),
       emptyOutDir: true,

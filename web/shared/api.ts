@@ -13,6 +13,7 @@ export class ApiError extends Error {
 }
 
 const TIMEOUT_MS = 10_000;
+const PROBE_MS = 3_000;
 const unauthorised = new Set<() => void>();
 
 /** Calls back whenever an answer says that a login is needed. */
@@ -70,12 +71,12 @@ export interface StreamOptions {
   /** Event name -> what to do with its parsed data. */
   readonly on: Readonly<Record<string, (data: never) => void>>;
   readonly onState: (state: StreamState) => void;
-  /** After this long without any event the stream counts as lost, and is opened anew. */
+  /** After this long without any event the server is asked whether it is still there; without an answer the stream is lost. */
   readonly silenceMs?: number;
 }
 
 /** Server-sent events that come back by themselves, with a growing pause. Returns the function that closes them. */
-export function openStream(path: string, { on, onState, silenceMs = 5000 }: StreamOptions): () => void {
+export function openStream(path: string, { on, onState, silenceMs = 3000 }: StreamOptions): () => void {
   let source: EventSource | undefined;
   let timer: ReturnType<typeof setTimeout> | undefined;
   let failures = 0;
@@ -94,7 +95,15 @@ export function openStream(path: string, { on, onState, silenceMs = 5000 }: Stre
   };
   const heard = (): void => {
     failures = 0;
-    later(silenceMs, lose);
+    later(silenceMs, probe);
+  };
+  // Nothing may have happened, or a cable may be out: a connection does not say which by itself.
+  const probe = (): void => {
+    later(PROBE_MS, lose);
+    api.get("api/session").then(
+      () => source?.readyState === EventSource.OPEN && heard(),
+      () => undefined,
+    );
   };
   const connect = (): void => {
     onState("connecting");
@@ -108,7 +117,6 @@ export function openStream(path: string, { on, onState, silenceMs = 5000 }: Stre
       void api.get("api/session").catch(() => undefined);
       lose();
     };
-    source.addEventListener("ping", heard);
     for (const [name, handle] of Object.entries(on)) {
       source.addEventListener(name, (event) => {
         heard();

@@ -24,10 +24,12 @@ export function number(language: Language, value: number, digits = 0): string {
   return numbers(language, { minimumFractionDigits: digits, maximumFractionDigits: digits }).format(value);
 }
 
-/** A share of 1 as per cent. A share that is small but not nothing is never written as 0. */
+/** A share of 1 as per cent. What is small but not nothing is not written as 0, nor what is not quite all as 100. */
 export function percent(language: Language, share: number): string {
-  if (share > 0 && share < 0.01) return `< ${numbers(language, { style: "percent" }).format(0.01)}`;
-  return numbers(language, { style: "percent", maximumFractionDigits: 0 }).format(share);
+  const whole = numbers(language, { style: "percent" });
+  if (share > 0 && share < 0.01) return `<\u00a0${whole.format(0.01)}`;
+  if (share < 1 && share > 0.99) return `>\u00a0${whole.format(0.99)}`;
+  return whole.format(share);
 }
 
 /** Time of day, 24 hours, in the reader's zone. */

@@ -9,6 +9,10 @@ export type Words = Readonly<Record<Language, string>>;
 type Places<S extends string> = S extends `${string}{${infer Name}}${infer Rest}` ? Name | Places<Rest> : never;
 type Fill<S extends string> = [Places<S>] extends [never] ? [] : [Readonly<Record<Places<S>, string | number>>];
 
+/** A number and its unit stay on one line, and so do French signs and their word. */
+const held = (text: string): string =>
+  text.replace(/ (?=[:;?!»])/g, "\u202f").replace(/(\d) (?=(?:s|ms|min|h)(?![\p{L}]))/gu, "$1\u00a0");
+
 type Table = Readonly<Record<string, Words>>;
 type Shared = typeof SHARED;
 type TextOf<Own extends Table, K> = K extends keyof Own ? Own[K]["en"] : K extends keyof Shared ? Shared[K]["en"] : never;
@@ -37,7 +41,7 @@ export function dictionary<const Own extends Table>(own: Own) {
       count: (key: Stem<Key>, n: number): string =>
         fill(lookup(`${key}_${plural.select(n) === "one" ? "one" : "other"}`), { n }),
       /** The language's side of a text that came in both. */
-      pick: (words: Words | null | undefined): string => (words ? words[language] || words.en : ""),
+      pick: (words: Words | null | undefined): string => (words ? held(words[language] || words.en) : ""),
     };
   };
   return { en: speak("en"), fr: speak("fr") };

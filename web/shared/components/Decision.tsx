@@ -18,7 +18,7 @@ export function DecisionMark({ decision, large = false }: { decision: Decision; 
 }
 
 /** How much of the belief goes to each answer. The words beside it say the same in numbers. */
-export function BeliefBar({ belief, legend = false }: { belief: Belief; legend?: boolean }) {
+export function BeliefBar({ belief, legend = false, label }: { belief: Belief; legend?: boolean; label?: string }) {
   const { language } = useSettings();
   const words = WORDS[language];
   const kinds = ["normal", "unsure", "anomalous"] as const;
@@ -29,7 +29,7 @@ export function BeliefBar({ belief, legend = false }: { belief: Belief; legend?:
   };
   return (
     <div class="belief">
-      <div class="belief-bar" role="img" aria-label={`${words.say("belief")}: ${words.say("belief_text", share)}`}>
+      <div class="belief-bar" role="img" aria-label={`${label ?? words.say("belief")}: ${words.say("belief_text", share)}`}>
         {kinds.map((kind) => (
           <span key={kind} class={`belief-part fill-${kind}`} style={{ flexGrow: belief[kind] }} />
         ))}

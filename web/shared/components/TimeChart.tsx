@@ -126,7 +126,7 @@ export function TimeChart(props: TimeChartProps) {
           <strong>{props.title}</strong> {props.unit && <span class="quiet">{props.unit}</span>}
         </span>
         <span class="chart-legend" aria-hidden="true">
-          {props.lines.map((line) => (
+          {props.lines.filter((line) => line.label).map((line) => (
             <span key={line.label}>
               <i style={{ background: `var(--${line.color})` }} />
               {line.label}

@@ -95,7 +95,7 @@ export function SettingsBar() {
             type="button"
             lang={code}
             aria-pressed={language === code}
-            aria-label={code === "en" ? "English" : "Français"}
+            aria-label={code === "en" ? "EN, English" : "FR, français"}
             onClick={() => settings.set({ language: code })}
           >
             {code.toUpperCase()}
