@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 ROOMS := firmware_bridge edge training quantize upstream benchmarks cli
 
-.PHONY: help setup demo test check format typing default-model docs web chaos soak clean
+.PHONY: help setup demo test check format typing default-model docs figures release try-release web chaos soak clean
 
 help: ## show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -51,9 +51,18 @@ check: $(VENV)/.dev typing ## style, types and the order of the rooms
 test: check ## everything: check, then all tests
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
+figures: $(VENV)/.dev ## draw the architecture anew, from the imports of the code
+	$(BIN)/python docs/_ext/architecture_figure.py
+
 docs: $(VENV)/.dev ## the documentation, into docs/_build/html; a warning is an error
 	$(BIN)/python -m sphinx -q -W --keep-going -b html -d docs/_build/doctrees docs docs/_build/html
 	@echo docs/_build/html/index.html
+
+release: $(VENV)/.dev ## wheel, source archive, SBOMs and checksums, into dist/
+	$(BIN)/python packaging/release.py --out dist
+
+try-release: ## install dist/ into an empty environment of every Python that is here, and run the demonstration
+	$(BIN)/python packaging/try_release.py dist
 
 chaos: $(VENV)/.dev ## 20 times: 1,000 episodes, 50 kills, a bad network (about an hour)
 	PYTHONPATH=tests $(BIN)/python tests/chaos.py --seeds 20

@@ -33,7 +33,7 @@ from kinedge.training.anomalies import inject
 from kinedge.training.datasets import DATASETS
 from kinedge.training.evaluate import poisson_interval
 
-__all__ = ["bench_alarms_real"]
+__all__ = ["bench_alarms_real", "enrolled_on_first"]
 
 F64 = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -87,7 +87,7 @@ def bench_alarms_real(data: Path, bundles: Sequence[Path], *, name: str, enrol_s
         ]
         if not recordings:
             raise SignalError(f"{data}: nothing of {person}; name the bundle after whom it left out")
-        enrolment, rest = _enrolled(scorer, recordings, enrol_share)
+        enrolment, rest = enrolled_on_first(scorer, recordings, enrol_share)
         audits.append(f"{person}: {enrolment.manifest.usable_s:.0f} s, {enrolment.manifest.audit.verdict}")
         alarms = {way: _alarms(scorer, enrolment, config) for way, config in settings.items()}
         counts = {way: _Count() for way in settings}
@@ -117,10 +117,16 @@ def _ordinary(recording: Recording, scorer: Scorer) -> Mask:
     return ~bad
 
 
-def _enrolled(
+def enrolled_on_first(
     scorer: Scorer, recordings: Sequence[Recording], share: float
 ) -> tuple[Enrolment, list[tuple[Recording, int]]]:
-    """Enrol on the first share of ordinary time; return what is left: recordings, and from which sample on."""
+    """Enrol on the first share of ordinary time; return what is left: recordings, and from which sample on.
+
+    Raises
+    ------
+    SignalError
+        Too little of it can be used.
+    """
     hop, builder = scorer.manifest.hop, EnrolmentBuilder(scorer)
     wanted = share * sum(int(_ordinary(r, scorer).sum()) for r in recordings)
     taken, number, rest = 0.0, 0, []

@@ -9,19 +9,23 @@ unsure, and a band of p-values, unsure in between. Their limits are those of the
 conditions) on other simulated people; the settings of caution were chosen on those, too. Nothing is tuned on whom it
 is scored on, and nothing at all on real recordings.
 
+With ``enrolled``, each real person is also enrolled on the first half of their ordinary time, by a model that never saw
+them, and the rest is judged twice: against the cohort, and against themselves. Both rows are of the very same blocks.
+
 A reason is right if it names the fault and a sensor it struck. It is asked for where the answer is unsure and the twin
 of the block, the same without the fault, got one: there the fault is the reason, whatever else may be in doubt.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kinedge.benchmarks.alarms_real import enrolled_on_first
 from kinedge.benchmarks.caution_cases import FAULTS, Session, faulted, real_sessions, simulated_sessions
 from kinedge.benchmarks.caution_measures import (
     Answers,
@@ -37,13 +41,14 @@ from kinedge.benchmarks.harness import result
 from kinedge.bundle import Bundle, read_bundle
 from kinedge.edge.caution import Decision, reasons_of
 from kinedge.edge.scoring import Scorer
-from kinedge.errors import ConfigError
+from kinedge.errors import ConfigError, SignalError
 from kinedge.recording import Recording
 
 __all__ = ["DATA_SETS", "bench_caution", "look"]
 
 F64 = NDArray[np.float64]
 
+_ENROL_SHARE: Final = 0.5  # of a person's ordinary time, the first
 _DRAWS: Final = 500  # of the bootstrap over people
 _EXCLUDE: Final = ("freeze", "outside")
 DATA_SETS: Final = ("gait_healthy", "fog_stanford", "daphnet")
@@ -116,6 +121,7 @@ def bench_caution(
     tuning_seed: int = 800_000,
     epochs: int = 8,
     faults: Sequence[str] = tuple(FAULTS),
+    enrolled: bool = False,
     progress: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Measure one row per data set and fault.
@@ -134,6 +140,8 @@ def bench_caution(
         Of the models for real recordings.
     faults
         Some of ``FAULTS``; ``clean`` must be there.
+    enrolled
+        Judge real people against their own enrolment, too.
 
     Raises
     ------
@@ -153,14 +161,17 @@ def bench_caution(
     sessions = simulated_sessions(range(first_seed, first_seed + n_subjects))
     rows = _rows("simulated", _judged(scorer, sessions, faults, progress), **limits)
     for name, path in (data or {}).items():
-        found: dict[str, list[tuple[Seen, Seen]]] = {}
-        for fold, (own, sessions) in enumerate(_folds(name, path, epochs=epochs, progress=progress)):
-            for fault, pair in _judged(own, sessions, faults, progress).items():
-                found.setdefault(fault, []).append((_shifted(pair[0], fold), _shifted(pair[1], fold)))
-        pooled = {
-            fault: (_joined([p[0] for p in pairs]), _joined([p[1] for p in pairs])) for fault, pairs in found.items()
-        }
-        rows += _rows(name, pooled, **limits)
+        found: dict[str, list[Conditions]] = {}
+        for own, recordings in _folds(name, path, epochs=epochs, progress=progress):
+            if sessions := real_sessions(recordings, exclude=_EXCLUDE):
+                found.setdefault(name, []).append(_judged(own, sessions, faults, progress))
+            for person in sorted({r.subject for r in recordings}) if enrolled else ():
+                progress(f"{name}: enrolling {person}")
+                of_person = [r for r in recordings if r.subject == person]
+                for against, conditions in _against_both(own, of_person, faults, progress).items():
+                    found.setdefault(f"{name}, {against}", []).append(conditions)
+        for what, parts in found.items():
+            rows += _rows(what, _pooled(parts), **limits)
     settings = {
         "model": scorer.manifest.name,
         "digest": scorer.bundle.digest[:16],
@@ -173,6 +184,7 @@ def bench_caution(
         "first_seed": first_seed,
         "tuning_seed": tuning_seed,
         "epochs": epochs,
+        "enrolled": f"the first {_ENROL_SHARE:.0%} of each real person's ordinary time" if enrolled else "nobody",
     }
     return result("caution", rows, settings=settings)
 
@@ -188,6 +200,37 @@ def _judged(
         if watched is not None and alone is not None:
             found[fault] = (watched, alone)
     return found
+
+
+def _against_both(
+    scorer: Scorer, recordings: Sequence[Recording], faults: Sequence[str], progress: Callable[[str], None]
+) -> dict[str, Conditions]:
+    """Enrol a person on their first half and judge the rest against the cohort and themselves; empty: too little."""
+    try:
+        enrolment, rest = enrolled_on_first(scorer, recordings, _ENROL_SHARE)
+    except SignalError:
+        return {}
+    sessions = real_sessions([r.slice(begins, len(r)) for r, begins in rest], exclude=_EXCLUDE)
+    if not sessions:
+        return {}
+    own = Scorer(
+        scorer.bundle,
+        backend=scorer.engine.backend,
+        calibration=enrolment.baseline.calibration(scorer.calibration, scorer.groups),
+    )
+    return {
+        "second half by the cohort": _judged(scorer, sessions, faults, progress),
+        "second half, enrolled": _judged(own, sessions, faults, progress),
+    }
+
+
+def _pooled(parts: Sequence[Conditions]) -> dict[str, tuple[Seen, Seen]]:
+    """Put folds and people together, fault by fault."""
+    found: dict[str, list[tuple[Seen, Seen]]] = {}
+    for number, conditions in enumerate(parts):
+        for fault, pair in conditions.items():
+            found.setdefault(fault, []).append((_shifted(pair[0], number), _shifted(pair[1], number)))
+    return {f: (_joined([p[0] for p in pairs]), _joined([p[1] for p in pairs])) for f, pairs in found.items()}
 
 
 def _shifted(seen: Seen, fold: int) -> Seen:
@@ -260,8 +303,8 @@ def _errors(watched: Seen, alone: Seen, *, above: float, rare: float, common: fl
 
 def _folds(
     name: str, path: Path, *, epochs: int, progress: Callable[[str], None]
-) -> list[tuple[Scorer, list[Session]]]:
-    """Train models on some people of a data set, and return them with sessions of the others."""
+) -> Iterator[tuple[Scorer, list[Recording]]]:
+    """Train models on some people of a data set, and give each with recordings of the others on its grid."""
     from kinedge.quantize.build import BuildConfig, build_bundle, on_grid
     from kinedge.training.datasets import load_daphnet, load_fog_stanford, load_gait_healthy
     from kinedge.training.fit import FitConfig
@@ -283,12 +326,7 @@ def _folds(
             width=16, hold_s=0.1, max_epochs=epochs, steps_per_epoch=60, learning_rate=4e-3, rotation_deg=10.0
         ),
     )
-    folds = []
     for split in k_fold(recordings, 2, seed=0) if many else leave_one_subject_out(recordings):
         progress(f"{name}: training without {', '.join(split.test_subjects)}")
         bundle: Bundle = build_bundle(list(split.train), config).bundle
-        scorer = Scorer(bundle)
-        sessions = real_sessions(on_grid(split.test, config), exclude=_EXCLUDE)
-        if sessions:
-            folds.append((scorer, sessions))
-    return folds
+        yield Scorer(bundle), list(on_grid(split.test, config))

@@ -1,10 +1,11 @@
 """What one collector commits: episodes a second over HTTP, beside the database's own bare insert rate in the same run.
 
 The collector is a process of its own; the load comes from this one, over kept-open connections, each with its next
-episode as soon as the last is answered. The bare rate is what the database does with the same rows without a
-collector: one insert and one commit each, through the driver, on a table with the same columns and indexes, from as
-many connections as serve it best of those tried. Contenders take turns. All of it shares the cores of one machine, the
-load included; what the collector's process costs in processor time does not depend on who else is busy.
+episode as soon as the last is answered, and what the load costs is told beside it. The bare rate is what the database
+does with the same rows without a collector: one insert and one commit each, through the driver, on a table with the
+same columns and indexes, from as many connections as serve it best of those tried. Contenders take turns. All of it
+shares the cores of one machine, the load included; what the collector's process costs in processor time does not depend
+on who else is busy.
 """
 
 from __future__ import annotations
@@ -124,16 +125,17 @@ def _compare(
     bare = _Bare(name, url)
     rates: dict[str, list[float]] = {}
     latencies_ms: list[float] = []
-    cpu_ms = []
+    cpu_ms, load_cpu_ms = [], []
     with _collector(url, folder) as (address, cpu_s):
         asyncio.run(_load(address, make_episodes(n // 4, run="warm-up"), connections))
         for k in range(n_rounds):
             progress(f"{name}: turn {k + 1} of {n_rounds}")
             episodes = make_episodes(n, first=k * n)
-            start, cpu = time.perf_counter(), cpu_s()
+            start, cpu, own_cpu = time.perf_counter(), cpu_s(), time.process_time()
             latencies_ms += asyncio.run(_load(address, episodes, connections))
             rates.setdefault("collector", []).append(n / (time.perf_counter() - start))
             cpu_ms.append((cpu_s() - cpu) * 1000 / n)
+            load_cpu_ms.append((time.process_time() - own_cpu) * 1000 / n)
             for n_writers in (1,) if name == "sqlite" else (1, 8):
                 start = time.perf_counter()
                 bare.insert(episodes, n_writers=n_writers)
@@ -147,6 +149,7 @@ def _compare(
         **_spread(rates["collector"]),
         "p50_ms": round(float(np.quantile(latencies_ms, 0.5)), 2),
         "cpu_ms": round(float(np.median(cpu_ms)), 2),
+        "load_cpu_ms": round(float(np.median(load_cpu_ms)), 3),
         "p99_ms": round(float(np.quantile(latencies_ms, 0.99)), 2),
         "ratio": round(float(np.median(ratios)), 3),
         "ratio_lowest": round(float(ratios.min()), 3),
@@ -287,7 +290,7 @@ def _collector(url: str, folder: Path) -> Iterator[tuple[tuple[str, int], Callab
         "collector = Collector(settings, port=0)\n"
         "part = Path(sys.argv[2] + '.part')\n"
         "part.write_text(collector.url)\n"
-        "collector.run(on_ready=lambda: part.rename(sys.argv[2]))\n"
+        "collector.run(on_ready=lambda: part.rename(sys.argv[2]), alone=True)\n"
     )
     with (folder / "collector.log").open("w+b") as log:
         process = subprocess.Popen(

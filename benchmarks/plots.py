@@ -45,25 +45,29 @@ def bars_as_svg(bars: Sequence[Bar], *, measure: str) -> str:
     height = _ROW * (len(bars) + 1) + 8
     axis = f"{measure.replace('_', ' ')}{'' if not _is_log(bars) else ', logarithmic'}"
     parts = [
-        f'<svg class="bars" viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{escape(axis)}">',
+        f'<svg class="bars" viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{escape(axis)}" '
+        # what prints by itself: a page's style sheet need not reach into a picture
+        'font-family="sans-serif" font-size="12">',
         '<defs><pattern id="doubt" width="6" height="6" patternUnits="userSpaceOnUse" '
-        'patternTransform="rotate(45)"><rect width="3" height="6" class="bar"/></pattern></defs>',
+        'patternTransform="rotate(45)"><rect width="3" height="6" class="bar" fill="#2f6f9f"/></pattern></defs>',
         f'<text x="{_LABEL}" y="14" class="axis">{escape(axis)}</text>',
     ]
     room = _WIDTH - _LABEL - _NUMBER
     for i, bar in enumerate(bars):
         y = _ROW * (i + 1)
         length = max(1.0, share(bar.value) * room)
-        fill = 'fill="url(#doubt)"' if bar.doubtful else 'class="bar"'
+        fill = 'fill="url(#doubt)"' if bar.doubtful else 'class="bar" fill="#2f6f9f"'
         label = bar.label if len(bar.label) <= 46 else bar.label[:45] + "…"
-        parts.append(f'<text x="{_LABEL - 8}" y="{y + 15}" class="label">{escape(label)}</text>')
+        parts.append(f'<text x="{_LABEL - 8}" y="{y + 15}" class="label" text-anchor="end">{escape(label)}</text>')
         parts.append(f'<rect x="{_LABEL}" y="{y + 3}" width="{length:.1f}" height="{_ROW - 8}" rx="2" {fill}/>')
         end = length
         if bar.low is not None and bar.high is not None:
             low, high = share(bar.low) * room, share(bar.high) * room
             end = max(end, high)
             middle = y + 3 + (_ROW - 8) / 2
-            parts.append(f'<path d="M{_LABEL + low:.1f} {middle}H{_LABEL + high:.1f}" class="whisker"/>')
+            parts.append(
+                f'<path d="M{_LABEL + low:.1f} {middle}H{_LABEL + high:.1f}" class="whisker" stroke="#1b1f24"/>'
+            )
         parts.append(f'<text x="{_LABEL + end + 6:.1f}" y="{y + 15}" class="number">{written(bar.value)}</text>')
     return "\n".join([*parts, "</svg>"])
 

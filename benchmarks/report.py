@@ -37,7 +37,13 @@ svg.bars { width: 100%; max-width: 54rem; height: auto; margin: .5rem 0; }
 svg .bar { fill: var(--bar); } svg .whisker { stroke: var(--ink); stroke-width: 1.5; }
 svg text { font: 12px system-ui, sans-serif; fill: var(--ink); } svg .label { text-anchor: end; }
 svg .axis { fill: var(--soft); }
-@media print { nav { display: none; } h2 { break-after: avoid; } tr { break-inside: avoid; } }
+@media print { nav { display: none; } h2 { break-after: avoid; } tr, svg.bars { break-inside: avoid; }
+  html { font-size: 8.5pt; } body { font-size: 8pt; max-width: none; margin: 0; padding: 0; }
+  .scroll { overflow: visible; }
+  table { font-size: 5.8pt; width: 100%; } th, td { padding: .12rem .22rem; overflow-wrap: anywhere; }
+  thead { display: table-header-group; } svg.bars { max-width: 32rem; } }
+@page { margin: 12mm; size: landscape; @bottom-right { content: counter(page) " / " counter(pages);
+  font: 7pt sans-serif; } }
 """
 
 

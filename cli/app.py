@@ -86,6 +86,7 @@ def _register() -> None:
         quantize,
         record,
         replay,
+        report,
         run,
         scan,
         sync,
@@ -109,7 +110,7 @@ def _register() -> None:
         episodes,
     )
     _ = bench_caution, bench_collector, bench_people, bench_results, feedback, inspect, keys, measures
-    _ = models, quantize, record, replay, run, scan, sync, train
+    _ = models, quantize, record, replay, report, run, scan, sync, train
 
 
 def main(argv: list[str] | None = None) -> int:

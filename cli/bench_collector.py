@@ -38,5 +38,17 @@ def collector(
             n_rounds=rounds,
             progress=status.update,
         )
-    columns = ["what", "episodes_per_s", "lowest", "highest", "p50_ms", "p99_ms", "cpu_ms", "ratio", "unstable", "note"]
+    columns = [
+        "what",
+        "episodes_per_s",
+        "lowest",
+        "highest",
+        "p50_ms",
+        "p99_ms",
+        "cpu_ms",
+        "load_cpu_ms",
+        "ratio",
+        "unstable",
+        "note",
+    ]
     deliver(found, out, as_json=as_json, columns=columns)

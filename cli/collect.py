@@ -105,7 +105,7 @@ def collect(
             part.write_text(json.dumps({"url": collector.url, "pid": os.getpid()}), encoding="utf-8")
             part.replace(ready_file)
 
-    collector.run(on_ready=announce)
+    collector.run(on_ready=announce, alone=True)
 
 
 @collect_app.command()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
+from contextlib import nullcontext
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +16,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from kinedge.cli.app import app, need_extra
+from kinedge.cli.app import app
 from kinedge.cli.live import LiveView
 from kinedge.cli.session import found_episode, run_folder, running, running_collector
 from kinedge.edge.caution import Decision
@@ -23,6 +25,8 @@ from kinedge.edge.store import EpisodeStore
 from kinedge.edge.verdict import Verdict
 
 __all__ = ["demo"]
+
+_OF_THE_COLLECTOR = ("fastapi", "sqlalchemy", "uvicorn")
 
 
 @app.command()
@@ -34,28 +38,33 @@ def demo(
 ) -> None:
     """Show the main job: two wrist sensors on ttys, the edge, a collector; anomalies, loss and a pulled cable.
 
+    Without `kinedge[upstream]` there is no collector: episodes stay in the board's own store.
+
     Example: kinedge demo --loss 0.1
     """
-    with need_extra("upstream"):
-        import fastapi
-        import sqlalchemy
-
-        _ = fastapi, sqlalchemy
     console = Console()
+    has_collector = all(find_spec(name) is not None for name in _OF_THE_COLLECTOR)
+    if not has_collector:
+        console.print("No collector here (pip install 'kinedge\\[upstream]'): episodes stay in the board's store.")
     here = run_folder(folder)
     cable = f"wrist_left:{duration_s - 9:g}-{duration_s - 5:g}"
     options = ["--duration", f"{duration_s:g}", "--loss", f"{loss:g}", "--seed", str(seed), "--unplug", cable]
     with (
-        running_collector(here) as url,
+        running_collector(here) if has_collector else nullcontext() as url,
         running(["emulate", str(here / "ttys"), *options], ready_file=here / "sensors.json") as sensors,
     ):
         service, decisions = _run_edge(console, here, url, sensors)
-        received = httpx.get(f"{url}/v1/episodes", params={"limit": 100}, timeout=10).json()
-    _show_result(console, here, url, sensors["events"], service, decisions, {e["id"] for e in received["episodes"]})
+        received = None if url is None else _at_collector(url)
+    _show_result(console, here, sensors["events"], service, decisions, received)
+
+
+def _at_collector(url: str) -> set[str]:
+    found = httpx.get(f"{url}/v1/episodes", params={"limit": 100}, timeout=10).json()
+    return {e["id"] for e in found["episodes"]}
 
 
 def _run_edge(
-    console: Console, here: Path, url: str, sensors: dict[str, Any]
+    console: Console, here: Path, url: str | None, sensors: dict[str, Any]
 ) -> tuple[Any, Counter[tuple[Decision, str]]]:
     from kinedge.edge.config import GatewayConfig
     from kinedge.edge.service import EdgeService
@@ -66,7 +75,7 @@ def _run_edge(
             "gateway": "demo-gateway",
             "store": here / "edge.db",
             "people": [{"subject": "p-001", "devices": [{"port": p} for p in sensors["ports"].values()]}],
-            "uplink": {"url": url},
+            "uplink": None if url is None else {"url": url},
         }
     )
     view = LiveView("kinedge demo")
@@ -110,12 +119,14 @@ def _run_edge(
 def _show_result(
     console: Console,
     here: Path,
-    url: str,
     events: list[dict[str, Any]],
     service: Any,
     decisions: Counter[tuple[Decision, str]],
-    received: set[str],
+    received: set[str] | None,
 ) -> None:
+    def whether_synced(id_: str) -> str:
+        return "no collector" if received is None else "yes" if id_ in received else "[magenta]waiting[/magenta]"
+
     with EpisodeStore(here / "edge.db", read_only=True) as store:
         episodes = sorted((s.envelope for s in store.episodes(limit=100)), key=lambda e: e.start_utc_ns)
     open_hits = service.config.episodes.open_hits
@@ -139,8 +150,8 @@ def _show_result(
         envelope, found = hits[0]
         channels = [c for c in envelope.contributions if c.channel is not None]
         where = f"{found.top_sensor} {channels[0].channel} ({channels[0].share:.0%})" if channels else found.top_sensor
-        synced = "yes" if envelope.id in received else "[magenta]waiting[/magenta]"
-        table.add_row(event["name"], place, "yes", f"{max(found.opened_s, 0):.1f} s", where, synced)
+        after = f"{max(found.opened_s, 0):.1f} s"
+        table.add_row(event["name"], place, "yes", after, where, whether_synced(envelope.id))
     for envelope in episodes:
         if envelope.id not in used:
             table.add_row(
@@ -149,7 +160,7 @@ def _show_result(
                 "an episode no one put in",
                 "",
                 "",
-                "yes" if envelope.id in received else "waiting",
+                whether_synced(envelope.id),
             )
     console.print(table)
     total = sum(decisions.values())
@@ -162,11 +173,11 @@ def _show_result(
     console.print(answers)
     samples = sum(h.samples for h in service.health.values())
     lost = sum(h.lost for h in service.health.values())
-    console.print(
-        f"{samples:,} samples decoded, {lost:,} lost on the way and masked; "
-        f"{len(episodes)} episodes kept, {len(received & {e.id for e in episodes})} of them at the collector."
-    )
-    console.print(
-        f"edge database       {here / 'edge.db'}\ncollector database  {here / 'collector.db'}", highlight=False
-    )
+    told = f"{samples:,} samples decoded, {lost:,} lost on the way and masked; {len(episodes)} episodes kept"
+    places = f"edge database       {here / 'edge.db'}"
+    if received is not None:
+        told += f", {len(received & {e.id for e in episodes})} of them at the collector"
+        places += f"\ncollector database  {here / 'collector.db'}"
+    console.print(f"{told}.")
+    console.print(places, highlight=False)
     console.print("look again with:    kinedge episodes --store " + str(here / "edge.db"), highlight=False)

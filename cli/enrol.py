@@ -34,6 +34,7 @@ from kinedge.edge.promise import promise, setting
 from kinedge.edge.scoring import Scorer
 from kinedge.edge.service import EdgeService
 from kinedge.edge.store import EpisodeStore
+from kinedge.edge.vault import vault_beside
 from kinedge.edge.verdict import Verdict
 from kinedge.errors import ConfigError
 from kinedge.firmware_bridge.recorded_source import RecordedSource, read_sessions
@@ -54,6 +55,7 @@ def enrol(
     feedback: Annotated[
         Path | None, typer.Option(help="A store: what was said there about this person's episodes enters, too.")
     ] = None,
+    feedback_key: Annotated[Path | None, typer.Option(help="The master key of that store, if it is sealed.")] = None,
     allow_short: Annotated[bool, typer.Option("--allow-short", help="Take less than 30 minutes, at a cost.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was learned as JSON.")] = False,
 ) -> None:
@@ -71,7 +73,7 @@ def enrol(
     with tempfile.TemporaryDirectory(prefix="kinedge-enrol-") as folder:
         config, recorded = _settings(source, subject, bundle, Path(folder) / "enrol.db")
         name = config.people[0].subject
-        said = Feedback.of(feedback, name)
+        said = Feedback.of(feedback, name, key=feedback_key)
         service, builder = _prepare(config, recorded, said)
         _collect(service, builder, recorded, minutes=minutes, quiet=as_json)
         entered = said.enter(builder, service.scorer)
@@ -105,11 +107,11 @@ class Feedback:
     n_left_out: Counter[str] = field(default_factory=Counter)
 
     @classmethod
-    def of(cls, store: Path | None, subject: str) -> Feedback:
+    def of(cls, store: Path | None, subject: str, *, key: Path | None = None) -> Feedback:
         """Read those of a store; none without one."""
         if store is None:
             return cls()
-        with EpisodeStore(store, read_only=True) as kept:
+        with EpisodeStore(store, read_only=True, vault=vault_beside(store, key)) as kept:
             return cls(tuple(answers_in(kept, subject=subject)))
 
     def leaves_out(self, end_utc_ns: int, *, block_ns: int) -> bool:

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from kinedge.cli.app import app
 from kinedge.edge.store import EpisodeStore
-from kinedge.edge.vault import Vault, read_master_key
+from kinedge.edge.vault import vault_beside
 from kinedge.errors import ConfigError, LinkError
 
 __all__ = ["episodes"]
@@ -64,12 +64,8 @@ def episodes(
     Console().print(table)
 
 
-def _vault(path: Path, key: Path | None) -> Vault | None:
-    return None if key is None else Vault(Path(f"{path}.keys"), read_master_key(key))
-
-
 def _list_store(path: Path, key: Path | None, subject: str | None, limit: int) -> list[dict[str, Any]]:
-    with EpisodeStore(path, read_only=True, vault=_vault(path, key)) as store:
+    with EpisodeStore(path, read_only=True, vault=vault_beside(path, key)) as store:
         found = store.episodes(subject=subject, limit=limit)
     names = ("id", "site", "gateway", "subject", "sequence", "start_utc_ns", "end_utc_ns")
     return [
@@ -85,7 +81,7 @@ def _state(state: str | None) -> str:
 
 
 def _from_store(path: Path, key: Path | None, id: str) -> Any:
-    with EpisodeStore(path, read_only=True, vault=_vault(path, key)) as store:
+    with EpisodeStore(path, read_only=True, vault=vault_beside(path, key)) as store:
         stored = store.episode(id)
     if stored is None:
         raise ConfigError(f"{path}: no episode {id}; `kinedge episodes --json` shows whole ids")

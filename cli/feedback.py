@@ -26,6 +26,7 @@ def feedback(
     dismissed: Annotated[bool, typer.Option("--dismissed", help="It was ordinary for this person.")] = False,
     confirmed: Annotated[bool, typer.Option("--confirmed", help="It was not.")] = False,
     withdrawn: Annotated[bool, typer.Option("--withdrawn", help="Take the last answer back.")] = False,
+    key: Annotated[Path | None, typer.Option(help="The master key of a sealed store; to list answers.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say that an episode was ordinary or not, or list what was said. It changes no calibration by itself.
@@ -37,6 +38,7 @@ def feedback(
     """
     from kinedge.edge.feedback import Answer, answer_episode, answers_in
     from kinedge.edge.store import EpisodeStore
+    from kinedge.edge.vault import vault_beside
 
     said: list[Answer] = []
     if dismissed:
@@ -53,7 +55,7 @@ def feedback(
         return
     if said:
         raise ConfigError("name the episode; `kinedge episodes --store ...` lists them")
-    with EpisodeStore(store, read_only=True) as kept:
+    with EpisodeStore(store, read_only=True, vault=vault_beside(store, key)) as kept:
         answers = answers_in(kept)
     if as_json:
         rows = [

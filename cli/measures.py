@@ -27,11 +27,12 @@ from kinedge.edge.measures.person import PersonMeasures
 from kinedge.edge.measures.recorded import measure_session, started_utc_ns
 from kinedge.edge.measures_store import KeptRow, MeasuresStore
 from kinedge.edge.store import EpisodeStore
+from kinedge.edge.vault import Vault, vault_beside
 from kinedge.errors import ConfigError, StoreError
 from kinedge.firmware_bridge.recorded import RecordedSession, read_session
 from kinedge.firmware_bridge.recorded_source import is_recording
 
-__all__ = ["measures"]
+__all__ = ["Affected", "Measured", "measure_folder", "measures"]
 
 _EPOCH: Final = datetime(1970, 1, 1)
 _SECONDS: Final = ("worn_s", "unworn_s", "missing_s", "walking_s")
@@ -67,7 +68,9 @@ class Affected(str, Enum):
 
 
 @dataclass(frozen=True)
-class _Found:
+class Measured:
+    """What was measured, and where."""
+
     where: str
     rows: list[KeptRow]
 
@@ -77,6 +80,9 @@ def measures(
     source: Annotated[Path, typer.Argument(help="A gateway's TOML or store, or a recording: a folder or a segment.")],
     period: Annotated[Period | None, typer.Argument(help="today, week or all; of a recording all.")] = None,
     subject: Annotated[str | None, typer.Option(help="Only this person.")] = None,
+    key: Annotated[
+        Path | None, typer.Option(help="The master key of a sealed store; a gateway's TOML names its own.")
+    ] = None,
     hours: Annotated[bool, typer.Option("--hours", help="Hours in place of days.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, one measure a line.")] = False,
@@ -102,12 +108,12 @@ def measures(
         config = MeasuresConfig.model_validate(
             {"legs": tuple(legs or ()), "trunk": trunk, "leg_rate_hz": leg_rate, "timezone": timezone}
         )
-        found = _measure(folder, config, None if affected is None else affected.value, quiet=as_json or as_csv)
+        found = measure_folder(folder, config, None if affected is None else affected.value, quiet=as_json or as_csv)
         period = period or Period.all
     else:
-        store, timezone = _store_of(source)
-        with EpisodeStore(store, read_only=True) as opened:
-            found = _Found(str(store), MeasuresStore(opened.database).rows(subject=subject))
+        store, timezone, vault = _store_of(source, key)
+        with EpisodeStore(store, read_only=True, vault=vault) as opened:
+            found = Measured(str(store), MeasuresStore(opened.database).rows(subject=subject))
         period = period or Period.today
     rows = _within(found.rows, period, level="hour" if hours else "day", subject=subject, timezone=timezone)
     if plot is not None:
@@ -121,16 +127,18 @@ def measures(
         _show(found.where, rows, period)
 
 
-def _store_of(source: Path) -> tuple[Path, str]:
+def _store_of(source: Path, key: Path | None) -> tuple[Path, str, Vault | None]:
     if source.suffix != ".toml":
-        return source, ""
+        return source, "", vault_beside(source, key)
     config = load_gateway_config(source)
     if config.measures is None:
         raise ConfigError(f"{source}: nothing is measured there; add a [measures] table")
-    return config.store, config.measures.timezone
+    if config.keys is not None and key is None:
+        return config.store, config.measures.timezone, config.keys.vault(config.store)
+    return config.store, config.measures.timezone, vault_beside(config.store, key)
 
 
-def _measure(folder: Path, config: MeasuresConfig, affected: Side | None, *, quiet: bool) -> _Found:
+def measure_folder(folder: Path, config: MeasuresConfig, affected: Side | None, *, quiet: bool) -> Measured:
     """Measure every session in a folder, in order of time, whoever wore what."""
     own = folder.joinpath("session.json").exists() or any(folder.glob("segment-*.parquet"))
     folders = [folder] if own else sorted(p for p in folder.iterdir() if p.is_dir() and is_recording(p))
@@ -154,7 +162,7 @@ def _measure(folder: Path, config: MeasuresConfig, affected: Side | None, *, qui
     rows = [
         KeptRow(name, r.part, r.level, r.start, 0, r.content) for name, person in people.items() for r in person.rows()
     ]
-    return _Found(str(folder), rows)
+    return Measured(str(folder), rows)
 
 
 def _subject(session: RecordedSession) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -50,6 +51,7 @@ class Caretaker:
         self._note = note
         self._trim = trim
         self._events: deque[tuple[str, dict[str, Any]]] = deque(maxlen=_MAX_WAITING)
+        self._writing = threading.Lock()
         self._wake = asyncio.Event()
 
     def record(self, event: str, **detail: Any) -> None:
@@ -85,6 +87,14 @@ class Caretaker:
             The disk does not take it; it waits on.
         """
         while self._events:
-            event, detail = self._events[0]
-            await asyncio.to_thread(self._store.record_event, event, detail)
-            self._events.popleft()
+            await asyncio.to_thread(self._write_first)
+
+    def _write_first(self) -> None:
+        # Whoever waited for this thread may have been stopped, and the next have come: the row is written once.
+        with self._writing:
+            if not self._events:
+                return
+            first = self._events[0]
+            self._store.record_event(*first)
+            if self._events and self._events[0] is first:  # or it made room for a newer one
+                self._events.popleft()

@@ -101,6 +101,25 @@ class Listener:
         elif isinstance(event, Doubt):
             self._note(f"{where}: {event.text}")
 
+    def wears(self, subject: str, sensor: str) -> str | None:
+        """Return where the device is whose samples are this person's; None for nowhere."""
+        return self._owner.get((subject, sensor))
+
+    def hand_over(self, sensor: str, *, giver: str, taker: str) -> None:
+        """Let what is known of a sensor be of another person, from its next event on."""
+        before, now = (giver, sensor), (taker, sensor)
+        if before in self._owner:
+            self._owner[now], self._channels[now] = self._owner.pop(before), self._channels.pop(before)
+            self.health[now] = self.health.pop(before)
+            self.health[now].subject = taker
+
+    def take_off(self, subject: str, sensor: str) -> None:
+        """Forget a sensor: nobody wears it any more."""
+        key = (subject, sensor)
+        self._owner.pop(key, None)
+        self._channels.pop(key, None)
+        self.health.pop(key, None)
+
     def _meet(self, subject: str, where: str, info: DeviceInfo) -> None:
         sensor = info.spec.name
         owner = self._owner.setdefault((subject, sensor), where)

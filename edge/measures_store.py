@@ -1,7 +1,7 @@
 """Hours and days of measures in the gateway's SQLite file, and the state that measuring goes on from.
 
 Rows and state are written in one transaction, and a row holds the whole of its hour or day, so that nothing is counted
-twice whenever the process dies.
+twice whenever the process dies. Where the store has a vault, both are sealed under the person's key.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from kinedge.canonical import canonical_json
 from kinedge.edge.database import Database
 from kinedge.edge.measures.person import MeasuresRow
 from kinedge.edge.measures_outbox import MeasuresOutbox
+from kinedge.edge.sealing import measures_about, opened_text, sealed_text, state_about
+from kinedge.edge.vault import is_sealed
 from kinedge.errors import BundleError, StoreError
 
 __all__ = ["KeptRow", "MeasuresStore"]
@@ -76,26 +78,39 @@ class MeasuresStore:
             The disk does not take it.
         """
         now = self._database.wall_clock_ns()
-        packed = [(subject, part, now, arrays_to_npz(arrays)) for part, arrays in states.items()]
+        seal = self._database.seal
+        packed = [
+            (subject, part, now, seal(subject, arrays_to_npz(arrays), about=state_about(subject, part)))
+            for part, arrays in states.items()
+        ]
         with self._database.writing() as connection:
             connection.executemany(
                 _UPSERT,
-                [(subject, r.part, r.level, r.start, now, canonical_json(r.content).decode()) for r in rows],
+                [(subject, r.part, r.level, r.start, now, self._sealed(subject, r)) for r in rows],
             )
             connection.executemany("INSERT OR REPLACE INTO measure_states VALUES (?, ?, ?, ?)", packed)
             for fields in outgoing:
                 self.outbox.queue(connection, fields)
 
     def states(self, subject: str) -> tuple[dict[str, dict[str, NDArray[np.generic]]], list[str]]:
-        """Return the states of a person by part, and what is damaged of them."""
+        """Return the states of a person by part, and what is damaged of them.
+
+        Raises
+        ------
+        StoreError
+            They are sealed, and this process has no key.
+        """
         with self._database.reading() as connection:
             rows = connection.execute("SELECT part, state FROM measure_states WHERE subject = ?", (subject,)).fetchall()
         found: dict[str, dict[str, NDArray[np.generic]]] = {}
         notes = []
         for part, state in rows:
             try:
-                found[part] = dict(arrays_from_npz(state, where=f"{subject}, {part}"))
-            except BundleError as e:
+                opened = self._database.unseal(bytes(state), about=state_about(subject, part))
+                found[part] = dict(arrays_from_npz(opened, where=f"{subject}, {part}"))
+            except (BundleError, StoreError) as e:
+                if self._database.vault is None and is_sealed(bytes(state)):
+                    raise  # it is whole, and must not be written over
                 notes.append(f"{e}; this part starts anew")
         return found, notes
 
@@ -118,7 +133,8 @@ class MeasuresStore:
         Raises
         ------
         StoreError
-            The file was written by a kinedge that kept no measures, or cannot be read.
+            The file was written by a kinedge that kept no measures, cannot be read, or is sealed and the key is not
+            here.
         """
         asked = {"subject": subject, "level": level, "since": since}
         with self._database.reading() as connection:
@@ -130,4 +146,14 @@ class MeasuresStore:
                      AND (:since IS NULL OR start >= :since) ORDER BY subject, part, level, start""",
                 asked,
             ).fetchall()
-        return [KeptRow(who, part, lvl, at, when, json.loads(content)) for who, part, lvl, at, when, content in rows]
+        return [
+            KeptRow(who, part, lvl, at, when, json.loads(self._opened(content, measures_about(who, part, lvl, at))))
+            for who, part, lvl, at, when, content in rows
+        ]
+
+    def _sealed(self, subject: str, row: MeasuresRow) -> str:
+        about = measures_about(subject, row.part, row.level, row.start)
+        return sealed_text(self._database, subject, canonical_json(row.content).decode(), about=about)
+
+    def _opened(self, content: str, about: str) -> str:
+        return opened_text(self._database, content, about=about)

@@ -17,7 +17,17 @@ from typing import Final, Literal
 from kinedge.edge.caution import Reason
 from kinedge.errors import SignalError
 
-__all__ = ["AMOUNTS", "Language", "Phrase", "abstention", "place_name", "reason_words", "slow_change", "summarise"]
+__all__ = [
+    "AMOUNTS",
+    "Language",
+    "Phrase",
+    "abstention",
+    "place_name",
+    "reason_words",
+    "slow_change",
+    "summarise",
+    "why_not",
+]
 
 Language = Literal["en", "fr"]
 
@@ -245,10 +255,15 @@ def reason_words(reason: Reason, *, language: Language = "en") -> str:
 
 
 def _said(reason: Reason, language: Language) -> str:
-    words = _UNSURE.get(reason.code)
+    return why_not(reason.code, reason.sensor, language=language) if reason.code in _UNSURE else reason.text
+
+
+def why_not(code: str, sensor: str | None, *, language: Language = "en") -> str:
+    """Say a reason against an answer, as part of a sentence; a code without words keeps its own name."""
+    words = _UNSURE.get(code)
     if words is None:
-        return reason.text
-    place = place_name(reason.sensor, language=language) if reason.sensor else ""
+        return code.replace("_", " ")
+    place = place_name(sensor, language=language) if sensor else ""
     return words[_LANGUAGES.index(language)].format(place=place, from_place=_from(place))
 
 
@@ -310,7 +325,7 @@ def _from(place: str) -> str:
 
 
 def _sentence(text: str) -> str:
-    return text[0].upper() + text[1:] + "."
+    return text[0].upper() + text[1:] + ("" if text.endswith("?") else ".")
 
 
 _LANGUAGES: Final[tuple[Language, ...]] = ("en", "fr")

@@ -100,6 +100,10 @@ class People:
         self._learning[row] = FrameEstimator(self._specs, rate_hz=self._rate_hz)
         self._set_basis(row, "pending")
 
+    def by_subject(self) -> tuple[tuple[str, Basis], ...]:
+        """Return everybody with what the verdicts about them rest on."""
+        return tuple(zip(self.subjects, self._bases, strict=True))
+
     @property
     def learning(self) -> bool:
         """Whether an alignment is pending for anybody."""

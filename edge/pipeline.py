@@ -226,6 +226,22 @@ class Pipeline:
         if self.people.can_align(taker):
             self.people.realign(taker)
 
+    def take_off(self, subject: str, sensor: str) -> None:
+        """Forget a sensor that nobody wears any more: it is missing from here on.
+
+        Raises
+        ------
+        SignalError
+            The person is not here.
+        """
+        row = self._row.get(subject)
+        if row is None:
+            raise SignalError(f"no subject {subject!r} here")
+        self._clocks[subject].pop(sensor, None)
+        self._boot_ids.pop((subject, sensor), None)
+        if sensor in self._channels:
+            self._grid.reset_sensor(row, sensor)
+
     def save(self) -> dict[str, NDArray[Any]]:
         """Return all that is remembered of everybody, row by row, but what has not been scored and the clocks."""
         saved: dict[str, NDArray[Any]] = {
@@ -320,18 +336,19 @@ class Pipeline:
         SignalError
             The subject is unknown, or the sensor lacks a channel that the model needs.
         """
-        n = len(chunk.device_time_ns)
+        time_ns, mapping = chunk.device_time_ns, HOST_TIME
+        n = len(time_ns)
         feed = self._feeds.get((subject, chunk.sensor))
         if feed is None or feed.boot_id != chunk.boot_id or feed.channels != channels:
             feed = self._feed(subject, chunk, tuple(channels))
         if feed is None or not n:
             return
-        clock, mapping, time_ns = feed.clock, HOST_TIME, chunk.device_time_ns
+        clock, last_ns = feed.clock, time_ns.item(-1)
         if chunk.host_time_ns is not None:
-            clock.update(time_ns.item(-1), chunk.host_time_ns)
+            clock.update(last_ns, chunk.host_time_ns)
         if feed.is_map:
             mapping = clock.mapping  # type: ignore[attr-defined]
-        if mapping is HOST_TIME or time_ns.item(-1) > mapping.base_ns:
+        if not feed.is_map or last_ns > mapping[0]:
             mapping, time_ns = HOST_TIME, clock.to_host_ns(time_ns)
         values, valid, saturated = chunk.values, chunk.valid, chunk.saturated
         if feed.columns is not None:
@@ -425,15 +442,20 @@ class Pipeline:
             # remembers is no longer the past of what comes
             self._state.write(leapt, self.scorer.initial_state(len(leapt)))
         everybody = len(rows) == len(self.subjects) and bool((rows[:-1] < rows[1:]).all())
-        part = self._state if everybody else self._state.take(rows)
         turned = self.people.turn(rows, values, valid, saturated)
         calibration = self.people.calibration
         if calibration is not None and not everybody:
             calibration = calibration.rows(rows)
         clock_ms = self._clock_watch.look(rows, index, self._clocks_by_row)
         ends = (first_tick + hop).tolist()
-        batch, part = self.scorer.step(*turned, part, end_tick=ends[0], calibration=calibration, clock_ms=clock_ms)
-        self._state.write(rows, part)
+        batch, self._state = self.scorer.advance(
+            *turned,
+            self._state,
+            None if everybody else rows,
+            end_tick=ends[0],
+            calibration=calibration,
+            clock_ms=clock_ms,
+        )
         bases, who = self.people.bases, rows.tolist()
         batch = replace(
             batch,

@@ -13,9 +13,19 @@ from kinedge.edge.database import Database
 from kinedge.edge.vault import is_sealed
 from kinedge.errors import StoreError
 
-__all__ = ["Forgotten", "forget", "opened_draft", "seal_what_is_plain", "sealed_draft"]
+__all__ = [
+    "Forgotten",
+    "forget",
+    "measures_about",
+    "opened_draft",
+    "opened_text",
+    "seal_what_is_plain",
+    "sealed_draft",
+    "sealed_text",
+    "state_about",
+]
 
-_SEALED_TEXT: Final = "sealed:"  # a draft's content is a text column
+_SEALED_TEXT: Final = "sealed:"  # in a column of text
 _BATCH: Final = 100
 
 
@@ -36,11 +46,8 @@ def sealed_draft(
 ) -> dict[str, str | bytes]:
     """Return the columns ``text`` and ``raw`` of a draft."""
     subject = str(content.get("subject", ""))
-    if database.vault is None:
-        return {"text": text, "raw": raw}
-    sealed = database.seal(subject, text.encode(), about=f"draft:{key}")
     return {
-        "text": _SEALED_TEXT + base64.b64encode(sealed).decode(),
+        "text": sealed_text(database, subject, text, about=f"draft:{key}"),
         "raw": database.seal(subject, raw, about=f"draft-raw:{key}"),
     }
 
@@ -53,17 +60,35 @@ def opened_draft(database: Database, key: str, text: str, raw: bytes) -> tuple[s
     StoreError
         They are sealed, and the key is not here, or they are damaged.
     """
-    if text.startswith(_SEALED_TEXT):
-        try:
-            sealed = base64.b64decode(text[len(_SEALED_TEXT) :], validate=True)
-        except binascii.Error as e:
-            raise StoreError(f"draft {key}: damaged; look for disk errors") from e
-        text = database.unseal(sealed, about=f"draft:{key}").decode()
-    return text, database.unseal(bytes(raw), about=f"draft-raw:{key}")
+    return opened_text(database, text, about=f"draft:{key}"), database.unseal(bytes(raw), about=f"draft-raw:{key}")
+
+
+def sealed_text(database: Database, subject: str, text: str, *, about: str) -> str:
+    """Return what a column of text holds: sealed if there is a vault."""
+    if database.vault is None:
+        return text
+    return _SEALED_TEXT + base64.b64encode(database.seal(subject, text.encode(), about=about)).decode()
+
+
+def opened_text(database: Database, text: str, *, about: str) -> str:
+    """Return what was given to `sealed_text`, or a text that never was sealed.
+
+    Raises
+    ------
+    StoreError
+        It is sealed, and the key is not here, or it is damaged.
+    """
+    if not text.startswith(_SEALED_TEXT):
+        return text
+    try:
+        sealed = base64.b64decode(text[len(_SEALED_TEXT) :], validate=True)
+    except binascii.Error as e:
+        raise StoreError(f"{about}: damaged; look for disk errors") from e
+    return database.unseal(sealed, about=about).decode()
 
 
 def seal_what_is_plain(database: Database) -> int:
-    """Seal the episodes and blobs of the time before there was a key; return how many.
+    """Seal episodes, blobs and measures of the time before there was a key; return how many rows.
 
     Drafts are rewritten by themselves. Each batch is one transaction, so that a kill leaves rows of both kinds, which
     are all read.
@@ -89,7 +114,7 @@ def seal_what_is_plain(database: Database) -> int:
             if len(rows) < _BATCH:
                 break
             rowid = rows[-1][0]
-    n_sealed += _seal_measures_on_their_way(database)
+    n_sealed += _seal_measures_on_their_way(database) + _seal_measures(database)
     if n_sealed:
         with database.writing() as connection:
             database.record(connection, "sealed", {"rows": n_sealed})
@@ -107,6 +132,39 @@ def _seal_measures_on_their_way(database: Database) -> int:
             [(database.seal(who, bytes(body), about=f"measures-out:{id}"), rowid) for rowid, who, id, body in plain],
         )
     return len(plain)
+
+
+def measures_about(subject: str, part: str, level: str, start: int) -> str:
+    """Return what binds an hour or a day of measures to its row."""
+    return f"measures:{subject}:{part}:{level}:{start}"
+
+
+def state_about(subject: str, part: str) -> str:
+    """Return what binds a state of measuring to its row."""
+    return f"measure-state:{subject}:{part}"
+
+
+def _seal_measures(database: Database) -> int:
+    n_sealed, more = 0, True
+    while more:
+        with database.writing() as connection:
+            rows = connection.execute(
+                "SELECT subject, part, level, start, content FROM measures WHERE content NOT GLOB ? LIMIT ?",
+                (f"{_SEALED_TEXT}*", _BATCH),
+            ).fetchall()
+            connection.executemany(
+                "UPDATE measures SET content = ? WHERE subject = ? AND part = ? AND level = ? AND start = ?",
+                [(sealed_text(database, k[0], content, about=measures_about(*k)), *k) for *k, content in rows],
+            )
+        n_sealed, more = n_sealed + len(rows), len(rows) == _BATCH
+    with database.writing() as connection:
+        states = connection.execute("SELECT subject, part, state FROM measure_states").fetchall()
+        plain = [(who, part, bytes(state)) for who, part, state in states if not is_sealed(bytes(state))]
+        connection.executemany(
+            "UPDATE measure_states SET state = ? WHERE subject = ? AND part = ?",
+            [(database.seal(who, state, about=state_about(who, part)), who, part) for who, part, state in plain],
+        )
+    return n_sealed + len(plain)
 
 
 def forget(database: Database, subject: str) -> Forgotten:

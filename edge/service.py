@@ -18,34 +18,31 @@ from typing import Final
 from kinedge.edge.attendance import feed_watchdog, gateway_server
 from kinedge.edge.beginnings import WORN, Beginning, Wearers, beginnings
 from kinedge.edge.board_state import BoardStateFile, board_state_path
-from kinedge.edge.caretaker import Caretaker
 from kinedge.edge.checkpoint import CheckpointKeeper, checkpoint_path
 from kinedge.edge.config import GatewayConfig
 from kinedge.edge.dashboard.board import Board
-from kinedge.edge.episode_follower import EpisodeFollower, provenance
+from kinedge.edge.enrolment import Enrolment
+from kinedge.edge.episode_follower import EpisodeFollower
 from kinedge.edge.episodes import EpisodeDraft
 from kinedge.edge.hostclock import HostClock, RecordedClock, WallClock
 from kinedge.edge.keeper import DraftKeeper
 from kinedge.edge.listening import Listener, SensorHealth
 from kinedge.edge.lsl_streams import LslStreams
-from kinedge.edge.measures_keeper import MeasuresKeeper
 from kinedge.edge.model_follower import ModelFollower
 from kinedge.edge.people import People
 from kinedge.edge.pipeline import Pipeline, Scored
 from kinedge.edge.progress import Progress, StageTimes
 from kinedge.edge.promise import promises_of
-from kinedge.edge.ring import Gone, trim_recordings
 from kinedge.edge.scoring import Scorer
+from kinedge.edge.service_parts import make_caretaker, make_measures, make_tape
 from kinedge.edge.store import EpisodeStore
 from kinedge.edge.supervisor import RestartPolicy, Supervisor, TaskState
 from kinedge.edge.systemd import Notifier
-from kinedge.edge.tape import Tape
 from kinedge.edge.trusted import load_trusted
 from kinedge.edge.uplink import open_uplink
 from kinedge.edge.verdict import Verdict
 from kinedge.edge.verdict_hours import VerdictHours, VerdictTally
-from kinedge.edge.verdict_json import basis_fields
-from kinedge.edge.wiring import Wiring
+from kinedge.edge.wiring import HandedOver, Wiring
 from kinedge.errors import BackendError, ConfigError, StoreError
 from kinedge.firmware_bridge.ble_radio import BleRadio
 from kinedge.firmware_bridge.device import DeviceInfo
@@ -112,6 +109,7 @@ class EdgeService:
         self.notes: deque[str] = deque(maxlen=100)
         self.board: Board | None = None
         self.decided = BoardStateFile(board_state_path(config.store), self.note)
+        self.configured = config  # as the file says; what was decided on the board comes on top
         if source is None:
             config = self.decided.applied_to(config, self.note)
         self.config = config
@@ -149,29 +147,19 @@ class EdgeService:
             )
             self.checkpoint.restore(self.pipeline)
         self._radio = radio or BleRadio()
-        self.wiring = Wiring(config, self._open, live=source is None)
+        self.wiring = Wiring(
+            config, self._open, assigned=self.decided.state.assigned, note=self.note, live=source is None
+        )
         devices = [wired.device for wired in self.wiring]
         sync = read_sync_file(sync_path(config.store)) if devices else SyncFile()
-        self.tape = self._lsl = None
-        subjects = [p.subject for p in config.people]
+        self._lsl = None
         if config.lsl is not None:
-            self._lsl = LslStreams(config.lsl, gateway=config.gateway, subjects=subjects)
+            self._lsl = LslStreams(config.lsl, gateway=config.gateway, subjects=people.subjects)
         self.store = EpisodeStore(config.store, vault=None if config.keys is None else config.keys.vault(config.store))
         zone = "" if config.measures is None else config.measures.timezone
         self.tally = VerdictTally(VerdictHours(self.store.database), timezone=zone, note=self.note)
         self._wearers = Wearers(self.store.events(WORN))
-        self.measures = None
-        if config.measures is not None:
-            self.measures = MeasuresKeeper(
-                self.store,
-                config.measures,
-                {p.subject: p.affected for p in config.people},
-                site=config.site,
-                gateway=config.gateway,
-                config_digest=config.digest(),
-                clock=self.clock,
-                note=self.note,
-            )
+        self.measures = make_measures(config, self.store, clock=self.clock, note=self.note)
         self._listener = Listener(
             self.pipeline,
             new_clock=clock_maker(devices, sync, utc_ns=time.time_ns()),
@@ -193,33 +181,8 @@ class EdgeService:
         )
         self.episodes = EpisodeFollower(config, self._wall, self._draft)
         self.episodes.use(self.scorer, people, self.promises)
-        if config.record is not None:
-            self.tape = Tape(
-                config.record.folder,
-                {
-                    subject: {
-                        "gateway": config.gateway,
-                        **provenance(self.scorer, config),
-                        **basis_fields(basis),
-                        "settings": config.decisive(),
-                    }
-                    for subject, basis in zip(subjects, people.bases, strict=True)
-                },
-                segment_s=config.record.segment_s,
-                clock=self.clock,
-                note=self.note,
-            )
-        self.caretaker = Caretaker(
-            self.store,
-            prune=partial(
-                self.store.prune,
-                older_than_s=config.keep_sent_days * 86_400,
-                episodes_older_than_s=config.keep_episodes_days * 86_400,
-                max_sent_episodes=config.max_sent_episodes,
-            ),
-            note=self.note,
-            trim=self._trim_recordings,
-        )
+        self.tape = make_tape(config, self.scorer, people, clock=self.clock, note=self.note)
+        self.caretaker = make_caretaker(config, self.store, self.tape, note=self.note)
         if config.http is not None and config.http.dashboard:
             self.board = Board(self, config.http)
         self._server = None if config.http is None else gateway_server(self, config.http, self.board)
@@ -247,6 +210,11 @@ class EdgeService:
     def tasks(self) -> tuple[TaskState, ...]:
         """How each task is doing."""
         return self._supervisor.states
+
+    @property
+    def is_live(self) -> bool:
+        """Whether devices are heard, and not a recording."""
+        return self._source is None
 
     @property
     def utc_offset_ns(self) -> int:
@@ -361,6 +329,34 @@ class EdgeService:
             await asyncio.sleep(0.1)
         return True
 
+    def assign(self, where: str, subject: str | None, *, sensor: str | None = None) -> HandedOver:
+        """Give a device to somebody, or to nobody, from its next packet on; nobody else notices.
+
+        Raises
+        ------
+        ConfigError
+            There is no such device or person, or it is theirs already.
+        """
+        return self.wiring.assign(
+            where, subject, sensor=sensor, pipeline=self.pipeline, listener=self._listener, hear=self._hear
+        )
+
+    def use_enrolment(self, subject: str, enrolment: Enrolment | None) -> None:
+        """Compare a person with an enrolment of their own from the next hop on, or with the cohort; others go on.
+
+        Raises
+        ------
+        ConfigError
+            It is of another person, model or precision, or the alarm's promise cannot be kept.
+        """
+        before = self.pipeline.people
+        enrolments = {s: e for s, e in before.enrolments.items() if s != subject}
+        if enrolment is not None:
+            enrolments[subject] = enrolment
+        kept = {s: tuple(u for u in b.unsigned if s != subject or u == "model") for s, b in before.by_subject()}
+        self.pipeline.use_people(People(self.scorer, before.subjects, enrolments, unsigned=kept))
+        self.episodes.use(self.scorer, self.pipeline.people, self.promises)
+
     def _use_model(self, scorer: Scorer, people: People) -> None:
         """Go on with another model, between two hops; open episodes end with the model that opened them."""
         self.pipeline.use_model(scorer, people)
@@ -379,15 +375,6 @@ class EdgeService:
         """Follow one device for as long as the service runs."""
         async for wired, event in self.wiring.events(where):
             self._hear(wired.subject, where, event)
-
-    def _trim_recordings(self) -> list[Gone]:
-        record, tape = self.config.record, self.tape
-        if record is None or tape is None:
-            return []
-        budget_bytes = round(record.budget_mb * 1e6)
-        return trim_recordings(
-            record.folder, keep_hours=record.keep_hours, budget_bytes=budget_bytes, current=tape.folder
-        )
 
     def _tell(self, *states: str, status: str) -> None:
         if self._notifier is not None:
@@ -479,7 +466,7 @@ class EdgeService:
         if self._models is not None:
             self._models.saw(scored, verdict)
         if self.board is not None:
-            self.board.hub.saw(scored.subject, verdict, end_utc_ns)
+            self.board.saw(scored, verdict, end_utc_ns)
         if self._on_scored is not None:
             self._on_scored(scored, verdict)
 

@@ -262,12 +262,24 @@ class EpisodeStore:
             self._database.record(connection, "committed", detail)
         return envelope
 
-    def episodes(self, *, limit: int = 100, subject: str | None = None) -> list[StoredEpisode]:
-        """Return committed episodes, the latest start first."""
-        where = "" if subject is None else "WHERE episodes.subject = :subject"
-        query = f"{_STORED} {where} ORDER BY start_utc_ns DESC LIMIT :limit"
+    def episodes(
+        self,
+        *,
+        limit: int = 100,
+        subject: str | None = None,
+        since_utc_ns: int | None = None,
+        until_utc_ns: int | None = None,
+        committed_since_utc_ns: int | None = None,
+    ) -> list[StoredEpisode]:
+        """Return committed episodes, the latest start first; times bound the start, ``[since, until)``."""
+        query = f"""{_STORED}
+            WHERE (:subject IS NULL OR episodes.subject = :subject) AND (:since IS NULL OR start_utc_ns >= :since)
+              AND (:until IS NULL OR start_utc_ns < :until)
+              AND (:committed IS NULL OR committed_utc_ns >= :committed) ORDER BY start_utc_ns DESC LIMIT :limit"""
+        asked = {"subject": subject, "limit": limit, "since": since_utc_ns, "until": until_utc_ns}
+        asked["committed"] = committed_since_utc_ns
         with self._database.reading() as connection:
-            rows = connection.execute(query, {"subject": subject, "limit": limit}).fetchall()
+            rows = connection.execute(query, asked).fetchall()
         return [StoredEpisode(self._parse(id, body), *rest) for id, body, *rest in rows]
 
     def episode(self, id: str) -> StoredEpisode | None:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from kinedge.bundle import Bundle, read_bundle
 from kinedge.edge.backends import open_backend
+from kinedge.edge.board_key import board_public_keys
 from kinedge.edge.config import DEFAULT_BUNDLE, GatewayConfig
 from kinedge.edge.enrolment import Enrolment, read_enrolment
 from kinedge.edge.model_versions import current_bundle
@@ -41,7 +42,8 @@ def load_trusted(config: GatewayConfig, *, misfits: Literal["wait", "cohort"] = 
     """Load the model of a gateway and the enrolments of its people.
 
     The model that ships with kinedge came with the very code that reads it, and needs no signature; every other model
-    and every enrolment needs one of a trusted key, unless unsigned ones are allowed.
+    and every enrolment needs one of a trusted key, unless unsigned ones are allowed. Enrolments may be signed by the
+    board's own key, too.
 
     Parameters
     ----------
@@ -58,7 +60,9 @@ def load_trusted(config: GatewayConfig, *, misfits: Literal["wait", "cohort"] = 
     ConfigError
         A key or an enrolment is missing or damaged, is not trusted, or does not fit the model or the person.
     """
-    trust = load_trust(config.trust.keys, allow_unsigned=config.trust.allow_unsigned)
+    keys, lax = config.trust.keys, config.trust.allow_unsigned
+    trust = load_trust(keys, allow_unsigned=lax)
+    trust_enrolments = load_trust((*keys, *board_public_keys(config.store)), allow_unsigned=lax)
     bundle = read_bundle(config.bundle)
     signed = is_trusted(bundle, config.bundle, trust)
     enrolments: dict[str, Enrolment] = {}
@@ -68,7 +72,7 @@ def load_trusted(config: GatewayConfig, *, misfits: Literal["wait", "cohort"] = 
         if person.enrolment is not None:
             try:
                 enrolment = read_enrolment(person.enrolment)
-                signer = trust.check(
+                signer = trust_enrolments.check(
                     enrolment.signatures, kind="enrolment", digest=enrolment.digest, where=str(person.enrolment)
                 )
             except BundleError as e:

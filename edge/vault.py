@@ -2,7 +2,7 @@
 
 The keys of people lie in small files beside the store, each wrapped by one master key, which comes from a file or from
 a systemd credential. What is sealed is bound to what it is about, so that two rows cannot be exchanged. Pseudonyms,
-sequence numbers, times, measures and the audit trail are not sealed: the queue needs them, or they hold nothing more.
+sequence numbers, times and the audit trail are not sealed: the queue needs them, or they hold nothing more.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from kinedge.errors import ConfigError, StoreError
 
-__all__ = ["Vault", "is_sealed", "read_master_key"]
+__all__ = ["Vault", "is_sealed", "read_master_key", "vault_beside"]
 
 _MAGIC: Final = b"\x8bKE1"  # no JSON and no zip begins so
 _ID_BYTES: Final = 16
@@ -45,6 +45,17 @@ def read_master_key(path: Path) -> bytes:
     if len(key) != _KEY_BYTES:
         raise ConfigError(f"{path}: a key has {_KEY_BYTES} bytes, this has {len(key)}; make one: openssl rand 32")
     return key
+
+
+def vault_beside(store: Path, key: Path | None) -> Vault | None:
+    """Open the vault of a store with the master key in a file; without one there is none.
+
+    Raises
+    ------
+    ConfigError
+        See `read_master_key`.
+    """
+    return None if key is None else Vault(Path(f"{store}.keys"), read_master_key(key))
 
 
 def is_sealed(data: bytes) -> bool:

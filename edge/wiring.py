@@ -1,18 +1,25 @@
-"""The devices of a gateway: their links, who wears each of them now, and at which place."""
+"""The devices of a gateway: their links, who wears each of them now, and at which place.
+
+A device can be given to another person, or to nobody, while everything runs: its samples are theirs from the next
+packet on. What was decided so outlives a restart in `kinedge.edge.board_state`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from kinedge.edge.board_state import Assigned
 from kinedge.edge.config import GatewayConfig
+from kinedge.edge.listening import Listener
+from kinedge.edge.pipeline import Pipeline
 from kinedge.errors import ConfigError
 from kinedge.firmware_bridge.device import ClockExchange, DeviceInfo
 from kinedge.firmware_bridge.event_queue import SessionEvent
 from kinedge.firmware_bridge.open_device import DeviceConfig, DeviceLink
 from kinedge.signals import ImuChunk
 
-__all__ = ["Wired", "Wiring"]
+__all__ = ["HandedOver", "Wired", "Wiring"]
 
 
 @dataclass
@@ -29,30 +36,64 @@ class Wired:
         Whose it is now.
     sensor
         Its place, where somebody said another than it says itself.
-    info
-        What it said of itself last, at the place where it is worn now.
+    told
+        What it said of itself last.
     """
 
     device: DeviceConfig
     configured: str | None
     subject: str | None
     sensor: str | None = None
-    info: DeviceInfo | None = None
+    told: DeviceInfo | None = None
 
     @property
     def where(self) -> str:
         """Whom the device is known by."""
         return self.device.where
 
+    @property
+    def place(self) -> str | None:
+        """Where it is worn; None while it has not said."""
+        return self.sensor or (self.device.sensor if self.told is None else self.told.spec.name)
+
+    @property
+    def serial(self) -> str:
+        """Its serial number, empty while it has not said."""
+        return "" if self.told is None else self.told.serial
+
     def as_worn(self, event: SessionEvent) -> SessionEvent:
         """Return an event under the name of the place where the device is worn."""
         if isinstance(event, DeviceInfo):
+            self.told = event
             if self.sensor is not None and event.spec.name != self.sensor:
-                event = replace(event, spec=replace(event.spec, name=self.sensor))
-            self.info = event
+                return replace(event, spec=replace(event.spec, name=self.sensor))
         elif self.sensor is not None and isinstance(event, ImuChunk | ClockExchange) and event.sensor != self.sensor:
-            event = replace(event, sensor=self.sensor)
+            return replace(event, sensor=self.sensor)
         return event
+
+
+@dataclass(frozen=True)
+class HandedOver:
+    """What came of giving a device to somebody.
+
+    Parameters
+    ----------
+    where, serial
+        Which device.
+    sensor
+        Its place now; None while it has not said.
+    giver, taker
+        Whose it was and whose it is; None: nobody's.
+    displaced
+        Where the device is that the taker wore there before; it is nobody's now.
+    """
+
+    where: str
+    serial: str
+    sensor: str | None
+    giver: str | None
+    taker: str | None
+    displaced: str | None
 
 
 class Wiring:
@@ -64,17 +105,34 @@ class Wiring:
         Of the gateway.
     open_link
         Makes the link of a device.
+    assigned
+        What was decided before, by where the device is.
+    note
+        Told what of it counts no longer.
     live
         False for a replay: there are no devices.
     """
 
     def __init__(
-        self, config: GatewayConfig, open_link: Callable[[DeviceConfig], DeviceLink], *, live: bool = True
+        self,
+        config: GatewayConfig,
+        open_link: Callable[[DeviceConfig], DeviceLink],
+        *,
+        assigned: Mapping[str, Assigned],
+        note: Callable[[str], None],
+        live: bool = True,
     ) -> None:
         worn = [Wired(d, p.subject, p.subject) for p in config.people for d in p.devices]
         every = [*worn, *(Wired(d, None, None) for d in config.spare)] if live else []
         self._devices = {w.where: w for w in every}
         self._open = open_link
+        subjects = {None, *(p.subject for p in config.people)}
+        for where, one in assigned.items() if live else ():
+            wired = self._devices.get(where)
+            if wired is None or wired.configured != one.configured or one.subject not in subjects:
+                note(f"{where}: the configuration says something else now; what was decided on the board is not used")
+                continue
+            wired.subject, wired.sensor = one.subject, one.sensor
         self._links = {where: open_link(w.device) for where, w in self._devices.items()}
 
     def __iter__(self) -> Iterator[Wired]:
@@ -94,6 +152,15 @@ class Wiring:
         """Return where the devices of a person are; of nobody for None."""
         return [w.where for w in self._devices.values() if w.subject == subject]
 
+    @property
+    def assigned(self) -> dict[str, Assigned]:
+        """What differs from the configuration, by where the device is."""
+        return {
+            w.where: Assigned(subject=w.subject, sensor=w.sensor, configured=w.configured)
+            for w in self._devices.values()
+            if w.subject != w.configured or w.sensor is not None
+        }
+
     async def events(self, where: str) -> AsyncIterator[tuple[Wired, SessionEvent]]:
         """Follow one device for as long as the service runs; its link comes back by itself."""
         wired = self[where]
@@ -109,3 +176,73 @@ class Wiring:
         links, self._links = self._links, {}
         for link in links.values():
             await link.close()
+
+    def assign(
+        self,
+        where: str,
+        subject: str | None,
+        *,
+        sensor: str | None = None,
+        pipeline: Pipeline,
+        listener: Listener,
+        hear: Callable[[str, str, SessionEvent], None],
+    ) -> HandedOver:
+        """Give a device to somebody, from its next packet on; nobody else notices.
+
+        Parameters
+        ----------
+        where
+            Which device.
+        subject
+            Whose it is from now on; None: nobody's.
+        sensor
+            Its place from now on; the one it has when None.
+        pipeline, listener
+            That take its samples.
+        hear
+            Told again what the device is, under its new owner.
+
+        Raises
+        ------
+        ConfigError
+            There is no such device or person, or it is theirs already.
+        """
+        wired = self[where]
+        if subject is not None and subject not in pipeline.subjects:
+            raise ConfigError(f"there is nobody called {subject} here")
+        giver, before = wired.subject, wired.place
+        after = sensor or before
+        if subject == giver and after == before:
+            raise ConfigError(f"{where} is {subject}'s already" if subject else f"{where} is nobody's already")
+        displaced = None if subject is None else self._at(subject, after, other_than=wired)
+        if displaced is not None:
+            self._take_off(displaced, pipeline, listener)
+            displaced.subject = None
+        goes_along = giver is not None and subject is not None and after == before and before is not None
+        if goes_along and listener.wears(str(giver), str(before)) == where:
+            listener.hand_over(str(before), giver=str(giver), taker=str(subject))
+            if pipeline.clock(str(giver), str(before)) is not None and before in pipeline.scorer.sensors:
+                pipeline.hand_over(str(before), giver=str(giver), taker=str(subject))
+        else:
+            self._take_off(wired, pipeline, listener)
+        wired.subject = subject
+        own = None if wired.told is None else wired.told.spec.name
+        wired.sensor = after if sensor is not None and after != own else wired.sensor if sensor is None else None
+        if wired.told is not None and subject is not None:
+            hear(subject, where, wired.as_worn(wired.told))
+        return HandedOver(where, wired.serial, after, giver, subject, None if displaced is None else displaced.where)
+
+    def _at(self, subject: str, place: str | None, *, other_than: Wired) -> Wired | None:
+        for w in self._devices.values():
+            if w is not other_than and w.subject == subject and place is not None and w.place == place:
+                return w
+        return None
+
+    @staticmethod
+    def _take_off(wired: Wired, pipeline: Pipeline, listener: Listener) -> None:
+        """Forget that somebody wears a device, if its samples counted there."""
+        subject, place = wired.subject, wired.place
+        if subject is not None and place is not None and listener.wears(subject, place) == wired.where:
+            listener.take_off(subject, place)
+            if subject in pipeline.subjects:
+                pipeline.take_off(subject, place)

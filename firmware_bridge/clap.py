@@ -29,13 +29,14 @@ from numpy.typing import NDArray
 from kinedge.errors import SignalError
 from kinedge.units import NS_PER_S
 
-__all__ = ["ClapOffset", "clap_offset"]
+__all__ = ["STANDS_OUT", "ClapOffset", "above_mean", "clap_offset"]
 
 F64 = NDArray[np.float64]
 
 _MEAN_S: Final = 0.5
 _APART_S: Final = 0.2
-_STANDS_OUT: Final = 5.0  # times the 90th percentile of the other movement
+STANDS_OUT: Final = 5.0
+"""Times the 90th percentile of the other movement: what stands out so far is an impact."""
 _MAX_IMPACTS: Final = 64
 _PAIRED_S: Final = 0.05
 _COARSE_S: Final = 0.005
@@ -150,6 +151,29 @@ def clap_offset(
     )
 
 
+def above_mean(host_time_ns: NDArray[np.int64], acc_m_s2: NDArray[np.floating]) -> tuple[NDArray[np.int64], F64]:
+    """Return how far |acc| of one sensor stands above its mean of half a second, and when.
+
+    Parameters
+    ----------
+    host_time_ns, acc_m_s2
+        As for ``clap_offset``.
+
+    Returns
+    -------
+    host_time_ns, above_m_s2 : (m,)
+        Of the samples that are not missing.
+
+    Raises
+    ------
+    SignalError
+        The samples are too few, or out of order.
+    """
+    origin_ns = int(host_time_ns[0]) if host_time_ns.size else 0
+    course = _course("the sensor", host_time_ns, acc_m_s2, origin_ns)
+    return host_time_ns[np.isfinite(acc_m_s2).all(axis=1)], course.above
+
+
 def _course(name: str, time_ns: NDArray[np.int64], acc: NDArray[np.floating], origin_ns: int) -> _Course:
     if time_ns.ndim != 1 or acc.shape != (time_ns.size, 3) or not np.issubdtype(time_ns.dtype, np.integer):
         raise SignalError(f"{name}: expected (n,) integer times and (n, 3) values, got {time_ns.shape}, {acc.shape}")
@@ -170,7 +194,7 @@ def _course(name: str, time_ns: NDArray[np.int64], acc: NDArray[np.floating], or
 
 
 def _threshold(course: _Course, least_m_s2: float) -> float:
-    return max(least_m_s2, _STANDS_OUT * float(np.quantile(course.above, 0.9)))
+    return max(least_m_s2, STANDS_OUT * float(np.quantile(course.above, 0.9)))
 
 
 def _impacts(course: _Course, threshold: float) -> F64:

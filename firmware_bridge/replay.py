@@ -49,7 +49,7 @@ def play_on_ptys(
             spec,
             rate_hz=recording.rate_hz,
             boot_id=int(rng.integers(1, 2**32)),
-            serial=f"EMU-{spec.name}",
+            serial=f"EMU-{seed:04}-{spec.name}",
         )
         columns = recording.columns(spec.name)
         counts = counts_from_si(recording.values[:, columns], hello=hello, valid=recording.valid[:, columns])

@@ -1,6 +1,6 @@
-"""A server that plays the board's interface from web/fixtures: for work on the page, its tests in a browser, and screenshots.
+"""A server that plays the board's interface from web/fixtures: for work on the page, and its tests in a browser.
 
-``python tests/board_replay.py --port 8799 --people 20``, then ``KINEDGE_URL=http://127.0.0.1:8799 npm run dev:board`` in web/.
+``python tests/board_replay.py --port 8799 --people 20``, then ``npm run dev:board`` in web/.
 It answers what docs/board-api.md says, moves the fixtures' times to now, and can be told what to do next (``Replay``).
 The page is served as strictly as it could be: ``default-src 'self'`` and nothing else.
 """

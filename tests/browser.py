@@ -1,4 +1,4 @@
-"""Debian's chromium for tests, driven by playwright; what is asked of every page: accessible, at home, without errors."""
+"""Debian's chromium, driven by playwright; what is asked of every page: accessible, at home, without errors."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Watched:
             self.abroad.append(request.url)
 
     def check(self) -> None:
-        """Raise if the page had an error (a refusal by the content policy is one), or asked another host for anything."""
+        """Raise if the page had an error (a refusal by the content policy is one), or asked another host."""
         assert not self.errors, self.errors
         assert not self.abroad, self.abroad
 

@@ -40,7 +40,7 @@ class Plan:
     episodes: int = 1000
     kills: int = 50
     cuts: int = 2
-    cut_s: float = 60.0
+    cut_s: float = 120.0
     timeout_s: float = 2.0
 
 
@@ -69,6 +69,8 @@ class Chaos:
         self.running: dict[str, subprocess.Popen[bytes]] = {}
         self.kills: Counter[str] = Counter()
         self.collector_port, self.proxy_port = free_port(), free_port()
+        self.cut_file = folder / "proxy.cut"  # while it is there the network is away
+        self.cut_until_s = 0.0
 
     def start(self, name: str) -> None:
         folder, plan = self.folder, self.plan
@@ -123,19 +125,19 @@ class Chaos:
         plan, began_s = self.plan, time.monotonic()
         moments = self.random.sample(range(1, plan.episodes), plan.kills + plan.cuts)
         cuts = moments[: plan.cuts]
-        cut_file = self.folder / "proxy.cut"
         try:
             for name in ("collector", "proxy", *self.names):
                 self.start(name)
             for moment in sorted(moments):
                 self.wait(lambda m=moment: self.n_decided() >= m, f"episode {moment}")  # type: ignore[misc]
-                if moment in cuts:
-                    cut_file.touch()
-                    time.sleep(plan.cut_s)  # the network is away; gateways go on deciding
-                    cut_file.unlink()
+                if moment in cuts:  # every other one while kills go on
+                    self.cut_until_s = time.monotonic() + plan.cut_s
+                    self.cut_file.touch()
+                    self.wait(lambda c=cuts.index(moment): c % 2 == 1 or not self.is_cut(), "the end of a cut")  # type: ignore[misc]
                 else:
                     time.sleep(self.random.random() * 0.05)
                     self.kill(self.random.choice(self.victims()))
+            self.wait(lambda: not self.is_cut(), "the end of a cut")
             self.wait(lambda: all(self.running[n].poll() is not None for n in self.names), "the end of all gateways")
             for name in self.names:
                 assert self.running[name].returncode == 0, self.log(name)
@@ -150,6 +152,12 @@ class Chaos:
         found = self.compare()
         wall_s = round(time.monotonic() - began_s, 1)
         return {**asdict(plan), **found, "network": network, "killed": dict(self.kills), "wall_s": wall_s}
+
+    def is_cut(self) -> bool:
+        """Say whether the network is away, and bring it back when its time has come."""
+        if time.monotonic() >= self.cut_until_s:
+            self.cut_file.unlink(missing_ok=True)
+        return self.cut_file.exists()
 
     def victims(self) -> list[str]:
         """Who can be killed: gateways that still have something to do, the collector, its database."""
@@ -169,6 +177,7 @@ class Chaos:
     def wait(self, condition: Callable[[], bool], what: str, *, timeout_s: float = 600.0) -> None:
         deadline_s = time.monotonic() + timeout_s
         while not condition():
+            self.is_cut()
             assert time.monotonic() < deadline_s, f"{what} did not happen\n" + self.log("collector")
             time.sleep(0.01)
 

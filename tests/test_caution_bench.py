@@ -7,12 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kinedge.benchmarks.caution import bench_caution
+from kinedge.benchmarks.caution import _against_both, bench_caution
 from kinedge.benchmarks.caution_cases import FAULTS, faulted, real_sessions, simulated_sessions
 from kinedge.benchmarks.caution_measures import area_under_risk, band, plain, utility
+from kinedge.bundle import read_bundle
 from kinedge.edge.caution import Decision
 from kinedge.edge.config import DEFAULT_BUNDLE
+from kinedge.edge.scoring import Scorer
 from kinedge.errors import ConfigError
+from kinedge.training.simulate import SimulationConfig, simulate
 
 NORMAL, ANOMALOUS, UNSURE = (int(d) for d in Decision)
 
@@ -101,3 +104,15 @@ def test_the_table_shows_every_fault_and_what_it_costs() -> None:
 def test_an_unknown_data_set_is_refused(tmp_path) -> None:
     with pytest.raises(ConfigError, match="nowhere"):
         bench_caution(DEFAULT_BUNDLE, data={"nowhere": tmp_path})
+
+
+def test_the_cohort_and_the_enrolment_judge_the_very_same_blocks_of_the_second_half() -> None:
+    scorer = Scorer(read_bundle(DEFAULT_BUNDLE))
+    person = simulate(SimulationConfig(duration_s=150, subject_seed=860_001)).select(scorer.manifest.sensor_specs)
+    both = _against_both(scorer, [person], ("clean",), lambda _: None)
+    (cohort, _), (own, _) = (both[f"second half{x}"]["clean"] for x in (" by the cohort", ", enrolled"))
+    assert len(own) > 20 and own.changed.any() and not own.changed.all()
+    for name in ("changed", "session", "hop", "subject"):
+        assert (vars(cohort)[name] == vars(own)[name]).all()
+    assert (cohort.score != own.score).any()
+    assert _against_both(scorer, [person.slice(0, 1000)], ("clean",), lambda _: None) == {}

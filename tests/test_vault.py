@@ -217,12 +217,15 @@ def test_the_commands_forget_a_person_and_prove_the_trail(tmp_path: Path, capsys
         head = store.verify_audit().digest
     (tmp_path / "recordings" / "20270101T000000Z" / "p01").mkdir(parents=True)
     (tmp_path / "recordings" / "20270101T000000Z" / "p02").mkdir()
+    recorded = b"every step that p01 took"
+    (tmp_path / "recordings" / "20270101T000000Z" / "p01" / "segment-000000.parquet").write_bytes(recorded)
+    assert recorded in bytes_on_disk(tmp_path), "recordings are not sealed; they are deleted"
     checkpoint = checkpoint_path(tmp_path / "edge.db")
     checkpoint.write_bytes(b"what scoring remembers of p01")
     command = ["forget", "p01", "--config", str(tmp_path / "gateway.toml"), "--yes", "--json"]
     assert main(command) == 0
     told = json.loads(capsys.readouterr().out)
-    assert not checkpoint.exists()
+    assert not checkpoint.exists() and recorded not in bytes_on_disk(tmp_path)
     assert (told["key"], told["episodes"], len(told["recordings"])) == (True, 3, 1)
     assert [p.name for p in (tmp_path / "recordings" / "20270101T000000Z").iterdir()] == ["p02"]
     database = str(tmp_path / "edge.db")

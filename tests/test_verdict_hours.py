@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kinedge.edge.caution import Decision, Reason
@@ -55,6 +55,7 @@ def test_answers_and_their_heaviest_reasons_are_counted_by_the_hour(tmp_path: Pa
     assert first.basis == BASIS and second.hour == first.hour + 1 == NOON_NS // HOUR_NS + 1
 
 
+@settings(deadline=None, max_examples=25)
 @given(st.lists(st.tuples(st.sampled_from([NORMAL, ODD, LOST]), st.integers(0, 5), st.booleans()), max_size=40))
 def test_however_often_it_is_kept_the_sum_is_what_was_said(tmp_path_factory: Any, script: list[Any]) -> None:
     with open_store(tmp_path_factory.mktemp("store")) as store:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import hashlib
 
+from anyio import fail_after
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
@@ -28,8 +28,9 @@ async def read_body(request: Request, media_type: str, limit: int) -> bytes:
         raise Refusal(503, "busy", "too many uploads at once", {"Retry-After": "1"})
     state.uploads += 1
     try:
-        body = await asyncio.wait_for(_collect(request, limit), settings.body_timeout_s)
-    except asyncio.TimeoutError as e:
+        with fail_after(settings.body_timeout_s):
+            body = await _collect(request, limit)
+    except TimeoutError as e:
         raise Refusal(408, "incomplete", f"the body did not arrive within {settings.body_timeout_s:g} s") from e
     except ClientDisconnect as e:
         raise Refusal(400, "incomplete", "the connection ended within the body") from e

@@ -15,6 +15,8 @@ from kinedge.upstream.schema import AUDIT
 __all__ = ["AuditHead", "Note", "append", "verify"]
 
 _CHAIN_START: Final = "0" * 64
+_LAST: Final = sa.select(AUDIT.c.n, AUDIT.c.digest).order_by(AUDIT.c.n.desc()).limit(1)
+_ADD: Final = AUDIT.insert()
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ def append(connection: sa.Connection, notes: Sequence[Note], *, utc_ns: int) -> 
     """Append rows to the chain. The caller's transaction must be the only one that writes."""
     if not notes:
         return
-    last = connection.execute(sa.select(AUDIT.c.n, AUDIT.c.digest).order_by(AUDIT.c.n.desc()).limit(1)).first()
+    last = connection.execute(_LAST).first()
     n, digest = (last.n, last.digest) if last else (0, _CHAIN_START)
     rows = []
     for note in notes:
@@ -46,7 +48,7 @@ def append(connection: sa.Connection, notes: Sequence[Note], *, utc_ns: int) -> 
         text = canonical_json(note.detail).decode()
         digest = _link(digest, n, utc_ns, note.event, note.who, text)
         rows.append({"n": n, "utc_ns": utc_ns, "event": note.event, "who": note.who, "detail": text, "digest": digest})
-    connection.execute(AUDIT.insert(), rows)
+    connection.execute(_ADD, rows)
 
 
 def verify(rows: Iterable[Any]) -> AuditHead:

@@ -7,12 +7,16 @@ across processes too, also means that arrivals become visible in their order and
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import threading
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Final, Generic, TypeVar
 
 import sqlalchemy as sa
@@ -30,8 +34,12 @@ __all__ = ["Database", "Transaction"]
 _BUSY_TIMEOUT_MS: Final = 10_000
 _MAX_BATCH: Final = 64
 _LOCK_KEY: Final = 0x6B696E65  # "kine": the advisory lock of the writers on PostgreSQL
+# The columns of a SELECT are computed from left to right: the patience first, then the lock.
+_TAKE_TURN: Final = f"SELECT set_config('lock_timeout', '{_BUSY_TIMEOUT_MS}', true), pg_advisory_xact_lock({_LOCK_KEY})"
 _DAY_NS: Final = 86_400 * 10**9
 T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -52,13 +60,9 @@ class Transaction:
         """Count this, in this transaction."""
         self.tallies[event, who] += n
 
-    def insert(self, table: sa.Table) -> Any:
-        """Return an insert that can be told what to do about a conflict, in the words of this database."""
-        return postgresql.insert(table) if self.connection.dialect.name == "postgresql" else sqlite.insert(table)
-
     def insert_new(self, table: sa.Table, row: Mapping[str, Any]) -> bool:
         """Insert a row; say False when its key is there already, whoever put it there."""
-        statement = self.insert(table).on_conflict_do_nothing().returning(*table.primary_key)
+        statement = _insert_new(table.primary_key.columns[0], self.connection.dialect.name)
         return self.connection.execute(statement, dict(row)).first() is not None
 
     def finish(self) -> None:
@@ -66,21 +70,42 @@ class Transaction:
         chain.append(self.connection, self.notes, utc_ns=self.utc_ns)
         if not self.tallies:
             return
-        upsert = self.insert(TALLIES)
-        upsert = upsert.on_conflict_do_update(
-            index_elements=["utc_day", "event", "who"], set_={"n": TALLIES.c.n + upsert.excluded.n}
-        )
         day = self.utc_ns // _DAY_NS
         rows = [{"utc_day": day, "event": e, "who": w, "n": n} for (e, w), n in self.tallies.items()]
-        self.connection.execute(upsert, rows)
+        self.connection.execute(_add_to_tallies(self.connection.dialect.name), rows)
+
+
+# Statements are made once: to make one takes as long as to carry it out.
+@cache
+def _insert_new(key: sa.Column[Any], dialect: str) -> Any:
+    """Insert what is not there yet, and return the keys of that."""
+    return _insert(key.table, dialect).on_conflict_do_nothing().returning(key)
+
+
+@cache
+def _add_to_tallies(dialect: str) -> Any:
+    upsert = _insert(TALLIES, dialect)
+    n = TALLIES.c.n + upsert.excluded.n
+    return upsert.on_conflict_do_update(index_elements=["utc_day", "event", "who"], set_={"n": n})
+
+
+def _insert(table: Any, dialect: str) -> Any:
+    """Return an insert that can be told what to do about a conflict, in the words of this database."""
+    return postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
 
 
 class _Ticket(Generic[T]):
-    """A piece of work that waits for its commit."""
+    """A piece of work that waits for its commit: a thread does, or an event loop with ``future``."""
 
-    def __init__(self, work: Callable[[Transaction], T], new: tuple[sa.Table, dict[str, Any]] | None) -> None:
+    def __init__(
+        self,
+        work: Callable[[Transaction], T],
+        new: tuple[sa.Table, dict[str, Any]] | None,
+        future: asyncio.Future[T] | None = None,
+    ) -> None:
         self.work = work
         self.new = new
+        self.future = future
         self.settled = False
         self.woken = threading.Event()  # settled, or the next to commit
         self.result: T | None = None
@@ -126,6 +151,7 @@ class Database:
         self._mutex = threading.Lock()
         self._committing = False
         self._waiting: deque[_Ticket[Any]] = deque()
+        self._committer = ThreadPoolExecutor(1, thread_name_prefix="commits")  # begins with the first `write_soon`
         if self.dialect == "sqlite":
             _prepare_sqlite(self.engine)
         try:
@@ -136,7 +162,8 @@ class Database:
             raise
 
     def close(self) -> None:
-        """Close all connections."""
+        """Finish what is being written and close all connections."""
+        self._committer.shutdown()
         self.engine.dispose()
 
     @contextmanager
@@ -165,28 +192,65 @@ class Database:
             The database did not take it. Whatever ``work`` raises is raised here, and nothing of it is written.
         """
         ticket = _Ticket(work, new)
-        with self._mutex:
-            self._waiting.append(ticket)
-            commits, self._committing = not self._committing, True
+        commits = self._queue(ticket)
         if not commits:
             ticket.woken.wait()
             commits = not ticket.settled
         if commits:
-            try:
-                self._commit_waiting()
-            finally:
-                self._hand_over()
+            self._commit_and_hand_over()
         if ticket.error is not None:
             raise ticket.error
         return ticket.result  # type: ignore[return-value]
 
-    def _hand_over(self) -> None:
-        """Let the first that waits commit next. Nobody else is woken for nothing."""
+    async def write_soon(
+        self, work: Callable[[Transaction], T], *, new: tuple[sa.Table, dict[str, Any]] | None = None
+    ) -> T:
+        """Do as `write` does, without a thread for each that waits; whoever is cancelled may have been committed."""
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        if self._queue(_Ticket(work, new, future)):
+            self._commit_soon()
+        return await future
+
+    def _queue(self, ticket: _Ticket[Any]) -> bool:
+        """Let work wait for its commit; say whether nobody commits yet, so that its owner must see to that."""
         with self._mutex:
-            if self._waiting:
-                self._waiting[0].woken.set()
-            else:
+            self._waiting.append(ticket)
+            commits, self._committing = not self._committing, True
+        return commits
+
+    def _commit_and_hand_over(self) -> None:
+        """Commit what waits, then let the first that waits by then commit next. Nobody else is woken for nothing."""
+        try:
+            self._commit_waiting()
+        finally:
+            if self._loop_waits():
+                self._commit_soon()
+
+    def _commit_soon(self) -> None:
+        """Let the committer's own thread commit."""
+        self._committer.submit(self._commit_for_loops).add_done_callback(_log_fault)
+
+    def _commit_for_loops(self) -> None:
+        while True:
+            try:
+                self._commit_waiting()
+            except BaseException:  # a fault of the code itself; whoever waited was told
+                if self._loop_waits():
+                    self._commit_soon()
+                raise
+            if not self._loop_waits():
+                return
+
+    def _loop_waits(self) -> bool:
+        """Say whether an event loop is the first that waits; a thread that is goes on by itself."""
+        with self._mutex:
+            if not self._waiting:
                 self._committing = False
+                return False
+            if self._waiting[0].future is None:
+                self._waiting[0].woken.set()
+                return False
+            return True
 
     def _commit_waiting(self) -> None:
         """Commit what waits; whoever calls this is the first of them."""
@@ -208,6 +272,7 @@ class Database:
             for ticket in batch:
                 if not ticket.settled:  # a fault of the code itself; nobody may wait for ever
                     ticket.settle(None, StoreError(f"{self.where}: the commit was broken off; try again"))
+            _tell(batch)
 
     def _commit_alone(self, ticket: _Ticket[Any]) -> None:
         try:
@@ -224,8 +289,7 @@ class Database:
             connection = connection.execution_options(kinedge_writes=True)
             with connection.begin():
                 if self.dialect == "postgresql":
-                    connection.exec_driver_sql(f"SET LOCAL lock_timeout = {_BUSY_TIMEOUT_MS}")
-                    connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK_KEY})")
+                    connection.exec_driver_sql(_TAKE_TURN)
                 transaction = Transaction(connection, self.wall_clock_ns())
                 yield transaction
                 transaction.finish()
@@ -245,7 +309,7 @@ def _do_all(transaction: Transaction, batch: list[_Ticket[Any]]) -> list[Any]:
     fresh: set[tuple[str, str]] = set()
     for table in {ticket.new[0] for ticket in batch if ticket.new is not None}:
         rows = [ticket.new[1] for ticket in batch if ticket.new is not None and ticket.new[0] is table]
-        statement = transaction.insert(table).on_conflict_do_nothing().returning(table.c.id)
+        statement = _insert_new(table.c.id, transaction.connection.dialect.name)
         fresh |= {(table.name, id) for id in transaction.connection.scalars(statement, rows)}
     results = []
     for ticket in batch:
@@ -254,6 +318,33 @@ def _do_all(transaction: Transaction, batch: list[_Ticket[Any]]) -> list[Any]:
         fresh.discard(key)
         results.append(ticket.work(transaction))
     return results
+
+
+def _log_fault(job: Future[None]) -> None:
+    if (fault := job.exception()) is not None:
+        _log.error("a commit was broken off", exc_info=fault)
+
+
+def _tell(batch: Iterable[_Ticket[Any]]) -> None:
+    """Wake each event loop once for all of a commit."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[_Ticket[Any]]] = defaultdict(list)
+    for ticket in batch:
+        if ticket.future is not None:
+            by_loop[ticket.future.get_loop()].append(ticket)
+
+    def resolve(tickets: list[_Ticket[Any]]) -> None:
+        for ticket in tickets:
+            future = ticket.future
+            if future is None or future.done():
+                continue
+            if ticket.error is None:
+                future.set_result(ticket.result)
+            else:
+                future.set_exception(ticket.error)
+
+    for loop, tickets in by_loop.items():
+        with suppress(RuntimeError):  # it ended meanwhile, and nobody waits there
+            loop.call_soon_threadsafe(resolve, tickets)
 
 
 def _prepare_sqlite(engine: sa.Engine) -> None:

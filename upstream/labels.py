@@ -6,12 +6,11 @@ Episodes, raw blobs and pieces have limits of their own, in bodies.py.
 from __future__ import annotations
 
 import asyncio
+import random
 import re
-import secrets
 import time
 from typing import Any, Final
 
-from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kinedge.upstream.problems import Refusal
@@ -19,6 +18,11 @@ from kinedge.upstream.problems import Refusal
 __all__ = ["Labels"]
 
 _MAX_POST_BYTES: Final = 64 << 10
+_UNLESS_GIVEN: Final = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"cache-control", b"no-store"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+)
 _GIVEN: Final = re.compile(rb"[A-Za-z0-9._-]{8,64}")
 
 
@@ -46,7 +50,7 @@ class Labels:
             return
         headers = dict(scope["headers"])
         given = headers.get(b"x-request-id", b"")
-        id = given.decode() if _GIVEN.fullmatch(given) else secrets.token_hex(8)
+        id = given.decode() if _GIVEN.fullmatch(given) else f"{random.getrandbits(64):016x}"
         state: dict[str, Any] = scope.setdefault("state", {})
         state["id"] = id
         unread = b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"
@@ -73,13 +77,10 @@ class Labels:
 
         async def send_labelled(message: Message) -> None:
             if message["type"] == "http.response.start":
-                out = MutableHeaders(scope=message)
-                out["X-Request-Id"] = id
-                out["X-Content-Type-Options"] = "nosniff"
-                out.setdefault("Cache-Control", "no-store")
-                out.setdefault("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
-                if unread:
-                    out["Connection"] = "close"
+                headers = [*message.get("headers", ()), (b"x-request-id", id.encode())]
+                given = {name for name, _ in headers}
+                headers += [(name, value) for name, value in _UNLESS_GIVEN if name not in given]
+                message["headers"] = [*headers, (b"connection", b"close")] if unread else headers
             await send(message)
 
         await self._app(scope, receive_and_see, send_labelled)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 from collections.abc import Callable
 from functools import partial
@@ -12,12 +13,10 @@ import uvicorn
 
 from kinedge.errors import ConfigError, LinkError
 from kinedge.upstream.api import create_app
-from kinedge.upstream.connection import make_protocol, server_context
+from kinedge.upstream.connection import MAX_HEAD_BYTES, make_protocol, server_context
 from kinedge.upstream.settings import CollectorSettings, is_loopback
 
 __all__ = ["Collector"]
-
-_MAX_HEAD_BYTES = 32 << 10
 
 
 class Collector:
@@ -79,14 +78,18 @@ class Collector:
             app,
             http=make_protocol(settings, self._refused),
             ws="none",
+            # uvloop, which uvicorn would take if it finds it, is no faster here, and reads on for ever from a TLS
+            # connection that it closes before the end of a body.
+            loop="asyncio",
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,  # TLS ends here, and an address that a client writes is no address
             lifespan="off",
             timeout_keep_alive=30,
             timeout_graceful_shutdown=5,
             limit_concurrency=settings.max_connections,
-            h11_max_incomplete_event_size=_MAX_HEAD_BYTES,
+            h11_max_incomplete_event_size=MAX_HEAD_BYTES,
         )
         config.load()
         if tls_certificate is not None and tls_key is not None:
@@ -94,9 +97,21 @@ class Collector:
         self._server = _Announcing(config)
         self._server.handshake_timeout_s = settings.head_timeout_s
 
-    def run(self, *, on_ready: Callable[[], None] | None = None) -> None:
-        """Serve until a signal or `stop`; ``on_ready`` is called once, when requests are answered."""
+    def run(self, *, on_ready: Callable[[], None] | None = None, alone: bool = False) -> None:
+        """Serve until a signal or `stop`.
+
+        Parameters
+        ----------
+        on_ready
+            Called once, when requests are answered.
+        alone
+            Nothing else goes on in this process: what is in memory by now stays, and need not be looked through again
+            and again by the garbage collector, which would cost as much as the requests do.
+        """
         self._server.on_ready = on_ready
+        if alone:
+            gc.collect()
+            gc.freeze()
         try:
             self._server.run(sockets=[self._socket])
         finally:

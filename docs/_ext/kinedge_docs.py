@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ __all__ = ["generated_pages", "setup", "write_generated"]
 
 DOCS = Path(__file__).resolve().parents[1]
 ROOT = DOCS.parent
+_LINK = re.compile(r"\[([^\]\n]+)\]\((\.\./[^)#\s]+)\)")
 
 
 def generated_pages() -> dict[str, str]:
@@ -43,7 +45,18 @@ def _on_start(app: Any) -> None:
     write_generated(Path(app.srcdir))
 
 
+def _on_outdated(app: Any, env: Any, added: set[str], changed: set[str], removed: set[str]) -> list[str]:
+    """The navigation stands in the first page: it is read again when a page came or went."""
+    return ["index"] if added or removed else []
+
+
 def _on_read(app: Any, page: str, source: list[str]) -> None:
+    here = (Path(app.srcdir) / page).parent
+
+    def without_folder(match: re.Match[str]) -> str:
+        return f"{match[1]} (`{match[2].replace('../', '')}`)" if (here / match[2]).is_dir() else match[0]
+
+    source[0] = _LINK.sub(without_folder, source[0])  # a folder of the repository cannot be published
     if page == "index":
         source[0] = source[0].replace("<!-- navigation -->", toctrees(Path(app.srcdir)))
 
@@ -57,6 +70,7 @@ def _on_end(app: Any, failure: Exception | None) -> None:
 def setup(app: Any) -> dict[str, bool]:
     """Join Sphinx."""
     app.connect("builder-inited", _on_start)
+    app.connect("env-get-outdated", _on_outdated)
     app.connect("source-read", _on_read)
     app.connect("build-finished", _on_end)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

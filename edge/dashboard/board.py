@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from kinedge import __version__
 from kinedge.edge.dashboard.actions import Actions
 from kinedge.edge.dashboard.auth import Doorkeeper, read_token
+from kinedge.edge.dashboard.enrolling import EnrolmentRoom
 from kinedge.edge.dashboard.errors import Refused
 from kinedge.edge.dashboard.hub import Hub
+from kinedge.edge.dashboard.identify import Identifying
 from kinedge.edge.dashboard.readings import StoreReading, read_store
 from kinedge.edge.dashboard.state import (
     SCHEMA,
@@ -27,7 +29,10 @@ from kinedge.edge.dashboard.state import (
     task_fields,
 )
 from kinedge.edge.dashboard.words import Words
+from kinedge.edge.pipeline import Scored
 from kinedge.edge.store import EpisodeStore
+from kinedge.edge.verdict import Verdict
+from kinedge.edge.wiring import HandedOver
 from kinedge.errors import StoreError
 from kinedge.signals import ImuChunk
 
@@ -68,8 +73,11 @@ class Board:
         manifest = service.scorer.manifest
         self.hub = Hub(hop_s=manifest.hop / manifest.rate_hz, utc_of=self._utc_of)
         self.hub.muted.update(service.decided.state.muted)
-        self.actions = Actions(self)
         self._service = service
+        self.enrolments = EnrolmentRoom(service)
+        self.identifying = Identifying(self.hub, service.clock)
+        self.actions = Actions(self)
+        self._tasks: set[asyncio.Task[None]] = set()
         self._reading = StoreReading()
         self._read_s = 0.0
         self._unreadable = ""
@@ -94,6 +102,24 @@ class Board:
         """
         if subject not in self._service.pipeline.subjects:
             raise Refused("not_found", "there is nobody of this name here")
+
+    def knows_device(self, where: str) -> bool:
+        """Whether there is such a device."""
+        return where in self._service.wiring
+
+    def places(self) -> tuple[str, ...]:
+        """Return where sensors can be worn: those of the model."""
+        return self._service.scorer.sensors
+
+    async def remember_assigned(self) -> None:
+        """Keep over a restart who wears what."""
+        await self.remember(assigned=self._service.wiring.assigned)
+
+    def remember_assigned_soon(self) -> None:
+        """Keep it without waiting for the disk."""
+        task = asyncio.create_task(self.remember_assigned(), name="board state")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def record(self, event: str, **detail: Any) -> None:
         """Let an action be known to the audit trail."""
@@ -120,9 +146,32 @@ class Board:
         self.hub.tell("bye", {"text": text})
         self._service.stop_soon()
 
+    def saw(self, scored: Scored, verdict: Verdict, utc_ns: int) -> None:
+        """Take a verdict, in the event loop."""
+        self.hub.saw(scored.subject, verdict, utc_ns)
+        self.enrolments.saw(scored)
+
+    def assign(self, where: str, subject: str | None, sensor: str | None) -> HandedOver:
+        """Give a device to somebody; it is remembered and written into the audit trail.
+
+        Raises
+        ------
+        ConfigError
+            There is no such device or person, or it is theirs already.
+        """
+        service = self._service
+        handed = service.assign(where, subject, sensor=sensor)
+        self.record("assigned", **asdict(handed))
+        self.hub.changed(*(s for s in (handed.giver, handed.taker) if s is not None))
+        return handed
+
     async def run(self) -> None:
         """Make JSON for those who listen, for as long as the service runs."""
-        await self.hub.run(lambda: self._service.pipeline.subjects, self.person, self._slow)
+        try:
+            await self.hub.run(lambda: self._service.pipeline.subjects, self.person, self._slow)
+        finally:
+            await self.identifying.cancel()
+            await self.enrolments.end()
 
     async def state(self) -> dict[str, Any]:
         """Return how everything stands."""
@@ -134,17 +183,21 @@ class Board:
         service = self._service
         people, now_ns = service.pipeline.people, service.clock.now_ns()
         devices = [self.hub.device(where) for where in service.wiring.worn_by(subject)]
-        clocks = {s: service.pipeline.clock(subject, s) for s in service.scorer.sensors}
+        health = {s: service.health.get((subject, s)) for s in service.scorer.sensors}
         facts = PersonFacts(
             subject,
             devices,
-            clock_ms={s: c.uncertainty_ns / 1e6 for s, c in clocks.items() if c is not None},
+            clock_ms={
+                s: h.clock_uncertainty_ms
+                for s, h in health.items()
+                if h is not None and h.clock_uncertainty_ms is not None
+            },
             enrolment=people.enrolments.get(subject),
             basis=people.bases[people.subjects.index(subject)],
             n_today=self._reading.n_today.get(subject, 0),
             episode_utc_ns=self.hub.episodes.get(subject),
             muted_until_utc_ns=self.hub.muted_until(subject),
-            enrolling=self.enrolling_of(subject),
+            enrolling=self.enrolments.of(subject),
         )
         return person_fields(
             facts,
@@ -176,7 +229,7 @@ class Board:
             "tasks": task_fields(service.tasks),
             "notes": list(self.hub.notes),
             "spare": spare_fields(map(self.hub.device, service.wiring.worn_by(None)), service.clock.now_ns()),
-            "identify": self.identifying(),
+            "identify": self.identifying.now,
             "features": self.features(),
         }
 
@@ -206,14 +259,7 @@ class Board:
         found: NDArray[np.int64] = clock.to_host_ns(chunk.device_time_ns) + service.utc_offset_ns
         return found
 
-    def enrolling_of(self, subject: str) -> Mapping[str, Any] | None:
-        """Return how far the enrolment of a person is."""
-        return None
-
-    def identifying(self) -> Mapping[str, Any] | None:
-        """Return what is being looked for."""
-        return None
-
     def features(self) -> dict[str, bool]:
         """Return what can be done here."""
-        return {"enrol": False, "assign": False, "mute": True, "stop": True}
+        live = self._service.is_live
+        return {"enrol": live, "assign": live, "mute": True, "stop": True}

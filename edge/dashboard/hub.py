@@ -23,6 +23,7 @@ from kinedge.edge.dashboard.tracks import DeviceTrack, PersonTrack, SignalBuffer
 from kinedge.edge.episodes import EpisodeDraft
 from kinedge.edge.verdict import Verdict
 from kinedge.firmware_bridge.event_queue import SessionEvent
+from kinedge.firmware_bridge.tapping import TapFinder
 from kinedge.signals import ImuChunk
 
 __all__ = ["Hub"]
@@ -53,6 +54,8 @@ class Hub:
         Since when one is open, by subject.
     muted
         Until when, in UTC ns, by subject.
+    taps
+        Hears the acceleration of all devices while somebody looks for one.
     n_ticks
         How often JSON was made.
     """
@@ -63,6 +66,7 @@ class Hub:
         self.notes: deque[dict[str, Any]] = deque(maxlen=_MAX_NOTES)
         self.episodes: dict[str, int] = {}
         self.muted: dict[str, int] = {}
+        self.taps: TapFinder | None = None
         self.n_ticks = 0
         self._hop_s = hop_s
         self._utc_of = utc_of
@@ -99,6 +103,8 @@ class Hub:
         """Take what a device says; the samples themselves only of who is looked at."""
         device = self.devices.get(where) or self.device(where)
         device.hear(event, now_ns)
+        if self.taps is not None and isinstance(event, ImuChunk) and device.info is not None:
+            self.taps.push(where, event, device.info.spec.channels, arrived_ns=now_ns)
         if subject in self._looked_at and subject is not None and isinstance(event, ImuChunk) and len(event):
             utc_ns = self._utc_of(subject, event)
             if utc_ns is None or device.info is None:

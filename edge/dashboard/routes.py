@@ -88,7 +88,10 @@ class Routes:
             Route("GET", "/api/stream", self._stream),
             Route("GET", "/api/people/{subject}/history", self._history),
             Route("GET", "/api/episodes", self._episodes),
+            Route("POST", "/api/people/{subject}/enrolment", self._act(board.actions.enrolment)),
             Route("POST", "/api/people/{subject}/mute", self._act(board.actions.mute)),
+            Route("POST", "/api/sensors/assign", self._act(board.actions.assign)),
+            Route("POST", "/api/sensors/identify", self._act(board.actions.identify)),
             Route("POST", "/api/stop", self._act(board.actions.stop)),
         )
 
@@ -117,7 +120,7 @@ class Routes:
         if method == "POST":
             self._check_sender(request)
         if request.method == "HEAD" and route.pattern == "/api/stream":
-            return Answer(b"", "text/event-stream")
+            return Answer(b"", "text/event-stream", headers=PAGE_HEADERS)
         return await route.ask(request, parts)
 
     def _authorise(self, request: Request) -> None:

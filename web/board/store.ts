@@ -101,9 +101,9 @@ export class BoardStore {
 
   private onState(event: StateEvent): void {
     this.heardMs = Date.now();
-    const { at_utc_ns: at, left, people, ...rest } = event;
+    const { at_utc_ns: at, left, subjects, people, ...rest } = event;
     if (at !== undefined) this.offsetNs = at - Date.now() * 1e6;
-    if (event.model && people) {
+    if (rest.schema !== undefined && people) {
       this.state = { ...rest, people } as BoardState; // the first event of a stream is everything
     } else if (this.state) {
       let merged = this.state.people;
@@ -112,6 +112,12 @@ export class BoardStore {
         merged = merged.map((person) => fresh.get(person.subject) ?? person);
         const known = new Set(merged.map((person) => person.subject));
         merged = [...merged, ...people.filter((person) => !known.has(person.subject))];
+      }
+      if (subjects) {
+        const place = new Map(subjects.map((subject, i) => [subject, i]));
+        merged = merged
+          .filter((person) => place.has(person.subject))
+          .sort((a, b) => (place.get(a.subject) ?? 0) - (place.get(b.subject) ?? 0));
       }
       if (left) merged = merged.filter((person) => !left.includes(person.subject));
       this.state = { ...this.state, ...rest, people: merged };

@@ -123,6 +123,7 @@ export interface Identify {
 }
 
 export interface BoardState {
+  readonly schema: string;
   readonly site: string;
   readonly gateway: string;
   readonly version: string;
@@ -140,6 +141,8 @@ export interface BoardState {
 export interface StateEvent extends Partial<BoardState> {
   readonly at_utc_ns?: number;
   readonly left?: readonly string[];
+  /** Everybody, in their order: whoever is not in it has left. */
+  readonly subjects?: readonly string[];
 }
 
 export interface SignalsEvent {

@@ -1,0 +1,79 @@
+"""Parts of the edge service, made as its configuration says: recording, measures, and who looks after the store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from kinedge.edge.caretaker import Caretaker
+from kinedge.edge.config import GatewayConfig
+from kinedge.edge.episode_follower import provenance
+from kinedge.edge.hostclock import HostClock
+from kinedge.edge.measures_keeper import MeasuresKeeper
+from kinedge.edge.people import People
+from kinedge.edge.ring import Gone, trim_recordings
+from kinedge.edge.scoring import Scorer
+from kinedge.edge.store import EpisodeStore
+from kinedge.edge.tape import Tape
+from kinedge.edge.verdict_json import basis_fields
+
+__all__ = ["make_caretaker", "make_measures", "make_tape"]
+
+Note = Callable[[str], None]
+
+
+def make_measures(config: GatewayConfig, store: EpisodeStore, *, clock: HostClock, note: Note) -> MeasuresKeeper | None:
+    """Measure the people of a gateway, if that is wanted."""
+    if config.measures is None:
+        return None
+    return MeasuresKeeper(
+        store,
+        config.measures,
+        {p.subject: p.affected for p in config.people},
+        site=config.site,
+        gateway=config.gateway,
+        config_digest=config.digest(),
+        clock=clock,
+        note=note,
+    )
+
+
+def make_tape(config: GatewayConfig, scorer: Scorer, people: People, *, clock: HostClock, note: Note) -> Tape | None:
+    """Record what is heard, if that is wanted.
+
+    Raises
+    ------
+    ConfigError, StoreError
+        pyarrow is missing, or nothing can be written there.
+    """
+    if config.record is None:
+        return None
+    general = {"gateway": config.gateway, **provenance(scorer, config)}
+    return Tape(
+        config.record.folder,
+        {s: {**general, **basis_fields(basis), "settings": config.decisive()} for s, basis in people.by_subject()},
+        segment_s=config.record.segment_s,
+        clock=clock,
+        note=note,
+    )
+
+
+def make_caretaker(config: GatewayConfig, store: EpisodeStore, tape: Tape | None, *, note: Note) -> Caretaker:
+    """Look after the store, and after old recordings."""
+
+    def trim() -> list[Gone]:
+        record = config.record
+        if record is None or tape is None:
+            return []
+        budget_bytes = round(record.budget_mb * 1e6)
+        return trim_recordings(
+            record.folder, keep_hours=record.keep_hours, budget_bytes=budget_bytes, current=tape.folder
+        )
+
+    prune = partial(
+        store.prune,
+        older_than_s=config.keep_sent_days * 86_400,
+        episodes_older_than_s=config.keep_episodes_days * 86_400,
+        max_sent_episodes=config.max_sent_episodes,
+    )
+    return Caretaker(store, prune=prune, note=note, trim=trim)

@@ -1,0 +1,309 @@
+"""What a person does to a running gateway: sensors change hands, a baseline is learned, alarms are muted, it stops."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from board_rig import Rig, board_config, device, running
+
+from kinedge.edge.board_state import BoardStateFile, board_state_path
+from kinedge.edge.config import GatewayConfig
+from kinedge.edge.enrolment import read_enrolment
+from kinedge.edge.hostclock import HostClock
+from kinedge.edge.pipeline import Scored
+from kinedge.edge.service import EdgeService
+from kinedge.edge.store import EpisodeStore
+from kinedge.edge.verdict import Verdict
+from kinedge.errors import ConfigError
+from kinedge.firmware_bridge.device import DeviceInfo
+from kinedge.recording import Recording
+from kinedge.signals import ImuChunk
+from kinedge.training.scenario import DemoEvent, demo_recording
+from kinedge.units import NS_PER_S
+
+Person = Callable[..., Recording]
+INTERVAL = 20_000_000
+
+
+def sensors_of(person: Any) -> dict[str, str | None]:
+    return {s["name"]: s["where"] for s in person["sensors"] if s["state"] == "streaming"}
+
+
+def audit(config: GatewayConfig, event: str) -> list[dict[str, Any]]:
+    with EpisodeStore(config.store, read_only=True) as store:
+        return store.events(event)
+
+
+class Fed:
+    """A gateway that is fed by hand, packet by packet, on a clock that stands still in between."""
+
+    def __init__(self, config: GatewayConfig, recordings: dict[str, Recording]) -> None:
+        self.verdicts: dict[str, list[Verdict]] = {}
+        self.service = EdgeService(config, host_clock=HostClock(), on_scored=self._take)
+        self.recordings = recordings
+        for where, recording in recordings.items():
+            spec = next(s for s in recording.sensors if s.name == where[2:])
+            wired = self.service.wiring[where]
+            info = DeviceInfo(spec, 50.0, serial=where)
+            self.service._hear(wired.subject, where, wired.as_worn(info))
+
+    def _take(self, scored: Scored, verdict: Verdict) -> None:
+        self.verdicts.setdefault(scored.subject, []).append(verdict)
+
+    def play(self, start_s: int, end_s: int) -> None:
+        for first in range(start_s * 50, end_s * 50, 10):
+            for where, recording in self.recordings.items():
+                wired, columns = self.service.wiring[where], recording.columns(where[2:])
+                part = slice(first, first + 10)
+                valid = recording.valid[part, columns]
+                time_ns = NS_PER_S + (first + np.arange(10)) * INTERVAL
+                host_ns = int(time_ns[-1]) + 3_000_000
+                chunk = ImuChunk(
+                    where[2:], time_ns, recording.values[part, columns], valid, ~valid, INTERVAL, host_time_ns=host_ns
+                )
+                self.service._hear(wired.subject, where, wired.as_worn(chunk))
+            self.service._advance(NS_PER_S + (first + 10) * INTERVAL)
+
+    def end(self) -> None:
+        self.service.store.close()
+
+
+@pytest.fixture
+def fed(tmp_path: Path, person: Person) -> Callable[..., Fed]:
+    def make(name: str, **changes: Any) -> Fed:
+        people = {s: [f"{s}-wrist_left", f"{s}-wrist_right"] for s in "abc"}
+        config = board_config(tmp_path / name, people, checkpoint_s=0, **changes)
+        (tmp_path / name).mkdir(exist_ok=True)
+        recordings = {w: person(24.0, seed=800_010 + i) for i, (s, ws) in enumerate(people.items()) for w in ws}
+        return Fed(config, recordings)
+
+    return make
+
+
+def test_a_sensor_that_changes_hands_is_heard_at_the_taker_and_nobody_else_notices_a_bit(fed: Any) -> None:
+    alone, handed = fed("alone"), fed("handed")
+    alone.play(0, 20)
+    handed.play(0, 8)
+    came = handed.service.assign("a-wrist_left", "b")
+    assert (came.giver, came.taker, came.displaced, came.sensor) == ("a", "b", "b-wrist_left", "wrist_left")
+    handed.play(8, 20)
+    assert handed.verdicts["c"] == alone.verdicts["c"]
+    assert len(alone.verdicts["c"]) >= 16
+    assert handed.verdicts["a"][-1].reasons[0].code == "no_data"
+    assert handed.verdicts["a"][-1].reasons[0].sensor == "wrist_left"
+    assert "no_data" not in {r.code for r in handed.verdicts["b"][-1].reasons}
+    assert handed.service.health["b", "wrist_left"].serial == "a-wrist_left"
+    assert handed.service.wiring.worn_by(None) == ["b-wrist_left"]
+    with pytest.raises(ConfigError, match="b's already"):
+        handed.service.assign("a-wrist_left", "b")
+    with pytest.raises(ConfigError, match="no device 'x' here"):
+        handed.service.assign("x", "b")
+    with pytest.raises(ConfigError, match="nobody called z"):
+        handed.service.assign("a-wrist_left", "z")
+    alone.end()
+    handed.end()
+
+
+def test_a_sensor_that_nobody_wears_is_missing_and_comes_back_at_another_place(fed: Any) -> None:
+    gateway = fed("g")
+    gateway.play(0, 6)
+    gateway.service.assign("a-wrist_left", None)
+    gateway.play(6, 12)
+    assert gateway.verdicts["a"][-1].reasons[0].code == "no_data"
+    came = gateway.service.assign("a-wrist_left", "a", sensor="wrist_right")
+    assert came.displaced == "a-wrist_right"
+    gateway.play(12, 18)
+    last = gateway.verdicts["a"][-1]
+    assert {r.sensor for r in last.reasons if r.code == "no_data"} == {"wrist_left"}
+    assert gateway.service.health["a", "wrist_right"].where == "a-wrist_left"
+    gateway.end()
+
+
+def test_who_wears_what_outlives_a_restart_until_the_file_says_otherwise(fed: Any, tmp_path: Path) -> None:
+    first = fed("g")
+    first.play(0, 3)
+    first.service.assign("a-wrist_left", "b")
+    first.service.decided.change(assigned=first.service.wiring.assigned)
+    first.service.decided.save()
+    first.end()
+    again = fed("g")
+    assert again.service.wiring["a-wrist_left"].subject == "b"
+    assert again.service.wiring["b-wrist_left"].subject is None
+    again.end()
+    other = board_config(tmp_path / "g", {"a": ["x"], "b": ["a-wrist_left"]})
+    edited = EdgeService(other)
+    assert edited.wiring["a-wrist_left"].subject == "b", "as the file says now"
+    assert any("configuration says something else now" in n for n in edited.notes)
+    edited.store.close()
+
+
+def test_a_state_file_that_is_none_is_put_aside_and_the_gateway_starts(tmp_path: Path) -> None:
+    path = board_state_path(tmp_path / "edge.db")
+    path.write_text('{"schema": "kinedge.board-state/1", "muted": {"p": "soon"}}')
+    service = EdgeService(board_config(tmp_path, {"p-001": ["x"]}))
+    assert any("put aside" in n for n in service.notes) and not path.exists()
+    assert path.with_name(path.name + ".aside").exists()
+    service.store.close()
+
+
+def test_a_baseline_is_learned_on_the_board_used_at_once_and_after_a_restart(tmp_path: Path) -> None:
+    speed = 25.0
+    r = demo_recording(seed=7, duration_s=240, events=())
+    devices = [device(tmp_path, f"KE-{s}", r, s, speed=speed) for s in ("wrist_left", "wrist_right")]
+    config = board_config(tmp_path, {"p-001": [str(d.link_path) for d in devices], "p-002": ["none-1"]})
+
+    async def main() -> None:
+        async with running(config, devices, speed=speed) as rig:
+            await rig.until(lambda p: p["decision"] != "none", "p-001")
+            before = await rig.person("p-001")
+            assert before["calibration"]["basis"] == "cohort" and before["enrolment"] is None
+            assert (await rig.post("/api/people/p-001/enrolment", {"action": "cancel"})).status_code == 409
+            await rig.ok("/api/people/p-002/enrolment", {"action": "start", "minutes": 30})
+            told = await rig.ok("/api/people/p-001/enrolment", {"action": "start", "minutes": 1})
+            assert told["enrolment"]["state"] == "collecting" and told["enrolment"]["needed_s"] == 60
+            assert (await rig.post("/api/people/p-001/enrolment", {"action": "start", "minutes": 1})).status_code == 409
+            under_way = await rig.until(lambda p: p["enrolment"]["seconds"] > 5, "p-001")
+            assert under_way["calibration"]["text"]["en"] == "learning your normal: 0 of 1 minutes"
+            done = await rig.until(lambda p: p["enrolment"]["state"] not in ("collecting", "fitting"), "p-001")
+            assert done["enrolment"]["state"] == "done", done["enrolment"]
+            assert done["enrolment"]["audit"]["verdict"] in ("holds", "doubtful", "does not hold")
+            assert done["calibration"]["basis"] == "personal" and done["promise"]["fr"].startswith("tant que")
+            await rig.until(lambda p: p["calibration"]["learned_s"], "p-001")
+
+    asyncio.run(main())
+    path = tmp_path / "p-001.enrolment"
+    made = read_enrolment(path)
+    assert made.manifest.short and made.signatures and made.manifest.placement["wrist_left"].endswith("KE-wrist_left")
+    assert {e["enrolment"] for e in audit(config, "enrolled")} == {made.digest}
+    assert [e["subject"] for e in audit(config, "enrolment_started")] == ["p-002", "p-001"]
+    again = EdgeService(config)
+    assert again.pipeline.people.enrolments["p-001"].digest == made.digest
+    assert again.pipeline.people.bases[0].unsigned == (), "the board's own signature counts"
+    assert again.board is not None
+    assert again.board.enrolments.of("p-001")["state"] == "done"
+    assert again.board.enrolments.of("p-002")["text"]["en"].startswith("the gateway was started anew")
+    again.store.close()
+    # a file that anybody changed is no longer the board's own
+    data = bytearray(path.read_bytes())
+    path.write_bytes(bytes(data[:-40]) + bytes(40))
+    with pytest.raises(ConfigError, match="p-001"):
+        EdgeService(config)
+
+
+def test_a_tapped_sensor_is_found_among_all_and_given_to_a_person(tmp_path: Path) -> None:
+    speed = 2.0
+    r = demo_recording(seed=8, duration_s=60, events=())
+    calm = r.values.copy()
+    calm[:, :] = np.tile([0, 0, 9.81, 0, 0, 0], 2) + 0.05 * np.random.default_rng(1).standard_normal(calm.shape)
+    tapped = calm.copy()
+    for at in range(8 * 50, 60 * 50, 100):  # every two seconds
+        tapped[at : at + 2, :3] += [[25.0, 10.0, 5.0], [-12.0, 4.0, 2.0]]
+    still = Recording(**{**r.__dict__, "values": calm})
+    knocked = Recording(**{**r.__dict__, "values": tapped})
+    devices = [
+        device(tmp_path, "KE-1", still, "wrist_left", speed=speed),
+        device(tmp_path, "KE-2", still, "wrist_right", speed=speed),
+        device(tmp_path, "KE-3", knocked, "wrist_left", speed=speed),
+    ]
+    worn, spare = [str(d.link_path) for d in devices[:2]], str(devices[2].link_path)
+    config = board_config(tmp_path, {"p-001": worn, "p-002": []}, spare=[{"port": spare}])
+
+    async def main() -> None:
+        async with running(config, devices, speed=speed) as rig:
+            state = await rig.get("/api/state")
+            assert [d["where"] for d in state["spare"]] == [spare]
+            await rig.until(lambda p: len(sensors_of(p)) == 2, "p-001")
+            assert (await rig.post("/api/sensors/identify", {"action": "cancel"})).status_code == 409
+            await rig.ok("/api/sensors/identify", {"subject": "p-002"})
+            states = []
+            async for kind, data in rig.events("/api/stream"):
+                if kind == "identify" or (kind == "state" and data.get("identify")):
+                    told = data if kind == "identify" else data["identify"]
+                    states.append(told["state"])
+                    if told["state"] in ("found", "failed"):
+                        assert told["where"] == spare and told["serial"] == "KE-3", told
+                        assert told["text"]["en"] == "KE-3 is p-002's now (left wrist)"
+                        break
+            assert states[0] == "waiting"
+            assert sensors_of(await rig.until(lambda p: len(sensors_of(p)) == 1, "p-002")) == {"wrist_left": spare}
+            assert len(sensors_of(await rig.person("p-001"))) == 2
+            # and by hand
+            told = await rig.ok("/api/sensors/assign", {"where": spare, "subject": "p-001"})
+            assert told["text"]["en"] == f"KE-3 is p-001's now (left wrist); {worn[0]} is nobody's"
+            assert (await rig.get("/api/state"))["spare"][0]["where"] == worn[0]
+            for body, status in [
+                ({"where": spare, "subject": "p-001"}, 409),
+                ({"where": "nowhere", "subject": "p-001"}, 404),
+                ({"where": spare, "subject": "p-009"}, 404),
+                ({"where": spare, "subject": "p-002", "sensor": "nose"}, 400),
+            ]:
+                assert (await rig.post("/api/sensors/assign", body)).status_code == status, body
+            await rig.ok("/api/sensors/assign", {"where": spare, "subject": None})
+
+    asyncio.run(main())
+    rows = [(e["where"], e["giver"], e["taker"]) for e in audit(config, "assigned")]
+    assert rows == [(spare, None, "p-002"), (spare, "p-002", "p-001"), (spare, "p-001", None)]
+    kept = json.loads(board_state_path(config.store).read_text())["assigned"]
+    assert kept == {worn[0]: {"subject": None, "sensor": None, "configured": "p-001"}}
+
+
+def test_a_muted_person_raises_no_alarms_and_is_recorded_all_the_same(tmp_path: Path) -> None:
+    speed = 6.0
+    r = demo_recording(seed=1, duration_s=60, events=(DemoEvent("noise_burst", "wrist_right", 20, 28),))
+    devices = [device(tmp_path, f"KE-{s}", r, s, speed=speed) for s in ("wrist_left", "wrist_right")]
+    config = board_config(tmp_path, {"p-001": [str(d.link_path) for d in devices]})
+
+    async def watch(rig: Rig) -> list[Any]:
+        seen = []
+        async for kind, data in rig.events("/api/stream"):
+            if kind == "episode":
+                seen.append(data)
+                if data["state"] == "closed":
+                    return seen
+        return seen
+
+    async def main() -> None:
+        async with running(config, devices, speed=speed) as rig:
+            await rig.ok("/api/sensors/identify", {"subject": "p-001", "sensor": "wrist_right"})
+            assert (await rig.post("/api/sensors/identify", {"subject": "p-001"})).status_code == 409
+            await rig.ok("/api/sensors/identify", {"action": "cancel"})
+            assert (await rig.get("/api/state"))["identify"]["state"] == "cancelled"
+            told = await rig.ok("/api/people/p-001/mute", {"minutes": 15})
+            assert (await rig.person("p-001"))["muted_until_utc_ns"] == told["muted_until_utc_ns"]
+            opened, closed = await asyncio.wait_for(watch(rig), 60)
+            assert opened["muted"] is True and opened["state"] == "opened" and opened["end_utc_ns"] is None
+            assert closed["end_utc_ns"] >= closed["start_utc_ns"] == opened["start_utc_ns"]
+            assert set(opened["sentence"]) == {"en", "fr"}
+            await rig.ok("/api/people/p-001/mute", {"minutes": 0})
+            assert (await rig.person("p-001"))["muted_until_utc_ns"] is None
+            listed: list[Any] = []
+            while not listed:
+                listed = (await rig.get("/api/episodes?limit=5&subject=p-001"))["episodes"]
+            assert listed[0]["sensor"] == "wrist_right" and listed[0]["start_utc_ns"] == opened["start_utc_ns"]
+            for body in ({"minutes": -1}, {"minutes": 1441}, {"minutes": True}, {"minutes": "5"}, {}, {"m": 1}):
+                assert (await rig.post("/api/people/p-001/mute", body)).status_code == 400
+            assert (await rig.post("/api/stop", {"confirm": "gw-2"})).status_code == 400
+            assert not rig.serving.done()
+            await rig.ok("/api/stop", {"confirm": "gw-1"})
+            await asyncio.wait_for(asyncio.shield(rig.serving), 30)
+
+    asyncio.run(main())
+    assert [e["minutes"] for e in audit(config, "muted")] == [15, 0]
+    assert len(audit(config, "stopped_by_hand")) == 1
+
+
+def test_a_mute_ends_by_itself_also_after_a_restart(tmp_path: Path) -> None:
+    file = BoardStateFile(board_state_path(tmp_path / "edge.db"), pytest.fail)
+    file.change(muted={"p-001": 1, "p-002": 2**62})
+    file.save()
+    service = EdgeService(board_config(tmp_path, {"p-001": ["x"], "p-002": ["y"]}))
+    assert service.board is not None
+    hub = service.board.hub
+    assert hub.muted_until("p-001") is None and hub.muted_until("p-002") == 2**62
+    service.store.close()
