@@ -133,7 +133,9 @@ function FilterPanel({ filters, people }: { filters: Filters; people: readonly P
   };
   const distinct = (key: "gateway" | "site"): string[] => [...new Set([...people.map((p) => p[key]), filters[key]].filter(Boolean))].sort();
   const names = people.some((p) => p.subject === filters.subject) || !filters.subject ? people.map((p) => p.subject) : [filters.subject, ...people.map((p) => p.subject)];
-  return (
+  // Beside the list there is room; above it, on a tablet, the filters fold away.
+  const [narrow] = useState(() => innerWidth <= 900);
+  const form = (
     <form class="card side filters" aria-label={words.say("filters")} onSubmit={(event) => event.preventDefault()}>
       <h2 class="visually-hidden">{words.say("filters")}</h2>
       <Choice
@@ -206,6 +208,13 @@ function FilterPanel({ filters, people }: { filters: Filters; people: readonly P
         {words.say("filter_reset")}
       </Button>
     </form>
+  );
+  if (!narrow) return form;
+  return (
+    <details class="fold">
+      <summary>{words.say("filters")}</summary>
+      {form}
+    </details>
   );
 }
 

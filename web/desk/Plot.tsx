@@ -57,7 +57,7 @@ export function Plot(props: PlotProps) {
         height: now.height,
         legend: { show: false },
         cursor: { show: false },
-        padding: [10, 10, 0, 0],
+        padding: [10, now.days ? 22 : 10, 0, 0],
         scales: {
           x: {
             time: true,

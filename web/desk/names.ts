@@ -40,7 +40,11 @@ export function amount(words: Say, value: number | null | undefined, unit = ""):
   return `${number(words.language, value, digits)}${unit ? `\u202f${unit}` : ""}`;
 }
 
-export const reviewerOf = (words: Say, who: string): string => who.replace(/^person /, "") || words.say("by_desk");
+/** Who reviewed, as people say it: the provider's name for them, or what they called themselves at a shared desk. */
+export function reviewerOf(words: Say, who: string): string {
+  const [, called] = /^desk \((.*)\)$/.exec(who) ?? [];
+  return called ?? (who === "" || who === "desk" ? words.say("by_desk") : who.replace(/^person /, ""));
+}
 
 /** A local date such as 2026-11-21 as people write it. */
 export function dateOf(words: Say, day: string): string {
