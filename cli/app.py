@@ -66,6 +66,7 @@ def _register() -> None:
         bench,
         bench_caution,
         bench_collector,
+        bench_dashboard,
         bench_people,
         bench_results,
         collect,
@@ -94,22 +95,9 @@ def _register() -> None:
     )
     from kinedge.cli import compile as compile_
 
-    _ = (
-        audit,
-        bench,
-        collect,
-        collect_demo,
-        compile_,
-        config,
-        data,
-        demo,
-        doctor,
-        emulate,
-        enrol,
-        enroll_gateway,
-        episodes,
-    )
-    _ = bench_caution, bench_collector, bench_people, bench_results, feedback, inspect, keys, measures
+    _ = audit, bench, collect, compile_, config, data, demo, doctor, emulate, enrol, enroll_gateway, episodes
+    _ = bench_caution, bench_collector, bench_dashboard, bench_people, bench_results, feedback, inspect, keys, measures
+    _ = collect_demo
     _ = models, quantize, record, replay, report, run, scan, sync, train
 
 
