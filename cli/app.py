@@ -64,10 +64,14 @@ def _register() -> None:
     from kinedge.cli import (
         audit,
         bench,
+        bench_ab,
         bench_caution,
         bench_collector,
+        bench_dashboard,
+        bench_peers,
         bench_people,
         bench_results,
+        bench_stages,
         collect,
         config,
         data,
@@ -94,8 +98,9 @@ def _register() -> None:
     from kinedge.cli import compile as compile_
 
     _ = audit, bench, collect, compile_, config, data, demo, doctor, emulate, enrol, enroll_gateway, episodes
-    _ = bench_caution, bench_collector, bench_people, bench_results, feedback, inspect, keys, measures
-    _ = models, quantize, record, replay, report, run, scan, sync, train
+    _ = bench_ab, bench_caution, bench_collector, bench_dashboard, bench_people, bench_peers, bench_results
+    _ = bench_stages, feedback, inspect, keys, measures, models, quantize, record, replay, report, run, scan
+    _ = sync, train
 
 
 def main(argv: list[str] | None = None) -> int:

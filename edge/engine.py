@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from kinedge.bundle import Manifest
 from kinedge.edge.backends import Backend
+from kinedge.edge.backends.onnx import BoundStep
 from kinedge.edge.gaps import Gaps
 from kinedge.errors import SignalError
 
@@ -25,7 +26,7 @@ __all__ = ["STREAMS_IN_CACHE", "Engine", "EngineState", "Surprise"]
 F32 = NDArray[np.float32]
 
 STREAMS_IN_CACHE: Final = 32  # that a CPU works on together: more leave the second-level cache, and cost more each
-_Z_LIMIT: Final = 100.0  # beyond that, more says nothing more, and one sample must not drown a block
+_Z_LIMIT: Final = np.float32(100.0)  # beyond that, more says nothing more, and one sample must not drown a block
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,17 +91,15 @@ class Engine:
     def __init__(self, manifest: Manifest, backend: Backend) -> None:
         self.manifest = manifest
         self.backend = backend
-        self._center = np.array(manifest.center, np.float32)
-        self._inverse_scale = (1.0 / np.array(manifest.scale)).astype(np.float32)
         self._clip = np.float32(manifest.clip)
         self._gaps = Gaps(manifest.hold_s, manifest.rate_hz)
         # a GPU wants all streams in one step
         self._at_once = STREAMS_IN_CACHE if getattr(backend, "device", "") == "cpu" else None
         self._horizons = manifest.horizons
         self._max_horizon = max(manifest.horizons)
-        nu = np.array(manifest.student_t_nu, np.float32)
-        self._inverse_nu: F32 = np.float32(1) / nu
-        self._half_nu_1: F32 = (nu + np.float32(1)) / np.float32(2)
+        self._memory: _Memory | None = None
+        self._center = np.array(manifest.center, np.float32)
+        self._inverse_scale = (1.0 / np.array(manifest.scale)).astype(np.float32)
 
     def initial_state(self, n_streams: int) -> EngineState:
         """Return the state of streams that have seen nothing."""
@@ -152,87 +151,236 @@ class Engine:
         BackendError
             The backend failed.
         """
+        after = EngineState(**{f.name: np.empty_like(getattr(state, f.name)) for f in fields(state)})
+        return self._run(values, valid, state, after, None), after
+
+    def advance(
+        self, values: F32, valid: NDArray[np.bool_], state: EngineState, rows: NDArray[np.intp] | None = None
+    ) -> Surprise:
+        """Score the next samples of some streams as ``step`` does, but write what is remembered into ``state``.
+
+        Thousands of others are neither read nor copied. After a ``BackendError`` some of these streams have gone on.
+
+        Parameters
+        ----------
+        values, valid
+            Of these streams.
+        state
+            Of all.
+        rows
+            Which they are, each at most once; all in their order when None.
+
+        Raises
+        ------
+        SignalError
+            The shapes do not fit the model.
+        BackendError
+            The backend failed.
+        """
+        return self._run(values, valid, state, state, rows)
+
+    def _run(
+        self,
+        values: F32,
+        valid: NDArray[np.bool_],
+        state: EngineState,
+        after: EngineState,
+        rows: NDArray[np.intp] | None,
+    ) -> Surprise:
         n_streams, n_samples, n_channels = values.shape
-        if n_channels != self.manifest.n_channels or valid.shape != values.shape or len(state.n_seen) != n_streams:
+        n_states = len(state.n_seen) if rows is None else len(rows)
+        if n_channels != self.manifest.n_channels or valid.shape != values.shape or n_states != n_streams:
             raise SignalError(
-                f"engine: values {values.shape}, valid {valid.shape} and a state of {len(state.n_seen)} streams "
+                f"engine: values {values.shape}, valid {valid.shape} and a state of {n_states} streams "
                 f"do not fit a model of {self.manifest.n_channels} channels"
             )
         shape = (n_streams, n_samples, len(self._horizons), n_channels)
         found = Surprise(np.empty(shape, np.float32), np.empty(shape, np.float32), np.empty(shape, bool))
-        parts = []
-        at_once = self._at_once or max(n_streams, 1)
-        for start in range(0, max(n_streams, 1), at_once):
-            rows = slice(start, start + at_once)
-            own = EngineState(**{f.name: getattr(state, f.name)[rows] for f in fields(state)})
-            out = Surprise(found.z[rows], found.nats[rows], found.valid[rows])
-            parts.append(self._step(values[rows], valid[rows], own, out))
-        if len(parts) == 1:
-            return found, parts[0]
-        after = {f.name: np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(state)}
-        return found, EngineState(**after)
+        if not n_streams or not n_samples:
+            if after is not state:
+                _copy_rows(state, after)
+            return found
+        gappy = self._fill_gaps(values, valid, state, slice(None) if rows is None else rows)
+        at_once = self._at_once or n_streams
+        for start in range(0, n_streams, at_once):
+            piece = slice(start, min(start + at_once, n_streams))
+            out = Surprise(found.z[piece], found.nats[piece], found.valid[piece])
+            at = piece if rows is None else _as_slice(rows[piece])
+            self._step(values[piece], valid[piece], gappy.part(piece), state, after, at, out)
+        if len(gappy.rows):
+            at_gaps = gappy.rows if rows is None else rows[gappy.rows]
+            after.held[at_gaps], after.held_age[at_gaps] = gappy.held, gappy.age
+        return found
 
-    def _step(self, values: F32, valid: NDArray[np.bool_], state: EngineState, out: Surprise) -> EngineState:
-        """Score the next samples of a few streams, written to ``out``."""
-        n_streams, n_samples, n_channels = values.shape
-        x: F32 = values - self._center
+    def _fill_gaps(
+        self, values: F32, valid: NDArray[np.bool_], state: EngineState, at: slice | NDArray[np.intp]
+    ) -> _Gappy:
+        """Normalise the streams in which samples are missing, and fill their gaps: all at once, as they are few."""
+        rows = np.flatnonzero(~valid.reshape(len(valid), -1).all(axis=1))
+        if not len(rows):
+            return _Gappy(0, rows, values[:0], state.held[:0], state.held_age[:0])
+        x: F32 = values[rows] - self._center
         x *= self._inverse_scale
         np.clip(x, -self._clip, self._clip, out=x)
-        held, held_age = self._gaps.fill(x, valid, state.held, state.held_age)
-        mu, log_sigma, model_state = self.backend.step(x, valid.astype(np.float32), state.model)
+        held, age = self._gaps.fill(x, valid[rows], state.held[at][rows], state.held_age[at][rows])
+        return _Gappy(0, rows, x, held, age)
+
+    def _step(
+        self,
+        values: F32,
+        valid: NDArray[np.bool_],
+        gaps: _Gappy,
+        state: EngineState,
+        after: EngineState,
+        at: slice | NDArray[np.intp],
+        out: Surprise,
+    ) -> None:
+        """Score the next samples of a few streams, which are ``at`` these rows of ``state`` and then of ``after``."""
+        n_streams, n_samples, n_channels = values.shape
+        memory = self._memory_of(n_streams, n_samples)
+        x = memory.x[:n_streams]
+        np.subtract(_flat(values), memory.center, out=_flat(x))
+        np.multiply(_flat(x), memory.inverse_scale, out=_flat(x))
+        np.clip(x, -self._clip, self._clip, out=x)
+        gappy = gaps.rows - gaps.start
+        x[gappy] = gaps.x
+        mu, log_sigma, model_state = memory.forecast(valid, state.model[at])
         shape = (n_streams, n_samples, len(self._horizons), n_channels)
         mu, log_sigma = mu.reshape(shape), log_sigma.reshape(shape)
+        old_mu, old_log_sigma, n_seen = state.mu[at], state.log_sigma[at], state.n_seen[at]
 
         z, nats, ok = out.z, out.nats, out.valid
-        expected_log_sigma = np.empty(shape, np.float32)
+        expected_log_sigma = memory.expected[:n_streams]
         for i, horizon in enumerate(self._horizons):
             # the prediction for sample t was made at t - horizon: the first few were made in the steps before
             n_old = min(horizon, n_samples)
             old = slice(self._max_horizon - horizon, self._max_horizon - horizon + n_old)
             new = slice(0, n_samples - n_old)
-            np.subtract(x[:, :n_old], state.mu[:, old, i], out=z[:, :n_old, i])
+            np.subtract(x[:, :n_old], old_mu[:, old, i], out=z[:, :n_old, i])
             np.subtract(x[:, n_old:], mu[:, new, i], out=z[:, n_old:, i])
-            expected_log_sigma[:, :n_old, i] = state.log_sigma[:, old, i]
+            expected_log_sigma[:, :n_old, i] = old_log_sigma[:, old, i]
             expected_log_sigma[:, n_old:, i] = log_sigma[:, new, i]
         np.negative(expected_log_sigma, out=nats)
         np.exp(nats, out=nats)
         z *= nats
         np.clip(z, -_Z_LIMIT, _Z_LIMIT, out=z)
         np.multiply(z, z, out=nats)
-        nats *= self._inverse_nu
+        np.multiply(_flat(nats), memory.inverse_nu, out=_flat(nats))
         nats += np.float32(1)
         np.log(nats, out=nats)  # of 1 + a square: log1p is exact for what is far below a nat, and ten times slower
-        nats *= self._half_nu_1
+        np.multiply(_flat(nats), memory.half_nu_1, out=_flat(nats))
         nats += expected_log_sigma
-        self._mark_valid(valid, state.n_seen, nats, out=ok)
-        gone = ~ok
-        np.copyto(z, 0, where=gone)
-        np.copyto(nats, 0, where=gone)
-        return EngineState(
-            model=model_state,
-            mu=self._youngest(state.mu, mu),
-            log_sigma=self._youngest(state.log_sigma, log_sigma),
-            held=held,
-            held_age=held_age,
-            n_seen=state.n_seen + n_samples,
-        )
+        if self._mark_valid(valid, n_seen, nats, out=ok):
+            np.copyto(z, 0, where=~ok)
+            np.copyto(nats, 0, where=~ok)
+        elif len(gappy):
+            gone = ~ok[gappy]
+            for part in (z, nats):
+                some = part[gappy]
+                some[gone] = 0
+                part[gappy] = some
+        after.model[at] = model_state
+        after.mu[at] = self._youngest(old_mu, mu)
+        after.log_sigma[at] = self._youngest(old_log_sigma, log_sigma)
+        after.held[at] = x[:, -1]
+        after.held_age[at] = 0
+        after.n_seen[at] = n_seen + n_samples
+
+    def _memory_of(self, n_streams: int, n_samples: int) -> _Memory:
+        """Return memory for a step; hops of a few streams have theirs, which is used again and stays in the cache."""
+        usual = n_samples == self.manifest.hop and self._at_once is not None and n_streams <= self._at_once
+        if not usual:
+            return _Memory(self, n_streams, n_samples)
+        if self._memory is None:
+            self._memory = _Memory(self, STREAMS_IN_CACHE, n_samples)
+        return self._memory
 
     def _mark_valid(
         self, valid: NDArray[np.bool_], n_seen: NDArray[np.int64], nats: F32, *, out: NDArray[np.bool_]
-    ) -> None:
-        out[:] = valid[:, :, None]
+    ) -> bool:
+        """Mark what was scored; return whether anything but missing samples was not."""
+        for i in range(len(self._horizons)):
+            out[:, :, i] = valid
+        more = False
         needed = self.manifest.receptive_field + np.array(self._horizons)
         if n_seen.min(initial=needed[-1]) < needed[-1]:
             age = n_seen[:, None] + np.arange(valid.shape[1])
             out &= (age[..., None] >= needed)[..., None]
+            more = True
         finite = np.isfinite(nats)
         if not finite.all():
             out &= finite
+            more = True
+        return more
 
     def _youngest(self, old: F32, new: F32) -> F32:
-        """Return the last predictions of each stream, as many as the longest horizon; a copy, so as not to keep all."""
+        """Return the last predictions of each stream, as many as the longest horizon."""
         n_samples = new.shape[1]
         if n_samples >= self._max_horizon:
-            young: F32 = new[:, n_samples - self._max_horizon :].copy()
-            return young
+            return new[:, n_samples - self._max_horizon :]
         return np.concatenate([old[:, n_samples:], new], axis=1)
+
+
+@dataclass(frozen=True, eq=False)
+class _Gappy:
+    """Streams in which samples are missing: ``rows`` less ``start`` of a piece, normalised and filled, and after it."""
+
+    start: int
+    rows: NDArray[np.intp]
+    x: F32
+    held: F32
+    age: NDArray[np.int32]
+
+    def part(self, piece: slice) -> _Gappy:
+        """Return those of a piece of all streams."""
+        own = slice(*np.searchsorted(self.rows, (piece.start, piece.stop)))
+        return _Gappy(piece.start, self.rows[own], self.x[own], self.held[own], self.age[own])
+
+
+def _copy_rows(state: EngineState, after: EngineState) -> None:
+    for f in fields(state):
+        getattr(after, f.name)[:] = getattr(state, f.name)
+
+
+class _Memory:
+    """What a step of a few streams writes to. Constants are as long as a hop: numpy is slow along twelve channels."""
+
+    def __init__(self, engine: Engine, n_streams: int, n_samples: int) -> None:
+        m, backend = engine.manifest, engine.backend
+        nu = np.array(m.student_t_nu, np.float32)
+        self.center: F32 = np.tile(engine._center, n_samples)
+        self.inverse_scale: F32 = np.tile(engine._inverse_scale, n_samples)
+        self.inverse_nu: F32 = np.tile((np.float32(1) / nu).ravel(), n_samples)
+        self.half_nu_1: F32 = np.tile(((nu + np.float32(1)) / np.float32(2)).ravel(), n_samples)
+        self.expected: F32 = np.empty((n_streams, n_samples, len(m.horizons), m.n_channels), np.float32)
+        self._backend = backend
+        bind = getattr(backend, "bind", None)
+        self._bound: BoundStep | None = None
+        if bind is not None and n_samples == m.hop and getattr(backend, "device", "") == "cpu":
+            self._bound = bind(n_streams, n_samples)
+        self.x: F32 = (
+            np.empty((n_streams, n_samples, m.n_channels), np.float32) if self._bound is None else self._bound.x
+        )
+
+    def forecast(self, valid: NDArray[np.bool_], state: F32) -> tuple[F32, F32, F32]:
+        """Return what the forecaster makes of ``x``: ``mu``, ``log_sigma`` and its state, valid until the next call."""
+        n, bound = len(valid), self._bound
+        if bound is None:
+            return self._backend.step(self.x[:n], valid.astype(np.float32), state)
+        bound.mask[:n] = valid
+        bound.state[:n] = state
+        bound.run(n)
+        return bound.mu[:n], bound.log_sigma[:n], bound.state_out[:n]
+
+
+def _flat(a: F32) -> F32:
+    """Return an array with one row per stream; a view, or what is written to it is lost."""
+    return a.reshape(len(a), -1)
+
+
+def _as_slice(rows: NDArray[np.intp]) -> slice | NDArray[np.intp]:
+    """Return rows that follow each other as a slice: what is taken by it is not copied."""
+    first, n = int(rows[0]), len(rows)
+    if int(rows[-1]) - first == n - 1 and (n == 1 or bool((rows[1:] > rows[:-1]).all())):
+        return slice(first, first + n)
+    return rows

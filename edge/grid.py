@@ -17,7 +17,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from kinedge.edge.grid_buffers import HOST_TIME, NEVER, Buffers, Chunk, host_time
+from kinedge.edge.grid_buffers import HOST_TIME, NEVER, Buffers, host_time
 from kinedge.errors import SignalError
 from kinedge.firmware_bridge.clock import Mapping
 from kinedge.signals import SensorSpec
@@ -222,7 +222,7 @@ class Grid:
                 return
             first_ns = int(host_time_ns[late])
         buffers.last_ns[person] = last_ns
-        has_room = buffers.put(person, Chunk(time_ns, values, valid, saturated, mapping), n)
+        has_room = buffers.put(person, (time_ns, values, valid, saturated, mapping), n)
         width = buffers.width[person]
         if has_room and width == 1:
             if not self._begun[person]:
@@ -235,7 +235,7 @@ class Grid:
             self._last[person, column] = first_ns + (last_ns - first_ns) // 2
         else:
             self._let_in(person, column)
-        if last_ns > self._hop_end_ns[person] - self.period_ns:
+        if last_ns > self._hop_end_ns[person] - self.period_ns and person not in self.due:
             self._look(person)
 
     def reset_sensor(self, person: int, sensor: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import chain
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,26 +23,13 @@ Mask = NDArray[np.bool_]
 Rows = NDArray[np.intp]
 
 NEVER: Final = -(2**62)
-_SPARE: Final = 16  # samples that a buffer holds beyond what it must
-HOST_TIME: Final = Mapping(0, 0, 0.0, 0.0, 0.0)  # of times that are host times already
+_SPARE: Final = 32  # samples that a buffer holds beyond what it must
+HOST_TIME: Final[Mapping] = (0, 0, 0.0, 0.0, 0.0)  # of times that are host times already
 
 
-class Chunk(NamedTuple):
-    """Samples that wait: time (n,) as ``mapping`` takes it; values, valid and saturated (n, n_channels).
-
-    No time is behind ``mapping.base_ns``, unless it is host time already.
-    """
-
-    time: I64
-    values: F32
-    valid: Mask
-    saturated: Mask
-    mapping: Mapping
-
-    def part(self, start: int, end: int | None) -> Chunk:
-        """Return some of the samples."""
-        at = slice(start, end)
-        return Chunk(self.time[at], self.values[at], self.valid[at], self.saturated[at], self.mapping)
+Chunk: TypeAlias = tuple[I64, F32, Mask, Mask, Mapping]
+"""Samples that wait: time (n,) as the mapping takes it; values, valid and saturated (n, n_channels). No time is behind
+the base of the mapping, unless it is host time already. A plain tuple, as one is made of every chunk."""
 
 
 def host_time(time: I64, base: Any, offset: Any, published: Any, slope: Any) -> I64:
@@ -160,15 +147,24 @@ class Buffers:
     def _copy(self, people: Iterable[int]) -> None:
         rows: list[int] = []
         found: list[list[Chunk]] = []
+        cut: list[int] = []
         for person in people:
             chunks = self.chunks[person]
-            if chunks and (self.n_held[person] > self.n_slots or person in self.full):
-                chunks = self._with_room(person)
-            elif chunks:
-                self.chunks[person] = []
-            if chunks:
-                rows.append(person)
-                found.append(chunks)
+            if not chunks:
+                continue
+            if self.n_held[person] > self.n_slots or person in self.full:
+                cut.append(person)
+                continue
+            self.chunks[person] = []
+            rows.append(person)
+            found.append(chunks)
+        self._write(rows, found)
+        if cut:  # apart, so that the others' chunks are of one length, as they mostly are
+            parts = {person: chunks for person in cut if (chunks := self._with_room(person))}
+            self._write(list(parts), list(parts.values()))
+
+    def _write(self, rows: list[int], found: list[list[Chunk]]) -> None:
+        """Copy chunks to the slots of these people, behind what is there."""
         every = list(chain.from_iterable(found))
         if not every:
             return
@@ -199,10 +195,10 @@ class Buffers:
         room = self.n_slots - int(self.n[person])
         left, now = self.chunks[person], []
         while left and room:
-            chunk, n = left[0], len(left[0].time)
+            chunk, n = left[0], len(left[0][0])
             if n > room:
-                left[0] = chunk.part(room, None)
-                chunk, n = chunk.part(0, room), room
+                left[0] = _part(chunk, slice(room, None))
+                chunk, n = _part(chunk, slice(0, room)), room
             else:
                 del left[0]
             now.append(chunk)
@@ -214,7 +210,7 @@ class Buffers:
     def first_from(self, person: int, time_ns: int) -> int | None:
         """Return of when the first sample at or after a time is, in the slots or in chunks."""
         in_slots = self.time[person, : self.n[person]]
-        for host_ns in chain([in_slots], (host_time(c.time, *c.mapping[:4]) for c in self.chunks[person])):
+        for host_ns in chain([in_slots], (host_time(c[0], *c[4][:4]) for c in self.chunks[person])):
             at = int(np.searchsorted(host_ns, time_ns))
             if at < len(host_ns):
                 return int(host_ns[at])
@@ -267,6 +263,11 @@ class Buffers:
 
         self._use(grown(self.time), grown(self.values), grown(self.valid, True), grown(self.saturated))
         self.n_slots = n_slots
+
+
+def _part(chunk: Chunk, at: slice) -> Chunk:
+    time, values, valid, saturated, mapping = chunk
+    return time[at], values[at], valid[at], saturated[at], mapping
 
 
 def _host_times(time: Sequence[I64], mappings: Sequence[Mapping]) -> tuple[I64, I64]:

@@ -30,13 +30,20 @@ from kinedge.firmware_bridge.alignment import PairUncertainty, alignment_of
 from kinedge.firmware_bridge.clock import Clock, ClockMap
 from kinedge.signals import ImuChunk
 
-__all__ = ["Pipeline", "Scored"]
+__all__ = ["Pipeline", "Scored", "phases_for"]
 
 F32 = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 Rows = NDArray[np.intp]
 
 _NONE_YET: Final = -(2**62)
+_TOGETHER: Final = 64  # people whose hops may all end at once: the last one of them waits some milliseconds
+_A_PHASE: Final = 32  # people beyond that, as many as are scored together
+
+
+def phases_for(n_people: int, hop: int) -> int:
+    """Return at how many different ticks the hops of so many people should end."""
+    return 1 if n_people <= _TOGETHER else min(hop, n_people // _A_PHASE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -336,18 +343,19 @@ class Pipeline:
         SignalError
             The subject is unknown, or the sensor lacks a channel that the model needs.
         """
-        n = len(chunk.device_time_ns)
+        time_ns, mapping = chunk.device_time_ns, HOST_TIME
+        n = len(time_ns)
         feed = self._feeds.get((subject, chunk.sensor))
         if feed is None or feed.boot_id != chunk.boot_id or feed.channels != channels:
             feed = self._feed(subject, chunk, tuple(channels))
         if feed is None or not n:
             return
-        clock, mapping, time_ns = feed.clock, HOST_TIME, chunk.device_time_ns
+        clock, last_ns = feed.clock, time_ns.item(-1)
         if chunk.host_time_ns is not None:
-            clock.update(time_ns.item(-1), chunk.host_time_ns)
+            clock.update(last_ns, chunk.host_time_ns)
         if feed.is_map:
             mapping = clock.mapping  # type: ignore[attr-defined]
-        if mapping is HOST_TIME or time_ns.item(-1) > mapping.base_ns:
+        if not feed.is_map or last_ns > mapping[0]:
             mapping, time_ns = HOST_TIME, clock.to_host_ns(time_ns)
         values, valid, saturated = chunk.values, chunk.valid, chunk.saturated
         if feed.columns is not None:
@@ -441,15 +449,20 @@ class Pipeline:
             # remembers is no longer the past of what comes
             self._state.write(leapt, self.scorer.initial_state(len(leapt)))
         everybody = len(rows) == len(self.subjects) and bool((rows[:-1] < rows[1:]).all())
-        part = self._state if everybody else self._state.take(rows)
         turned = self.people.turn(rows, values, valid, saturated)
         calibration = self.people.calibration
         if calibration is not None and not everybody:
             calibration = calibration.rows(rows)
         clock_ms = self._clock_watch.look(rows, index, self._clocks_by_row)
         ends = (first_tick + hop).tolist()
-        batch, part = self.scorer.step(*turned, part, end_tick=ends[0], calibration=calibration, clock_ms=clock_ms)
-        self._state.write(rows, part)
+        batch, self._state = self.scorer.advance(
+            *turned,
+            self._state,
+            None if everybody else rows,
+            end_tick=ends[0],
+            calibration=calibration,
+            clock_ms=clock_ms,
+        )
         bases, who = self.people.bases, rows.tolist()
         batch = replace(
             batch,

@@ -313,7 +313,7 @@ class ReliabilityMonitor:
         lain = np.maximum(state.n_still * (self._hop_s / _STILL_S), state.n_lone * (self._hop_s / _LONE_S))
         return SensorHealth(
             repeated=n_again / np.maximum(n_known - 1, 1),
-            clipped=state.clipped,
+            clipped=state.clipped.copy(),  # a state may be written to later
             off_body=np.clip(1.5 * lain - 0.5, 0, 1),
             swapped=swapped,
             shifted=self._shifted(state),

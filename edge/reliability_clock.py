@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kinedge.firmware_bridge.alignment import alignment_of
+from kinedge.firmware_bridge.alignment import pair_uncertainty_ns
 from kinedge.firmware_bridge.clock import Clock
 
 __all__ = ["ClockWatch", "spread_ms"]
@@ -21,13 +22,13 @@ def spread_ms(clocks: Mapping[str, Clock], sensors: Sequence[str]) -> NDArray[np
 
     Of three sensors, one with a bad clock does not put the other two in doubt. 0 where no other has been heard.
     """
-    best = np.full(len(sensors), np.inf)
-    at = {name: i for i, name in enumerate(sensors)}
-    for pair in alignment_of(clocks):
-        for name in (pair.first, pair.second):
-            if name in at:
-                best[at[name]] = min(best[at[name]], pair.ms)
-    return np.where(np.isfinite(best), best, 0.0)
+    heard = {name: clock for name, clock in clocks.items() if clock.n_updates}
+    best: dict[str, int] = {}
+    for (first, a), (second, b) in combinations(heard.items(), 2):
+        apart_ns = pair_uncertainty_ns(a, b)
+        best[first] = min(best.get(first, apart_ns), apart_ns)
+        best[second] = min(best.get(second, apart_ns), apart_ns)
+    return np.array([best.get(name, 0) / 1e6 for name in sensors])
 
 
 class ClockWatch:

@@ -5,7 +5,7 @@ The same code scores a live stream, a replay, a benchmark and a calibration set.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
@@ -55,15 +55,20 @@ class ScoringState:
 
     def write(self, rows: NDArray[np.intp], part: ScoringState) -> None:
         """Replace some streams in place, of a state that is ``owned``: thousands of others are not copied."""
-        for whole, own in ((self.engine, part.engine), (self.blocks, part.blocks), (self.health, part.health)):
-            for f in fields(whole):
-                getattr(whole, f.name)[rows] = getattr(own, f.name)
+        _write_rows(self.engine, rows, part.engine)
+        _write_rows(self.blocks, rows, part.blocks)
+        _write_rows(self.health, rows, part.health)
 
 
 def take_rows(state: StateT, rows: NDArray[np.intp]) -> StateT:
     """Return the state of some streams."""
     parts: Mapping[str, Any] = {f.name: getattr(state, f.name)[rows] for f in fields(state)}
     return replace(state, **parts)
+
+
+def _write_rows(state: StateT, rows: NDArray[np.intp], part: StateT) -> None:
+    for f in fields(state):
+        getattr(state, f.name)[rows] = getattr(part, f.name)
 
 
 def put_rows(state: StateT, rows: NDArray[np.intp], part: StateT) -> StateT:
@@ -172,9 +177,73 @@ class Scorer:
         ``end_tick`` is the first tick behind it; ``clock_ms`` (n_streams, n_sensors) by how much each sensor's times
         may be apart from another's.
         """
-        health, health_state = self.monitor.step(values, valid, state.health)
+        after: list[EngineState] = []
+
+        def run(values: F32, seen: NDArray[np.bool_]) -> Surprise:
+            surprise, engine = self.engine.step(values, seen, state.engine)
+            after.append(engine)
+            return surprise
+
+        batch, blocks, health = self._step(
+            values, valid, saturated, state.blocks, state.health, run, end_tick, calibration, clock_ms
+        )
+        return batch, ScoringState(after[0], blocks, health)
+
+    def advance(
+        self,
+        values: F32,
+        valid: NDArray[np.bool_],
+        saturated: NDArray[np.bool_],
+        state: ScoringState,
+        rows: NDArray[np.intp] | None = None,
+        *,
+        end_tick: int,
+        calibration: Calibration | None = None,
+        clock_ms: F64 | None = None,
+    ) -> tuple[VerdictBatch, ScoringState]:
+        """Score and judge one hop of some streams as ``step`` does, to the bit, and use up the state.
+
+        Parameters
+        ----------
+        values, valid, saturated, calibration, clock_ms
+            Of these streams.
+        state
+            Of all streams, ``owned``: it must not be used any more, as the one that is returned has its arrays.
+        rows
+            Which they are, each at most once; all in their order when None.
+        """
+
+        def run(values: F32, seen: NDArray[np.bool_]) -> Surprise:
+            return self.engine.advance(values, seen, state.engine, rows)
+
+        blocks = state.blocks if rows is None else take_rows(state.blocks, rows)
+        health = state.health if rows is None else take_rows(state.health, rows)
+        batch, blocks, health = self._step(
+            values, valid, saturated, blocks, health, run, end_tick, calibration, clock_ms
+        )
+        if rows is None:
+            return batch, ScoringState(state.engine, blocks, health)
+        _write_rows(state.blocks, rows, blocks)
+        _write_rows(state.health, rows, health)
+        return batch, state
+
+    def _step(
+        self,
+        values: F32,
+        valid: NDArray[np.bool_],
+        saturated: NDArray[np.bool_],
+        blocks: ScorerState,
+        health_state: HealthState,
+        run: Callable[[F32, NDArray[np.bool_]], Surprise],
+        end_tick: int,
+        calibration: Calibration | None,
+        clock_ms: F64 | None,
+    ) -> tuple[VerdictBatch, ScorerState, HealthState]:
+        health, health_state = self.monitor.step(values, valid, health_state)
         values, valid, saturated, used = self.monitor.repair(values, valid, saturated, health)
-        scores, surprise, after = self.score(values, valid, saturated, state, calibration=calibration, used=used)
+        surprise = run(values, valid if used.all() else valid & used[:, None])
+        precision = None if calibration is None or calibration.which is None else calibration.precision
+        scores, blocks = self.blocks.step(surprise, values, valid, saturated, blocks, precision=precision)
         chosen = calibration or self.calibration
         unusual = chosen.assess(scores, self.groups)
         health_state = self.monitor.learn(unusual.sensor, health_state)
@@ -192,4 +261,4 @@ class Scorer:
             sensors=self.sensors,
             channels=self.channels,
         )
-        return batch, replace(after, health=health_state)
+        return batch, blocks, health_state

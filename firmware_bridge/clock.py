@@ -16,7 +16,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left
 from dataclasses import dataclass
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,9 @@ from kinedge.units import NS_PER_S
 __all__ = ["Clock", "ClockMap", "FixedClock", "Mapping"]
 
 I64 = NDArray[np.int64]
+Mapping: TypeAlias = tuple[int, int, float, float, float]
+"""``base_ns, offset_ns, published, before, after``: device time ``d`` is host time ``d + offset_ns + rint(published +
+slope * (d - base_ns))``; the slope is ``before`` up to ``base_ns``, and ``after`` behind it."""
 
 _BIN_NS: Final = NS_PER_S
 _WINDOW_NS: Final = 120 * NS_PER_S
@@ -148,7 +151,8 @@ class _Bins:
         self.second = second
         self.at.append(at)
         self.residual.append(residual)
-        self.drop_before(at - _WINDOW_NS)
+        if self.at[0] < at - _WINDOW_NS:
+            self.drop_before(at - _WINDOW_NS)
         return True
 
     def drop_before(self, at: int) -> None:
@@ -160,19 +164,6 @@ class _Bins:
     def arrays(self) -> tuple[I64, I64]:
         """Return both, as copies: an array that numpy looks at cannot grow."""
         return np.array(self.at, np.int64), np.array(self.residual, np.int64)
-
-
-class Mapping(NamedTuple):
-    """Device time ``d`` is host time ``d + offset_ns + rint(published + slope * (d - base_ns))``.
-
-    ``slope`` is ``before`` up to ``base_ns``, and ``after`` behind it.
-    """
-
-    base_ns: int
-    offset_ns: int
-    published: float
-    before: float
-    after: float
 
 
 @dataclass(frozen=True)
@@ -263,11 +254,14 @@ class ClockMap:
             since = max(self._now - self._two_way.at, 0)
             half = (self._two_way.high - self._two_way.low) / 2 + 2 * _MAX_SKEW * since
             return round(half + more), round(half + more)
-        bins = self._latest
+        recent, bins, now = slice(-_RECENT_BINS, None), self._latest, self._now
         # what arrived least late bounds the truth then; since then both may have gone apart by all that is possible
+        start, line_at, slope, most = self._line_residual, self._line_at, self._slope, 2 * _MAX_SKEW
         fit = min(
-            residual - self._line(at) + 2 * _MAX_SKEW * abs(self._now - at)
-            for at, residual in zip(bins.at[-_RECENT_BINS:], bins.residual[-_RECENT_BINS:], strict=True)
+            [
+                residual - (start + slope * (at - line_at)) + most * abs(now - at)
+                for at, residual in zip(bins.at[recent], bins.residual[recent], strict=True)
+            ]
         )
         early = round(max(fit, 0.0) + more)
         return early, round(self._delay_floor_ns + more)
@@ -361,8 +355,9 @@ class ClockMap:
         SignalError
             Nothing has arrived yet.
         """
-        self._require_update()
-        return Mapping(
+        if not self.n_updates:
+            self._require_update()
+        return (
             self._device_origin + self._now,
             self._offset_origin + self._shift_ns,
             self._published,

@@ -11,7 +11,7 @@ from kinedge.bundle import Bundle, Manifest
 from kinedge.edge.backends.base import F32, check_samples, check_state
 from kinedge.errors import BackendError
 
-__all__ = ["OnnxBackend", "OnnxStreams"]
+__all__ = ["BoundStep", "OnnxBackend", "OnnxStreams"]
 
 _INPUTS: Final = ("x", "mask", "state")
 _OUTPUTS: Final = ("mu", "log_sigma", "state_out")
@@ -76,6 +76,18 @@ class OnnxBackend:
         self.session.disable_fallback()
         _check_graph(self.session, bundle.manifest)
 
+    def bind(self, n_streams: int, n_samples: int) -> BoundStep:
+        """Return a step of at most so many streams whose inputs and outputs stay where they are.
+
+        Raises
+        ------
+        BackendError
+            The graph does not run on the CPU.
+        """
+        if self.device != "cpu":
+            raise BackendError(f"{self.name}: only what runs on the CPU can be bound to its memory")
+        return BoundStep(self, n_streams, n_samples)
+
     def allocate(self, n_streams: int) -> OnnxStreams:
         """Return streams that have seen nothing; see ``Backend.allocate``."""
         return OnnxStreams(self, n_streams)
@@ -93,6 +105,50 @@ class OnnxBackend:
         except Exception as e:
             raise BackendError(f"{self.name}: a step of {x.shape} failed: {e}") from e
         return mu, log_sigma, state_out
+
+
+class BoundStep:
+    """A step into memory that is used again and again: nothing is allocated, and it stays in the cache.
+
+    ``x``, ``mask`` (n_streams, n_samples, n_channels) and ``state`` are written before ``run``, and ``mu``,
+    ``log_sigma`` and ``state_out`` read behind it: their first rows, as many as there are streams.
+    """
+
+    def __init__(self, backend: OnnxBackend, n_streams: int, n_samples: int) -> None:
+        m = backend.manifest
+        n_out = len(m.horizons) * m.n_channels
+        self._backend = backend
+        self._bindings: dict[int, Any] = {}
+        self.x, self.mask = (np.zeros((n_streams, n_samples, m.n_channels), np.float32) for _ in range(2))
+        self.mu, self.log_sigma = (np.zeros((n_streams, n_samples, n_out), np.float32) for _ in range(2))
+        self.state, self.state_out = (np.zeros((n_streams, m.state_size), np.float32) for _ in range(2))
+
+    def run(self, n_streams: int) -> None:
+        """Advance the first streams.
+
+        Raises
+        ------
+        BackendError
+            ONNX Runtime failed.
+        """
+        b = self._backend
+        try:
+            binding = self._bindings.get(n_streams)
+            if binding is None:
+                binding = self._bindings[n_streams] = self._bound(n_streams)
+            b.session.run_with_iobinding(binding)
+        except Exception as e:
+            raise BackendError(f"{b.name}: a step of {self.x[:n_streams].shape} failed: {e}") from e
+
+    def _bound(self, n_streams: int) -> Any:
+        binding = self._backend.session.io_binding()
+        for name in _INPUTS:
+            rows = getattr(self, name)[:n_streams]
+            binding.bind_input(name, "cpu", 0, np.float32, rows.shape, rows.ctypes.data)
+        for name in _OUTPUTS:
+            rows = getattr(self, name)[:n_streams]
+            binding.bind_output(name, "cpu", 0, np.float32, rows.shape, rows.ctypes.data)
+        return binding
 
 
 class OnnxStreams:

@@ -120,7 +120,7 @@ class Routes:
         if method == "POST":
             self._check_sender(request)
         if request.method == "HEAD" and route.pattern == "/api/stream":
-            return Answer(b"", "text/event-stream")
+            return Answer(b"", "text/event-stream", headers=PAGE_HEADERS)
         return await route.ask(request, parts)
 
     def _authorise(self, request: Request) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import httpx
 
-from kinedge.edge.feedback import answers_in
+from kinedge.edge.feedback import latest_answers
 from kinedge.edge.measures_store import MeasuresStore
 from kinedge.edge.reports.person import MIN_WORN_H, Gathered, latest_week
 from kinedge.edge.reports.week import Week
@@ -162,7 +162,7 @@ def _episodes(store: EpisodeStore, subject: str, week: Week, zone: str) -> list[
 def _answers(store: EpisodeStore, subject: str) -> tuple[dict[str, str], bool]:
     """Return what people said of episodes here, and whether the trail that holds it is broken."""
     try:
-        return {a.envelope.id: a.answer for a in answers_in(store, subject=subject)}, False
+        return {id: str(answer) for id, (answer, _) in latest_answers(store, subject=subject).items()}, False
     except StoreError:
         try:
             store.verify_audit()
