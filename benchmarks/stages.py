@@ -4,12 +4,14 @@ Two runs. In the first, time is simulated: devices are told how much of it has p
 works, one after the other in one thread:
 
     decode    a read of one packet's bytes, to samples in SI units
-    align     a chunk taken into the buffer of its sensor with its clock map; and the cut of a hop of all people
-    step      the model and its sums, a hop of all people
-    caution   calibration, sensor health, belief masses and decision, a hop of all people
+    align     a chunk taken into the buffer of its sensor with its clock map; and the cut of a hop
+    step      the model and its sums, a hop
+    caution   calibration, sensor health, belief masses and decision, a hop
     episode   one verdict made, and the episode it may open, go on with or close
     store     one write of an episode, or of its draft, to the disk, with its outbox row
     uplink    one round of episodes to a collector in a process of its own, until each is committed there
+
+A step is shared by all whose hop ended together; what is told is its part for each of them.
 
 In the second, devices speak on ttys in real time and the edge service runs as it does on a board; what is timed is how
 old the newest and the oldest sample of a hop are when the verdict about it is out. Sample times are device time stamps
@@ -260,15 +262,15 @@ async def _simulated(
     units = {
         "decode": "a packet of 10 samples",
         "align, chunk": "a chunk",
-        "align": f"a hop of {people} people",
-        "step": f"a hop of {people} people",
-        "caution": f"a hop of {people} people",
+        "align": "a person's hop",
+        "step": "a person's hop",
+        "caution": "a person's hop",
         "episode": "a verdict",
         "store": "a write",
         "uplink": "an episode, until it is committed",
     }
     rows = [quantile_row(stage, clock.us[stage], unit="us", of=of) for stage, of in units.items()]
-    rows.append(quantile_row("all but store and uplink", per_hop, unit="us", of="a person and hop"))
+    rows.append(quantile_row("all but store and uplink", per_hop, unit="us", of="a person's hop"))
     rows.append({"what": "episodes", "sent": counts.sent, "of": "committed at the collector"})
     return rows
 
@@ -288,9 +290,10 @@ def _advance(pipeline: Pipeline, scorer: _TimedScorer, now_ns: int, clock: _Cloc
     found = pipeline.advance(now_ns=now_ns)
     spent = time.perf_counter_ns() - start
     if found:
-        clock.add("align", spent - scorer.ns_step)
-        clock.add("step", scorer.ns_score)
-        clock.add("caution", scorer.ns_step - scorer.ns_score)
+        for _ in found:  # a step is shared by all whose hop ended
+            clock.add("align", (spent - scorer.ns_step) // len(found))
+            clock.add("step", scorer.ns_score // len(found))
+            clock.add("caution", (scorer.ns_step - scorer.ns_score) // len(found))
     return found
 
 

@@ -65,6 +65,7 @@ def _register() -> None:
         audit,
         bench,
         bench_ab,
+        bench_all,
         bench_caution,
         bench_collector,
         bench_dashboard,
@@ -73,6 +74,7 @@ def _register() -> None:
         bench_results,
         bench_stages,
         collect,
+        collect_demo,
         config,
         data,
         demo,
@@ -98,9 +100,10 @@ def _register() -> None:
     from kinedge.cli import compile as compile_
 
     _ = audit, bench, collect, compile_, config, data, demo, doctor, emulate, enrol, enroll_gateway, episodes
-    _ = bench_ab, bench_caution, bench_collector, bench_dashboard, bench_people, bench_peers, bench_results
+    _ = bench_ab, bench_all, bench_caution, bench_collector, bench_dashboard, bench_people, bench_peers, bench_results
     _ = bench_stages, feedback, inspect, keys, measures, models, quantize, record, replay, report, run, scan
     _ = sync, train
+    _ = collect_demo
 
 
 def main(argv: list[str] | None = None) -> int:
