@@ -46,8 +46,8 @@ def _on_start(app: Any) -> None:
 
 
 def _on_outdated(app: Any, env: Any, added: set[str], changed: set[str], removed: set[str]) -> list[str]:
-    """The navigation stands in the first page: it is read again when a page came or went."""
-    return ["index"] if added or removed else []
+    """The navigation is made from all pages and stands on all of them: when one comes or goes, all are read again."""
+    return sorted(env.all_docs) if added or removed else []
 
 
 def _on_read(app: Any, page: str, source: list[str]) -> None:
