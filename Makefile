@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 ROOMS := firmware_bridge edge training quantize upstream benchmarks cli
 
-.PHONY: help setup demo test check format typing default-model docs figures release try-release web chaos soak clean
+.PHONY: help setup demo test check format typing default-model docs figures release try-release web screenshots chaos soak clean
 
 help: ## show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -35,6 +35,9 @@ default-model: $(VENV)/.dev ## train the shipped model again
 
 web: ## check and build the pages (needs node >= 20.19 and npm)
 	cd web && npm ci --no-audit --no-fund && npm run check && npm run build && npm run size
+
+screenshots: $(VENV)/.dev ## pictures of the board's page for docs/, from a site that runs (four minutes, needs chromium)
+	PYTHONPATH=tests $(BIN)/python tests/board_screenshots.py
 
 typing: ## links that let analysers see the rooms as one package
 	@mkdir -p .typing && ln -sfn ../core .typing/kinedge.tmp && rm -rf .typing/kinedge .typing/kinedge.tmp

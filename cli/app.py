@@ -66,6 +66,7 @@ def _register() -> None:
         bench,
         bench_caution,
         bench_collector,
+        bench_dashboard,
         bench_people,
         bench_results,
         collect,
@@ -94,7 +95,7 @@ def _register() -> None:
     from kinedge.cli import compile as compile_
 
     _ = audit, bench, collect, compile_, config, data, demo, doctor, emulate, enrol, enroll_gateway, episodes
-    _ = bench_caution, bench_collector, bench_people, bench_results, feedback, inspect, keys, measures
+    _ = bench_caution, bench_collector, bench_dashboard, bench_people, bench_results, feedback, inspect, keys, measures
     _ = models, quantize, record, replay, report, run, scan, sync, train
 
 

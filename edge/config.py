@@ -49,7 +49,7 @@ class PersonConfig(Config):
     )
 
 
-_DECISIVE: Final = {"alarm", "caution", "episodes", "max_delay_s", "precision"}
+_DECISIVE: Final = {"alarm", "caution", "episodes", "max_delay_s", "n_phases", "precision"}
 
 
 class TrustConfig(Config):
@@ -246,6 +246,13 @@ class GatewayConfig(Config):
         default=100_000, ge=0, le=10**9, description="of those that the collector has, only the newest so many stay"
     )
     max_delay_s: float = Field(default=0.25, ge=0.02, le=5, description="how long a sample waits for a slow sensor")
+    n_phases: int | None = Field(
+        default=None,
+        ge=1,
+        le=1000,
+        description="at how many different moments hops end, at most one per tick of a hop; left out: 1 for up to 64 "
+        "people, then one for every 32 (docs/performance.md)",
+    )
     checkpoint_s: float = Field(
         default=30, ge=0, le=600, description="between two checkpoints, from which a restart goes on; 0: none"
     )

@@ -30,13 +30,20 @@ from kinedge.firmware_bridge.alignment import PairUncertainty, alignment_of
 from kinedge.firmware_bridge.clock import Clock, ClockMap
 from kinedge.signals import ImuChunk
 
-__all__ = ["Pipeline", "Scored"]
+__all__ = ["Pipeline", "Scored", "phases_for"]
 
 F32 = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 Rows = NDArray[np.intp]
 
 _NONE_YET: Final = -(2**62)
+_TOGETHER: Final = 64  # people whose hops may all end at once: the last one of them waits some milliseconds
+_A_PHASE: Final = 32  # people beyond that, as many as are scored together
+
+
+def phases_for(n_people: int, hop: int) -> int:
+    """Return at how many different ticks the hops of so many people should end."""
+    return 1 if n_people <= _TOGETHER else min(hop, n_people // _A_PHASE)
 
 
 @dataclass(frozen=True, eq=False)

@@ -30,7 +30,7 @@ from kinedge.edge.listening import Listener, SensorHealth
 from kinedge.edge.lsl_streams import LslStreams
 from kinedge.edge.model_follower import ModelFollower
 from kinedge.edge.people import People
-from kinedge.edge.pipeline import Pipeline, Scored
+from kinedge.edge.pipeline import Pipeline, Scored, phases_for
 from kinedge.edge.progress import Progress, StageTimes
 from kinedge.edge.promise import promises_of
 from kinedge.edge.scoring import Scorer
@@ -134,7 +134,12 @@ class EdgeService:
             self._models = ModelFollower(config, note=self.note)
             self.scorer, people = self._models.taken.scorer, self._models.taken.people
         self.pipeline = Pipeline(
-            self.scorer, people.subjects, max_delay_s=config.max_delay_s, people=people, alarm=config.alarm
+            self.scorer,
+            people.subjects,
+            max_delay_s=config.max_delay_s,
+            people=people,
+            alarm=config.alarm,
+            n_phases=config.n_phases or phases_for(len(people.subjects), self.scorer.manifest.hop),
         )
         self.checkpoint = None
         if source is None and config.checkpoint_s:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from kinedge.edge.grid import Grid
 from kinedge.edge.people import People
-from kinedge.edge.pipeline import Pipeline, Scored
+from kinedge.edge.pipeline import Pipeline, Scored, phases_for
 from kinedge.edge.scoring import Scorer
 from kinedge.edge.verdict import Verdict
 from kinedge.errors import SignalError
@@ -211,3 +211,7 @@ def test_a_burst_of_minutes_gives_the_same_bits_as_a_trickle_and_no_larger_buffe
     assert np.array_equal(np.array(burst), np.array(trickle))
     assert np.array_equal(after_burst.next_tick, after_trickle.next_tick)
     assert after_burst.n_slots == after_trickle.n_slots < 100 * width + 50
+
+
+def test_hops_of_many_people_end_at_many_moments_and_those_of_few_at_one() -> None:
+    assert [phases_for(n, 50) for n in (1, 64, 65, 256, 1000, 4000)] == [1, 1, 2, 8, 31, 50]

@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from measures_feeder import START_UTC_S, chunk
 from report_people import BASIS, WEEK, ZONE, answer, arm_day, episode, fill, rows_of, said
 
 import kinedge.cli.report  # noqa: F401  registers its commands
@@ -43,6 +44,8 @@ from kinedge.edge.store import EpisodeStore
 from kinedge.edge.vault import Vault
 from kinedge.edge.verdict_hours import VerdictHours
 from kinedge.errors import ConfigError, LinkError, StoreError
+from kinedge.firmware_bridge.recorder import SessionWriter
+from kinedge.signals import SensorSpec
 
 UNTOLD = ("risk", "diagnos", "risque", "relapse", "rechute")
 
@@ -159,7 +162,7 @@ def test_episodes_have_time_sentence_place_and_what_people_said(tmp_path: Path) 
     rows = Page(person_page(report, "fr")).cells
     first = next(r for r in rows if ids[0][:8] in "".join(r))
     assert first[0] == "mar. 17 nov., 10:15 46 s" and "beaucoup moins que d'habitude" in first[1]
-    assert first[2] == "le poignet gauche, 71 %" and first[3] == "confirmé"
+    assert first[2] == "le poignet gauche, 71\u00a0%" and first[3] == "confirmé"
     unsure = next(r for r in rows if ids[1][:8] in "".join(r))
     assert unsure[1].startswith("incertain") and unsure[2] == ""
 
@@ -176,7 +179,7 @@ def test_an_empty_week_says_so_and_shows_no_number(folder: Path) -> None:
     assert report.parts == report.episodes == report.answered == () and report.unsure_share is None
     for language, nothing in (("en", "Nothing was measured"), ("fr", "Rien n'a été mesuré")):
         page = Page(person_page(report, language))
-        assert nothing in page.text and "0 %" not in page.text and page.cells == []
+        assert nothing in page.text and "0\u00a0%" not in page.text and page.cells == []
 
 
 def test_steps_are_those_of_both_legs_and_have_no_trend(folder: Path) -> None:
@@ -322,11 +325,24 @@ def test_a_promise_is_said_in_french_as_the_gateway_would(hours: float, audit: A
     assert Words("fr").promised("something else") == "« something else »"
 
 
+def test_who_is_compared_with_others_is_told_so_at_a_glance(tmp_path: Path) -> None:
+    start = WEEK.utc_ns(ZONE)[0] // 10**9
+    alone = {k: v for k, v in BASIS.items() if k not in ("enrolment_digest", "promise")}
+    for subject, basis, told in (("p-001", BASIS, False), ("p-003", alone, True)):
+        with EpisodeStore(tmp_path / "edge.db") as store:
+            asyncio.run(answer(store, subject, [(start, said(Decision.NORMAL), 5)], basis))
+        text = Page(person_page(week_of(tmp_path, subject))).text
+        assert ("No enrolment of their own" in text) is told
+        assert ("Nothing was promised about false episodes" in text) is told
+
+
 def test_numbers_are_written_as_each_language_writes_them() -> None:
     english, french = Words("en"), Words("fr")
     assert (english.number(-1234.5), french.number(-1234.5)) == ("−1\u202f234.50", "−1\u202f234,50")
     assert french.number(-0.001) == "0,00" and english.number(None) == "–"
-    assert [english.percent(x) for x in (0, 0.001, 0.005, 0.126, 1)] == ["0 %", "< 1 %", "< 1 %", "13 %", "100 %"]
+    assert [english.percent(x) for x in (0, 0.001, 0.005, 0.126, 1)] == [
+        f"{n}\u00a0%" for n in ("0", "< 1", "< 1", "13", "100")
+    ]
     assert [english.hours(s) for s in (0, 20, 60, 3599, 90_000)] == ["0:00 h", "20 s", "0:01 h", "1:00 h", "25:00 h"]
     with pytest.raises(ConfigError, match="en and fr"):
         Words("de")
@@ -528,3 +544,22 @@ def test_results_of_benchmarks_are_printed_with_all_their_rows(tmp_path: Path) -
     text = " ".join(" ".join(pdf_pages(out.read_bytes())).split())
     for row in json.loads(result.read_text("utf-8"))["rows"]:
         assert row["what"] in text
+
+
+def test_a_recording_is_reported_as_measured_and_not_scored(tmp_path: Path, capsys: Any) -> None:
+    with SessionWriter(
+        tmp_path / "r", facts={"subject": "p-007"}, clock=lambda: 0, wall_clock=lambda: START_UTC_S * 10**9
+    ) as writer:
+        for sensor in ("wrist_left", "wrist_right"):
+            writer.describe(SensorSpec(sensor))
+            for second in range(20):
+                writer.write(chunk(sensor, second))
+    page = tmp_path / "r.html"
+    assert main(["report", "person", str(tmp_path / "r"), "--timezone", "UTC", "--out", str(page)]) == 0
+    text = Page(page.read_text("utf-8")).text
+    assert (
+        "A recording was measured, not scored" in text and "Week 46 of 2023" in text and "the day is not over" in text
+    )
+    capsys.readouterr()
+    assert main(["report", "person", str(tmp_path / "r"), "--subject", "p-008", "--timezone", "UTC"]) == 1
+    assert "nothing of p-008" in capsys.readouterr().err

@@ -30,6 +30,7 @@ __all__ = ["Hub"]
 
 _TICK_S: Final = 0.1
 _SLOW_S: Final = 1.0
+_FRESH_S: Final = 1.5
 _MAX_NOTES: Final = 50
 _PEOPLE: Final = "people/"
 
@@ -77,6 +78,7 @@ class Hub:
         self._signals: dict[tuple[str, str], SignalBuffer] = {}
         self._looked_at: frozenset[str] = frozenset()
         self._fragments: dict[str, tuple[int, bytes]] = {}  # of the state, by key or "people/SUBJECT", with a version
+        self._made_s: dict[str, float] = {}
         self._order: list[str] = []
         self._version = 0
 
@@ -200,7 +202,8 @@ class Hub:
             began_s = time.monotonic()
             if began_s >= due_s or self._hurry:
                 self._hurry, due_s = False, began_s + _SLOW_S
-                self._changed.update(people())
+                # what came with a verdict is fresh; of the others, sensors may have fallen silent
+                self._changed.update(s for s in people() if began_s - self._made_s.get(s, 0.0) > _FRESH_S)
                 for key, content in (await slow()).items():
                     self._put(key, json_bytes(content))
             here = list(people())
@@ -208,6 +211,7 @@ class Hub:
             for subject in here:
                 if subject in changed or f"{_PEOPLE}{subject}" not in self._fragments:
                     self._put(f"{_PEOPLE}{subject}", json_bytes(person(subject)))
+                    self._made_s[subject] = began_s
                     await asyncio.sleep(0)  # a hop that is due goes first
             if here != self._order:
                 for subject in set(self._order) - set(here):

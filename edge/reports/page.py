@@ -44,7 +44,7 @@ class _Form:
 _FORMS: Final[Mapping[str, _Form]] = {
     "use_ratio": _Form(),
     "active_share": _Form(percent=True, digits=0),
-    "contact_symmetry_index": _Form(digits=1, unit=" %"),
+    "contact_symmetry_index": _Form(digits=1, unit="\u00a0%"),
     "steps": _Form(digits=0),
 }
 
@@ -145,6 +145,8 @@ def _glance(report: PersonWeek, w: Words) -> list[str]:
         total = sum(report.seconds.values())
         line = w("glance_unsure", share=w.percent(report.unsure_share), time=w.hours(total), why=why)
         lines.append(line.replace("?.", "?"))
+    if report.basis["model_digest"] and not report.basis["enrolment_digest"]:
+        lines.append(w("glance_cohort"))
     return lines
 
 

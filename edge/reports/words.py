@@ -39,6 +39,8 @@ _TEXTS: Final[Mapping[str, tuple[str, str]]] = {
                         "Épisodes : {n} cette semaine, {different} différent(s) de l'habitude de la personne, {unsure} incertain(s)."),
     "glance_unsure": ("Unsure for {share} of the {time} that were answered{why}.",
                       "Incertain pendant {share} des {time} pour lesquelles une réponse a été donnée{why}."),
+    "glance_cohort": ("No enrolment of their own: their movement was compared with that of the people the model was calibrated on.",
+                      "Sans référence personnelle : le mouvement a été comparé à celui des personnes sur lesquelles le modèle a été calibré."),
     "glance_why": (", most often because {why}", ", le plus souvent parce que {why}"),
     "glance_unknown": ("How often the answer was unsure is not known for this week.",
                        "On ne sait pas combien de fois la réponse était incertaine cette semaine."),
@@ -203,6 +205,7 @@ _DAYS: Final = {
     "fr": ["lun.", "mar.", "mer.", "jeu.", "ven.", "sam.", "dim."],
 }
 _NARROW: Final = "\u202f"
+_FIXED: Final = "\u00a0"  # no line ends there
 
 _PROMISE: Final = re.compile(
     r"while calibration is valid, at most one false episode per (?P<n>[\d.e+]+) (?P<unit>days|hours) is expected, "
@@ -253,8 +256,8 @@ class Words:
             return "–"
         least = 0.5 * 10**-digits
         if 0 < 100 * share <= least:
-            return f"< {self.number(10**-digits, digits=digits)} %"
-        return f"{self.number(100 * share, digits=digits)} %"
+            return f"< {self.number(10**-digits, digits=digits)}{_FIXED}%"
+        return f"{self.number(100 * share, digits=digits)}{_FIXED}%"
 
     def hours(self, seconds: float | None) -> str:
         """Write a time as hours and minutes; below a minute as seconds."""

@@ -198,6 +198,9 @@ function Score({ person, points, words }: { person: Person; points: readonly Sco
     }
     return [times, times.map(() => high), times.map(() => median), scores];
   }, [points, median, high]);
+  // A page just opened on a board just started has little to show: it is not squeezed into a corner.
+  const heardS = points?.length ? ((points.at(-1)?.utcNs ?? 0) - (points[0]?.utcNs ?? 0)) / 1e9 : 0;
+  const span = [120, 300, 600].find((s) => heardS <= s) ?? HISTORY_S;
   const most = Math.max(high * 2, ...(points ?? []).map((point) => point.score));
   const least = Math.min(median - 0.5, ...(points ?? []).map((point) => point.score));
   const band = words.say(personal ? "band_personal" : "band_cohort");
@@ -208,7 +211,7 @@ function Score({ person, points, words }: { person: Person; points: readonly Sco
         title={words.say("line_score")}
         unit={words.say(personal ? "score_unit" : "score_unit_cohort")}
         data={data}
-        spanS={HISTORY_S}
+        spanS={span}
         height={170}
         range={[least, most * 1.08]}
         lines={[
