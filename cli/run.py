@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["run", "serve_until"]
 
+_ENDS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # a terminal that closes is no reason to lose anything
+
 
 class LogFormat(str, Enum):
     """How log lines look."""
@@ -154,7 +156,7 @@ class _StatusLines:
 async def serve_until(
     service: Any, *, on_tick: Callable[[], None] | None = None, until: Callable[[], bool] | None = None
 ) -> None:
-    """Run a service until SIGINT, SIGTERM or ``until`` says so, drawing every quarter of a second.
+    """Run a service until SIGINT, SIGTERM, SIGHUP or ``until`` says so, drawing every quarter of a second.
 
     Raises
     ------
@@ -163,7 +165,7 @@ async def serve_until(
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _ENDS:
         loop.add_signal_handler(number, stop.set)
     serving = asyncio.create_task(service.run(stop))
     try:
@@ -175,5 +177,5 @@ async def serve_until(
                 stop.set()
         serving.result()
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in _ENDS:
             loop.remove_signal_handler(number)
