@@ -51,7 +51,7 @@ class Fed:
             spec = next(s for s in recording.sensors if s.name == where[2:])
             wired = self.service.wiring[where]
             info = DeviceInfo(spec, 50.0, serial=where)
-            self.service._hear(wired.subject, where, wired.as_worn(info))
+            self.service.hear(wired.subject, where, wired.as_worn(info))
 
     def _take(self, scored: Scored, verdict: Verdict) -> None:
         self.verdicts.setdefault(scored.subject, []).append(verdict)
@@ -67,7 +67,7 @@ class Fed:
                 chunk = ImuChunk(
                     where[2:], time_ns, recording.values[part, columns], valid, ~valid, INTERVAL, host_time_ns=host_ns
                 )
-                self.service._hear(wired.subject, where, wired.as_worn(chunk))
+                self.service.hear(wired.subject, where, wired.as_worn(chunk))
             self.service._advance(NS_PER_S + (first + 10) * INTERVAL)
 
     def end(self) -> None:
