@@ -75,7 +75,7 @@ def test_who_joins_is_scored_who_leaves_is_gone_and_devices_follow_the_file(
             absent = person.model_copy(update={"enrolment": Path("absent")})
             without_enrolment = config({"p-b": ports["a"]}).model_copy(update={"people": (absent,)})
             for wanted, told in [
-                (config({"p-b": ports["a"]}, max_delay_s=2.0), "max_delay_s cannot change"),
+                (config({"p-b": ports["a"]}, max_delay_s=3.0), "max_delay_s cannot change"),
                 (config({"p-b": ports["a"]}, site="elsewhere"), "site cannot change"),
                 (without_enrolment, "people p-b: absent: cannot be read"),
             ]:
