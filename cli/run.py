@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = ["run", "serve_until"]
 
+_ENDS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # a terminal that closes is no reason to lose anything
+
 
 class LogFormat(str, Enum):
     """How log lines look."""
@@ -54,7 +56,7 @@ def run(
     """Read sensors, score them as they arrive, keep episodes and send them upstream, until stopped.
 
     A dashboard is served on this machine alone (http://127.0.0.1:9464, or as the error output says); [http] opens it to
-    the network, with a token, or switches it off. SIGHUP reads people and devices anew, and the rest goes on. Under
+    the network, with a token, or switches it off. SIGUSR1 reads people and devices anew, and the rest goes on. Under
     systemd it says when it is ready and feeds the watchdog (docs/service.md).
 
     Example gateway.toml; `kinedge config --explain` tells every key:
@@ -116,7 +118,7 @@ def run(
     if not live_wanted:
         lines = _StatusLines(service, as_json=as_json)
         on_tick = None if quiet and not as_json else lines.tell
-        asyncio.run(serve_until(service, on_tick=on_tick, on_hangup=reread))
+        asyncio.run(serve_until(service, on_tick=on_tick, on_call=reread))
         return
     logging.getLogger("kinedge").propagate = False  # the view shows what is worth knowing
 
@@ -126,7 +128,7 @@ def run(
         live.update(view.render(service))
 
     with Live(console=console, refresh_per_second=4, screen=True) as live:
-        asyncio.run(serve_until(service, on_tick=draw, on_hangup=reread))
+        asyncio.run(serve_until(service, on_tick=draw, on_call=reread))
 
 
 class _StatusLines:
@@ -166,11 +168,11 @@ async def serve_until(
     *,
     on_tick: Callable[[], None] | None = None,
     until: Callable[[], bool] | None = None,
-    on_hangup: Callable[[], Coroutine[Any, Any, None]] | None = None,
+    on_call: Callable[[], Coroutine[Any, Any, None]] | None = None,
 ) -> None:
-    """Run a service until SIGINT, SIGTERM or ``until`` says so, drawing every quarter of a second.
+    """Run a service until SIGINT, SIGTERM, SIGHUP or ``until`` says so, drawing every quarter of a second.
 
-    ``on_hangup`` is run at every SIGHUP, one after the other.
+    ``on_call`` is run at every SIGUSR1, one after the other.
 
     Raises
     ------
@@ -179,17 +181,17 @@ async def serve_until(
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _ENDS:
         loop.add_signal_handler(number, stop.set)
     serving = asyncio.create_task(service.run(stop))
-    hung_up = asyncio.Event()
-    if on_hangup is not None:
-        loop.add_signal_handler(signal.SIGHUP, hung_up.set)
+    called = asyncio.Event()
+    if on_call is not None:
+        loop.add_signal_handler(signal.SIGUSR1, called.set)
     try:
         while not serving.done():
-            if hung_up.is_set() and on_hangup is not None:
-                hung_up.clear()
-                await on_hangup()
+            if called.is_set() and on_call is not None:
+                called.clear()
+                await on_call()
             await asyncio.wait([serving], timeout=0.25)
             if on_tick is not None and not serving.done():
                 on_tick()
@@ -197,5 +199,5 @@ async def serve_until(
                 stop.set()
         serving.result()
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in (*_ENDS, signal.SIGUSR1):
             loop.remove_signal_handler(number)

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -111,6 +112,10 @@ def test_a_running_gateway_tells_metrics_health_and_systemd_how_it_is_doing(tmp_
     assert samples["kinedge_disk_free_bytes",] > 0 and samples["kinedge_store_bytes",] > 0
     assert samples["kinedge_outbox_rows", ("state", "ready")] == 0
     assert health["ok"] is True and health["troubles"] == []
+    described = (Path(__file__).parent.parent / "docs" / "service.md").read_text()
+    ours = {name.removesuffix("_total") for (name, *_) in samples if name.startswith("kinedge_")}
+    ours = {name for name in ours if not name.endswith(("_sum", "_count", "_created"))}
+    assert [name for name in sorted(ours) if f"`{name}`" not in described] == [], "docs/service.md names every metric"
     listening.join(20)
     assert said[0].startswith("READY=1")
     assert any(s.startswith("WATCHDOG=1") and "2 of 2 sensors connected" in s for s in said)
@@ -273,7 +278,7 @@ def test_the_command_says_ready_and_stopping_and_ends_well(tmp_path: Path) -> No
             line = process.stderr.readline()
             assert line, "it ended without a word about the device"
         assert json.loads(line)["level"] == "warning"
-        process.terminate()
+        process.send_signal(signal.SIGHUP)  # as when a terminal closes; SIGTERM is sent elsewhere
         while not words.recv(4096).startswith(b"STOPPING=1"):
             pass
         _, errors = process.communicate(timeout=120)

@@ -19,6 +19,7 @@ export const SIGNALS_S = 10;
 /** An answer older than this is not the current one. */
 export const STALE_S = 10;
 const MAX_NOTES = 50;
+const WHOLE = ["model", "outbox", "tasks", "notes", "spare", "identify", "features", "site", "gateway", "version"] as const;
 
 export interface ScorePoint {
   readonly utcNs: number;
@@ -43,6 +44,9 @@ export class BoardStore {
   readonly signals = new Map<string, Signals>();
   /** Counts episodes that began or ended, so that lists know when to ask again. */
   episodesSeen = 0;
+  private parts: Partial<BoardState> = {};
+  private order: readonly string[] = [];
+  private readonly known = new Map<string, Person>();
   private offsetNs = 0;
   private close: (() => void) | undefined;
   private frame = 0;
@@ -101,27 +105,17 @@ export class BoardStore {
 
   private onState(event: StateEvent): void {
     this.heardMs = Date.now();
-    const { at_utc_ns: at, left, subjects, people, ...rest } = event;
+    const { at_utc_ns: at, subjects, people, ...rest } = event;
     if (at !== undefined) this.offsetNs = at - Date.now() * 1e6;
-    if (rest.schema !== undefined && people) {
-      this.state = { ...rest, people } as BoardState; // the first event of a stream is everything
-    } else if (this.state) {
-      let merged = this.state.people;
-      if (people) {
-        const fresh = new Map(people.map((person) => [person.subject, person]));
-        merged = merged.map((person) => fresh.get(person.subject) ?? person);
-        const known = new Set(merged.map((person) => person.subject));
-        merged = [...merged, ...people.filter((person) => !known.has(person.subject))];
-      }
-      if (subjects) {
-        const place = new Map(subjects.map((subject, i) => [subject, i]));
-        merged = merged
-          .filter((person) => place.has(person.subject))
-          .sort((a, b) => (place.get(a.subject) ?? 0) - (place.get(b.subject) ?? 0));
-      }
-      if (left) merged = merged.filter((person) => !left.includes(person.subject));
-      this.state = { ...this.state, ...rest, people: merged };
-    }
+    this.parts = { ...this.parts, ...rest };
+    for (const person of people ?? []) this.known.set(person.subject, person);
+    if (subjects) this.order = subjects;
+    const place = new Map(this.order.map((subject, i) => [subject, i]));
+    const here = [...this.known.values()]
+      .filter((person) => !place.size || place.has(person.subject))
+      .sort((a, b) => (place.get(a.subject) ?? 0) - (place.get(b.subject) ?? 0));
+    // Only what is whole is shown: the first event should be, and a page must not break if it is not.
+    if (WHOLE.every((key) => key in this.parts)) this.state = { ...(this.parts as Omit<BoardState, "people">), people: here };
     for (const person of people ?? []) {
       if (person.utc_ns !== null && person.score !== null) this.addScore(person.subject, person.utc_ns, person.score, person.decision);
       this.askHistory(person.subject);
@@ -192,6 +186,7 @@ export class BoardStore {
   }
 
   private patch(change: Partial<BoardState>): void {
+    this.parts = { ...this.parts, ...change };
     if (this.state) this.state = { ...this.state, ...change };
     this.changed();
   }
