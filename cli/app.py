@@ -74,6 +74,7 @@ def _register() -> None:
         bench_results,
         bench_stages,
         collect,
+        collect_demo,
         config,
         data,
         demo,
@@ -102,6 +103,7 @@ def _register() -> None:
     _ = bench_ab, bench_all, bench_caution, bench_collector, bench_dashboard, bench_people, bench_peers, bench_results
     _ = bench_stages, feedback, inspect, keys, measures, models, quantize, record, replay, report, run, scan
     _ = sync, train
+    _ = collect_demo
 
 
 def main(argv: list[str] | None = None) -> int:
