@@ -26,7 +26,8 @@ import reference_cli  # noqa: E402
 import reference_config  # noqa: E402
 import reference_http  # noqa: E402
 
-pytestmark = pytest.mark.xdist_group("docs")
+# a build takes half a minute of a processor, and as long as it takes where that is shared
+pytestmark = [pytest.mark.xdist_group("docs"), pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html"]
     built = subprocess.run(
-        [*command, "-d", out / "doctrees", DOCS, out / "html"], capture_output=True, text=True, timeout=280, check=False
+        [*command, "-d", out / "doctrees", DOCS, out / "html"], capture_output=True, text=True, timeout=850, check=False
     )
     assert built.returncode == 0, built.stdout[-2000:] + built.stderr[-4000:]
     return out / "html"

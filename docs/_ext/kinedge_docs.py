@@ -46,8 +46,8 @@ def _on_start(app: Any) -> None:
 
 
 def _on_outdated(app: Any, env: Any, added: set[str], changed: set[str], removed: set[str]) -> list[str]:
-    """The navigation stands in the first page: it is read again when a page came or went."""
-    return ["index"] if added or removed else []
+    """The navigation is made from all pages and stands on all of them: when one comes or goes, all are read again."""
+    return sorted(env.all_docs) if added or removed else []
 
 
 def _on_read(app: Any, page: str, source: list[str]) -> None:
@@ -61,6 +61,24 @@ def _on_read(app: Any, page: str, source: list[str]) -> None:
         source[0] = source[0].replace("<!-- navigation -->", toctrees(Path(app.srcdir)))
 
 
+_MODULES = "reference/python/modules/"
+_navigation: dict[str, str] = {}
+
+
+def _on_page(app: Any, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+    """What stands beside the pages of modules, which are in no navigation, is the same on each: it is made once."""
+    if page.startswith(_MODULES) and "toctree" in context:
+        make = context["toctree"]
+
+        def made_once(**options: Any) -> str:
+            key = repr(sorted(options.items()))
+            if key not in _navigation:
+                _navigation[key] = str(make(**options))
+            return _navigation[key]
+
+        context["toctree"] = made_once
+
+
 def _on_end(app: Any, failure: Exception | None) -> None:
     """Nothing of the pages' sources is published twice."""
     if failure is None and app.builder.name == "html":
@@ -72,5 +90,6 @@ def setup(app: Any) -> dict[str, bool]:
     app.connect("builder-inited", _on_start)
     app.connect("env-get-outdated", _on_outdated)
     app.connect("source-read", _on_read)
+    app.connect("html-page-context", _on_page, priority=100)  # before the theme asks
     app.connect("build-finished", _on_end)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

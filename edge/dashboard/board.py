@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
@@ -140,6 +141,12 @@ class Board:
         if n == 1 or n % 10 == 0:
             self._service.note(f"dashboard: {n} failed login{'s' if n > 1 else ''}, the last from {peer}")
             self.record("login_failed", n=n, peer=peer)
+
+    def left(self, subjects: Sequence[str]) -> None:
+        """Forget people who are no longer here."""
+        self.hub.forget(subjects)
+        self.enrolments.forget(subjects)
+        self.remember_assigned_soon()
 
     def stop(self, text: Words) -> None:
         """End the gateway."""

@@ -172,6 +172,12 @@ class Hub:
         if self._listeners:
             self._tell(event_bytes(kind, content))
 
+    def forget(self, subjects: Iterable[str]) -> None:
+        """Keep nothing of people who left."""
+        for subject in subjects:
+            for table in (self.people, self.episodes, self.muted, self._made_s):
+                table.pop(subject, None)
+
     def history(self, subject: str) -> dict[str, Any]:
         """Return the verdicts of the last 15 minutes."""
         return history_fields(subject, self.person(subject).points)
