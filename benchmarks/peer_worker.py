@@ -265,8 +265,17 @@ class Kinedge(Peer):
     def streams(self, n: int) -> Callable[[F64], object]:
         from copy import deepcopy
 
-        models = [deepcopy(self._model) for _ in range(n)]
-        return lambda x: [m.step(rows) for m, rows in zip(models, x, strict=True)]
+        from kinedge.errors import ConfigError
+
+        if n == 1:
+            model = deepcopy(self._model)
+            return lambda x: model.step(x[0])
+        try:
+            together = self._model.many(n)
+        except ConfigError:  # its memory follows one stream
+            models = [deepcopy(self._model) for _ in range(n)]
+            return lambda x: [m.step(rows) for m, rows in zip(models, x, strict=True)]
+        return together.step
 
 
 METHODS: Final[Mapping[str, Callable[[], Peer]]] = {

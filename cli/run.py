@@ -8,7 +8,7 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
@@ -22,6 +22,7 @@ from kinedge.cli.app import app
 from kinedge.edge.pipeline import Scored
 from kinedge.edge.verdict import Verdict
 from kinedge.edge.verdict_json import verdict_as_json
+from kinedge.errors import KinedgeError
 
 if TYPE_CHECKING:
     from kinedge.edge.service import EdgeService
@@ -55,8 +56,8 @@ def run(
     """Read sensors, score them as they arrive, keep episodes and send them upstream, until stopped.
 
     A dashboard is served on this machine alone (http://127.0.0.1:9464, or as the error output says); [http] opens it to
-    the network, with a token, or switches it off. Under systemd it says when it is ready and feeds the watchdog
-    (docs/service.md).
+    the network, with a token, or switches it off. SIGUSR1 reads people and devices anew, and the rest goes on. Under
+    systemd it says when it is ready and feeds the watchdog (docs/service.md).
 
     Example gateway.toml; `kinedge config --explain` tells every key:
 
@@ -79,6 +80,7 @@ def run(
     from kinedge.cli.live import LiveView
     from kinedge.edge.config import HttpConfig, RecordConfig, load_gateway_config
     from kinedge.edge.logs import set_up_logging
+    from kinedge.edge.reloading import reload_people
     from kinedge.edge.service import EdgeService
     from kinedge.edge.systemd import Notifier
 
@@ -106,9 +108,17 @@ def run(
     elif not quiet:
         for beginning in service.beginnings:
             sys.stderr.write(beginning.sentence() + "\n")
+
+    async def reread() -> None:
+        try:
+            await reload_people(service, load_gateway_config(config))
+        except KinedgeError as e:
+            service.note(f"the configuration was not taken anew: {e}")
+
     if not live_wanted:
         lines = _StatusLines(service, as_json=as_json)
-        asyncio.run(serve_until(service, on_tick=None if quiet and not as_json else lines.tell))
+        on_tick = None if quiet and not as_json else lines.tell
+        asyncio.run(serve_until(service, on_tick=on_tick, on_call=reread))
         return
     logging.getLogger("kinedge").propagate = False  # the view shows what is worth knowing
 
@@ -118,7 +128,7 @@ def run(
         live.update(view.render(service))
 
     with Live(console=console, refresh_per_second=4, screen=True) as live:
-        asyncio.run(serve_until(service, on_tick=draw))
+        asyncio.run(serve_until(service, on_tick=draw, on_call=reread))
 
 
 class _StatusLines:
@@ -154,9 +164,15 @@ class _StatusLines:
 
 
 async def serve_until(
-    service: Any, *, on_tick: Callable[[], None] | None = None, until: Callable[[], bool] | None = None
+    service: Any,
+    *,
+    on_tick: Callable[[], None] | None = None,
+    until: Callable[[], bool] | None = None,
+    on_call: Callable[[], Coroutine[Any, Any, None]] | None = None,
 ) -> None:
     """Run a service until SIGINT, SIGTERM, SIGHUP or ``until`` says so, drawing every quarter of a second.
+
+    ``on_call`` is run at every SIGUSR1, one after the other.
 
     Raises
     ------
@@ -168,8 +184,14 @@ async def serve_until(
     for number in _ENDS:
         loop.add_signal_handler(number, stop.set)
     serving = asyncio.create_task(service.run(stop))
+    called = asyncio.Event()
+    if on_call is not None:
+        loop.add_signal_handler(signal.SIGUSR1, called.set)
     try:
         while not serving.done():
+            if called.is_set() and on_call is not None:
+                called.clear()
+                await on_call()
             await asyncio.wait([serving], timeout=0.25)
             if on_tick is not None and not serving.done():
                 on_tick()
@@ -177,5 +199,5 @@ async def serve_until(
                 stop.set()
         serving.result()
     finally:
-        for number in _ENDS:
+        for number in (*_ENDS, signal.SIGUSR1):
             loop.remove_signal_handler(number)

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from board_rig import Rig, board_config, device, running
 
-from kinedge.edge.board_state import BoardStateFile, board_state_path
+from kinedge.cli import main
+from kinedge.edge.board_state import Assigned, BoardStateFile, Enrolled, Enrolling, board_state_path
 from kinedge.edge.config import GatewayConfig
 from kinedge.edge.enrolment import read_enrolment
 from kinedge.edge.hostclock import HostClock
@@ -51,7 +52,7 @@ class Fed:
             spec = next(s for s in recording.sensors if s.name == where[2:])
             wired = self.service.wiring[where]
             info = DeviceInfo(spec, 50.0, serial=where)
-            self.service._hear(wired.subject, where, wired.as_worn(info))
+            self.service.hear(wired.subject, where, wired.as_worn(info))
 
     def _take(self, scored: Scored, verdict: Verdict) -> None:
         self.verdicts.setdefault(scored.subject, []).append(verdict)
@@ -67,7 +68,7 @@ class Fed:
                 chunk = ImuChunk(
                     where[2:], time_ns, recording.values[part, columns], valid, ~valid, INTERVAL, host_time_ns=host_ns
                 )
-                self.service._hear(wired.subject, where, wired.as_worn(chunk))
+                self.service.hear(wired.subject, where, wired.as_worn(chunk))
             self.service._advance(NS_PER_S + (first + 10) * INTERVAL)
 
     def end(self) -> None:
@@ -254,8 +255,8 @@ def test_a_tapped_sensor_is_found_among_all_and_given_to_a_person(tmp_path: Path
 
 
 def test_a_muted_person_raises_no_alarms_and_is_recorded_all_the_same(tmp_path: Path) -> None:
-    speed = 6.0
-    r = demo_recording(seed=1, duration_s=60, events=(DemoEvent("noise_burst", "wrist_right", 20, 28),))
+    speed = 4.0
+    r = demo_recording(seed=1, duration_s=40, events=(DemoEvent("noise_burst", "wrist_right", 10, 20),))
     devices = [device(tmp_path, f"KE-{s}", r, s, speed=speed) for s in ("wrist_left", "wrist_right")]
     config = board_config(tmp_path, {"p-001": [str(d.link_path) for d in devices]})
 
@@ -296,6 +297,29 @@ def test_a_muted_person_raises_no_alarms_and_is_recorded_all_the_same(tmp_path: 
     asyncio.run(main())
     assert [e["minutes"] for e in audit(config, "muted")] == [15, 0]
     assert len(audit(config, "stopped_by_hand")) == 1
+
+
+def test_to_forget_a_person_is_to_forget_what_was_decided_about_them_and_learned(tmp_path: Path) -> None:
+    made, other = tmp_path / "p-001.enrolment", tmp_path / "p-002.enrolment"
+    for path in (made, other):
+        path.write_bytes(b"what is usual for them")
+    (tmp_path / "gateway.toml").write_text(
+        'site = "s"\ngateway = "g"\nstore = "edge.db"\n[[people]]\nsubject = "p-002"\ndevices = [{ port = "x" }]\n'
+    )
+    EpisodeStore(tmp_path / "edge.db").close()
+    path = board_state_path(tmp_path / "edge.db")
+    file = BoardStateFile(path, pytest.fail)
+    people = {"p-001": made, "p-002": other}
+    file.change(
+        muted=dict.fromkeys(people, 2**62),
+        enrolled={s: Enrolled(file=f, digest="0" * 64) for s, f in people.items()},
+        enrolling={s: Enrolling(state="done", minutes=30) for s in people},
+        assigned={"x": Assigned(subject="p-001", configured="p-002"), "y": Assigned(subject=None, configured="p-002")},
+    )
+    file.save()
+    assert main(["forget", "p-001", "--config", str(tmp_path / "gateway.toml"), "--yes", "--json"]) == 0
+    assert "p-001" not in path.read_text() and path.read_text().count("p-002") >= 4
+    assert not made.exists() and other.exists()
 
 
 def test_a_mute_ends_by_itself_also_after_a_restart(tmp_path: Path) -> None:
