@@ -8,7 +8,7 @@ import { duration, moment, percent } from "@shared/format";
 import { useSettings } from "@shared/i18n";
 import { Exports, Failed, Loading, StatusMark } from "./marks";
 import { useResource } from "./resource";
-import { type Filters, NO_FILTERS, linkTo, queryOf } from "./route";
+import { type Filters, NO_FILTERS, linkTo, listSeenLast, queryOf } from "./route";
 import type { Line, Page, Person } from "./types";
 import { WORDS } from "./words";
 
@@ -40,6 +40,7 @@ export function EpisodeList({ filters }: { filters: Filters }) {
       (reason: unknown) => setError(reason instanceof ApiError ? reason : undefined),
     );
   };
+  useEffect(() => listSeenLast.set(linkTo.list(filters)), [filters]);
   const filtered = linkTo.list(filters) !== "#/" && linkTo.list({ ...filters, order: "newest" }) !== "#/";
   return (
     <div class="with-side">
