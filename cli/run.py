@@ -54,28 +54,28 @@ def run(
         LogFormat, typer.Option(help="The log on the error output: text, or one JSON object a line.")
     ] = LogFormat.text,
 ) -> None:
-    """Read sensors, score them as they arrive, keep episodes and send them upstream, until stopped.
+    r"""Read sensors, score them as they arrive, keep episodes and send them upstream, until stopped.
 
-    A dashboard is served on this machine alone (http://127.0.0.1:9464, or as the error output says); [http] opens it to
-    the network, with a token, or switches it off. SIGUSR1 reads people and devices anew, and the rest goes on. Under
-    systemd it says when it is ready and feeds the watchdog (docs/service.md).
+    A dashboard is served on this machine alone (http://127.0.0.1:9464, or as the error output says); \[http] opens it
+    to the network, with a token, or switches it off. SIGUSR1 reads people and devices anew, and the rest goes on.
+    Under systemd it says when it is ready and feeds the watchdog (docs/service.md).
 
     Example gateway.toml; `kinedge config --explain` tells every key:
 
         site = "clinic-a"
         gateway = "gw-01"
 
-        [[people]]
+        [\[people]]
         subject = "p-001"
         devices = [{ port = "/dev/ttyACM0" }, { lsl = "Muse-4F21", sensor = "wrist_right" }]
 
-        [record]
+        \[record]
         folder = "recordings"
 
-        [lsl]
+        \[lsl]
         verdicts = true
 
-        [uplink]
+        \[uplink]
         url = "http://127.0.0.1:8765"
     """
     from kinedge.cli.live import LiveView
