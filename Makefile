@@ -36,8 +36,9 @@ default-model: $(VENV)/.dev ## train the shipped model again
 web: ## check and build the pages (needs node >= 20.19 and npm)
 	cd web && npm ci --no-audit --no-fund && npm run check && npm run build && npm run size
 
-screenshots: $(VENV)/.dev ## pictures of the board's page for docs/, from a site that runs (four minutes, needs chromium)
+screenshots: $(VENV)/.dev ## pictures of both pages for docs/, from a site that runs (five minutes, needs chromium)
 	PYTHONPATH=tests $(BIN)/python tests/board_screenshots.py
+	PYTHONPATH=tests $(BIN)/python tests/desk_screenshots.py
 
 typing: ## links that let analysers see the rooms as one package
 	@mkdir -p .typing && ln -sfn ../core .typing/kinedge.tmp && rm -rf .typing/kinedge .typing/kinedge.tmp

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from board_rig import Rig, board_config, device, running
 
-from kinedge.edge.board_state import BoardStateFile, board_state_path
+from kinedge.cli import main
+from kinedge.edge.board_state import Assigned, BoardStateFile, Enrolled, Enrolling, board_state_path
 from kinedge.edge.config import GatewayConfig
 from kinedge.edge.enrolment import read_enrolment
 from kinedge.edge.hostclock import HostClock
@@ -296,6 +297,29 @@ def test_a_muted_person_raises_no_alarms_and_is_recorded_all_the_same(tmp_path: 
     asyncio.run(main())
     assert [e["minutes"] for e in audit(config, "muted")] == [15, 0]
     assert len(audit(config, "stopped_by_hand")) == 1
+
+
+def test_to_forget_a_person_is_to_forget_what_was_decided_about_them_and_learned(tmp_path: Path) -> None:
+    made, other = tmp_path / "p-001.enrolment", tmp_path / "p-002.enrolment"
+    for path in (made, other):
+        path.write_bytes(b"what is usual for them")
+    (tmp_path / "gateway.toml").write_text(
+        'site = "s"\ngateway = "g"\nstore = "edge.db"\n[[people]]\nsubject = "p-002"\ndevices = [{ port = "x" }]\n'
+    )
+    EpisodeStore(tmp_path / "edge.db").close()
+    path = board_state_path(tmp_path / "edge.db")
+    file = BoardStateFile(path, pytest.fail)
+    people = {"p-001": made, "p-002": other}
+    file.change(
+        muted=dict.fromkeys(people, 2**62),
+        enrolled={s: Enrolled(file=f, digest="0" * 64) for s, f in people.items()},
+        enrolling={s: Enrolling(state="done", minutes=30) for s in people},
+        assigned={"x": Assigned(subject="p-001", configured="p-002"), "y": Assigned(subject=None, configured="p-002")},
+    )
+    file.save()
+    assert main(["forget", "p-001", "--config", str(tmp_path / "gateway.toml"), "--yes", "--json"]) == 0
+    assert "p-001" not in path.read_text() and path.read_text().count("p-002") >= 4
+    assert not made.exists() and other.exists()
 
 
 def test_a_mute_ends_by_itself_also_after_a_restart(tmp_path: Path) -> None:

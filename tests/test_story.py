@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from board_site import answers, free_port, gateway, started, wait_for
 from browser import LAPTOP, Watched
@@ -88,6 +89,25 @@ def test_a_fault_is_unsure_and_an_anomaly_is_seen_where_it_is_until_a_person_con
     running.cut.unlink()
     page.wait_for_selector(".status-outbox >> text=all episodes sent")
     page.wait_for_selector(".episodes li[data-episode] >> text=sent")
+
+    # At the review desk somebody else looks at it, and confirms it.
+    desk = browser.new_page(viewport=LAPTOP, locale="en-GB")
+    desk.set_default_timeout(60_000)
+    watched_desk = Watched(desk, running.collector)
+    id_ = page.locator(".episodes li[data-episode]").first.get_attribute("data-episode")
+    desk.goto(running.collector)
+    desk.locator(f"a[data-id='{id_}'][data-status='new']").click()
+    desk.wait_for_selector(f"article[data-id='{id_}'][data-status='new']")
+    assert "right wrist" in desk.locator("main").inner_text().lower()
+    desk.wait_for_selector(".signal[data-highlight='true'] canvas")
+    desk.locator(".review textarea").fill("Tremor, seen on the ward too.")
+    desk.locator(".review").get_by_role("button", name="Confirm").click()
+    desk.wait_for_selector(f"article[data-id='{id_}'][data-status='confirmed']")
+    assert "Tremor, seen on the ward too." in desk.locator(".history").inner_text()
+    with httpx.Client(base_url=running.collector) as client:
+        (review,) = client.get(f"v1/episodes/{id_}/reviews").json()["reviews"]
+        assert review["action"] == "confirm"
+    watched_desk.check()
 
     latency_ms = sorted(page.evaluate("latency.verdict"))
     assert len(latency_ms) > 10

@@ -12,7 +12,7 @@ import { Failed, Loading, StatusMark } from "./marks";
 import { placeOf, quantityOf } from "./names";
 import { useResource } from "./resource";
 import { ReviewCard } from "./ReviewCard";
-import { linkTo } from "./route";
+import { linkTo, listSeenLast } from "./route";
 import { Signals } from "./Signals";
 import { Trail } from "./Trail";
 import type { Envelope, EpisodeAnswer } from "./types";
@@ -38,7 +38,7 @@ export function EpisodeView({ id, mayReview }: { id: string; mayReview: boolean 
     <article class="episode" data-status={line.status} data-id={id}>
       <header class="episode-head">
         <div class="row spread">
-          <a class="back" href={linkTo.list()}>
+          <a class="back" href={listSeenLast.get()}>
             <Icon name="back" size={18} /> {words.say("view_list")}
           </a>
           <nav class="row" aria-label={words.say("episode_of", { subject: line.subject })}>
@@ -213,7 +213,9 @@ function Digest({ name, value }: { name: string; value: string }) {
   const words = WORDS[language];
   const [done, change] = useState(false);
   const copy = useCallback(() => {
-    navigator.clipboard.writeText(value).then(
+    const clipboard = navigator.clipboard as Clipboard | undefined; // over plain http there is none
+    if (!clipboard) return;
+    clipboard.writeText(value).then(
       () => {
         change(true);
         announce("copy", words.say("copied"));

@@ -70,6 +70,16 @@ export function useRoute(): Route {
   return route;
 }
 
+let lastList = "#/";
+
+/** The list as it was filtered when it was seen last: the way back from an episode. */
+export const listSeenLast = {
+  get: (): string => lastList,
+  set: (link: string): void => {
+    lastList = link;
+  },
+};
+
 const dayStart = (day: string, plus = 0): number => {
   const [year = 1970, month = 1, date = 1] = day.split("-").map(Number);
   return new Date(year, month - 1, date + plus).getTime();
