@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Coroutine
@@ -53,28 +54,28 @@ def run(
         LogFormat, typer.Option(help="The log on the error output: text, or one JSON object a line.")
     ] = LogFormat.text,
 ) -> None:
-    """Read sensors, score them as they arrive, keep episodes and send them upstream, until stopped.
+    r"""Read sensors, score them as they arrive, keep episodes and send them upstream, until stopped.
 
-    A dashboard is served on this machine alone (http://127.0.0.1:9464, or as the error output says); [http] opens it to
-    the network, with a token, or switches it off. SIGUSR1 reads people and devices anew, and the rest goes on. Under
-    systemd it says when it is ready and feeds the watchdog (docs/service.md).
+    A dashboard is served on this machine alone (http://127.0.0.1:9464, or as the error output says); \[http] opens it
+    to the network, with a token, or switches it off. SIGUSR1 reads people and devices anew, and the rest goes on.
+    Under systemd it says when it is ready and feeds the watchdog (docs/service.md).
 
     Example gateway.toml; `kinedge config --explain` tells every key:
 
         site = "clinic-a"
         gateway = "gw-01"
 
-        [[people]]
+        [\[people]]
         subject = "p-001"
         devices = [{ port = "/dev/ttyACM0" }, { lsl = "Muse-4F21", sensor = "wrist_right" }]
 
-        [record]
+        \[record]
         folder = "recordings"
 
-        [lsl]
+        \[lsl]
         verdicts = true
 
-        [uplink]
+        \[uplink]
         url = "http://127.0.0.1:8765"
     """
     from kinedge.cli.live import LiveView
@@ -124,7 +125,7 @@ def run(
 
     def draw() -> None:
         if service.board is not None and service.http_url:
-            view.title = f"kinedge {service.http_url}"
+            view.title = f"kinedge {_reachable(service.http_url)}"
         live.update(view.render(service))
 
     with Live(console=console, refresh_per_second=4, screen=True) as live:
@@ -150,6 +151,7 @@ class _StatusLines:
         if url != self._url and self._service.board is not None:
             self._url = url
             if url:
+                url = _reachable(url)
                 sys.stderr.write(json.dumps({"dashboard": url}) + "\n" if self._as_json else f"dashboard: {url}\n")
                 sys.stderr.flush()
         if not self._as_json:
@@ -161,6 +163,13 @@ class _StatusLines:
             caution = self._service.scorer.caution.meaning
             sys.stderr.write(json.dumps({"alignment_ms": pairs, "caution": caution}) + "\n")
             sys.stderr.flush()
+
+
+def _reachable(url: str) -> str:
+    """Return an address that a browser can open, in place of one that means every address."""
+    for everywhere in ("://0.0.0.0:", "://[::]:"):
+        url = url.replace(everywhere, f"://{socket.gethostname()}:")
+    return url
 
 
 async def serve_until(

@@ -70,6 +70,12 @@ def test_the_pages_tell_many_commands_and_an_invented_one_is_noticed(program: An
             check_command(program, wrong, "here")
 
 
+def test_help_shows_the_tables_of_its_example_in_their_brackets(capsys: pytest.CaptureFixture[str]) -> None:
+    assert application.main(["run", "--help"]) == 0
+    told = capsys.readouterr().out
+    assert all(table in told for table in ("[[people]]", "[record]", "[uplink]"))
+
+
 def complete(found: dict[str, Any]) -> dict[str, Any]:
     """Return part of a gateway's file as a whole one."""
     people = found.get("people", [{"subject": "p-001"}])

@@ -18,6 +18,7 @@ export const HISTORY_S = 900;
 export const SIGNALS_S = 10;
 /** An answer older than this is not the current one. */
 export const STALE_S = 10;
+const RETRY_MS = 5000;
 const MAX_NOTES = 50;
 const WHOLE = ["model", "outbox", "tasks", "notes", "spare", "identify", "features", "site", "gateway", "version"] as const;
 
@@ -50,6 +51,7 @@ export class BoardStore {
   private offsetNs = 0;
   private close: (() => void) | undefined;
   private frame = 0;
+  private queue: Promise<void> = Promise.resolve();
   private readonly asked = new Set<string>();
   private readonly listeners = new Set<() => void>();
 
@@ -137,22 +139,30 @@ export class BoardStore {
     this.scores.set(subject, [...points.slice(Math.max(0, from)), { utcNs, score, decision }]);
   }
 
+  /** Asks for what was before the page opened: of one person after the other, so that a board is not asked twenty things at once. */
   private askHistory(subject: string): void {
     if (this.asked.has(subject)) return;
     this.asked.add(subject);
-    api.get<History>(`api/people/${encodeURIComponent(subject)}/history`).then(
-      (history) => {
-        const older = history.utc_ns.map((utcNs, i) => ({
-          utcNs,
-          score: history.score[i] ?? 0,
-          decision: history.decision[i] ?? "none",
-        }));
-        const first = older.at(-1)?.utcNs ?? 0;
-        this.scores.set(subject, [...older, ...(this.scores.get(subject) ?? []).filter((point) => point.utcNs > first)]);
-        this.changed();
-      },
-      () => this.asked.delete(subject), // asked again with the next event
+    this.queue = this.queue.then(() =>
+      api.get<History>(`api/people/${encodeURIComponent(subject)}/history`).then(
+        (history) => this.onHistory(history),
+        () => {
+          setTimeout(() => this.asked.delete(subject), RETRY_MS);
+        },
+      ),
     );
+  }
+
+  private onHistory(history: History): void {
+    const older = history.utc_ns.map((utcNs, i) => ({
+      utcNs,
+      score: history.score[i] ?? 0,
+      decision: history.decision[i] ?? "none",
+    }));
+    const first = older.at(-1)?.utcNs ?? 0;
+    const newer = (this.scores.get(history.subject) ?? []).filter((point) => point.utcNs > first);
+    this.scores.set(history.subject, [...older, ...newer]);
+    this.changed();
   }
 
   private onSignals({ sensor, channels, rate_hz: rate, t_utc_ns: times, values }: SignalsEvent): void {
