@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Coroutine
@@ -124,7 +125,7 @@ def run(
 
     def draw() -> None:
         if service.board is not None and service.http_url:
-            view.title = f"kinedge {service.http_url}"
+            view.title = f"kinedge {_reachable(service.http_url)}"
         live.update(view.render(service))
 
     with Live(console=console, refresh_per_second=4, screen=True) as live:
@@ -150,6 +151,7 @@ class _StatusLines:
         if url != self._url and self._service.board is not None:
             self._url = url
             if url:
+                url = _reachable(url)
                 sys.stderr.write(json.dumps({"dashboard": url}) + "\n" if self._as_json else f"dashboard: {url}\n")
                 sys.stderr.flush()
         if not self._as_json:
@@ -161,6 +163,13 @@ class _StatusLines:
             caution = self._service.scorer.caution.meaning
             sys.stderr.write(json.dumps({"alignment_ms": pairs, "caution": caution}) + "\n")
             sys.stderr.flush()
+
+
+def _reachable(url: str) -> str:
+    """Return an address that a browser can open, in place of one that means every address."""
+    for everywhere in ("://0.0.0.0:", "://[::]:"):
+        url = url.replace(everywhere, f"://{socket.gethostname()}:")
+    return url
 
 
 async def serve_until(

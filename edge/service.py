@@ -253,6 +253,8 @@ class EdgeService:
             self._tell("STOPPING=1", status="closing what is open")
             await self.supervisor.stop_workers()
             await self.wiring.close()
+            if self.board is not None:
+                await self.board.end()
             if self.uplink is not None:
                 await self.uplink.aclose()
             self.episodes.close()

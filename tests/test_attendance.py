@@ -234,6 +234,24 @@ def test_many_silent_connections_are_bounded_and_a_head_has_no_body() -> None:
     asyncio.run(with_server(talk))
 
 
+def test_a_handler_that_fails_is_answered_for_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+    async def broken() -> Answer:
+        raise RuntimeError("a fault of ours")
+
+    async def main() -> bytes:
+        server = HttpServer("127.0.0.1", 0, {"/": broken})
+        serving = asyncio.create_task(server.run())
+        await until(lambda: server.url != "")
+        answer = await raw(server.url, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
+        return answer
+
+    answer = asyncio.run(main())
+    assert answer.startswith(b"HTTP/1.1 500") and b"a fault of ours" not in answer
+    assert "a fault of ours" in caplog.text
+
+
 def test_an_address_in_use_is_said_with_what_to_do() -> None:
     async def talk(url: str) -> None:
         with pytest.raises(LinkError, match=r"choose another \[http\] port"):

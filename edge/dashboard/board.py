@@ -177,11 +177,13 @@ class Board:
 
     async def run(self) -> None:
         """Make JSON for those who listen, for as long as the service runs."""
-        try:
-            await self.hub.run(lambda: self._service.pipeline.subjects, self.person, self._slow)
-        finally:
-            await self.identifying.cancel()
-            await self.enrolments.end()
+        await self.hub.run(lambda: self._service.pipeline.subjects, self.person, self._slow)
+
+    async def end(self) -> None:
+        """Leave what is going on, because the gateway ends."""
+        await self.identifying.cancel()
+        await self.enrolments.end()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def state(self) -> dict[str, Any]:
         """Return how everything stands."""

@@ -11,7 +11,7 @@ import asyncio
 import json
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -185,7 +185,7 @@ class Hub:
 
     async def run(
         self,
-        people: Callable[[], Iterable[str]],
+        people: Callable[[], Sequence[str]],
         person: Callable[[str], dict[str, Any]],
         slow: Callable[[], Awaitable[dict[str, Any]]],
     ) -> None:
@@ -219,6 +219,8 @@ class Hub:
             here = list(people())
             changed, self._changed = self._changed, set()
             for subject in here:
+                if subject not in people():  # they left while others were told of
+                    continue
                 if subject in changed or f"{_PEOPLE}{subject}" not in self._fragments:
                     self._put(f"{_PEOPLE}{subject}", json_bytes(person(subject)))
                     self._made_s[subject] = began_s
