@@ -82,13 +82,13 @@ def look_at(
     """
     n_streams, _, n_channels = values.shape
     out = np.empty((10, n_streams, n_channels), np.float32)
-    shared = [np.empty((n_streams, a.stop - a.start), np.float32) for a, _ in pairs]
+    shared = tuple(np.empty((n_streams, a.stop - a.start), np.float32) for a, _ in pairs)
     for start in range(0, n_streams, STREAMS_IN_CACHE):
         rows = slice(start, start + STREAMS_IN_CACHE)
         _look(values[rows], valid[rows], out[:, rows], pairs, [s[rows] for s in shared])
-    facts = HopFacts(*out, shared=tuple(shared))
-    facts.n_saturated[:] = saturated.sum(axis=1, dtype=np.int32) if saturated is not None and saturated.any() else 0
-    return facts
+    n_valid, n_saturated, level, power, low, high, n_low, n_high, step2, n_steps = out
+    n_saturated[:] = saturated.sum(axis=1, dtype=np.int32) if saturated is not None and saturated.any() else 0
+    return HopFacts(n_valid, n_saturated, level, power, low, high, n_low, n_high, step2, n_steps, shared)
 
 
 def _look(values: F32, valid: Mask, out: F32, pairs: Sequence[tuple[slice, slice]], shared: list[F32]) -> None:
