@@ -283,6 +283,8 @@ def test_a_session_ends_with_its_hours_and_survives_a_restart(store: CollectorSt
     assert "Max-Age=7200" in cookie
     me = {"Cookie": cookie.split(";")[0]}
     assert browser(store).get("/v1/desk/episodes", headers=me).status_code == 200, "another process of the fleet"
+    changed = AppClient(create_app(CollectorSettings(token="another-token-of-it"), store=store))
+    assert code(changed.get("/v1/desk/episodes", headers=me)) == (401, "unauthorized"), "a new token ends all of them"
     now = store.database.wall_clock_ns()
     store.database.wall_clock_ns = lambda: now + 7_201 * 10**9
     assert code(browser(store).get("/v1/desk/episodes", headers=me)) == (401, "unauthorized")

@@ -131,6 +131,18 @@ def test_the_list_is_filtered_by_what_is_clicked_and_walked_by_keys(collector: C
     page.wait_for_selector(f"article[data-id='{newest[0]}']")
 
 
+def test_what_arrives_while_the_list_is_open_is_seen(collector: Collector, opened: Open) -> None:
+    page = opened(collector.url, "#/?order=oldest", wait="a.line")
+    n = page.locator("a.line").count()
+    page.locator("a.line").nth(3).focus()
+    e = envelope(0)
+    collector.store.put_episode(e.id, e.to_bytes())
+    page.evaluate("window.dispatchEvent(new Event('focus'))")
+    there_are(page, "a.line", n + 1)
+    assert page.locator("a.line").first.get_attribute("data-id") == e.id
+    assert page.evaluate("document.activeElement.dataset.id") == ids(collector)[-5], "and nobody lost their place"
+
+
 def test_more_than_a_page_is_there_when_asked_for(collector: Collector, opened: Open) -> None:
     for i in range(60):
         e = envelope(i)

@@ -13,6 +13,7 @@ import type { Line, Page, Person } from "./types";
 import { WORDS } from "./words";
 
 const PAGE = 50;
+const REFRESH_MS = 20_000;
 
 export function EpisodeList({ filters }: { filters: Filters }) {
   const { language } = useSettings();
@@ -40,6 +41,19 @@ export function EpisodeList({ filters }: { filters: Filters }) {
       (reason: unknown) => setError(reason instanceof ApiError ? reason : undefined),
     );
   };
+  const { again } = first;
+  useEffect(() => {
+    // What arrives while the list is open is seen without anybody's doing.
+    const ask = (): void => {
+      if (!document.hidden) again();
+    };
+    const timer = setInterval(ask, REFRESH_MS);
+    addEventListener("focus", ask);
+    return () => {
+      clearInterval(timer);
+      removeEventListener("focus", ask);
+    };
+  }, [again]);
   useEffect(() => listSeenLast.set(linkTo.list(filters)), [filters]);
   const filtered = linkTo.list(filters) !== "#/" && linkTo.list({ ...filters, order: "newest" }) !== "#/";
   return (

@@ -213,7 +213,9 @@ function Digest({ name, value }: { name: string; value: string }) {
   const words = WORDS[language];
   const [done, change] = useState(false);
   const copy = useCallback(() => {
-    navigator.clipboard.writeText(value).then(
+    const clipboard = navigator.clipboard as Clipboard | undefined; // over plain http there is none
+    if (!clipboard) return;
+    clipboard.writeText(value).then(
       () => {
         change(true);
         announce("copy", words.say("copied"));
