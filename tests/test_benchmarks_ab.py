@@ -63,6 +63,7 @@ def test_numbers_without_any_spread_are_told_as_they_are() -> None:
     assert (found.value, found.low, found.high) == (pytest.approx(1.5),) * 3
 
 
+@pytest.mark.timeout(900)  # twelve processes of a second each; a busy machine may take long for them
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="needs the git repository it compares commits of")
 def test_a_commit_is_measured_by_its_own_source_and_its_worktree_is_gone_afterwards(tmp_path: Path) -> None:
     def git(*arguments: str) -> str:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import subprocess
 from pathlib import Path
 
 import pytest
+import typer
 
 from kinedge.benchmarks.harness import result
 from kinedge.benchmarks.results import Result, read_folder, result_of, seal, write_result
 from kinedge.benchmarks.suite import SUITE, chosen, is_done, with_data
 from kinedge.benchmarks.tables import TABLES, fill, table_text
 from kinedge.cli.app import main
+from kinedge.cli.bench import bench
 from kinedge.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -107,6 +112,37 @@ def test_data_that_is_not_there_is_said(tmp_path: Path) -> None:
         chosen(["clock"], quick=True)
 
 
+def test_the_script_for_a_board_is_a_script_and_goes_on_where_it_was_cut_off(tmp_path: Path) -> None:
+    """With a stand-in for the command that writes down how it was called: a board's minutes are not spent here."""
+    called, command = tmp_path / "called", tmp_path / "kinedge"
+    command.write_text(
+        f'#!/bin/sh\necho "$*" >>{called}\nwhile [ $# -gt 1 ]; do [ "$1" = --out ] && echo {{}} >"$2"; shift; done\n'
+    )
+    command.chmod(0o755)
+    script, folder = ROOT / "benchmarks" / "on_a_board.sh", tmp_path / "out"
+    environment = {**os.environ, "KINEDGE": str(command)}
+    for _ in range(2):
+        subprocess.run(["sh", str(script), str(folder)], env=environment, check=True, capture_output=True)
+    lines = called.read_text().splitlines()
+    names = [line.split()[1] for line in lines]
+    assert names[:6] == ["gpu", "step", "stages", "throughput", "decode", "report"]
+    assert names[6:] == ["report"]  # the second time: the page alone
+    assert main(["--version"]) == 0  # registers the commands
+    assert set(names) <= main_commands()
+    for line in lines[:5]:
+        assert set(re.findall(r"--[a-z-]+", line)) <= options_of(line.split()[1])
+
+
+def main_commands() -> set[str]:
+    return {c.name or (c.callback.__name__ if c.callback else "") for c in bench.registered_commands}
+
+
+def options_of(name: str) -> set[str]:
+    command = typer.main.get_command(bench)
+    return {option for p in command.commands[name].params for option in p.opts}  # type: ignore[attr-defined]
+
+
+@pytest.mark.timeout(900)  # 25 s of processor time; a busy machine may take long for them
 def test_the_quick_form_runs_every_benchmark_that_needs_no_data(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("torch")
     assert main(["bench", "all", "--quick"]) == 0

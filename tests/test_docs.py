@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 sys.path.insert(0, str(DOCS / "_ext"))
 
+import kinedge_docs  # noqa: E402
 import navigation  # noqa: E402
 import reference_api  # noqa: E402
 import reference_cli  # noqa: E402
@@ -67,6 +68,14 @@ def test_every_page_has_one_place_in_the_navigation() -> None:
     placed = [page for pages in navigation.pages_of(found).values() for page in pages]
     assert len(placed) == len(set(placed))
     assert {p for p in found if "/" not in p} - {"index"} <= set(placed)
+
+
+def test_what_lies_outside_the_documentation_is_named_and_what_lies_in_it_stays_linked() -> None:
+    text = "[a](../web/README.md), [b](../tests), [c](alarms.md), [d](../benchmarks/results/step.json)"
+    plain = kinedge_docs.plain_links(DOCS, text)
+    assert plain == ("a (`web/README.md`), b (`tests`), [c](alarms.md), [d](../benchmarks/results/step.json)")
+    assert kinedge_docs.plain_links(DOCS, "[e](../README.md#install)") == "e (`README.md`)"
+    assert kinedge_docs.plain_links(DOCS / "how-to", "[a](../alarms.md)") == "[a](../alarms.md)"
 
 
 def test_a_page_that_nobody_has_placed_still_has_a_place() -> None:

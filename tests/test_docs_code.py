@@ -47,7 +47,7 @@ def check_command(program: Any, words: list[str], where: str) -> None:
     known = {o for p in command.params for o in (*p.opts, *p.secondary_opts)} | {"--help"}
     known |= {"--version", "--install-completion", "--show-completion"} if command is program else set()
     for word in rest:
-        if word.startswith("-") and len(word) > 1 and not word.lstrip("-")[0].isdigit():
+        if word.startswith("-") and " " not in word and len(word) > 1 and not word.lstrip("-")[0].isdigit():
             assert word.partition("=")[0] in known, f"{where}: {' '.join(path)} has no option {word}"
 
 

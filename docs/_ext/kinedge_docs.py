@@ -17,7 +17,7 @@ __all__ = ["generated_pages", "setup", "write_generated"]
 
 DOCS = Path(__file__).resolve().parents[1]
 ROOT = DOCS.parent
-_LINK = re.compile(r"\[([^\]\n]+)\]\((\.\./[^)#\s]+)\)")
+_LINK = re.compile(r"\[([^\]\n]+)\]\((\.\./[^)#\s]+)(?:#[^)\s]*)?\)")
 
 
 def generated_pages() -> dict[str, str]:
@@ -41,6 +41,27 @@ def write_generated(folder: Path) -> None:
         (folder / stale).unlink()
 
 
+def plain_links(here: Path, text: str) -> str:
+    """Return a page's text in which folders, and pages that are not of the documentation, are named and not linked.
+
+    Parameters
+    ----------
+    here
+        The folder that the page lies in.
+    text
+        Markdown.
+    """
+
+    def named(match: re.Match[str]) -> str:
+        place = (here / match[2]).resolve()
+        outside = place.suffix == ".md" and not place.is_relative_to(DOCS)
+        if not place.is_relative_to(ROOT) or not (place.is_dir() or outside):
+            return match[0]
+        return f"{match[1].replace('`', '')} (`{place.relative_to(ROOT)}`)"
+
+    return _LINK.sub(named, text)
+
+
 def _on_start(app: Any) -> None:
     write_generated(Path(app.srcdir))
 
@@ -51,12 +72,7 @@ def _on_outdated(app: Any, env: Any, added: set[str], changed: set[str], removed
 
 
 def _on_read(app: Any, page: str, source: list[str]) -> None:
-    here = (Path(app.srcdir) / page).parent
-
-    def without_folder(match: re.Match[str]) -> str:
-        return f"{match[1]} (`{match[2].replace('../', '')}`)" if (here / match[2]).is_dir() else match[0]
-
-    source[0] = _LINK.sub(without_folder, source[0])  # a folder of the repository cannot be published
+    source[0] = plain_links((Path(app.srcdir) / page).parent, source[0])
     if page == "index":
         source[0] = source[0].replace("<!-- navigation -->", toctrees(Path(app.srcdir)))
 
