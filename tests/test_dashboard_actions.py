@@ -36,6 +36,10 @@ def sensors_of(person: Any) -> dict[str, str | None]:
     return {s["name"]: s["where"] for s in person["sensors"] if s["state"] == "streaming"}
 
 
+def fixture(name: str) -> Any:
+    return json.loads((Path(__file__).parents[1] / "web" / "fixtures" / name).read_text(encoding="utf-8"))
+
+
 def audit(config: GatewayConfig, event: str) -> list[dict[str, Any]]:
     with EpisodeStore(config.store, read_only=True) as store:
         return store.events(event)
@@ -227,6 +231,8 @@ def test_a_tapped_sensor_is_found_among_all_and_given_to_a_person(tmp_path: Path
                 if kind == "identify" or (kind == "state" and data.get("identify")):
                     told = data if kind == "identify" else data["identify"]
                     states.append(told["state"])
+                    known = next(e["data"] for e in fixture("stream.json") if e["event"] == "identify")
+                    assert set(told) - {"at_utc_ns"} == set(known) - {"at_utc_ns"}
                     if told["state"] in ("found", "failed"):
                         assert told["where"] == spare and told["serial"] == "KE-3", told
                         assert told["text"]["en"] == "KE-3 is p-002's now (left wrist)"
@@ -286,6 +292,7 @@ def test_a_muted_person_raises_no_alarms_and_is_recorded_all_the_same(tmp_path: 
             listed: list[Any] = []
             while not listed:
                 listed = (await rig.get("/api/episodes?limit=5&subject=p-001"))["episodes"]
+            assert set(listed[0]) == set(fixture("episodes.json")["episodes"][0])
             assert listed[0]["sensor"] == "wrist_right" and listed[0]["start_utc_ns"] == opened["start_utc_ns"]
             for body in ({"minutes": -1}, {"minutes": 1441}, {"minutes": True}, {"minutes": "5"}, {}, {"m": 1}):
                 assert (await rig.post("/api/people/p-001/mute", body)).status_code == 400
