@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 ROOMS := firmware_bridge edge training quantize upstream benchmarks cli
 
-.PHONY: help setup demo test check format typing default-model docs figures release try-release web chaos soak clean
+.PHONY: help setup demo test check format typing default-model docs figures release try-release web screenshots chaos offline soak clean
 
 help: ## show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -35,6 +35,11 @@ default-model: $(VENV)/.dev ## train the shipped model again
 
 web: ## check and build the pages (needs node >= 20.19 and npm)
 	cd web && npm ci --no-audit --no-fund && npm run check && npm run build && npm run size
+
+screenshots: $(VENV)/.dev ## pictures of both pages for docs/, from a site that runs (25 minutes, needs chromium)
+	PYTHONPATH=tests $(BIN)/python tests/board_screenshots.py
+	PYTHONPATH=tests $(BIN)/python tests/board_screenshots.py --personal
+	PYTHONPATH=tests $(BIN)/python tests/desk_screenshots.py
 
 typing: ## links that let analysers see the rooms as one package
 	@mkdir -p .typing && ln -sfn ../core .typing/kinedge.tmp && rm -rf .typing/kinedge .typing/kinedge.tmp
@@ -66,6 +71,9 @@ try-release: ## install dist/ into an empty environment of every Python that is 
 
 chaos: $(VENV)/.dev ## 20 times: 1,000 episodes, 50 kills, a bad network (about an hour)
 	PYTHONPATH=tests $(BIN)/python tests/chaos.py --seeds 20
+
+offline: $(VENV)/.dev ## two weeks offline by a simulated clock: 20,000 episodes drain into a real collector
+	PYTHONPATH=tests $(BIN)/python tests/offline.py --episodes 20000
 
 soak: $(VENV)/.dev ## everything at once for 30 minutes, with faults; memory must stay flat
 	PYTHONPATH=tests $(BIN)/python tests/soak.py --minutes 30

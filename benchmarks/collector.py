@@ -34,7 +34,7 @@ from kinedge.envelope import Envelope, TrailPoint, episode_id
 from kinedge.errors import BackendError, ConfigError
 from kinedge.upstream.schema import EPISODES
 
-__all__ = ["bench_collector", "make_episodes"]
+__all__ = ["bench_collector", "collector_process", "make_episodes"]
 
 _START_NS: Final = 1_700_000_000 * 10**9
 _READY_S: Final = 60.0
@@ -126,7 +126,7 @@ def _compare(
     rates: dict[str, list[float]] = {}
     latencies_ms: list[float] = []
     cpu_ms, load_cpu_ms = [], []
-    with _collector(url, folder) as (address, cpu_s):
+    with collector_process(url, folder) as (address, cpu_s):
         asyncio.run(_load(address, make_episodes(n // 4, run="warm-up"), connections))
         for k in range(n_rounds):
             progress(f"{name}: turn {k + 1} of {n_rounds}")
@@ -278,7 +278,7 @@ def _database(name: str, folder: Path) -> Iterator[str | None]:
 
 
 @contextmanager
-def _collector(url: str, folder: Path) -> Iterator[tuple[tuple[str, int], Callable[[], float]]]:
+def collector_process(url: str, folder: Path) -> Iterator[tuple[tuple[str, int], Callable[[], float]]]:
     """Run a collector in a process of its own, without limits on rates; give its address and its processor time, s."""
     ready = folder / "ready.json"
     code = (

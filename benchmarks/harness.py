@@ -152,10 +152,10 @@ def quantile_row(what: str, values: Sequence[float], *, unit: str, **more: Any) 
     """
     if not len(values):
         return {"what": what, **more, "n": 0}
-    p50, p90, p99 = (round(float(q), 4) for q in np.quantile(values, [0.5, 0.9, 0.99]))
+    p50, p90, p99 = (round(float(q), 2) for q in np.quantile(values, [0.5, 0.9, 0.99]))
     parts = [float(np.median(part)) for part in np.array_split(np.asarray(values, float), min(len(values), 8))]
     low, high = np.quantile(parts, [0.25, 0.75])
     spread = float((high - low) / max(p50, 1e-12))
     row = {"what": what, **more, f"p50_{unit}": p50, f"p90_{unit}": p90, f"p99_{unit}": p99}
-    row |= {f"max_{unit}": round(max(values), 4), "n": len(values), "spread": round(spread, 4)}
+    row |= {f"max_{unit}": round(max(values), 2), "n": len(values), "spread": round(spread, 4)}
     return {**row, "unstable": spread >= _UNSTABLE}

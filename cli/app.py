@@ -64,12 +64,17 @@ def _register() -> None:
     from kinedge.cli import (
         audit,
         bench,
+        bench_ab,
+        bench_all,
         bench_caution,
         bench_collector,
         bench_dashboard,
+        bench_peers,
         bench_people,
         bench_results,
+        bench_stages,
         collect,
+        collect_demo,
         config,
         data,
         demo,
@@ -95,8 +100,10 @@ def _register() -> None:
     from kinedge.cli import compile as compile_
 
     _ = audit, bench, collect, compile_, config, data, demo, doctor, emulate, enrol, enroll_gateway, episodes
-    _ = bench_caution, bench_collector, bench_dashboard, bench_people, bench_results, feedback, inspect, keys, measures
-    _ = models, quantize, record, replay, report, run, scan, sync, train
+    _ = bench_ab, bench_all, bench_caution, bench_collector, bench_dashboard, bench_people, bench_peers, bench_results
+    _ = bench_stages, feedback, inspect, keys, measures, models, quantize, record, replay, report, run, scan
+    _ = sync, train
+    _ = collect_demo
 
 
 def main(argv: list[str] | None = None) -> int:

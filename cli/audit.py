@@ -86,11 +86,12 @@ def forget(
 ) -> None:
     """Destroy what this gateway keeps of a person, and the key that it was sealed with. It cannot be undone.
 
-    Episodes, raw slices, drafts, measures and recordings go, also those that the collector does not have yet. The audit
-    trail keeps the pseudonym, ids and times. What the collector has stays there.
+    Episodes, raw slices, drafts, measures, recordings and enrolments made on the board go, also what the collector does
+    not have yet. The audit trail keeps the pseudonym, ids and times. What the collector has stays there.
 
     Example: kinedge forget p-001 --config gateway.toml
     """
+    from kinedge.edge.board_state import BoardStateFile, board_state_path
     from kinedge.edge.checkpoint import checkpoint_path
     from kinedge.edge.config import load_gateway_config
     from kinedge.edge.store import EpisodeStore
@@ -104,18 +105,21 @@ def forget(
     with EpisodeStore(settings.store, vault=vault) as store:
         done = store.forget(subject)
     checkpoint_path(settings.store).unlink(missing_ok=True)  # what scoring remembers, of everybody; it begins anew
+    decided = BoardStateFile(board_state_path(settings.store), lambda text: typer.echo(text, err=True))
+    enrolments = decided.forget(subject)
     recordings = [] if settings.record is None else sorted(settings.record.folder.glob(f"*/{subject}"))
     for folder in recordings:
         shutil.rmtree(folder)
     asides = sorted(str(p) for p in settings.store.parent.glob(f"{settings.store.name}.corrupt-*"))
-    content = {"subject": subject, **vars(done), "recordings": [str(r) for r in recordings], "damaged_copies": asides}
+    content = {"subject": subject, **vars(done), "recordings": [str(r) for r in recordings]}
+    content |= {"enrolments": [str(e) for e in enrolments], "damaged_copies": asides}
     if as_json:
         typer.echo(json.dumps(content))
         return
     typer.echo(
         f"{subject}: {done.episodes} episodes ({done.unsent} of them unsent), {done.raw_blobs} raw slices, "
-        f"{done.drafts} drafts, {done.measures} measures and {len(recordings)} recordings are destroyed"
-        + (", and so is the key" if done.key else "")
+        f"{done.drafts} drafts, {done.measures} measures, {len(recordings)} recordings and "
+        f"{len(enrolments)} enrolments made here are destroyed" + (", and so is the key" if done.key else "")
     )
     if asides and not done.key:
         typer.echo(f"Damaged copies of earlier times may hold more: {', '.join(asides)}")

@@ -1,4 +1,4 @@
-"""``kinedge bench compare`` and ``report``: results that were written down, against each other and as a page."""
+"""``kinedge bench compare``, ``report`` and ``tables``: results against each other, as a page, and in documents."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kinedge.benchmarks.figures import written
 from kinedge.cli.bench import bench
 from kinedge.errors import ConfigError
 
-__all__ = ["Form", "compare", "report", "show_comparison"]
+__all__ = ["Form", "compare", "report", "show_comparison", "tables"]
 
 
 class Form(str, Enum):
@@ -57,6 +57,33 @@ def report(
     found = [r for p in results for r in (read_folder(p).values() if p.is_dir() else [read_result(p)])]
     write = bench_html if _form(form, out) is Form.html else bench_markdown
     _give(write(found, title=title), out)
+
+
+@bench.command()
+def tables(
+    documents: Annotated[list[Path], typer.Argument(help="Documents with marks, such as docs/results.md.")],
+    results: Annotated[Path, typer.Option(help="Folder of results.")] = Path("benchmarks/results"),
+    check: Annotated[bool, typer.Option("--check", help="Write nothing; fail when a table is not up to date.")] = False,
+) -> None:
+    """Write the tables of documents from results, between their marks; everything else stays as it is.
+
+    Example: kinedge bench tables docs/results.md README.md
+    """
+    from kinedge.benchmarks.results import read_folder
+    from kinedge.benchmarks.tables import check_documents, fill, read_document
+
+    found = read_folder(results)
+    if check:
+        if stale := check_documents(documents, found):
+            names = ", ".join(map(str, stale))
+            raise ConfigError(f"{names}: the tables are not those of {results}; run kinedge bench tables {names}")
+        typer.echo(f"{len(documents)} documents are up to date")
+        return
+    for path in documents:
+        text = fill(before := read_document(path), found, name=str(path))
+        if text != before:
+            _give(text, path)
+        typer.echo(f"{path}: {'written' if text != before else 'up to date'}")
 
 
 def show_comparison(

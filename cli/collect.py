@@ -19,7 +19,7 @@ from kinedge.errors import ConfigError, LinkError, StoreError
 if TYPE_CHECKING:
     from kinedge.upstream.fleet import Fleet
 
-__all__ = ["audit", "collect", "collect_app", "gateways_app", "init", "relay"]
+__all__ = ["audit", "collect", "collect_app", "database_url", "gateways_app", "init", "relay"]
 
 ConfigT = TypeVar("ConfigT", bound=Config)
 
@@ -88,7 +88,7 @@ def collect(
     settings = _checked(
         CollectorSettings,
         "kinedge collect",
-        database_url=_url(db),
+        database_url=database_url(db),
         public_url=None if public_url is None else public_url.rstrip("/"),
         blobs_url=blobs,
         ca_folder=pki,
@@ -138,7 +138,7 @@ def audit(db: _Db = "collector.db", as_json: _AsJson = False) -> None:
     with need_extra("upstream"):
         from kinedge.upstream.store import CollectorStore
 
-    store = CollectorStore(_url(db))
+    store = CollectorStore(database_url(db))
     head = store.verify_audit()
     store.close()
     if as_json:
@@ -167,7 +167,7 @@ def relay(
         from kinedge.upstream.store import CollectorStore
 
     sink = open_sink(to)
-    runner = Relay(CollectorStore(_url(db), blobs=open_blobs(blobs)), sink)
+    runner = Relay(CollectorStore(database_url(db), blobs=open_blobs(blobs)), sink)
     n_failures = 0
     while True:
         try:
@@ -244,10 +244,11 @@ def _fleet(db: str, pki: Path) -> Fleet:
         from kinedge.upstream.fleet import Fleet
         from kinedge.upstream.pki import Authority
 
-    return Fleet(Database(_url(db)), Authority(pki))
+    return Fleet(Database(database_url(db)), Authority(pki))
 
 
-def _url(db: str) -> str:
+def database_url(db: str) -> str:
+    """Return what SQLAlchemy calls a database that was named on the command line: a file, or a URL."""
     return db if "://" in db else f"sqlite:///{Path(db).absolute()}"
 
 

@@ -6,9 +6,10 @@ import asyncio
 import json
 import logging
 import signal
+import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
@@ -22,11 +23,14 @@ from kinedge.cli.app import app
 from kinedge.edge.pipeline import Scored
 from kinedge.edge.verdict import Verdict
 from kinedge.edge.verdict_json import verdict_as_json
+from kinedge.errors import KinedgeError
 
 if TYPE_CHECKING:
     from kinedge.edge.service import EdgeService
 
 __all__ = ["run", "serve_until"]
+
+_ENDS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # a terminal that closes is no reason to lose anything
 
 
 class LogFormat(str, Enum):
@@ -50,33 +54,34 @@ def run(
         LogFormat, typer.Option(help="The log on the error output: text, or one JSON object a line.")
     ] = LogFormat.text,
 ) -> None:
-    """Read sensors, score them as they arrive, keep episodes and send them upstream, until stopped.
+    r"""Read sensors, score them as they arrive, keep episodes and send them upstream, until stopped.
 
-    A dashboard is served on this machine alone (http://127.0.0.1:9464, or as the error output says); [http] opens it to
-    the network, with a token, or switches it off. Under systemd it says when it is ready and feeds the watchdog
-    (docs/service.md).
+    A dashboard is served on this machine alone (http://127.0.0.1:9464, or as the error output says); \[http] opens it
+    to the network, with a token, or switches it off. SIGUSR1 reads people and devices anew, and the rest goes on.
+    Under systemd it says when it is ready and feeds the watchdog (docs/service.md).
 
     Example gateway.toml; `kinedge config --explain` tells every key:
 
         site = "clinic-a"
         gateway = "gw-01"
 
-        [[people]]
+        [\[people]]
         subject = "p-001"
         devices = [{ port = "/dev/ttyACM0" }, { lsl = "Muse-4F21", sensor = "wrist_right" }]
 
-        [record]
+        \[record]
         folder = "recordings"
 
-        [lsl]
+        \[lsl]
         verdicts = true
 
-        [uplink]
+        \[uplink]
         url = "http://127.0.0.1:8765"
     """
     from kinedge.cli.live import LiveView
     from kinedge.edge.config import HttpConfig, RecordConfig, load_gateway_config
     from kinedge.edge.logs import set_up_logging
+    from kinedge.edge.reloading import reload_people
     from kinedge.edge.service import EdgeService
     from kinedge.edge.systemd import Notifier
 
@@ -104,19 +109,27 @@ def run(
     elif not quiet:
         for beginning in service.beginnings:
             sys.stderr.write(beginning.sentence() + "\n")
+
+    async def reread() -> None:
+        try:
+            await reload_people(service, load_gateway_config(config))
+        except KinedgeError as e:
+            service.note(f"the configuration was not taken anew: {e}")
+
     if not live_wanted:
         lines = _StatusLines(service, as_json=as_json)
-        asyncio.run(serve_until(service, on_tick=None if quiet and not as_json else lines.tell))
+        on_tick = None if quiet and not as_json else lines.tell
+        asyncio.run(serve_until(service, on_tick=on_tick, on_call=reread))
         return
     logging.getLogger("kinedge").propagate = False  # the view shows what is worth knowing
 
     def draw() -> None:
         if service.board is not None and service.http_url:
-            view.title = f"kinedge {service.http_url}"
+            view.title = f"kinedge {_reachable(service.http_url)}"
         live.update(view.render(service))
 
     with Live(console=console, refresh_per_second=4, screen=True) as live:
-        asyncio.run(serve_until(service, on_tick=draw))
+        asyncio.run(serve_until(service, on_tick=draw, on_call=reread))
 
 
 class _StatusLines:
@@ -138,6 +151,7 @@ class _StatusLines:
         if url != self._url and self._service.board is not None:
             self._url = url
             if url:
+                url = _reachable(url)
                 sys.stderr.write(json.dumps({"dashboard": url}) + "\n" if self._as_json else f"dashboard: {url}\n")
                 sys.stderr.flush()
         if not self._as_json:
@@ -151,10 +165,23 @@ class _StatusLines:
             sys.stderr.flush()
 
 
+def _reachable(url: str) -> str:
+    """Return an address that a browser can open, in place of one that means every address."""
+    for everywhere in ("://0.0.0.0:", "://[::]:"):
+        url = url.replace(everywhere, f"://{socket.gethostname()}:")
+    return url
+
+
 async def serve_until(
-    service: Any, *, on_tick: Callable[[], None] | None = None, until: Callable[[], bool] | None = None
+    service: Any,
+    *,
+    on_tick: Callable[[], None] | None = None,
+    until: Callable[[], bool] | None = None,
+    on_call: Callable[[], Coroutine[Any, Any, None]] | None = None,
 ) -> None:
-    """Run a service until SIGINT, SIGTERM or ``until`` says so, drawing every quarter of a second.
+    """Run a service until SIGINT, SIGTERM, SIGHUP or ``until`` says so, drawing every quarter of a second.
+
+    ``on_call`` is run at every SIGUSR1, one after the other.
 
     Raises
     ------
@@ -163,11 +190,17 @@ async def serve_until(
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _ENDS:
         loop.add_signal_handler(number, stop.set)
     serving = asyncio.create_task(service.run(stop))
+    called = asyncio.Event()
+    if on_call is not None:
+        loop.add_signal_handler(signal.SIGUSR1, called.set)
     try:
         while not serving.done():
+            if called.is_set() and on_call is not None:
+                called.clear()
+                await on_call()
             await asyncio.wait([serving], timeout=0.25)
             if on_tick is not None and not serving.done():
                 on_tick()
@@ -175,5 +208,5 @@ async def serve_until(
                 stop.set()
         serving.result()
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (*_ENDS, signal.SIGUSR1):
             loop.remove_signal_handler(number)

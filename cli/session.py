@@ -32,7 +32,7 @@ def run_folder(parent: Path) -> Path:
 
 
 @contextmanager
-def running(command: Sequence[str], *, ready_file: Path, timeout_s: float = 30.0) -> Iterator[dict[str, Any]]:
+def running(command: Sequence[str], *, ready_file: Path, timeout_s: float = 90.0) -> Iterator[dict[str, Any]]:
     """Run ``kinedge ...`` beside this process; yields what it wrote to its ready file, and ends it afterwards.
 
     Raises

@@ -23,6 +23,7 @@ myst_enable_extensions = ["attrs_block", "colon_fence", "deflist"]
 myst_heading_anchors = 4
 copybutton_prompt_text = "$ "
 copybutton_only_copy_prompt_lines = True
+copybutton_here_doc_delimiter = "END"
 pygments_style = "friendly"
 pygments_dark_style = "github-dark"
 highlight_language = "text"

@@ -7,7 +7,7 @@ something else about a device or an enrolment than it did when the decision was 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -126,6 +126,33 @@ class BoardStateFile:
             part.replace(self.path)
         except OSError as e:
             raise StoreError(f"{self.path}: cannot be written ({e.strerror}); a restart will not know this") from e
+
+    def forget(self, subject: str) -> list[Path]:
+        """Drop all that names a person, and the enrolments made here of them; returns what was deleted.
+
+        Raises
+        ------
+        StoreError
+            The disk refuses it.
+        """
+        state = self.state
+
+        def others(table: Mapping[str, Any]) -> dict[str, Any]:
+            return {who: own for who, own in table.items() if who != subject}
+
+        own = state.enrolled.get(subject)
+        gone = [] if own is None or not own.file.is_file() else [own.file]
+        self.change(
+            assigned={w: a for w, a in state.assigned.items() if subject not in (a.subject, a.configured)},
+            enrolled=others(state.enrolled),
+            enrolling=others(state.enrolling),
+            muted=others(state.muted),
+        )
+        if self.state != state:
+            self.save()
+        for path in gone:
+            path.unlink(missing_ok=True)
+        return gone
 
     def applied_to(self, config: GatewayConfig, note: Callable[[str], None]) -> GatewayConfig:
         """Return a configuration with the enrolments that were made here, where the TOML file says what it said then.

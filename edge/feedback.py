@@ -33,7 +33,16 @@ from kinedge.errors import BundleError, SignalError, StoreError
 from kinedge.recording import Recording
 from kinedge.signals import SensorSpec, split_channel
 
-__all__ = ["Answer", "Answered", "Entered", "answer_episode", "answers_in", "enter_dismissed", "note_recalibration"]
+__all__ = [
+    "Answer",
+    "Answered",
+    "Entered",
+    "answer_episode",
+    "answers_in",
+    "enter_dismissed",
+    "latest_answers",
+    "note_recalibration",
+]
 
 Answer = Literal["dismissed", "confirmed", "withdrawn"]
 
@@ -104,6 +113,23 @@ def answer_episode(
     return told
 
 
+def latest_answers(store: EpisodeStore, *, subject: str | None = None) -> dict[str, tuple[Answer, int]]:
+    """Return the answer that counts of each episode, and when it was given (UTC in ns); none that was withdrawn.
+
+    Raises
+    ------
+    StoreError
+        The store cannot be read, or its audit chain is broken: then no answer can be relied on.
+    """
+    store.verify_audit()
+    last = {detail["episode"]: detail for detail in store.events(_EVENT)}
+    return {
+        id: (detail["answer"], detail["utc_ns"])
+        for id, detail in last.items()
+        if detail["answer"] != "withdrawn" and subject in (None, detail["subject"])
+    }
+
+
 def answers_in(store: EpisodeStore, *, subject: str | None = None) -> list[Answered]:
     """Return the episodes with an answer that stands, in the order they happened.
 
@@ -119,15 +145,11 @@ def answers_in(store: EpisodeStore, *, subject: str | None = None) -> list[Answe
     StoreError
         The store cannot be read, or its audit chain is broken: then no answer can be relied on.
     """
-    store.verify_audit()
-    last = {detail["episode"]: detail for detail in store.events(_EVENT)}
     found = []
-    for id, detail in last.items():
-        if detail["answer"] == "withdrawn" or subject not in (None, detail["subject"]):
-            continue
+    for id, (answer, utc_ns) in latest_answers(store, subject=subject).items():
         kept = store.episode(id)
         if kept is not None:
-            found.append(Answered(kept.envelope, detail["answer"], detail["utc_ns"], store.raw(id)))
+            found.append(Answered(kept.envelope, answer, utc_ns, store.raw(id)))
     return sorted(found, key=lambda a: a.envelope.start_utc_ns)
 
 

@@ -192,7 +192,7 @@ class HttpServer:
             if asked is None:
                 return
             head_only = isinstance(asked, Request) and asked.method == "HEAD"
-            answer = await self._answer(asked) if isinstance(asked, Request) else asked
+            answer = await self._tried(asked) if isinstance(asked, Request) else asked
         except h11.RemoteProtocolError as e:
             answer = Answer(f"{e}\n".encode(), status=e.error_status_hint)
         if isinstance(answer, Stream):
@@ -248,6 +248,13 @@ class HttpServer:
             body,
             str(peer[0]) if peer else "",
         )
+
+    async def _tried(self, request: Request) -> Answer | Stream:
+        try:
+            return await self._answer(request)
+        except Exception:
+            logger.exception("http: %s %s could not be answered", request.method, request.path[:200])
+            return _refusal("failed", "this could not be answered; the log says why", status=500)
 
     async def _answer(self, request: Request) -> Answer | Stream:
         handler = self._routes.get(request.path)

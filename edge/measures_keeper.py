@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from datetime import date, timedelta
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -21,6 +20,7 @@ from kinedge.edge.measures.config import MeasuresConfig, Side
 from kinedge.edge.measures.notice import episode_of
 from kinedge.edge.measures.person import MeasuresRow, PersonMeasures
 from kinedge.edge.measures.watch import Change
+from kinedge.edge.measures_outbox import day_fields
 from kinedge.edge.measures_store import MeasuresStore
 from kinedge.edge.store import EpisodeStore
 from kinedge.errors import SignalError, StoreError
@@ -84,6 +84,7 @@ class MeasuresKeeper:
         self._config, self._affected = config, dict(affected)
         self._who = {"site": site, "gateway": gateway}
         self._config_digest = config_digest
+        self._provenance = {"site": site, "gateway": gateway, "config_digest": config_digest}
         self._clock, self._note = clock, note
         self._people: dict[str, PersonMeasures] = {}
         self._kept_utc_s: dict[str, int] = {}
@@ -257,7 +258,7 @@ class MeasuresKeeper:
         """Return the days that go upstream now: those that are over, and every three hours the one under way."""
         wait_ns = {r.part: self._last_tick_ns - self._sent_ns.get((subject, r.part), -(1 << 62)) for r in rows}
         return [
-            self._day_fields(subject, row.part, row.start, row.content)
+            day_fields(row.content, subject=subject, part=row.part, day=row.start, **self._provenance)
             for row in rows
             if row.level == "day" and (row.content["complete"] or wait_ns[row.part] >= _SEND_EVERY_NS)
         ]
@@ -266,24 +267,12 @@ class MeasuresKeeper:
         """Let days that were kept before there was a way upstream, and are over, go there, too."""
         known = self._store.outbox.queued_days(subject)
         days = [
-            self._day_fields(subject, row.part, row.start, row.content)
+            day_fields(row.content, subject=subject, part=row.part, day=row.start, **self._provenance)
             for row in self._store.rows(subject=subject, level="day")
             if row.content.get("complete") and (row.part, row.start) not in known
         ]
         if days:
             self._store.save(subject, [], {}, outgoing=days)
-
-    def _day_fields(self, subject: str, part: str, day: int, content: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the fields of a `MeasuresEnvelope`, without id and time."""
-        return {
-            **content,
-            **self._who,
-            "subject": subject,
-            "part": part,
-            "day": str(date(1970, 1, 1) + timedelta(days=day)),
-            "config_digest": self._config_digest,
-            "kinedge_version": __version__,
-        }
 
     def _episode(self, subject: str, change: Change) -> dict[str, object]:
         person = self._people[subject]

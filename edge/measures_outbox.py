@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any, Final
 
+from kinedge import __version__
 from kinedge.edge.database import Database
 from kinedge.errors import OutboxError
 from kinedge.measures_envelope import measures_envelope
 
-__all__ = ["MeasuresOutbox", "OutgoingDay"]
+__all__ = ["MeasuresOutbox", "OutgoingDay", "day_fields"]
 
 _MAX_ERROR_CHARS: Final = 500
 _EPOCH: Final = date(1970, 1, 1).toordinal()
@@ -34,6 +35,34 @@ class OutgoingDay:
     part: str
     day: int
     id: str
+
+
+def day_fields(
+    content: Mapping[str, Any], *, site: str, gateway: str, subject: str, part: str, day: int, config_digest: str
+) -> dict[str, Any]:
+    """Return the fields of a `MeasuresEnvelope`, without id and time, from a day as it is kept.
+
+    Parameters
+    ----------
+    content
+        Of the row.
+    site, gateway, subject, part
+        Whose.
+    day
+        Days since 1970-01-01, local.
+    config_digest
+        Of the gateway.
+    """
+    return {
+        **content,
+        "site": site,
+        "gateway": gateway,
+        "subject": subject,
+        "part": part,
+        "day": str(date.fromordinal(_EPOCH + day)),
+        "config_digest": config_digest,
+        "kinedge_version": __version__,
+    }
 
 
 class MeasuresOutbox:

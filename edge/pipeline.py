@@ -192,6 +192,9 @@ class Pipeline:
         state.write(now, self._state.take(then))
         last_index, turned = np.full(len(before), _NONE_YET), np.zeros(len(before), bool)
         last_index[now], turned[now] = self._last_index[then], self._turned[then]
+        was_turned = self.people.save()["turned"]
+        # as their sensors sat by another enrolment is not how they sit by this one
+        turned[[new for old, new in stay.items() if old not in same and was_turned[old]]] = True
         self._grid.rearrange(before, self._phases(people.subjects))
         self.people, self._watch, self._state = people, watch, state
         self._last_index, self._turned = last_index, turned

@@ -118,7 +118,7 @@ class EdgeService:
         self.progress = Progress()
         self._stop: asyncio.Event | None = None
         self._notifier = notifier
-        self._supervisor = Supervisor(note=self.note, policy=restarts)
+        self.supervisor = Supervisor(note=self.note, policy=restarts)
         if source is not None:
             utc_ns = time.time_ns() if source.utc_ns is None else source.utc_ns
             host_clock = RecordedClock(source.host_time_ns, utc_ns)
@@ -165,7 +165,7 @@ class EdgeService:
         self.tally = VerdictTally(VerdictHours(self.store.database), timezone=zone, note=self.note)
         self._wearers = Wearers(self.store.events(WORN))
         self.measures = make_measures(config, self.store, clock=self.clock, note=self.note)
-        self._listener = Listener(
+        self.listener = Listener(
             self.pipeline,
             new_clock=clock_maker(devices, sync, utc_ns=time.time_ns()),
             note=self.note,
@@ -190,12 +190,12 @@ class EdgeService:
         self.caretaker = make_caretaker(config, self.store, self.tape, note=self.note)
         if config.http is not None and config.http.dashboard:
             self.board = Board(self, config.http)
-        self._server = None if config.http is None else gateway_server(self, config.http, self.board)
+        self.server = None if config.http is None else gateway_server(self, config.http, self.board)
 
     @property
     def health(self) -> dict[tuple[str, str], SensorHealth]:
         """What is known of each sensor, by subject and sensor."""
-        return self._listener.health
+        return self.listener.health
 
     @property
     def promises(self) -> dict[str, str]:
@@ -214,7 +214,7 @@ class EdgeService:
     @property
     def tasks(self) -> tuple[TaskState, ...]:
         """How each task is doing."""
-        return self._supervisor.states
+        return self.supervisor.states
 
     @property
     def is_live(self) -> bool:
@@ -229,7 +229,7 @@ class EdgeService:
     @property
     def http_url(self) -> str:
         """Where metrics and health are served; empty while nothing listens."""
-        return "" if self._server is None else self._server.url
+        return "" if self.server is None else self.server.url
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until ``stop`` is set or a recording has been played, then close what is open and keep it.
@@ -244,15 +244,17 @@ class EdgeService:
         await self.keeper.finish_drafts(restarted=True)
         self._stop = stop
         self._add_tasks(stop)
-        self._supervisor.start()
+        self.supervisor.start()
         self._tell("READY=1", status="started")
         try:
-            await self._supervisor.wait(stop)
+            await self.supervisor.wait(stop)
         finally:
             stop.set()
             self._tell("STOPPING=1", status="closing what is open")
-            await self._supervisor.stop_workers()
+            await self.supervisor.stop_workers()
             await self.wiring.close()
+            if self.board is not None:
+                await self.board.end()
             if self.uplink is not None:
                 await self.uplink.aclose()
             self.episodes.close()
@@ -266,7 +268,7 @@ class EdgeService:
                 self.tape.end()
             if self.measures is not None:
                 self.measures.end()
-            if not await self._supervisor.drain(timeout_s=_DRAIN_S):
+            if not await self.supervisor.drain(timeout_s=_DRAIN_S):
                 self.note(f"{self.keeper.n_waiting} episodes could not be written before the end")
             self.store.close()
 
@@ -277,7 +279,7 @@ class EdgeService:
 
     def _add_tasks(self, stop: asyncio.Event) -> None:
         """Name every task; what another module brings joins in here."""
-        add, source = self._supervisor.add, self._source
+        add, source = self.supervisor.add, self._source
         if source is None:
             add("scorer", self._score, essential=True)
         else:
@@ -292,14 +294,14 @@ class EdgeService:
         if self.checkpoint is not None:
             add("checkpoint", partial(self.checkpoint.run, lambda: self.pipeline))
         for wired in self.wiring:
-            add(f"link {wired.where}", partial(self._serve, wired.where))
+            add(f"link {wired.where}", partial(self.serve, wired.where))
         if self.uplink is not None:
             add("uplink", partial(self.uplink.run, stop))
         if self._models is not None:
             record, running = self.caretaker.record, lambda: self.scorer
             add("models", partial(self._models.run, record, running=running, use=self._use_model))
-        if self._server is not None:
-            add("http", self._server.run)
+        if self.server is not None:
+            add("http", self.server.run)
         if self.board is not None:
             add("dashboard", self.board.run)
         if self._notifier is not None:
@@ -343,7 +345,7 @@ class EdgeService:
             There is no such device or person, or it is theirs already.
         """
         return self.wiring.assign(
-            where, subject, sensor=sensor, pipeline=self.pipeline, listener=self._listener, hear=self._hear
+            where, subject, sensor=sensor, pipeline=self.pipeline, listener=self.listener, hear=self.hear
         )
 
     def use_enrolment(self, subject: str, enrolment: Enrolment | None) -> None:
@@ -376,10 +378,10 @@ class EdgeService:
     def _open(self, device: DeviceConfig) -> DeviceLink:
         return open_device(device, radio=self._radio, host_clock=self.clock.now_ns)
 
-    async def _serve(self, where: str) -> None:
+    async def serve(self, where: str) -> None:
         """Follow one device for as long as the service runs."""
         async for wired, event in self.wiring.events(where):
-            self._hear(wired.subject, where, event)
+            self.hear(wired.subject, where, event)
 
     def _tell(self, *states: str, status: str) -> None:
         if self._notifier is not None:
@@ -390,7 +392,7 @@ class EdgeService:
         clock = self.clock
         async for item in source.events():
             if isinstance(item, Arrival):
-                self._hear(item.subject, item.link, item.event)
+                self.hear(item.subject, item.link, item.event)
                 continue
             if isinstance(clock, RecordedClock):
                 clock.move_to(item.host_time_ns)
@@ -400,7 +402,8 @@ class EdgeService:
                 await self.measures.join()
         await self.finish(flush=not source.scored)
 
-    def _hear(self, subject: str | None, where: str, event: SessionEvent) -> None:
+    def hear(self, subject: str | None, where: str, event: SessionEvent) -> None:
+        """Take what a device says, of whoever wears it."""
         if subject is None:  # nobody wears it
             if self.board is not None:
                 self.board.hub.hear(None, where, event, self.clock.now_ns())
@@ -408,7 +411,7 @@ class EdgeService:
         if self.tape is not None:
             self.tape.put(subject, where, event)
         with self.times.measure("hear"):
-            self._listener.hear(subject, where, event)
+            self.listener.hear(subject, where, event)
         if self.board is not None:
             self.board.hub.hear(subject, where, event, self.clock.now_ns())
         if isinstance(event, DeviceInfo):
@@ -446,7 +449,7 @@ class EdgeService:
         for scored in found:
             self._take(scored, now_ns)
         self._look_at_clock()
-        self.progress.ticked(n_used=self._listener.n_used, n_verdicts=self.verdict_counts.total())
+        self.progress.ticked(n_used=self.listener.n_used, n_verdicts=self.verdict_counts.total())
 
     def _look_at_clock(self) -> None:
         """Tell a step of the machine's clock; order and durations hang on the monotonic clock alone."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from kinedge.edge.caretaker import Caretaker
 from kinedge.edge.config import GatewayConfig
@@ -15,9 +16,10 @@ from kinedge.edge.ring import Gone, trim_recordings
 from kinedge.edge.scoring import Scorer
 from kinedge.edge.store import EpisodeStore
 from kinedge.edge.tape import Tape
+from kinedge.edge.verdict import Basis
 from kinedge.edge.verdict_json import basis_fields
 
-__all__ = ["make_caretaker", "make_measures", "make_tape"]
+__all__ = ["make_caretaker", "make_measures", "make_tape", "tape_facts"]
 
 Note = Callable[[str], None]
 
@@ -48,14 +50,19 @@ def make_tape(config: GatewayConfig, scorer: Scorer, people: People, *, clock: H
     """
     if config.record is None:
         return None
-    general = {"gateway": config.gateway, **provenance(scorer, config)}
     return Tape(
         config.record.folder,
-        {s: {**general, **basis_fields(basis), "settings": config.decisive()} for s, basis in people.by_subject()},
+        {subject: tape_facts(config, scorer, basis) for subject, basis in people.by_subject()},
         segment_s=config.record.segment_s,
         clock=clock,
         note=note,
     )
+
+
+def tape_facts(config: GatewayConfig, scorer: Scorer, basis: Basis) -> dict[str, Any]:
+    """Return what is kept with the recording of a person."""
+    general = {"gateway": config.gateway, **provenance(scorer, config)}
+    return {**general, **basis_fields(basis), "settings": config.decisive()}
 
 
 def make_caretaker(config: GatewayConfig, store: EpisodeStore, tape: Tape | None, *, note: Note) -> Caretaker:

@@ -76,6 +76,7 @@ class Supervisor:
         self._policy = policy or RestartPolicy()
         self._monotonic_s = monotonic_s
         self._workers: list[_Worker] = []
+        self._changed = asyncio.Event()
 
     @property
     def states(self) -> tuple[TaskState, ...]:
@@ -101,9 +102,18 @@ class Supervisor:
         self._workers.append(_Worker(make, essential, once, drains, TaskState(name)))
 
     def start(self) -> None:
-        """Begin all tasks."""
+        """Begin all tasks that have not begun."""
         for worker in self._workers:
-            worker.task = asyncio.create_task(self._keep(worker), name=worker.state.name)
+            if worker.task is None:
+                worker.task = asyncio.create_task(self._keep(worker), name=worker.state.name)
+        self._changed.set()
+
+    async def remove(self, name: str) -> None:
+        """End a task for good, and forget it; nothing happens where there is none of this name."""
+        gone = [w for w in self._workers if w.state.name == name]
+        self._workers = [w for w in self._workers if w.state.name != name]
+        self._changed.set()
+        await _cancel([w.task for w in gone if w.task is not None])
 
     async def wait(self, stop: asyncio.Event) -> None:
         """Wait until ``stop`` is set or a task has ended for good.
@@ -114,13 +124,24 @@ class Supervisor:
             What ended a ``once`` task, or an essential one too often.
         """
         stopping = asyncio.create_task(stop.wait(), name="stop")
+        changed: asyncio.Task[Any] | None = None
         try:
-            done, _ = await asyncio.wait([*self._tasks(), stopping], return_when=asyncio.FIRST_COMPLETED)
-            for task in done - {stopping}:
-                task.result()  # raises what ended it
+            while True:
+                self._changed.clear()
+                changed = asyncio.create_task(self._changed.wait(), name="tasks changed")
+                tasks = self._tasks()
+                done, _ = await asyncio.wait([*tasks, stopping, changed], return_when=asyncio.FIRST_COMPLETED)
+                ended = [t for t in tasks if t in done and t in self._tasks()]  # not those that were removed
+                for task in ended:
+                    task.result()  # raises what ended it
+                if ended or stopping in done:
+                    return
+                changed.cancel()
         finally:
-            stopping.cancel()
-            await asyncio.gather(stopping, return_exceptions=True)
+            for one in (stopping, changed):
+                if one is not None:
+                    one.cancel()
+                    await asyncio.gather(one, return_exceptions=True)
 
     async def stop_workers(self) -> None:
         """Cancel what does not drain."""

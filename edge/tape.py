@@ -77,27 +77,34 @@ class Tape:
         self.folder = _fresh_folder(parent)
         self._clock = clock
         self._note = note
-        self._logs = {}
-        for subject, facts in facts_of.items():
-            own = {"subject": subject, "run": self.folder.name, **facts}
-            writer = SessionWriter(
-                self.folder / subject,
-                segment_s=segment_s,
-                facts=own,
-                clock=clock.now_ns,
-                wall_clock=lambda: clock.utc_ns(clock.now_ns()),
-            )
-            self._logs[subject] = SessionLog(writer, host_clock=clock.now_ns)
+        self._segment_s = segment_s
+        self._logs = {subject: self._log(subject, facts) for subject, facts in facts_of.items()}
         self._waiting: deque[_Heard | int] = deque()
         self._untold: Counter[tuple[str, str]] = Counter()
         self._heard_samples = False
         self._ending = asyncio.Event()
         self._said: dict[str, str] = {}
 
+    def join(self, subject: str, facts: Mapping[str, Any]) -> None:
+        """Record somebody who joined, too."""
+        if subject not in self._logs:
+            self._logs = {**self._logs, subject: self._log(subject, facts)}  # another thread may look at the old one
+
     @property
     def n_waiting(self) -> int:
         """Events that are not written yet."""
         return len(self._waiting)
+
+    def _log(self, subject: str, facts: Mapping[str, Any]) -> SessionLog:
+        clock = self._clock
+        writer = SessionWriter(
+            self.folder / subject,
+            segment_s=self._segment_s,
+            facts={"subject": subject, "run": self.folder.name, **facts},
+            clock=clock.now_ns,
+            wall_clock=lambda: clock.utc_ns(clock.now_ns()),
+        )
+        return SessionLog(writer, host_clock=clock.now_ns)
 
     def put(self, subject: str, link: str, event: SessionEvent) -> None:
         """Take what happened; it is written soon."""

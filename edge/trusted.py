@@ -16,7 +16,7 @@ from kinedge.edge.scoring import Scorer
 from kinedge.errors import BundleError, ConfigError
 from kinedge.signing import Trust, load_trust
 
-__all__ = ["bundle_in_use", "is_trusted", "load_trusted"]
+__all__ = ["bundle_in_use", "is_trusted", "load_people", "load_trusted"]
 
 
 def bundle_in_use(config: GatewayConfig) -> Path:
@@ -60,11 +60,37 @@ def load_trusted(config: GatewayConfig, *, misfits: Literal["wait", "cohort"] = 
     ConfigError
         A key or an enrolment is missing or damaged, is not trusted, or does not fit the model or the person.
     """
-    keys, lax = config.trust.keys, config.trust.allow_unsigned
-    trust = load_trust(keys, allow_unsigned=lax)
-    trust_enrolments = load_trust((*keys, *board_public_keys(config.store)), allow_unsigned=lax)
+    trust = load_trust(config.trust.keys, allow_unsigned=config.trust.allow_unsigned)
     bundle = read_bundle(config.bundle)
     signed = is_trusted(bundle, config.bundle, trust)
+    backend = open_backend(bundle, config.backend, precision=config.precision, max_streams=config.max_streams)
+    scorer = Scorer(bundle, backend=backend, caution=config.caution, precision=config.precision)
+    return scorer, load_people(config, scorer, signed=signed, misfits=misfits)
+
+
+def load_people(
+    config: GatewayConfig, scorer: Scorer, *, signed: bool, misfits: Literal["wait", "cohort"] = "wait"
+) -> People:
+    """Load the enrolments of a gateway's people for a model that is here already.
+
+    Parameters
+    ----------
+    config
+        Of the gateway.
+    scorer
+        The model.
+    signed
+        Somebody trusted has signed it.
+    misfits
+        As for ``load_trusted``.
+
+    Raises
+    ------
+    ConfigError
+        A key or an enrolment is missing or damaged, is not trusted, or does not fit the model or the person.
+    """
+    keys = (*config.trust.keys, *board_public_keys(config.store))
+    trust = load_trust(keys, allow_unsigned=config.trust.allow_unsigned)
     enrolments: dict[str, Enrolment] = {}
     unsigned: dict[str, tuple[Literal["model", "enrolment"], ...]] = {}
     for person in config.people:
@@ -72,19 +98,17 @@ def load_trusted(config: GatewayConfig, *, misfits: Literal["wait", "cohort"] = 
         if person.enrolment is not None:
             try:
                 enrolment = read_enrolment(person.enrolment)
-                signer = trust_enrolments.check(
+                signer = trust.check(
                     enrolment.signatures, kind="enrolment", digest=enrolment.digest, where=str(person.enrolment)
                 )
             except BundleError as e:
                 raise ConfigError(f"people {person.subject}: {e}") from e
             made_with = enrolment.manifest.bundle_digest, enrolment.manifest.precision
-            if misfits == "cohort" and made_with != (bundle.digest, config.precision):
+            if misfits == "cohort" and made_with != (scorer.bundle.digest, config.precision):
                 unsigned[person.subject] = tuple(found)
                 continue
             enrolments[person.subject] = enrolment
             if signer is None:
                 found.append("enrolment")
         unsigned[person.subject] = tuple(found)
-    backend = open_backend(bundle, config.backend, precision=config.precision, max_streams=config.max_streams)
-    scorer = Scorer(bundle, backend=backend, caution=config.caution, precision=config.precision)
-    return scorer, People(scorer, [p.subject for p in config.people], enrolments, unsigned=unsigned)
+    return People(scorer, [p.subject for p in config.people], enrolments, unsigned=unsigned)

@@ -10,13 +10,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any, Final
-from zoneinfo import ZoneInfo
 
 from kinedge.canonical import canonical_json, sha256_hex
 from kinedge.edge.caution import Decision
@@ -24,6 +21,7 @@ from kinedge.edge.database import Database
 from kinedge.edge.episodes import EpisodeBuilder
 from kinedge.edge.vault import is_sealed
 from kinedge.edge.verdict import Verdict
+from kinedge.edge.zone import Zone
 from kinedge.errors import StoreError
 
 __all__ = ["VerdictHour", "VerdictHours", "VerdictTally"]
@@ -200,10 +198,9 @@ class VerdictTally:
     def __init__(self, hours: VerdictHours, *, timezone: str = "", note: Callable[[str], None]) -> None:
         self._hours, self._note = hours, note
         hours.seal_what_is_plain()
-        self._zone = ZoneInfo(timezone) if timezone else None
+        self._zone = Zone(timezone)
         self._waiting: dict[Key, _Counted] = {}
         self._names: dict[int, tuple[Mapping[str, Any], str]] = {}
-        self._quarter, self._ahead_s = -1, 0
         self._ending = asyncio.Event()
         self.n_dropped = 0
 
@@ -221,7 +218,7 @@ class VerdictTally:
         """
         hop_s, basis = builder.hop_s, builder.provenance
         utc_s = (end_utc_ns - 1) // 10**9  # a block that ends with an hour belongs to it
-        key = (subject, (utc_s + self._offset_s(utc_s)) // _HOUR_S, self._name(basis))
+        key = (subject, (utc_s + self._zone.offset_s(utc_s)) // _HOUR_S, self._name(basis))
         counted = self._waiting.get(key)
         if counted is None:
             if len(self._waiting) >= _MAX_WAITING:
@@ -273,17 +270,6 @@ class VerdictTally:
                 self._names.clear()
             known = self._names[id(basis)] = (basis, sha256_hex(canonical_json(dict(basis)))[:16])
         return known[1]
-
-    def _offset_s(self, utc_s: int) -> int:
-        """Return how far local time is ahead of UTC; asked of the system once for a quarter of an hour."""
-        if utc_s // 900 != self._quarter:
-            self._quarter = utc_s // 900
-            if self._zone is None:
-                self._ahead_s = time.localtime(utc_s).tm_gmtoff
-            else:
-                ahead = datetime.fromtimestamp(utc_s, self._zone).utcoffset()
-                self._ahead_s = 0 if ahead is None else round(ahead.total_seconds())
-        return self._ahead_s
 
 
 def _about(key: Key) -> str:

@@ -19,7 +19,7 @@ from kinedge.firmware_bridge.event_queue import SessionEvent
 from kinedge.firmware_bridge.open_device import DeviceConfig, DeviceLink
 from kinedge.signals import ImuChunk
 
-__all__ = ["HandedOver", "Wired", "Wiring"]
+__all__ = ["Changes", "HandedOver", "Wired", "Wiring"]
 
 
 @dataclass
@@ -96,6 +96,14 @@ class HandedOver:
     displaced: str | None
 
 
+@dataclass(frozen=True)
+class Changes:
+    """Where the devices are that go, and those that become another person's."""
+
+    gone: frozenset[str]
+    moved: frozenset[str]
+
+
 class Wiring:
     """Opens links, and tells what comes of them under the name of who wears the device just then.
 
@@ -122,9 +130,8 @@ class Wiring:
         note: Callable[[str], None],
         live: bool = True,
     ) -> None:
-        worn = [Wired(d, p.subject, p.subject) for p in config.people for d in p.devices]
-        every = [*worn, *(Wired(d, None, None) for d in config.spare)] if live else []
-        self._devices = {w.where: w for w in every}
+        every = _devices_of(config) if live else ()
+        self._devices = {where: Wired(device, subject, subject) for where, device, subject in every}
         self._open = open_link
         subjects = {None, *(p.subject for p in config.people)}
         for where, one in assigned.items() if live else ():
@@ -176,6 +183,46 @@ class Wiring:
         links, self._links = self._links, {}
         for link in links.values():
             await link.close()
+
+    def changes(self, config: GatewayConfig) -> Changes:
+        """Say which devices go with another configuration, and which become another person's."""
+        wanted = {where: (device, subject) for where, device, subject in _devices_of(config)}
+        subjects = {p.subject for p in config.people}
+        gone, moved = set(), set()
+        for where, w in self._devices.items():
+            if where not in wanted or wanted[where][0] != w.device:
+                gone.add(where)
+            elif wanted[where][1] != w.configured or (w.subject is not None and w.subject not in subjects):
+                moved.add(where)
+        return Changes(frozenset(gone), frozenset(moved))
+
+    def rewire(self, config: GatewayConfig) -> list[str]:
+        """Follow another configuration; returns which devices are new, to be served from now on."""
+        change = self.changes(config)
+        new = []
+        devices = {}
+        for where, device, subject in _devices_of(config):
+            known = self._devices.get(where)
+            if known is None or where in change.gone:
+                known = Wired(device, subject, subject)
+                new.append(where)
+            elif where in change.moved:
+                known.configured = known.subject = subject
+                known.sensor = None
+            devices[where] = known
+        self._devices = devices
+        return new
+
+    def take_off(self, where: str, *, pipeline: Pipeline, listener: Listener) -> None:
+        """Let a device be nobody's."""
+        self._take_off(self[where], pipeline, listener)
+        self[where].subject = None
+
+    def tell_again(self, where: str, hear: Callable[[str, str, SessionEvent], None]) -> None:
+        """Let a device be known to its new owner."""
+        wired = self[where]
+        if wired.told is not None and wired.subject is not None:
+            hear(wired.subject, where, wired.as_worn(wired.told))
 
     def assign(
         self,
@@ -246,3 +293,8 @@ class Wiring:
             listener.take_off(subject, place)
             if subject in pipeline.subjects:
                 pipeline.take_off(subject, place)
+
+
+def _devices_of(config: GatewayConfig) -> list[tuple[str, DeviceConfig, str | None]]:
+    worn = [(d.where, d, p.subject) for p in config.people for d in p.devices]
+    return [*worn, *((d.where, d, None) for d in config.spare)]

@@ -215,13 +215,13 @@ class Handler(BaseHTTPRequestHandler):
 
     def _stream(self, subject: str | None) -> None:
         mine: queue.Queue[tuple[str, Any]] = queue.Queue(1000)
+        mine.put(("state", {**copy.deepcopy(self.replay.state), "at_utc_ns": time.time_ns()}))
+        with self.replay.lock:
+            self.replay.listeners[mine] = subject
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Connection", "close")
         self.end_headers()
-        mine.put(("state", {**copy.deepcopy(self.replay.state), "at_utc_ns": time.time_ns()}))
-        with self.replay.lock:
-            self.replay.listeners[mine] = subject
         try:
             while not self.replay.down.is_set():
                 try:

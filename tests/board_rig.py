@@ -30,7 +30,7 @@ def board_config(tmp_path: Path, people: Mapping[str, list[str]], **changes: Any
             "gateway": "gw-1",
             "store": tmp_path / "edge.db",
             "people": [{"subject": s, "devices": [{"port": p} for p in ports]} for s, ports in people.items()],
-            "max_delay_s": 1.0,
+            "max_delay_s": 2.0,
             "http": {"port": 0},
             **changes,
         }

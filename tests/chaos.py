@@ -31,6 +31,9 @@ HERE = Path(__file__).parent
 COLLECT = "import sys; from kinedge.cli.app import main; sys.exit(main(['collect', *sys.argv[1:]]))"
 
 
+MAX_BEGUN_ANEW = 8
+
+
 @dataclass(frozen=True)
 class Plan:
     """What is done to whom."""
@@ -68,6 +71,7 @@ class Chaos:
         self.per_gateway = plan.episodes // plan.gateways
         self.running: dict[str, subprocess.Popen[bytes]] = {}
         self.kills: Counter[str] = Counter()
+        self.begun_anew = 0
         self.collector_port, self.proxy_port = free_port(), free_port()
         self.cut_file = folder / "proxy.cut"  # while it is there the network is away
         self.cut_until_s = 0.0
@@ -174,10 +178,20 @@ class Chaos:
         ended = [n for n in self.names if self.running[n].poll() is not None]
         return sum(self.per_gateway if n in ended else max(self.promised(n), default=-1) + 1 for n in self.names)
 
-    def wait(self, condition: Callable[[], bool], what: str, *, timeout_s: float = 600.0) -> None:
-        deadline_s = time.monotonic() + timeout_s
+    def look_after_collector(self) -> None:
+        """Start a collector that ended by itself again, as systemd would: its database was away when it began."""
+        if self.running["collector"].poll() is not None:
+            self.begun_anew += 1
+            assert self.begun_anew <= MAX_BEGUN_ANEW, "the collector ends again and again\n" + self.log("collector")
+            time.sleep(0.2)
+            self.start("collector")
+
+    def wait(self, condition: Callable[[], bool], what: str, *, timeout_s: float = 300.0) -> None:
+        deadline_s = time.monotonic() + timeout_s + self.plan.cut_s
         while not condition():
             self.is_cut()
+            self.look_after_collector()
+            assert self.running["proxy"].poll() is None, self.log("proxy")
             assert time.monotonic() < deadline_s, f"{what} did not happen\n" + self.log("collector")
             time.sleep(0.01)
 

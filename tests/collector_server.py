@@ -89,11 +89,13 @@ class Issuer:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self.seen_as = self.url  # by browsers
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
 
     def about(self) -> dict[str, Any]:
         paths = {"jwks_uri": "keys", "authorization_endpoint": "authorize", "token_endpoint": "token"}
-        return {"issuer": self.url} | {name: f"{self.url}/{path}" for name, path in paths.items()}
+        found = {name: f"{self.url}/{path}" for name, path in paths.items()}
+        return found | {"issuer": self.url, "authorization_endpoint": f"{self.seen_as}/authorize"}
 
     def authorize(self, asked: dict[str, str]) -> str:
         """Return where a browser is sent back to, with a code that is good once."""

@@ -41,6 +41,13 @@ def make_room(service: EdgeService, disk: Path) -> None:
     (disk / "ballast").unlink(missing_ok=True)
 
 
+def make_little_room(service: EdgeService, disk: Path) -> None:
+    """Leave less than the store keeps free for episodes: raw slices have to make way for each other then."""
+    ballast = disk / "ballast"
+    if ballast.exists():
+        os.truncate(ballast, max(ballast.stat().st_size - (6 << 20), 0))
+
+
 def refuse_writes(service: EdgeService, disk: Path) -> None:
     """Let every write fail as on a file system that the kernel has made read-only; see faulty_disk.c."""
     (disk / "read-only").touch()
@@ -77,6 +84,7 @@ def nothing(service: EdgeService, disk: Path) -> None:
 
 FAULTS: dict[str, tuple[Fault, Fault]] = {
     "full": (fill, make_room),
+    "nearly-full": (fill, make_little_room),
     "read-only": (refuse_writes, take_writes),
     "damaged": (damage, nothing),
     "memory": (little_memory, memory_again),

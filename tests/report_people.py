@@ -15,7 +15,7 @@ from kinedge.edge.caution import Decision, Reason
 from kinedge.edge.measures.config import MeasuresConfig
 from kinedge.edge.measures.day import Estimate, MeasuredDay
 from kinedge.edge.measures.notice import episode_of
-from kinedge.edge.measures.person import MeasuresRow, _day_row
+from kinedge.edge.measures.person import MeasuresRow, day_row
 from kinedge.edge.measures.watch import DayWatch
 from kinedge.edge.measures_store import MeasuresStore
 from kinedge.edge.narrative import abstention, summarise
@@ -64,7 +64,7 @@ def rows_of(days: list[MeasuredDay], *, affected: bool) -> tuple[list[MeasuresRo
     state, rows, changes = watch.initial_state(), [], []
     for day in days:
         watched, told, state = watch.step(day, state)
-        rows.append(_day_row(day, watched))
+        rows.append(day_row(day, watched))
         changes += told
     return rows, changes
 

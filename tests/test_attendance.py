@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -111,6 +112,10 @@ def test_a_running_gateway_tells_metrics_health_and_systemd_how_it_is_doing(tmp_
     assert samples["kinedge_disk_free_bytes",] > 0 and samples["kinedge_store_bytes",] > 0
     assert samples["kinedge_outbox_rows", ("state", "ready")] == 0
     assert health["ok"] is True and health["troubles"] == []
+    described = (Path(__file__).parent.parent / "docs" / "service.md").read_text()
+    ours = {name.removesuffix("_total") for (name, *_) in samples if name.startswith("kinedge_")}
+    ours = {name for name in ours if not name.endswith(("_sum", "_count", "_created"))}
+    assert [name for name in sorted(ours) if f"`{name}`" not in described] == [], "docs/service.md names every metric"
     listening.join(20)
     assert said[0].startswith("READY=1")
     assert any(s.startswith("WATCHDOG=1") and "2 of 2 sensors connected" in s for s in said)
@@ -229,6 +234,24 @@ def test_many_silent_connections_are_bounded_and_a_head_has_no_body() -> None:
     asyncio.run(with_server(talk))
 
 
+def test_a_handler_that_fails_is_answered_for_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+    async def broken() -> Answer:
+        raise RuntimeError("a fault of ours")
+
+    async def main() -> bytes:
+        server = HttpServer("127.0.0.1", 0, {"/": broken})
+        serving = asyncio.create_task(server.run())
+        await until(lambda: server.url != "")
+        answer = await raw(server.url, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
+        return answer
+
+    answer = asyncio.run(main())
+    assert answer.startswith(b"HTTP/1.1 500") and b"a fault of ours" not in answer
+    assert "a fault of ours" in caplog.text
+
+
 def test_an_address_in_use_is_said_with_what_to_do() -> None:
     async def talk(url: str) -> None:
         with pytest.raises(LinkError, match=r"choose another \[http\] port"):
@@ -273,7 +296,7 @@ def test_the_command_says_ready_and_stopping_and_ends_well(tmp_path: Path) -> No
             line = process.stderr.readline()
             assert line, "it ended without a word about the device"
         assert json.loads(line)["level"] == "warning"
-        process.terminate()
+        process.send_signal(signal.SIGHUP)  # as when a terminal closes; SIGTERM is sent elsewhere
         while not words.recv(4096).startswith(b"STOPPING=1"):
             pass
         _, errors = process.communicate(timeout=120)

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kinedge.benchmarks.energy import Rapl, Tegrastats, measure_energy, parse_tegrastats, rapl_joules
@@ -44,6 +44,7 @@ def test_a_board_whose_rails_do_not_add_up_tells_no_total() -> None:
     assert parse_tegrastats("RAM 1/2MB CPU [1%@5]").total_mw is None
 
 
+@settings(deadline=None)
 @given(st.text(max_size=200))
 def test_what_is_no_line_is_refused_and_nothing_else_is_raised(text: str) -> None:
     try:
@@ -52,6 +53,7 @@ def test_what_is_no_line_is_refused_and_nothing_else_is_raised(text: str) -> Non
         assert "no line of tegrastats" in str(e)
 
 
+@settings(deadline=None)
 @given(before=st.integers(0, 999), spent=st.integers(0, 999))
 def test_a_counter_that_begins_anew_is_followed(before: int, spent: int) -> None:
     assert rapl_joules(before, (before + spent) % 1000, range_uj=999) == pytest.approx(spent / 1e6)

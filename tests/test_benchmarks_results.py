@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kinedge.benchmarks.compare import compare
@@ -34,6 +34,7 @@ def made(median_us: float = 100.0, *, spread: float = 0.02, **more: Any) -> Resu
     )
 
 
+@settings(deadline=None, max_examples=30)  # each asks git
 @given(rows=ROWS, command=st.text(max_size=12))
 def test_what_is_written_is_read_back_whole(rows: list[dict[str, Any]], command: str) -> None:
     named = [{**row, "what": str(i)} for i, row in enumerate(rows)]

@@ -39,14 +39,14 @@ def opened(browser: Any, server: Server) -> Iterator[Open]:
     """Open a view; at the end no page may have had an error or have asked another host."""
     contexts, pages = [], []
 
-    def go(view: str = "#/", *, query: str = "", viewport: Any = LAPTOP) -> Any:
+    def go(view: str = "#/", *, query: str = "", viewport: Any = LAPTOP, ready: str = "h1") -> Any:
         context = browser.new_context(viewport=viewport, locale="en-GB", reduced_motion="reduce")
         page = context.new_page()
         page.set_default_timeout(10_000)
         contexts.append(context)
         pages.append(Watched(page, server.url))
         page.goto(f"{server.url}{query}{view}")
-        page.wait_for_selector("h1")
+        page.wait_for_selector(ready)
         return page
 
     yield go
@@ -77,6 +77,19 @@ def test_a_new_answer_is_seen_at_once(opened: Open, replay: Replay) -> None:
         page.wait_for_selector(f"[data-subject='p-004'][data-decision='{decision}']", timeout=2000)
 
 
+def test_tiles_keep_their_order_however_the_state_arrives(opened: Open, replay: Replay) -> None:
+    people = [p["subject"] for p in replay.state["people"]]
+    late, replay.state["people"] = replay.state["people"][:2], replay.state["people"][2:]
+    model, replay.state["subjects"] = replay.state.pop("model"), people
+    page = opened(ready="[data-connection='open']")
+    replay.send("state", {"model": model})
+    replay.send("state", {"people": copy.deepcopy(late)})
+    page.wait_for_selector(f".tile >> nth={len(people) - 1}")
+    assert page.locator(".tile").evaluate_all("tiles => tiles.map(t => t.dataset.subject)") == people
+    replay.send("state", {"subjects": people[1:]})
+    page.wait_for_selector(f"[data-subject='{people[0]}']", state="detached")
+
+
 def test_a_wall_can_be_narrowed_to_one_answer(opened: Open, replay: Replay) -> None:
     page = opened()
     page.get_by_role("button", name=re.compile("^unsure", re.I)).click()
@@ -94,7 +107,7 @@ def test_old_answers_are_never_shown_as_current_when_the_board_is_gone(
     page.wait_for_selector("[role=alert] >> text=No connection to the board")
     assert page.locator(".tile:not([data-decision=none])").count() == 0
     assert "No current answer" in page.locator("[data-subject='p-004']").inner_text()
-    assert "last: as usual" in page.locator("[data-subject='p-004']").inner_text()
+    assert "last: as usual" in page.locator("[data-subject='p-004']").inner_text().lower()
     replay.down.clear()
     page.wait_for_selector("[data-subject='p-004'][data-decision='normal']")
     assert page.locator("[role=alert] >> text=No connection").count() == 0

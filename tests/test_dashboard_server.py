@@ -310,8 +310,8 @@ def differences(a: Any, b: Any, at: str = "") -> list[str]:
 
 
 def test_a_running_gateway_says_what_the_fixtures_say_and_streams_it(tmp_path: Path) -> None:
-    speed = 6.0
-    r = demo_recording(seed=1, duration_s=50, events=(DemoEvent("noise_burst", "wrist_right", 14, 24),))
+    speed = 4.0
+    r = demo_recording(seed=1, duration_s=40, events=(DemoEvent("noise_burst", "wrist_right", 10, 20),))
     devices = [device(tmp_path, f"KE-{s}", r, s, speed=speed) for s in ("wrist_left", "wrist_right")]
     config = board_config(tmp_path, {"p-001": [str(d.link_path) for d in devices], "p-002": ["absent"]})
     fixture = {e["event"]: e["data"] for e in json.loads((FIXTURES / "stream.json").read_text())}
@@ -393,6 +393,41 @@ def test_a_slow_reader_is_bounded_sent_the_newest_and_let_go_of(
                     await asyncio.sleep(0.01)
 
     asyncio.run(main())
+
+
+def test_the_first_state_is_whole_also_for_who_comes_while_it_is_made() -> None:
+    subjects = [f"p-{i}" for i in range(6)]
+    hub = Hub(hop_s=1.0, utc_of=lambda subject, chunk: None)
+    firsts: list[bytes] = []
+    listeners = [hub.join(None)]
+
+    def person(subject: str) -> dict[str, Any]:
+        if subject == "p-3" and len(listeners) < 4:  # the only page is closed, and another opened
+            hub.leave(listeners[-1])
+            listeners.append(hub.join(None))
+        return {"subject": subject}
+
+    async def slow() -> dict[str, Any]:
+        return {"schema": "x", "notes": []}
+
+    async def send(data: bytes) -> None:
+        firsts.append(data)
+
+    async def main() -> None:
+        serving = asyncio.create_task(hub.run(lambda: subjects, person, slow))
+        while len(listeners) < 4:
+            await asyncio.sleep(0.01)
+        telling = asyncio.create_task(listeners[-1].run(send))
+        while len(firsts) < 2:
+            await asyncio.sleep(0.01)
+        for task in (telling, serving):
+            task.cancel()
+        await asyncio.gather(telling, serving, return_exceptions=True)
+
+    asyncio.run(asyncio.wait_for(main(), 30))
+    state = json.loads(firsts[1].split(b"data: ")[1])
+    assert [p["subject"] for p in state["people"]] == state["subjects"] == subjects
+    assert state["schema"] == "x"
 
 
 def test_while_nobody_listens_nothing_is_computed_and_no_samples_are_kept(tmp_path: Path) -> None:

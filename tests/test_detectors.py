@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Callable
 
@@ -278,3 +279,32 @@ def test_the_network_preset_differs_from_the_linear_one() -> None:
 def test_settings_out_of_range_are_refused(make: Callable[[], object]) -> None:
     with pytest.raises(ConfigError):
         make()
+
+
+@pytest.mark.parametrize("forget", [0.0, 200.0])
+def test_many_streams_at_once_score_as_one_detector_each(forget: float) -> None:
+    rng = np.random.default_rng(0)
+    fitted = FusedDetector([Branch(VarDetector(VarConfig(forget=forget)))], smoothing=20)
+    fitted.fit(rng.normal(size=(300, 4)))
+    x = rng.normal(size=(3, 130, 4))
+    x[1, 40:60] += 8
+    x[2, 10:15, 1] = np.nan
+    together = fitted.many(3)
+    found = np.concatenate([together.step(part) for part in np.split(x, [1, 2, 50, 57], axis=1)], axis=1)
+    for stream, scores in zip(x, found, strict=True):
+        np.testing.assert_allclose(scores, copy.deepcopy(fitted).step(stream), rtol=1e-9, atol=1e-12)
+
+
+def test_many_streams_refuse_what_one_would_and_memories_that_follow_one() -> None:
+    fitted = FusedDetector([Branch(VarDetector(VarConfig(forget=0)))], smoothing=5)
+    fitted.fit(np.random.default_rng(0).normal(size=(100, 2)))
+    many = fitted.many(2)
+    with pytest.raises(SignalError, match=r"expected \(2, samples, 2\)"):
+        many.step(np.zeros((3, 4, 2)))
+    with pytest.raises(SignalError, match="infinite"):
+        many.step(np.full((2, 4, 2), np.inf))
+    with pytest.raises(ConfigError, match="at least 1"):
+        fitted.many(0)
+    memory = FusedDetector([Branch(PatchDetector(PatchConfig(length=1)))], smoothing=5)
+    with pytest.raises(ConfigError, match="PatchDetector follows one stream"):
+        memory.many(2)

@@ -20,13 +20,15 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 sys.path.insert(0, str(DOCS / "_ext"))
 
+import kinedge_docs  # noqa: E402
 import navigation  # noqa: E402
 import reference_api  # noqa: E402
 import reference_cli  # noqa: E402
 import reference_config  # noqa: E402
 import reference_http  # noqa: E402
 
-pytestmark = pytest.mark.xdist_group("docs")
+# a build takes half a minute of a processor, and as long as it takes where that is shared
+pytestmark = [pytest.mark.xdist_group("docs"), pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +36,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html"]
     built = subprocess.run(
-        [*command, "-d", out / "doctrees", DOCS, out / "html"], capture_output=True, text=True, timeout=280, check=False
+        [*command, "-d", out / "doctrees", DOCS, out / "html"], capture_output=True, text=True, timeout=850, check=False
     )
     assert built.returncode == 0, built.stdout[-2000:] + built.stderr[-4000:]
     return out / "html"
@@ -66,6 +68,14 @@ def test_every_page_has_one_place_in_the_navigation() -> None:
     placed = [page for pages in navigation.pages_of(found).values() for page in pages]
     assert len(placed) == len(set(placed))
     assert {p for p in found if "/" not in p} - {"index"} <= set(placed)
+
+
+def test_what_lies_outside_the_documentation_is_named_and_what_lies_in_it_stays_linked() -> None:
+    text = "[a](../web/README.md), [b](../tests), [c](alarms.md), [d](../benchmarks/results/step.json)"
+    plain = kinedge_docs.plain_links(DOCS, text)
+    assert plain == ("a (`web/README.md`), b (`tests`), [c](alarms.md), [d](../benchmarks/results/step.json)")
+    assert kinedge_docs.plain_links(DOCS, "[e](../README.md#install)") == "e (`README.md`)"
+    assert kinedge_docs.plain_links(DOCS / "how-to", "[a](../alarms.md)") == "[a](../alarms.md)"
 
 
 def test_a_page_that_nobody_has_placed_still_has_a_place() -> None:

@@ -47,7 +47,7 @@ def check_command(program: Any, words: list[str], where: str) -> None:
     known = {o for p in command.params for o in (*p.opts, *p.secondary_opts)} | {"--help"}
     known |= {"--version", "--install-completion", "--show-completion"} if command is program else set()
     for word in rest:
-        if word.startswith("-") and len(word) > 1 and not word.lstrip("-")[0].isdigit():
+        if word.startswith("-") and " " not in word and len(word) > 1 and not word.lstrip("-")[0].isdigit():
             assert word.partition("=")[0] in known, f"{where}: {' '.join(path)} has no option {word}"
 
 
@@ -68,6 +68,12 @@ def test_the_pages_tell_many_commands_and_an_invented_one_is_noticed(program: An
     for wrong in (["fly"], ["run", "gateway.toml", "--faster"], ["collect", "gateways", "praise"]):
         with pytest.raises(AssertionError):
             check_command(program, wrong, "here")
+
+
+def test_help_shows_the_tables_of_its_example_in_their_brackets(capsys: pytest.CaptureFixture[str]) -> None:
+    assert application.main(["run", "--help"]) == 0
+    told = capsys.readouterr().out
+    assert all(table in told for table in ("[[people]]", "[record]", "[uplink]"))
 
 
 def complete(found: dict[str, Any]) -> dict[str, Any]:

@@ -71,6 +71,22 @@ def test_a_full_disk_holds_episodes_back_and_room_lets_them_in(tmp_path: Path) -
     all_kept(tmp_path / "kept" / "edge.db", said)
 
 
+def test_where_little_room_comes_back_raw_data_makes_way_and_the_audit_says_which(tmp_path: Path) -> None:
+    said = meet(tmp_path, "nearly-full", own_disk=True)
+    assert "the disk is full" in said["refused"]
+    path = tmp_path / "kept" / "edge.db"
+    all_kept(path, said)
+    with EpisodeStore(path, read_only=True) as store:
+        episodes = {s.envelope.id: s.envelope for s in store.episodes()}
+        dropped = {row.detail["episode"]: row.detail for row in store.audit_rows(event="raw_dropped")}
+        assert len(dropped) >= 1
+        for id, envelope in episodes.items():
+            assert envelope.raw is not None, "what was measured is told, even where it went"
+            assert (store.raw(id) is None) == (id in dropped), "nothing goes without a word"
+        for id, detail in dropped.items():
+            assert detail == {"episode": id, "n_bytes": episodes[id].raw.n_bytes, "sent": False}
+
+
 def test_a_disk_that_turned_read_only_holds_episodes_back_until_it_can_be_written_again(tmp_path: Path) -> None:
     switch = str(tmp_path / "disk" / "read-only")
     said = meet(tmp_path, "read-only", LD_PRELOAD=faulty_disk(tmp_path), READ_ONLY_WHILE=switch)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from kinedge.edge.enrol import enrol_recordings
 from kinedge.edge.grid import Grid
 from kinedge.edge.people import People
 from kinedge.edge.pipeline import Pipeline, Scored, phases_for
@@ -259,3 +260,18 @@ def test_chunks_of_any_length_of_many_people_give_the_bits_of_each_alone(seed: i
         assert alone
         shared = min(len(alone), len(together[i]))
         assert np.array_equal(alone[:shared], together[i][:shared]) and abs(len(alone) - len(together[i])) <= 1
+
+
+def test_who_was_turned_by_one_enrolment_begins_anew_without_it(
+    scorer: Scorer, recordings: dict[str, Recording], person: Person
+) -> None:
+    enrolment = enrol_recordings(scorer, [person(150.0, seed=800_001)], subject="a", allow_short=True)
+    pipeline = Pipeline(scorer, ["a", "b"], people=People(scorer, ["a", "b"], {"a": enrolment}))
+    pipeline.people._turned[0] = True  # as after a minute of walking with a sensor that was put on otherwise
+    pipeline.people._rotations[0, 0] = np.diag([1.0, -1.0, -1.0])
+    for at in range(8):
+        second(pipeline, recordings, at)
+    pipeline.use_people(People(scorer, ("a", "b")))
+    found = second(pipeline, recordings, 8)
+    assert "warming_up" in {r.code for r in of("a", found)[0].reasons}
+    assert "warming_up" not in {r.code for r in of("b", found)[0].reasons}

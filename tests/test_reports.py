@@ -45,6 +45,7 @@ from kinedge.edge.vault import Vault
 from kinedge.edge.verdict_hours import VerdictHours
 from kinedge.errors import ConfigError, LinkError, StoreError
 from kinedge.firmware_bridge.recorder import SessionWriter
+from kinedge.measures_envelope import measures_envelope
 from kinedge.signals import SensorSpec
 
 UNTOLD = ("risk", "diagnos", "risque", "relapse", "rechute")
@@ -482,27 +483,38 @@ def test_a_sealed_store_is_reported_with_its_key_and_not_without(tmp_path: Path,
     assert "sealed" in capsys.readouterr().err
 
 
-def test_a_collector_tells_episodes_and_what_was_said_of_them(tmp_path: Path, capsys: Any) -> None:
+def put(url: str, what: str, id: str, body: bytes) -> None:
+    answered = httpx.put(f"{url}/v1/{what}/{id}", content=body, headers={"Content-Type": "application/json"})
+    assert answered.status_code == 201, answered.text
+
+
+def test_a_collector_tells_days_episodes_and_what_was_said_of_them(tmp_path: Path, capsys: Any) -> None:
     with EpisodeStore(tmp_path / "edge.db") as store:
         fill(store)
         envelopes = [s.envelope for s in store.episodes()]
+        days = MeasuresStore(store.database).rows(subject="p-001", level="day")
+    who = {"site": "clinic-a", "gateway": "gw-01", "config_digest": "a7" * 32, "kinedge_version": "0.1.0"}
     with running_collector(tmp_path) as url:
         for e in envelopes:
-            put = httpx.put(
-                f"{url}/v1/episodes/{e.id}", content=e.to_bytes(), headers={"Content-Type": "application/json"}
-            )
-            assert put.status_code == 201
+            put(url, "episodes", e.id, e.to_bytes())
         slow = next(e for e in envelopes if e.change is not None)
         assert httpx.post(f"{url}/v1/episodes/{slow.id}/reviews", json={"action": "confirm"}).status_code == 201
+        page = tmp_path / "c.html"
+        assert main(["report", "person", url, "--timezone", ZONE, "--out", str(page)]) == 0  # the latest week
+        assert "Daily numbers of this week are not at this collector" in Page(page.read_text("utf-8")).text
+        for i, d in enumerate(days):
+            local = str(EPOCH + timedelta(days=d.start))
+            row = measures_envelope(**who, **d.content, subject="p-001", part=d.part, day=local, as_of_utc_ns=i)
+            put(url, "measures", row.id, row.to_bytes())
+        capsys.readouterr()
         assert main(["report", "person", url, "--timezone", ZONE, "--week", "2026-W47", "--json"]) == 0
         content = json.loads(capsys.readouterr().out)
-        assert main(["report", "person", url, "--timezone", ZONE, "--json"]) == 0
-        assert json.loads(capsys.readouterr().out)["week"] == "2026-W47"
-        page = tmp_path / "c.html"
-        assert main(["report", "person", url, "--timezone", ZONE, "--out", str(page)]) == 0
     assert len(content["episodes"]) == len(envelopes)
     assert {e["id"]: e["status"] for e in content["episodes"]}[slow.id] == "confirmed"
-    assert "Daily numbers are kept on the gateway" in Page(page.read_text("utf-8")).text
+    assert (
+        main(["report", "person", str(tmp_path / "edge.db"), "--timezone", ZONE, "--subject", "p-001", "--json"]) == 0
+    )
+    assert content["parts"] == json.loads(capsys.readouterr().out)["parts"]
     with pytest.raises(LinkError, match="no collector answers"):
         from_collector("http://127.0.0.1:9", "p", WEEK)
 

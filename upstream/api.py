@@ -84,7 +84,7 @@ def create_app(settings: CollectorSettings, *, store: CollectorStore | None = No
     state.settings = settings
     state.store = store or CollectorStore(settings.database_url, blobs=open_blobs(settings.blobs_url))
     state.fleet = Fleet(state.store.database, authority, certificate_days=settings.certificate_days)
-    state.sessions = Sessions(state.store.database, hours=settings.session_hours)
+    state.sessions = Sessions(state.store.database, hours=settings.session_hours, key=settings.sign_in_key())
     state.gate = Gate(settings, state.fleet, state.sessions)
     state.uploads = 0
     for router in (_bringing, measuring, reading, desk, enrolling, signing_in, pages):

@@ -95,9 +95,12 @@ def timeline(database: Database, wanted: Filter, *, zone: tzinfo) -> Timeline:
     with database.reading() as connection:
         rows = connection.execute(query.limit(_MAX_GROUPS + 1)).all()
     days: dict[tuple[str, str], Counter[str]] = {}
+    day_of: dict[int, str] = {}  # many people, few quarters of an hour
     for row in rows[:_MAX_GROUPS]:
-        day = str(datetime.fromtimestamp(int(row.quarter) * 900, timezone.utc).astimezone(zone).date())
-        of = days.setdefault((row.subject, day), Counter())
+        if row.quarter not in day_of:
+            moment = datetime.fromtimestamp(int(row.quarter) * 900, timezone.utc)
+            day_of[row.quarter] = str(moment.astimezone(zone).date())
+        of = days.setdefault((row.subject, day_of[row.quarter]), Counter())
         of[row.decision] += row.n
         of[row.status] += row.n
     counted = tuple(

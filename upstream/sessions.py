@@ -44,17 +44,20 @@ class Sessions:
         Of the collector.
     hours
         After which a session is over.
+    key
+        What people sign in with, the desk's token for one: when it changes, every session is over.
     """
 
-    def __init__(self, database: Database, *, hours: float) -> None:
+    def __init__(self, database: Database, *, hours: float, key: str = "") -> None:
         self._database = database
+        self._key = key
         self.max_age_s = round(hours * 3600)
 
     def open(self, principal: Principal) -> str:
         """Begin a session and return its secret; what is over is forgotten."""
         secret = secrets.token_urlsafe(32)
         row = {
-            "secret_sha256": sha256_hex(secret.encode()),
+            "secret_sha256": self._digest(secret),
             "who": principal.name,
             "rights": " ".join(sorted(principal.rights & _IN_A_BROWSER)),
         }
@@ -73,7 +76,7 @@ class Sessions:
 
     def find(self, secret: str) -> Principal | None:
         """Return whose session it is; None: nobody's, or it is over."""
-        query = sa.select(SESSIONS).where(SESSIONS.c.secret_sha256 == sha256_hex(secret.encode()))
+        query = sa.select(SESSIONS).where(SESSIONS.c.secret_sha256 == self._digest(secret))
         with self._database.reading() as connection:
             row = connection.execute(query).first()
         if row is None or row.expires_utc_ns <= self._database.wall_clock_ns():
@@ -86,7 +89,7 @@ class Sessions:
         """End a session."""
 
         def work(transaction: Transaction) -> None:
-            gone = SESSIONS.delete().where(SESSIONS.c.secret_sha256 == sha256_hex(secret.encode()))
+            gone = SESSIONS.delete().where(SESSIONS.c.secret_sha256 == self._digest(secret))
             if transaction.connection.execute(gone).rowcount:
                 transaction.note("signed_out", who, {})
 
@@ -101,7 +104,7 @@ class Sessions:
             expires = transaction.utc_ns + SIGN_IN_S * 10**9
             over = SIGN_INS.delete().where(SIGN_INS.c.expires_utc_ns <= transaction.utc_ns)
             transaction.connection.execute(over)
-            row = {"secret_sha256": sha256_hex(secret.encode()), "expires_utc_ns": expires, **vars(begun)}
+            row = {"secret_sha256": self._digest(secret), "expires_utc_ns": expires, **vars(begun)}
             transaction.connection.execute(SIGN_INS.insert(), row)
 
         self._database.write(work)
@@ -111,7 +114,7 @@ class Sessions:
         """Return what was begun under a secret, once; None: nothing, or it took too long."""
 
         def work(transaction: Transaction) -> SignIn | None:
-            mine = SIGN_INS.c.secret_sha256 == sha256_hex(secret.encode())
+            mine = SIGN_INS.c.secret_sha256 == self._digest(secret)
             row = transaction.connection.execute(sa.select(SIGN_INS).where(mine)).first()
             transaction.connection.execute(SIGN_INS.delete().where(mine))
             if row is None or row.expires_utc_ns <= transaction.utc_ns:
@@ -119,6 +122,9 @@ class Sessions:
             return SignIn(row.state, row.nonce, row.verifier)
 
         return self._database.write(work)
+
+    def _digest(self, secret: str) -> str:
+        return sha256_hex(f"{secret}\n{self._key}".encode())
 
 
 def cookie_of(scope: Any, name: str) -> str | None:

@@ -61,6 +61,11 @@ class CollectorSettings(Config):
     burst: int = Field(default=1000, ge=1, description="requests that may come at once after a pause")
     retry_after_s: int = Field(default=10, ge=1, description="asked of a gateway when the collector cannot store now")
 
+    def sign_in_key(self) -> str:
+        """Name all that people sign in with."""
+        oidc = self.oidc
+        return "\n".join([self.token or "", *((oidc.issuer, oidc.audience, oidc.client_id or "") if oidc else ())])
+
 
 def is_loopback(host: str) -> bool:
     """Say whether an address is reached from this machine alone."""

@@ -17,7 +17,7 @@ __all__ = ["generated_pages", "setup", "write_generated"]
 
 DOCS = Path(__file__).resolve().parents[1]
 ROOT = DOCS.parent
-_LINK = re.compile(r"\[([^\]\n]+)\]\((\.\./[^)#\s]+)\)")
+_LINK = re.compile(r"\[([^\]\n]+)\]\((\.\./[^)#\s]+)(?:#[^)\s]*)?\)")
 
 
 def generated_pages() -> dict[str, str]:
@@ -41,24 +41,58 @@ def write_generated(folder: Path) -> None:
         (folder / stale).unlink()
 
 
+def plain_links(here: Path, text: str) -> str:
+    """Return a page's text in which folders, and pages that are not of the documentation, are named and not linked.
+
+    Parameters
+    ----------
+    here
+        The folder that the page lies in.
+    text
+        Markdown.
+    """
+
+    def named(match: re.Match[str]) -> str:
+        place = (here / match[2]).resolve()
+        outside = place.suffix == ".md" and not place.is_relative_to(DOCS)
+        if not place.is_relative_to(ROOT) or not (place.is_dir() or outside):
+            return match[0]
+        return f"{match[1].replace('`', '')} (`{place.relative_to(ROOT)}`)"
+
+    return _LINK.sub(named, text)
+
+
 def _on_start(app: Any) -> None:
     write_generated(Path(app.srcdir))
 
 
 def _on_outdated(app: Any, env: Any, added: set[str], changed: set[str], removed: set[str]) -> list[str]:
-    """The navigation stands in the first page: it is read again when a page came or went."""
-    return ["index"] if added or removed else []
+    """The navigation is made from all pages and stands on all of them: when one comes or goes, all are read again."""
+    return sorted(env.all_docs) if added or removed else []
 
 
 def _on_read(app: Any, page: str, source: list[str]) -> None:
-    here = (Path(app.srcdir) / page).parent
-
-    def without_folder(match: re.Match[str]) -> str:
-        return f"{match[1]} (`{match[2].replace('../', '')}`)" if (here / match[2]).is_dir() else match[0]
-
-    source[0] = _LINK.sub(without_folder, source[0])  # a folder of the repository cannot be published
+    source[0] = plain_links((Path(app.srcdir) / page).parent, source[0])
     if page == "index":
         source[0] = source[0].replace("<!-- navigation -->", toctrees(Path(app.srcdir)))
+
+
+_MODULES = "reference/python/modules/"
+_navigation: dict[str, str] = {}
+
+
+def _on_page(app: Any, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+    """What stands beside the pages of modules, which are in no navigation, is the same on each: it is made once."""
+    if page.startswith(_MODULES) and "toctree" in context:
+        make = context["toctree"]
+
+        def made_once(**options: Any) -> str:
+            key = repr(sorted(options.items()))
+            if key not in _navigation:
+                _navigation[key] = str(make(**options))
+            return _navigation[key]
+
+        context["toctree"] = made_once
 
 
 def _on_end(app: Any, failure: Exception | None) -> None:
@@ -72,5 +106,6 @@ def setup(app: Any) -> dict[str, bool]:
     app.connect("builder-inited", _on_start)
     app.connect("env-get-outdated", _on_outdated)
     app.connect("source-read", _on_read)
+    app.connect("html-page-context", _on_page, priority=100)  # before the theme asks
     app.connect("build-finished", _on_end)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

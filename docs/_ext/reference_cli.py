@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -65,9 +66,9 @@ def _summary(command: Any) -> str:
 
 
 def _section(path: tuple[str, ...], command: Any, *, level: int) -> str:
-    paragraphs = [" ".join(p.split()) for p in (command.help or "").replace("\b", "").split("\n\n") if p.strip()]
+    paragraphs = list(_paragraphs((command.help or "").replace("\b", "").replace("\\[", "[")))
     examples = [p.partition(":")[2].strip() for p in paragraphs if p.startswith("Example:")]
-    told = [prose(p) for p in paragraphs if not p.startswith("Example:")]
+    told = [p if p.startswith("```") else prose(p) for p in paragraphs if not p.startswith("Example:")]
     parts = [f"{'#' * level} kinedge {' '.join(path)}", *told]
     if not hasattr(command, "commands") or command.params:
         parts.append(f"```text\n{_usage(path, command)}\n```")
@@ -79,6 +80,20 @@ def _section(path: tuple[str, ...], command: Any, *, level: int) -> str:
     if rows:
         parts.append(table(("argument or option", "takes", "default", "meaning"), rows))
     return "\n\n".join(parts)
+
+
+def _paragraphs(text: str) -> Iterator[str]:
+    """Tell paragraphs as one line each; what is indented is one block of TOML."""
+    block: list[str] = []
+    for paragraph in [*text.split("\n\n"), ""]:
+        if paragraph.startswith("    "):
+            block.append(textwrap.dedent(paragraph).rstrip())
+            continue
+        if block:
+            yield "```toml\n" + "\n\n".join(block) + "\n```"
+            block = []
+        if paragraph.strip():
+            yield " ".join(paragraph.split())
 
 
 def _usage(path: tuple[str, ...], command: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 __all__ = ["Board"]
 
 _READ_EVERY_S: Final = 5.0
+_SYNC_KEPT_NS: Final = 60_000_000_000
 
 
 class Board:
@@ -73,6 +75,8 @@ class Board:
         manifest = service.scorer.manifest
         self.hub = Hub(hop_s=manifest.hop / manifest.rate_hz, utc_of=self._utc_of)
         self.hub.muted.update(service.decided.state.muted)
+        for text in service.notes:  # of the start, before there was a dashboard
+            self.hub.note(text)
         self._service = service
         self.enrolments = EnrolmentRoom(service)
         self.identifying = Identifying(self.hub, service.clock)
@@ -141,6 +145,12 @@ class Board:
             self._service.note(f"dashboard: {n} failed login{'s' if n > 1 else ''}, the last from {peer}")
             self.record("login_failed", n=n, peer=peer)
 
+    def left(self, subjects: Sequence[str]) -> None:
+        """Forget people who are no longer here."""
+        self.hub.forget(subjects)
+        self.enrolments.forget(subjects)
+        self.remember_assigned_soon()
+
     def stop(self, text: Words) -> None:
         """End the gateway."""
         self.hub.tell("bye", {"text": text})
@@ -167,11 +177,13 @@ class Board:
 
     async def run(self) -> None:
         """Make JSON for those who listen, for as long as the service runs."""
-        try:
-            await self.hub.run(lambda: self._service.pipeline.subjects, self.person, self._slow)
-        finally:
-            await self.identifying.cancel()
-            await self.enrolments.end()
+        await self.hub.run(lambda: self._service.pipeline.subjects, self.person, self._slow)
+
+    async def end(self) -> None:
+        """Leave what is going on, because the gateway ends."""
+        await self.identifying.cancel()
+        await self.enrolments.end()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def state(self) -> dict[str, Any]:
         """Return how everything stands."""
@@ -219,6 +231,7 @@ class Board:
                 self._unreadable = ""
             except StoreError as e:
                 self._unreadable = str(e)
+            await self._remember_sync()
         return {
             "schema": SCHEMA,
             "site": service.config.site,
@@ -233,20 +246,29 @@ class Board:
             "features": self.features(),
         }
 
+    async def _remember_sync(self) -> None:
+        """Keep when the collector was last reached: rows that it has go from the store after some days."""
+        synced, kept = self._synced_utc_ns, self._service.decided.state.last_sync_utc_ns
+        if synced is not None and synced - (kept or 0) > _SYNC_KEPT_NS:
+            await self.remember(last_sync_utc_ns=synced)
+
+    @property
+    def _synced_utc_ns(self) -> int | None:
+        uplink, kept = self._service.uplink, self._service.decided.state.last_sync_utc_ns
+        known = (self._reading.synced_utc_ns, kept, None if uplink is None else uplink.counters.last_success_utc_ns)
+        return max((t for t in known if t is not None), default=None)
+
     def _outbox(self) -> OutboxReading:
         reading, uplink = self._reading, self._service.uplink
-        error, synced = self._unreadable or self._service.keeper.refused, reading.synced_utc_ns
-        if uplink is not None:
-            counters = uplink.counters
-            if reading.waiting_episodes or reading.waiting_raw:  # else it went well in the end
-                error = error or counters.last_error or ""
-            synced = max(filter(None, (synced, counters.last_success_utc_ns)), default=None)
+        error = self._unreadable or self._service.keeper.refused
+        if uplink is not None and (reading.waiting_episodes or reading.waiting_raw):  # else it went well in the end
+            error = error or uplink.counters.last_error or ""
         return OutboxReading(
             reading.waiting_episodes,
             reading.waiting_raw,
             reading.quarantined,
             reading.oldest_utc_ns,
-            synced,
+            self._synced_utc_ns,
             uplink is not None,
             error,
         )

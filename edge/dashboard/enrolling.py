@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -160,6 +161,12 @@ class EnrolmentRoom:
         elif time.monotonic() - learner.said_s >= _SAID_EVERY_S:  # a restart says how far it was
             learner.said_s = time.monotonic()
             self._remember()
+
+    def forget(self, subjects: Iterable[str]) -> None:
+        """Keep nothing of people who left."""
+        for subject in subjects:
+            self._learning.pop(subject, None)
+            self._ended.pop(subject, None)
 
     async def end(self) -> None:
         """Leave what is going on: it begins anew after a restart."""

@@ -11,7 +11,7 @@ import asyncio
 import json
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -78,6 +78,7 @@ class Hub:
         self._signals: dict[tuple[str, str], SignalBuffer] = {}
         self._looked_at: frozenset[str] = frozenset()
         self._fragments: dict[str, tuple[int, bytes]] = {}  # of the state, by key or "people/SUBJECT", with a version
+        self._whole = False
         self._made_s: dict[str, float] = {}
         self._order: list[str] = []
         self._version = 0
@@ -172,13 +173,19 @@ class Hub:
         if self._listeners:
             self._tell(event_bytes(kind, content))
 
+    def forget(self, subjects: Iterable[str]) -> None:
+        """Keep nothing of people who left."""
+        for subject in subjects:
+            for table in (self.people, self.episodes, self.muted, self._made_s):
+                table.pop(subject, None)
+
     def history(self, subject: str) -> dict[str, Any]:
         """Return the verdicts of the last 15 minutes."""
         return history_fields(subject, self.person(subject).points)
 
     async def run(
         self,
-        people: Callable[[], Iterable[str]],
+        people: Callable[[], Sequence[str]],
         person: Callable[[str], dict[str, Any]],
         slow: Callable[[], Awaitable[dict[str, Any]]],
     ) -> None:
@@ -198,7 +205,10 @@ class Hub:
             if not self._listeners:
                 self._wanted.clear()
                 await self._wanted.wait()
-                due_s = 0.0
+            fresh = not self._whole
+            if fresh:
+                self._fragments.clear()
+                self._order, due_s = [], 0.0
             began_s = time.monotonic()
             if began_s >= due_s or self._hurry:
                 self._hurry, due_s = False, began_s + _SLOW_S
@@ -209,6 +219,8 @@ class Hub:
             here = list(people())
             changed, self._changed = self._changed, set()
             for subject in here:
+                if subject not in people():  # they left while others were told of
+                    continue
                 if subject in changed or f"{_PEOPLE}{subject}" not in self._fragments:
                     self._put(f"{_PEOPLE}{subject}", json_bytes(person(subject)))
                     self._made_s[subject] = began_s
@@ -218,6 +230,8 @@ class Hub:
                     self._fragments.pop(f"{_PEOPLE}{subject}", None)
                 self._order = here
                 self._put("subjects", json_bytes(here))
+            if fresh:
+                self._whole = True
             self._send_signals()
             self.n_ticks += 1
             for listener in self._listeners:
@@ -226,9 +240,8 @@ class Hub:
 
     def join(self, subject: str | None) -> Listener:
         """Let somebody listen, to one person in detail; ``leave`` ends it."""
-        if not self._listeners:  # what was told the last ones is old
-            self._fragments.clear()
-            self._order = []
+        if not self._listeners:
+            self._whole = False  # what was told the last ones is old; all is made anew before anybody is sent it
         listener = Listener(subject, self.newer_than)
         self._listeners.add(listener)
         self._look()
@@ -242,7 +255,7 @@ class Hub:
 
     def newer_than(self, version: int) -> tuple[int, bytes | None]:
         """Return the newest version, and the ``state`` event of what changed after one; None when nothing did."""
-        if version == self._version or not self._order:
+        if version == self._version or not self._whole:
             return version, None
         utc_ns = time.time_ns()
         parts = [b'"at_utc_ns":%d,"utc_ns":%d' % (utc_ns, utc_ns)]

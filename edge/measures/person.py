@@ -7,12 +7,9 @@ this process or by the one before it, is not booked again.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime
 from typing import Any, Final, Literal, Protocol, TypeVar
-from zoneinfo import ZoneInfo
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,11 +31,12 @@ from kinedge.edge.measures.legs import LegColumns, LegsUse
 from kinedge.edge.measures.seconds import Second, SecondCutter, state_from_arrays, state_to_arrays
 from kinedge.edge.measures.trend import DailyTrendConfig
 from kinedge.edge.measures.watch import Change, DayWatch, DayWatchState, WatchedDay
+from kinedge.edge.zone import Zone
 from kinedge.errors import SignalError
 from kinedge.signals import IMU6, SensorSpec
 from kinedge.units import NS_PER_S
 
-__all__ = ["MeasuresRow", "PersonMeasures"]
+__all__ = ["MeasuresRow", "PersonMeasures", "day_row"]
 
 F32 = NDArray[np.float32]
 StateT = TypeVar("StateT")
@@ -75,25 +73,6 @@ class _PartState:
     last_utc_s: NDArray[np.int64]
 
 
-class _Zone:
-    """Local time of seconds; asked of the system once for a quarter of an hour."""
-
-    def __init__(self, name: str) -> None:
-        self._zone = ZoneInfo(name) if name else None
-        self._quarter = self._offset_s = 0
-
-    def offset_s(self, utc_s: int) -> int:
-        """Return how far local time is ahead of UTC."""
-        if utc_s // 900 != self._quarter:
-            self._quarter = utc_s // 900
-            if self._zone is None:
-                self._offset_s = time.localtime(utc_s).tm_gmtoff
-            else:
-                ahead = datetime.fromtimestamp(utc_s, self._zone).utcoffset()
-                self._offset_s = 0 if ahead is None else round(ahead.total_seconds())
-        return self._offset_s
-
-
 class _PartOf:
     """One part of one person: grid, seconds, measure, and the days that are watched."""
 
@@ -111,7 +90,7 @@ class _PartOf:
         self.aligner = Aligner(specs, rate_hz=self._rate_hz, max_delay_s=_MAX_DELAY_S)
         self._cutter = SecondCutter(self._rate_hz, len(IMU6) * len(specs))
 
-    def advance(self, *, now_ns: int | None, flush: bool, offset_s: int, zone: _Zone) -> list[Change]:
+    def advance(self, *, now_ns: int | None, flush: bool, offset_s: int, zone: Zone) -> list[Change]:
         block = self.aligner.pull(now_ns=now_ns, flush=flush)
         if not len(block):
             return []
@@ -120,7 +99,7 @@ class _PartOf:
             changes += self._take(replace(second, index=second.index + offset_s), zone)
         return changes
 
-    def _take(self, second: Second, zone: _Zone) -> list[Change]:
+    def _take(self, second: Second, zone: Zone) -> list[Change]:
         """Book a second whose index is its UTC; one that was booked before is left out."""
         utc_s, last = second.index, int(self.state.last_utc_s)
         if utc_s <= last:
@@ -137,7 +116,7 @@ class _PartOf:
         ended, measure = self._meter.step(second, measure, local_s=local_s)
         if ended is not None:
             watched, changes, watch = self._watch.step(ended, watch)
-            self._ended.append(_day_row(ended, watched))
+            self._ended.append(day_row(ended, watched))
             self._kept = None
         self.state = _PartState(measure, watch, np.asarray(utc_s))
         return changes
@@ -145,7 +124,7 @@ class _PartOf:
     def rows(self) -> list[MeasuresRow]:
         """Return what changed since ``keep``."""
         day = self._meter.day(self.state.measure)
-        under_way = [] if day is None else [*self._hours(self.state.measure), _day_row(day, None)]
+        under_way = [] if day is None else [*self._hours(self.state.measure), day_row(day, None)]
         return self._ended + under_way
 
     def keep(self) -> None:
@@ -192,7 +171,7 @@ class PersonMeasures:
     """
 
     def __init__(self, config: MeasuresConfig, *, affected: Side | None = None) -> None:
-        self._zone = _Zone(config.timezone)
+        self._zone = Zone(config.timezone)
         self.sensors = config.sensors()
         trend = DailyTrendConfig(learning_days=config.learning_days, min_worn_h=config.min_worn_h)
         self._parts: list[_PartOf] = []
@@ -308,7 +287,7 @@ class PersonMeasures:
         return [note for note in notes if note is not None]
 
 
-def _day_row(day: MeasuredDay, watched: WatchedDay | None) -> MeasuresRow:
+def day_row(day: MeasuredDay, watched: WatchedDay | None) -> MeasuresRow:
     """Return a day as it is kept; ``watched`` is None while it is under way."""
     seconds = [h * 3600 for h in (day.worn_h, day.unworn_h, day.missing_h, day.walking_h)]
     content = _content(seconds, day.measures)

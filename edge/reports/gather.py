@@ -5,20 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any, Final
 
 import httpx
 
-from kinedge.edge.feedback import answers_in
-from kinedge.edge.measures_store import MeasuresStore
+from kinedge.edge.feedback import latest_answers
+from kinedge.edge.measures_store import KeptRow, MeasuresStore
 from kinedge.edge.reports.person import MIN_WORN_H, Gathered, latest_week
-from kinedge.edge.reports.week import Week
+from kinedge.edge.reports.week import EPOCH, Week
 from kinedge.edge.store import EpisodeStore
 from kinedge.edge.vault import Vault
 from kinedge.edge.verdict_hours import VerdictHours
 from kinedge.envelope import Envelope, parse_envelope
-from kinedge.errors import ConfigError, LinkError, StoreError
+from kinedge.errors import ConfigError, LinkError, OutboxError, StoreError
+from kinedge.measures_envelope import parse_measures
 
 __all__ = ["from_collector", "from_store"]
 
@@ -91,7 +93,7 @@ def from_store(
 def from_collector(
     url: str, subject: str | None, week: Week | None, *, token: str | None = None, zone: str = ""
 ) -> tuple[Gathered, Week]:
-    """Ask a collector for the episodes of a person in a week, and what people said of them.
+    """Ask a collector for a person's week: days of measures, episodes, and what people said of them.
 
     Raises
     ------
@@ -119,7 +121,29 @@ def from_collector(
             episodes.append(parse_envelope(json.dumps(line["envelope"]).encode()))
             status[str(line["id"])] = str(line["status"])
             received = max(received, int(line["received_utc_ns"]))
-    return Gathered(subject, "collector", episodes=episodes, status=status, zone=zone, written_utc_ns=received), week
+        rows = _days(client, subject, week)
+    return Gathered(subject, "collector", rows, (), episodes, status, zone=zone, written_utc_ns=received), week
+
+
+def _days(client: httpx.Client, subject: str, week: Week) -> list[KeptRow]:
+    """Return the days of measures around a week; of one that came from several gateways the latest row."""
+    first, end = (str(EPOCH + timedelta(days=week.first_day + d)) for d in (-_TREND_DAYS, 7))
+    found: dict[tuple[str, int], KeptRow] = {}
+    try:
+        asked = {"format": "jsonl", "subject": subject, "since": first, "until": end}
+        for line in _lines(client, "/v1/measures/export", asked):
+            own = {k: v for k, v in line.items() if k not in ("arrival", "received_utc_ns")}
+            day = parse_measures(json.dumps(own).encode())
+            start = (date.fromisoformat(day.day) - EPOCH).days
+            content = day.model_dump(mode="json", exclude={"id", "schema_"})
+            if content["watched"] is None:
+                del content["watched"]
+            known = found.get((day.part, start))
+            if known is None or known.changed_utc_ns < day.as_of_utc_ns:
+                found[day.part, start] = KeptRow(subject, day.part, "day", start, day.as_of_utc_ns, content)
+    except _NotThere:
+        return []
+    return list(found.values())
 
 
 def _whom(subjects: set[str], subject: str | None, *, where: str) -> str:
@@ -162,7 +186,7 @@ def _episodes(store: EpisodeStore, subject: str, week: Week, zone: str) -> list[
 def _answers(store: EpisodeStore, subject: str) -> tuple[dict[str, str], bool]:
     """Return what people said of episodes here, and whether the trail that holds it is broken."""
     try:
-        return {a.envelope.id: a.answer for a in answers_in(store, subject=subject)}, False
+        return {id: str(answer) for id, (answer, _) in latest_answers(store, subject=subject).items()}, False
     except StoreError:
         try:
             store.verify_audit()
@@ -177,7 +201,7 @@ def _asking(url: str, token: str | None) -> Iterator[httpx.Client]:
     try:
         with httpx.Client(base_url=url.rstrip("/"), headers=headers, timeout=_TIMEOUT_S) as client:
             yield client
-    except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError, KeyError, TypeError) as e:
+    except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError, KeyError, TypeError, OutboxError) as e:
         raise LinkError(f"{url}: no collector answers there ({e}); check the address and that it runs") from e
 
 
@@ -199,6 +223,10 @@ def _lines(client: httpx.Client, path: str, parameters: Mapping[str, str]) -> It
                 yield json.loads(line)
 
 
+class _NotThere(LinkError):
+    """The collector is of a version that does not know this."""
+
+
 def _check(client: httpx.Client, status: int, content: bytes) -> None:
     if status == 200:
         return
@@ -206,4 +234,5 @@ def _check(client: httpx.Client, status: int, content: bytes) -> None:
         message = str(json.loads(content)["error"]["message"])
     except (ValueError, KeyError, TypeError):
         message = "not a collector"
-    raise LinkError(f"{client.base_url}: {status} {message}; check address, token and rights")
+    kind = _NotThere if status == 404 else LinkError
+    raise kind(f"{client.base_url}: {status} {message}; check address, token and rights")

@@ -20,8 +20,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from kinedge.errors import ConfigError
 from kinedge.training.detectors.interface import Detector, State, TrailingMean
+from kinedge.training.detectors.var import VarDetector, VarStreams
 
-__all__ = ["Branch", "FusedDetector"]
+__all__ = ["Branch", "FusedDetector", "FusedStreams"]
 
 F64 = NDArray[np.float64]
 _QUANTILE: Final = 0.99
@@ -76,15 +77,16 @@ class FusedDetector(Detector):
             [np.quantile(s, _QUANTILE) + b.floor for s, b in zip(whole, self.branches, strict=True)]
         )
         self._means = [TrailingMean(self.smoothing) for _ in self.branches]
-        return self._fuse(smooth)
+        return self.fuse(smooth)
 
     def step(self, x: ArrayLike) -> F64:
         """Take (n, C), return fused scores (n,)."""
         pairs = zip(self._means, self.branches, strict=True)
-        return self._fuse([mean.step(branch.detector.step(x)) for mean, branch in pairs])
+        return self.fuse([mean.step(branch.detector.step(x)) for mean, branch in pairs])
 
-    def _fuse(self, smooth: Sequence[F64]) -> F64:
-        fused = np.zeros(len(smooth[0]))
+    def fuse(self, smooth: Sequence[F64]) -> F64:
+        """Sum smoothed surprises of all branches, of any shape, on their log scale."""
+        fused = np.zeros_like(smooth[0])
         for s, scale, branch in zip(smooth, self._scales, self.branches, strict=True):
             fused += branch.weight * np.log1p(s / scale)
         return fused
@@ -112,3 +114,35 @@ class FusedDetector(Detector):
     def n_parameters(self) -> int:
         """Of all branches, and one scale each."""
         return sum(b.detector.n_parameters for b in self.branches) + len(self.branches)
+
+    def many(self, n_streams: int) -> FusedStreams:
+        """Return this fitted detector for many streams at once, none of which has seen anything yet.
+
+        Raises
+        ------
+        ConfigError
+            No stream, or a branch that follows one stream alone (a memory).
+        """
+        if alone := [type(b.detector).__name__ for b in self.branches if not isinstance(b.detector, VarDetector)]:
+            raise ConfigError(f"{', '.join(alone)} follows one stream; make a detector for each")
+        linear = [b.detector.many(n_streams) for b in self.branches if isinstance(b.detector, VarDetector)]
+        return FusedStreams(self, linear, n_streams)
+
+
+class FusedStreams:
+    """A fitted fused detector of linear branches that follows many streams in one call; see ``FusedDetector.many``."""
+
+    def __init__(self, detector: FusedDetector, linear: Sequence[VarStreams], n_streams: int) -> None:
+        self._detector, self._linear = detector, tuple(linear)
+        self._past = [np.zeros((n_streams, detector.smoothing - 1)) for _ in linear]
+
+    def step(self, x: ArrayLike) -> F64:
+        """Take the next samples of every stream (n_streams, n, C), return fused scores (n_streams, n)."""
+        smooth = []
+        for i, linear in enumerate(self._linear):
+            seen = np.concatenate([self._past[i], linear.step(x)], axis=1)
+            length = self._detector.smoothing
+            self._past[i] = seen[:, seen.shape[1] - length + 1 :]
+            windows = np.lib.stride_tricks.sliding_window_view(seen, length, axis=1)
+            smooth.append(np.asarray(windows.sum(axis=2) / length))
+        return self._detector.fuse(smooth)

@@ -58,13 +58,28 @@ class ResidualUnits:
         squares = np.where(present, z**2, 0.0)
         if self.forget:
             units = np.empty_like(squares)
-            share = present / self.forget
             for t in range(len(squares)):
                 units[t] = square
-                step = np.minimum(squares[t], _LOUD**2 * square) - square
-                square = np.maximum(square + share[t] * step, 1.0)
+                square = self._followed(square, squares[t], present[t])
             squares /= units
         return squares, square
+
+    def surprise_at(self, residual: F64, present: NDArray[np.bool_], square: F64) -> tuple[F64, F64]:
+        """Return the same for one instant of many streams (n_streams, K), each with a running mean square of its own.
+
+        Parameters
+        ----------
+        square : (n_streams, K)
+            The running mean squares before it.
+        """
+        z = np.clip(residual / self.deviation, -self.clip, self.clip)
+        squares = np.where(present, z**2, 0.0)
+        return squares / square, self._followed(square, squares, present)
+
+    def _followed(self, square: F64, squares: F64, present: NDArray[np.bool_]) -> F64:
+        """Return the running mean square behind an instant."""
+        step = np.minimum(squares, _LOUD**2 * square) - square
+        return np.asarray(np.maximum(square + present / self.forget * step, 1.0))
 
 
 def mean_surprise(squares: F64, present: NDArray[np.bool_]) -> F64:

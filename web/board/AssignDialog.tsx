@@ -50,7 +50,8 @@ function ByTapping({ person, state, words }: { person: Person; state: BoardState
         </select>
       </div>
       {identify && (
-        <p class={`identify identify-${identify.state}`} role="status">
+        // A countdown is not read out second by second; that it began was, as the answer to the button.
+        <p class={`identify identify-${identify.state}`} role={waiting ? undefined : "status"}>
           {words.pick(identify.text)}
         </p>
       )}

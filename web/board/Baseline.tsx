@@ -3,11 +3,12 @@ import { useId, useState } from "preact/hooks";
 import { api } from "@shared/api";
 import { Button, Dialog, Progress } from "@shared/components/controls";
 import { useSettings } from "@shared/i18n";
+import { memo } from "@shared/memo";
 import { Failure, useAction } from "./action";
 import type { Person } from "./types";
 import { WORDS } from "./words";
 
-export function Baseline({ person, canEnrol }: { person: Person; canEnrol: boolean }) {
+export const Baseline = memo(function Baseline({ person, canEnrol }: { person: Person; canEnrol: boolean }) {
   const { language } = useSettings();
   const words = WORDS[language];
   const [asking, setAsking] = useState(false);
@@ -73,7 +74,7 @@ export function Baseline({ person, canEnrol }: { person: Person; canEnrol: boole
       <EnrolDialog open={asking} onClose={() => setAsking(false)} path={path} />
     </section>
   );
-}
+});
 
 function EnrolDialog({ open, onClose, path }: { open: boolean; onClose: () => void; path: string }) {
   const { language } = useSettings();

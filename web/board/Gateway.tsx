@@ -96,10 +96,20 @@ function Fact({ name, value }: { name: string; value: string }) {
 
 function Tasks({ state, words }: { state: BoardState; words: Speaker }) {
   const label = { running: "task_running", waiting: "task_waiting", ended: "task_ended" } as const;
+  const [all, setAll] = useState(false);
+  // Forty links that run are of no interest; one that does not is.
+  const troubled = state.tasks.filter((task) => task.state !== "running" || task.error || task.restarts);
+  const shown = all ? state.tasks : troubled;
   return (
     <section class="card wide" aria-labelledby="tasks">
       <h2 id="tasks">{words.say("tasks")}</h2>
-      <div class="table-scroll" tabIndex={0} role="region" aria-labelledby="tasks">
+      <div class="row spread">
+        <p>{words.count("tasks_running", state.tasks.filter((task) => task.state === "running").length)}</p>
+        <Button kind="ghost" aria-expanded={all} onClick={() => setAll(!all)}>
+          {words.say(all ? "tasks_fewer" : "tasks_all")}
+        </Button>
+      </div>
+      <div class="table-scroll" tabIndex={0} role="region" aria-labelledby="tasks" hidden={!shown.length}>
         <table>
           <thead>
             <tr>
@@ -110,7 +120,7 @@ function Tasks({ state, words }: { state: BoardState; words: Speaker }) {
             </tr>
           </thead>
           <tbody>
-            {state.tasks.map((task) => (
+            {shown.map((task) => (
               <tr key={task.name}>
                 <th scope="row">{task.name}</th>
                 <td>

@@ -8,6 +8,7 @@ import { Icon } from "@shared/components/Icon";
 import { type ChartData, TimeChart } from "@shared/components/TimeChart";
 import { clock, number, percent } from "@shared/format";
 import { useSettings } from "@shared/i18n";
+import { memo } from "@shared/memo";
 import type { Decision } from "@shared/types";
 import { AssignDialog } from "./AssignDialog";
 import { Baseline } from "./Baseline";
@@ -17,7 +18,7 @@ import { SensorTable } from "./SensorTable";
 import { SignalCharts } from "./SignalCharts";
 import { type BoardStore, HISTORY_S, type ScorePoint } from "./store";
 import { Today } from "./Today";
-import type { BoardState, Person } from "./types";
+import type { BoardState, Model, Person } from "./types";
 import { WORDS, type Speaker } from "./words";
 
 export function PersonView({ subject, board, state }: { subject: string; board: BoardStore; state: BoardState }) {
@@ -30,6 +31,7 @@ export function PersonView({ subject, board, state }: { subject: string; board: 
   const decision: Decision = current ? person.decision : "none";
   useSpokenDecision(subject, decision, words);
 
+  const midnightMs = new Date(state.utc_ns / 1e6).setHours(0, 0, 0, 0);
   const back = (
     <a class="back" href={linkTo.wall}>
       <Icon name="back" size={18} />
@@ -70,9 +72,9 @@ export function PersonView({ subject, board, state }: { subject: string; board: 
           <SensorTable person={person} canAssign={state.features.assign} />
         </div>
         <div class="person-column">
-          <Where person={person} state={state} decision={decision} words={words} />
+          <Where person={person} model={state.model} decision={decision} words={words} />
           <Baseline person={person} canEnrol={state.features.enrol} />
-          <Today person={person} state={state} seen={board.episodesSeen} />
+          <Today person={person} waiting={state.outbox.waiting_episodes} midnightMs={midnightMs} seen={board.episodesSeen} />
         </div>
       </div>
       <AssignDialog open={assigning} onClose={() => setAssigning(false)} person={person} state={state} />
@@ -80,7 +82,7 @@ export function PersonView({ subject, board, state }: { subject: string; board: 
   );
 }
 
-function Answer({ person, decision, words }: { person: Person; decision: Decision; words: Speaker }) {
+const Answer = memo(function Answer({ person, decision, words }: { person: Person; decision: Decision; words: Speaker }) {
   const { language } = words;
   const stale = decision === "none" && person.utc_ns !== null && person.decision !== "none";
   const sentence = stale
@@ -130,12 +132,19 @@ function Answer({ person, decision, words }: { person: Person; decision: Decisio
       )}
     </section>
   );
+});
+
+interface WhereProps {
+  person: Person;
+  model: Model;
+  decision: Decision;
+  words: Speaker;
 }
 
-function Where({ person, state, decision, words }: { person: Person; state: BoardState; decision: Decision; words: Speaker }) {
+const Where = memo(function Where({ person, model, decision, words }: WhereProps) {
   const claimed = decision === "anomalous";
   const doubted = new Set(decision === "unsure" ? person.reasons.map((reason) => reason.sensor) : []);
-  const sensors: BodySensor[] = state.model.sensors.map((sensor) => {
+  const sensors: BodySensor[] = model.sensors.map((sensor) => {
     const worn = person.sensors.find((one) => one.name === sensor.name);
     return {
       name: sensor.name,
@@ -168,7 +177,7 @@ function Where({ person, state, decision, words }: { person: Person; state: Boar
       )}
     </section>
   );
-}
+});
 
 /** `acc_x` as a person says it. What is not known is shown as it is. */
 export function channelName(channel: string, words: Speaker): string {
@@ -178,7 +187,13 @@ export function channelName(channel: string, words: Speaker): string {
   return channel;
 }
 
-function Score({ person, points, words }: { person: Person; points: readonly ScorePoint[] | undefined; words: Speaker }) {
+interface ScoreProps {
+  person: Person;
+  points: readonly ScorePoint[] | undefined;
+  words: Speaker;
+}
+
+const Score = memo(function Score({ person, points, words }: ScoreProps) {
   const { language } = words;
   const { median, high } = person.band;
   const personal = person.calibration.basis === "personal";
@@ -198,6 +213,9 @@ function Score({ person, points, words }: { person: Person; points: readonly Sco
     }
     return [times, times.map(() => high), times.map(() => median), scores];
   }, [points, median, high]);
+  // A page just opened on a board just started has little to show: it is not squeezed into a corner.
+  const heardS = points?.length ? ((points.at(-1)?.utcNs ?? 0) - (points[0]?.utcNs ?? 0)) / 1e9 : 0;
+  const span = [120, 300, 600].find((s) => heardS <= s) ?? HISTORY_S;
   const most = Math.max(high * 2, ...(points ?? []).map((point) => point.score));
   const least = Math.min(median - 0.5, ...(points ?? []).map((point) => point.score));
   const band = words.say(personal ? "band_personal" : "band_cohort");
@@ -208,7 +226,7 @@ function Score({ person, points, words }: { person: Person; points: readonly Sco
         title={words.say("line_score")}
         unit={words.say(personal ? "score_unit" : "score_unit_cohort")}
         data={data}
-        spanS={HISTORY_S}
+        spanS={span}
         height={170}
         range={[least, most * 1.08]}
         lines={[
@@ -232,7 +250,7 @@ function Score({ person, points, words }: { person: Person; points: readonly Sco
       )}
     </section>
   );
-}
+});
 
 /** Speaks each new answer of the person looked at. */
 function useSpokenDecision(subject: string, decision: Decision, words: Speaker): void {

@@ -3,13 +3,14 @@ import { api } from "@shared/api";
 import { Button } from "@shared/components/controls";
 import { number, percent } from "@shared/format";
 import { useSettings } from "@shared/i18n";
+import { memo } from "@shared/memo";
 import { Failure, useAction } from "./action";
 import type { Person, Sensor } from "./types";
 import { WORDS } from "./words";
 
 const STATE = { streaming: "streaming", silent: "silent", lost: "sensor_lost", none: "sensor_none" } as const;
 
-export function SensorTable({ person, canAssign }: { person: Person; canAssign: boolean }) {
+export const SensorTable = memo(function SensorTable({ person, canAssign }: { person: Person; canAssign: boolean }) {
   const { language } = useSettings();
   const words = WORDS[language];
   const [run, busy, failure] = useAction();
@@ -90,6 +91,6 @@ export function SensorTable({ person, canAssign }: { person: Person; canAssign: 
       <Failure text={failure} />
     </section>
   );
-}
+});
 
 const pill = (sensor: Sensor): string => (sensor.state === "streaming" ? "good" : sensor.state === "silent" ? "warn" : "off");

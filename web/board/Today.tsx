@@ -4,18 +4,26 @@ import { ApiError, api } from "@shared/api";
 import { BeliefBar } from "@shared/components/Decision";
 import { clock, duration } from "@shared/format";
 import { useSettings } from "@shared/i18n";
-import type { BoardState, Episode, Person } from "./types";
+import { memo } from "@shared/memo";
+import type { Episode, Person } from "./types";
 import { WORDS } from "./words";
 
 const LIMIT = 50;
 
-export function Today({ person, state, seen }: { person: Person; state: BoardState; seen: number }) {
+interface TodayProps {
+  person: Person;
+  /** Episodes that wait to be sent: when it changes, so does what is said of them here. */
+  waiting: number;
+  midnightMs: number;
+  seen: number;
+}
+
+export const Today = memo(function Today({ person, waiting, midnightMs, seen }: TodayProps) {
   const { language } = useSettings();
   const words = WORDS[language];
   const [episodes, setEpisodes] = useState<readonly Episode[]>([]);
   const [failure, setFailure] = useState("");
   const { subject } = person;
-  const sent = state.outbox.waiting_episodes;
 
   useEffect(() => {
     const stop = new AbortController();
@@ -29,10 +37,9 @@ export function Today({ person, state, seen }: { person: Person; state: BoardSta
       },
     );
     return () => stop.abort();
-  }, [subject, seen, sent, person.today.n_episodes, person.episode?.start_utc_ns]);
+  }, [subject, seen, waiting, person.today.n_episodes, person.episode?.start_utc_ns]);
 
-  const midnight = new Date(state.utc_ns / 1e6).setHours(0, 0, 0, 0);
-  const today = episodes.filter((episode) => (episode.end_utc_ns ?? episode.start_utc_ns) / 1e6 >= midnight);
+  const today = episodes.filter((episode) => (episode.end_utc_ns ?? episode.start_utc_ns) / 1e6 >= midnightMs);
   return (
     <section class="card today" aria-labelledby="today">
       <h2 id="today">{words.say("today")}</h2>
@@ -71,4 +78,4 @@ export function Today({ person, state, seen }: { person: Person; state: BoardSta
       <p class="field-error">{failure}</p>
     </section>
   );
-}
+});

@@ -18,7 +18,9 @@ export const HISTORY_S = 900;
 export const SIGNALS_S = 10;
 /** An answer older than this is not the current one. */
 export const STALE_S = 10;
+const RETRY_MS = 5000;
 const MAX_NOTES = 50;
+const WHOLE = ["model", "outbox", "tasks", "notes", "spare", "identify", "features", "site", "gateway", "version"] as const;
 
 export interface ScorePoint {
   readonly utcNs: number;
@@ -43,9 +45,13 @@ export class BoardStore {
   readonly signals = new Map<string, Signals>();
   /** Counts episodes that began or ended, so that lists know when to ask again. */
   episodesSeen = 0;
+  private parts: Partial<BoardState> = {};
+  private order: readonly string[] = [];
+  private readonly known = new Map<string, Person>();
   private offsetNs = 0;
   private close: (() => void) | undefined;
   private frame = 0;
+  private queue: Promise<void> = Promise.resolve();
   private readonly asked = new Set<string>();
   private readonly listeners = new Set<() => void>();
 
@@ -101,27 +107,17 @@ export class BoardStore {
 
   private onState(event: StateEvent): void {
     this.heardMs = Date.now();
-    const { at_utc_ns: at, left, subjects, people, ...rest } = event;
+    const { at_utc_ns: at, subjects, people, ...rest } = event;
     if (at !== undefined) this.offsetNs = at - Date.now() * 1e6;
-    if (rest.schema !== undefined && people) {
-      this.state = { ...rest, people } as BoardState; // the first event of a stream is everything
-    } else if (this.state) {
-      let merged = this.state.people;
-      if (people) {
-        const fresh = new Map(people.map((person) => [person.subject, person]));
-        merged = merged.map((person) => fresh.get(person.subject) ?? person);
-        const known = new Set(merged.map((person) => person.subject));
-        merged = [...merged, ...people.filter((person) => !known.has(person.subject))];
-      }
-      if (subjects) {
-        const place = new Map(subjects.map((subject, i) => [subject, i]));
-        merged = merged
-          .filter((person) => place.has(person.subject))
-          .sort((a, b) => (place.get(a.subject) ?? 0) - (place.get(b.subject) ?? 0));
-      }
-      if (left) merged = merged.filter((person) => !left.includes(person.subject));
-      this.state = { ...this.state, ...rest, people: merged };
-    }
+    this.parts = { ...this.parts, ...rest };
+    for (const person of people ?? []) this.known.set(person.subject, person);
+    if (subjects) this.order = subjects;
+    const place = new Map(this.order.map((subject, i) => [subject, i]));
+    const here = [...this.known.values()]
+      .filter((person) => !place.size || place.has(person.subject))
+      .sort((a, b) => (place.get(a.subject) ?? 0) - (place.get(b.subject) ?? 0));
+    // Only what is whole is shown: the first event should be, and a page must not break if it is not.
+    if (WHOLE.every((key) => key in this.parts)) this.state = { ...(this.parts as Omit<BoardState, "people">), people: here };
     for (const person of people ?? []) {
       if (person.utc_ns !== null && person.score !== null) this.addScore(person.subject, person.utc_ns, person.score, person.decision);
       this.askHistory(person.subject);
@@ -143,22 +139,30 @@ export class BoardStore {
     this.scores.set(subject, [...points.slice(Math.max(0, from)), { utcNs, score, decision }]);
   }
 
+  /** Asks for what was before the page opened: of one person after the other, so that a board is not asked twenty things at once. */
   private askHistory(subject: string): void {
     if (this.asked.has(subject)) return;
     this.asked.add(subject);
-    api.get<History>(`api/people/${encodeURIComponent(subject)}/history`).then(
-      (history) => {
-        const older = history.utc_ns.map((utcNs, i) => ({
-          utcNs,
-          score: history.score[i] ?? 0,
-          decision: history.decision[i] ?? "none",
-        }));
-        const first = older.at(-1)?.utcNs ?? 0;
-        this.scores.set(subject, [...older, ...(this.scores.get(subject) ?? []).filter((point) => point.utcNs > first)]);
-        this.changed();
-      },
-      () => this.asked.delete(subject), // asked again with the next event
+    this.queue = this.queue.then(() =>
+      api.get<History>(`api/people/${encodeURIComponent(subject)}/history`).then(
+        (history) => this.onHistory(history),
+        () => {
+          setTimeout(() => this.asked.delete(subject), RETRY_MS);
+        },
+      ),
     );
+  }
+
+  private onHistory(history: History): void {
+    const older = history.utc_ns.map((utcNs, i) => ({
+      utcNs,
+      score: history.score[i] ?? 0,
+      decision: history.decision[i] ?? "none",
+    }));
+    const first = older.at(-1)?.utcNs ?? 0;
+    const newer = (this.scores.get(history.subject) ?? []).filter((point) => point.utcNs > first);
+    this.scores.set(history.subject, [...older, ...newer]);
+    this.changed();
   }
 
   private onSignals({ sensor, channels, rate_hz: rate, t_utc_ns: times, values }: SignalsEvent): void {
@@ -192,6 +196,7 @@ export class BoardStore {
   }
 
   private patch(change: Partial<BoardState>): void {
+    this.parts = { ...this.parts, ...change };
     if (this.state) this.state = { ...this.state, ...change };
     this.changed();
   }

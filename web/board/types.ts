@@ -123,7 +123,6 @@ export interface Identify {
 }
 
 export interface BoardState {
-  readonly schema: string;
   readonly site: string;
   readonly gateway: string;
   readonly version: string;
@@ -140,7 +139,6 @@ export interface BoardState {
 
 export interface StateEvent extends Partial<BoardState> {
   readonly at_utc_ns?: number;
-  readonly left?: readonly string[];
   /** Everybody, in their order: whoever is not in it has left. */
   readonly subjects?: readonly string[];
 }

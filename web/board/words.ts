@@ -10,8 +10,8 @@ export const WORDS = dictionary({
   show: { en: "Show", fr: "Afficher" },
   nobody: { en: "Nobody to show here.", fr: "Personne à afficher ici." },
   no_people: {
-    en: "Nobody is configured yet. Name people in the configuration file, or use `--any-subject`.",
-    fr: "Aucune personne n’est encore configurée. Nommez-les dans le fichier de configuration, ou utilisez `--any-subject`.",
+    en: "Nobody is configured yet. Name people in the configuration file.",
+    fr: "Aucune personne n’est encore configurée. Nommez-les dans le fichier de configuration.",
   },
   no_current: { en: "no current answer", fr: "pas de réponse actuelle" },
   last_was: { en: "last: {decision}, {time}", fr: "dernière\u202f: {decision}, {time}" },
@@ -141,6 +141,10 @@ export const WORDS = dictionary({
   digest: { en: "Digest", fr: "Empreinte" },
   precision: { en: "Precision", fr: "Précision" },
   tasks: { en: "Tasks", fr: "Tâches" },
+  tasks_running_one: { en: "{n} task is running", fr: "{n} tâche en marche" },
+  tasks_running_other: { en: "{n} tasks are running", fr: "{n} tâches en marche" },
+  tasks_all: { en: "Show all", fr: "Tout afficher" },
+  tasks_fewer: { en: "Show only what does not run", fr: "Seulement ce qui ne marche pas" },
   task: { en: "Task", fr: "Tâche" },
   restarts: { en: "Restarts", fr: "Redémarrages" },
   error: { en: "Error", fr: "Erreur" },
@@ -161,8 +165,8 @@ export const WORDS = dictionary({
   stopped: { en: "The board is stopping.", fr: "Le boîtier s’arrête." },
   logout: { en: "Sign out", fr: "Se déconnecter" },
   login_hint: {
-    en: "The token is in the file that `token_file` of the board’s configuration names.",
-    fr: "Le jeton se trouve dans le fichier que nomme `token_file` dans la configuration du boîtier.",
+    en: "Whoever set up this board has the token. It is in the file that token_file of its configuration names.",
+    fr: "La personne qui a installé ce boîtier a le jeton. Il est dans le fichier que nomme token_file de sa configuration.",
   },
 });
 

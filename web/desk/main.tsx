@@ -1,5 +1,6 @@
 import { render } from "preact";
 import "@shared/base.css";
+import "./desk.css";
 import { Desk } from "./Desk";
 
 const root = document.getElementById("app");

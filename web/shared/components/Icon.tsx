@@ -26,6 +26,7 @@ const PATHS = {
   download: "M10 3v9M6 8.5l4 4 4-4M3.5 16.5h13",
   filter: "M3 4.5h14l-5.5 6.5v5l-3-1.5V11Z",
   comment: "M3 4h14v9.5H9L5.5 17v-3.5H3Z",
+  copy: "M7.5 7.5h9v9h-9ZM4 12.5H3.5v-9h9V4",
   info: "M10 2.5a7.5 7.5 0 1 0 0 15a7.5 7.5 0 0 0 0-15ZM10 9v5M10 6v.2",
 } as const;
 

@@ -64,7 +64,7 @@ export function TimeChart(props: TimeChartProps) {
         height,
         legend: { show: false },
         cursor: { show: false },
-        padding: [8, 8, 0, 0],
+        padding: [8, 24, 0, 0],
         scales: {
           x: {
             time: true,

@@ -1,0 +1,88 @@
+// Every answer on the way: a column each with what was believed, the score beneath, and all of it as a table with the reasons.
+import { useMemo } from "preact/hooks";
+import { DecisionMark } from "@shared/components/Decision";
+import { clock, number, percent } from "@shared/format";
+import { useSettings } from "@shared/i18n";
+import { Plot } from "./Plot";
+import type { Envelope, TrailPoint } from "./types";
+import { WORDS } from "./words";
+
+const unsureOf = (p: TrailPoint): number => Math.max(0, 1 - p.belief_normal - p.belief_anomalous);
+
+export function Trail({ envelope }: { envelope: Envelope }) {
+  const { language } = useSettings();
+  const words = WORDS[language];
+  const { trail } = envelope;
+  const data = useMemo(
+    () => [trail.map((p) => p.wall_time_utc_ns / 1e9), trail.map((p) => p.score)] as [number[], number[]],
+    [trail],
+  );
+  return (
+    <section class="card stack" aria-labelledby="trail">
+      <h2 id="trail">{words.say("trail")}</h2>
+      <p class="quiet small">{words.say("trail_hint")}</p>
+      <div class="trail" aria-hidden="true">
+        {trail.map((p) => (
+          <span key={p.wall_time_utc_ns} class={`trail-answer trail-${p.decision}`} title={`${clock(language, p.wall_time_utc_ns, true)} ${words.say(p.decision)}`}>
+            <span class="fill-anomalous" style={{ flexGrow: p.belief_anomalous }} />
+            <span class="fill-unsure" style={{ flexGrow: unsureOf(p) }} />
+            <span class="fill-normal" style={{ flexGrow: p.belief_normal }} />
+          </span>
+        ))}
+      </div>
+      <ul class="belief-legend" aria-hidden="true">
+        {(["anomalous", "unsure", "normal"] as const).map((kind) => (
+          <li key={kind}>
+            <span class={`swatch fill-${kind}`} />
+            {words.say(kind)}
+          </li>
+        ))}
+      </ul>
+      <figure class="signal">
+        <figcaption>
+          <strong>{words.say("trail_score")}</strong> <span class="quiet small">{words.say("trail_score_hint")}</span>
+        </figcaption>
+        <Plot label={words.say("trail_score")} data={data} height={110} level={1} lines={[{ color: "anomalous", width: 2 }]} />
+      </figure>
+      <details>
+        <summary>{words.say("trail_table")}</summary>
+        <div class="scroll" role="region" aria-label={words.say("trail_table")} tabIndex={0}>
+          <table class="table">
+            <thead>
+              <tr>
+                <th scope="col">{words.say("time")}</th>
+                <th scope="col">{words.say("answer")}</th>
+                <th scope="col">{words.say("trail_score")}</th>
+                <th scope="col">{words.say("p_value")}</th>
+                <th scope="col">{words.say("belief")}</th>
+                <th scope="col">{words.say("reasons")}</th>
+              </tr>
+            </thead>
+            <tbody>
+              {trail.map((p) => (
+                <tr key={p.wall_time_utc_ns}>
+                  <td>{clock(language, p.wall_time_utc_ns, true)}</td>
+                  <td>
+                    <DecisionMark decision={p.decision} />
+                  </td>
+                  <td>{number(language, p.score, 2)}</td>
+                  <td>{number(language, p.p_value, 4)}</td>
+                  <td class="small">
+                    {words.say("belief_text", {
+                      normal: percent(language, p.belief_normal),
+                      unsure: percent(language, unsureOf(p)),
+                      anomalous: percent(language, p.belief_anomalous),
+                    })}
+                  </td>
+                  <td class="small" lang="en">
+                    {p.reasons.join("; ") || "–"}
+                  </td>
+                </tr>
+              ))}
+            </tbody>
+          </table>
+        </div>
+      </details>
+    </section>
+  );
+}
