@@ -244,7 +244,8 @@ def _detector_row(
         facts, scores = runner.outcome(method, s, None), runner.scores(method, s)
         labels = s.labels[:longest]
         if facts.get("note") or scores is None or len(scores) != len(labels):
-            notes.append(f"{s.source}: {facts.get('note') or 'scores of another length'}")
+            wrong = "no scores" if scores is None else "scores of another length"
+            notes.append(f"{s.source}: {facts.get('note') or wrong}")
             continue
         row |= {key: facts[key] for key in ("version", "window") if key in facts}
         row["delay_samples"] = "the whole series" if facts["delay"] is None else facts["delay"]

@@ -19,6 +19,7 @@ __all__ = ["bench_html", "bench_markdown", "comparison_html", "comparison_markdo
 
 _MOST_BARS: Final = 24
 _WITH_LIMITS: Final = ("vus_pr", "hit_rate_100")  # whose interval stands in ``low`` and ``high``
+_WORDS: Final = ("note", "status", "verdict", "of", "measure", "origin", "kind")  # columns that hold words
 _STYLE: Final = """
 :root { color-scheme: light dark; --ink: #1b1f24; --soft: #57606a; --line: #d0d7de; --paper: #fff; --bar: #2f6f9f;
   --doubt: #8a3ffc; }
@@ -31,7 +32,7 @@ h1 { font-size: 1.6rem; } h2 { margin-top: 2.5rem; border-bottom: 1px solid var(
 .warnings { color: var(--doubt); } .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top; }
-th:first-child, td:first-child { text-align: left; }
+th:first-child, td:first-child, .words { text-align: left; }
 nav a { margin-right: .8rem; white-space: nowrap; }
 svg.bars { width: 100%; max-width: 54rem; height: auto; margin: .5rem 0; }
 svg .bar { fill: var(--bar); } svg .whisker { stroke: var(--ink); stroke-width: 1.5; }
@@ -167,8 +168,9 @@ def _facts_html(r: Result) -> str:
 
 def _table_html(rows: Sequence[Mapping[str, Any]]) -> str:
     columns = _columns(rows)
-    head = "".join(f"<th>{escape(c.replace('_', ' '))}</th>" for c in columns)
-    lines = ["".join(f"<td>{escape(written(row.get(c)))}</td>" for c in columns) for row in rows]
+    words = {c: ' class="words"' if c in _WORDS else "" for c in columns}
+    head = "".join(f"<th{words[c]}>{escape(c.replace('_', ' '))}</th>" for c in columns)
+    lines = ["".join(f"<td{words[c]}>{escape(written(row.get(c)))}</td>" for c in columns) for row in rows]
     body = "".join(f"<tr>{line}</tr>" for line in lines)
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 

@@ -15,8 +15,10 @@ from board_rig import Rig, board_config, device, running
 from kinedge.cli import main
 from kinedge.edge.board_state import Assigned, BoardStateFile, Enrolled, Enrolling, board_state_path
 from kinedge.edge.config import GatewayConfig
+from kinedge.edge.dashboard.routes import Routes
 from kinedge.edge.enrolment import read_enrolment
 from kinedge.edge.hostclock import HostClock
+from kinedge.edge.http_server import Answer, Request
 from kinedge.edge.pipeline import Scored
 from kinedge.edge.service import EdgeService
 from kinedge.edge.store import EpisodeStore
@@ -34,6 +36,10 @@ INTERVAL = 20_000_000
 
 def sensors_of(person: Any) -> dict[str, str | None]:
     return {s["name"]: s["where"] for s in person["sensors"] if s["state"] == "streaming"}
+
+
+def fixture(name: str) -> Any:
+    return json.loads((Path(__file__).parents[1] / "web" / "fixtures" / name).read_text(encoding="utf-8"))
 
 
 def audit(config: GatewayConfig, event: str) -> list[dict[str, Any]]:
@@ -153,47 +159,67 @@ def test_a_state_file_that_is_none_is_put_aside_and_the_gateway_starts(tmp_path:
     service.store.close()
 
 
-def test_a_baseline_is_learned_on_the_board_used_at_once_and_after_a_restart(tmp_path: Path) -> None:
-    speed = 25.0
-    r = demo_recording(seed=7, duration_s=240, events=())
-    devices = [device(tmp_path, f"KE-{s}", r, s, speed=speed) for s in ("wrist_left", "wrist_right")]
-    config = board_config(tmp_path, {"p-001": [str(d.link_path) for d in devices], "p-002": ["none-1"]})
+def test_a_baseline_is_learned_on_the_board_used_at_once_and_after_a_restart(tmp_path: Path, person: Person) -> None:
+    people = {"a": ["a-wrist_left", "a-wrist_right"], "b": ["b-wrist_left"]}
+    config = board_config(tmp_path, people, checkpoint_s=0)
+    walk = person(90.0, seed=800_030)
 
     async def main() -> None:
-        async with running(config, devices, speed=speed) as rig:
-            await rig.until(lambda p: p["decision"] != "none", "p-001")
-            before = await rig.person("p-001")
-            assert before["calibration"]["basis"] == "cohort" and before["enrolment"] is None
-            assert (await rig.post("/api/people/p-001/enrolment", {"action": "cancel"})).status_code == 409
-            await rig.ok("/api/people/p-002/enrolment", {"action": "start", "minutes": 30})
-            told = await rig.ok("/api/people/p-001/enrolment", {"action": "start", "minutes": 1})
-            assert told["enrolment"]["state"] == "collecting" and told["enrolment"]["needed_s"] == 60
-            assert (await rig.post("/api/people/p-001/enrolment", {"action": "start", "minutes": 1})).status_code == 409
-            under_way = await rig.until(lambda p: p["enrolment"]["seconds"] > 5, "p-001")
-            assert under_way["calibration"]["text"]["en"] == "learning your normal: 0 of 1 minutes"
-            done = await rig.until(lambda p: p["enrolment"]["state"] not in ("collecting", "fitting"), "p-001")
-            assert done["enrolment"]["state"] == "done", done["enrolment"]
-            assert done["enrolment"]["audit"]["verdict"] in ("holds", "doubtful", "does not hold")
-            assert done["calibration"]["basis"] == "personal" and done["promise"]["fr"].startswith("tant que")
-            await rig.until(lambda p: p["calibration"]["learned_s"], "p-001")
+        gateway = Fed(config, dict.fromkeys(people["a"], walk))
+        service, board = gateway.service, gateway.service.board
+        assert board is not None
+        routes = Routes(board)
+
+        async def post(subject: str, body: Any) -> tuple[int, Any]:
+            headers = {"content-type": "application/json", "x-kinedge": "1", "host": "localhost"}
+            path = f"/api/people/{subject}/enrolment"
+            answer = await routes.dispatch(Request("POST", path, headers=headers, body=json.dumps(body).encode()))
+            assert isinstance(answer, Answer)
+            return answer.status, json.loads(answer.body)
+
+        gateway.play(0, 3)
+        before = board.person("a")
+        assert before["calibration"]["basis"] == "cohort" and before["enrolment"] is None
+        assert (await post("a", {"action": "cancel"}))[0] == 409
+        assert (await post("b", {"action": "start", "minutes": 30}))[0] == 200
+        status, told = await post("a", {"action": "start", "minutes": 1})
+        assert status == 200 and told["enrolment"]["state"] == "collecting" and told["enrolment"]["needed_s"] == 60
+        assert (await post("a", {"action": "start", "minutes": 1}))[0] == 409
+        gateway.play(3, 20)
+        under_way = board.person("a")
+        assert 5 < under_way["enrolment"]["seconds"] < 20
+        assert under_way["calibration"]["text"]["en"] == "learning your normal: 0 of 1 minutes"
+        gateway.play(20, 75)
+        while board.person("a")["enrolment"]["state"] == "fitting":
+            await asyncio.sleep(0.01)
+        done = board.person("a")
+        assert done["enrolment"]["state"] == "done", done["enrolment"]
+        assert done["enrolment"]["audit"]["verdict"] in ("holds", "doubtful", "does not hold")
+        assert done["calibration"]["basis"] == "personal" and done["promise"]["fr"].startswith("tant que")
+        gateway.play(75, 85)
+        assert board.person("a")["calibration"]["learned_s"] > 0
+        await board.end()
+        await service.caretaker.flush()
+        gateway.end()
 
     asyncio.run(main())
-    path = tmp_path / "p-001.enrolment"
+    path = tmp_path / "a.enrolment"
     made = read_enrolment(path)
-    assert made.manifest.short and made.signatures and made.manifest.placement["wrist_left"].endswith("KE-wrist_left")
-    assert {e["enrolment"] for e in audit(config, "enrolled")} == {made.digest}
-    assert [e["subject"] for e in audit(config, "enrolment_started")] == ["p-002", "p-001"]
+    assert made.manifest.short and made.signatures
+    assert made.manifest.placement["wrist_left"] == "a-wrist_left a-wrist_left", "where it is, and its serial number"
+    assert [e["enrolment"] for e in audit(config, "enrolled")] == [made.digest]
+    assert [e["subject"] for e in audit(config, "enrolment_started")] == ["b", "a"]
     again = EdgeService(config)
-    assert again.pipeline.people.enrolments["p-001"].digest == made.digest
+    assert again.pipeline.people.enrolments["a"].digest == made.digest
     assert again.pipeline.people.bases[0].unsigned == (), "the board's own signature counts"
     assert again.board is not None
-    assert again.board.enrolments.of("p-001")["state"] == "done"
-    assert again.board.enrolments.of("p-002")["text"]["en"].startswith("the gateway was started anew")
+    assert again.board.enrolments.of("a")["state"] == "done"
+    assert again.board.enrolments.of("b")["text"]["en"].startswith("the gateway was started anew")
     again.store.close()
     # a file that anybody changed is no longer the board's own
     data = bytearray(path.read_bytes())
     path.write_bytes(bytes(data[:-40]) + bytes(40))
-    with pytest.raises(ConfigError, match="p-001"):
+    with pytest.raises(ConfigError, match="people a: "):
         EdgeService(config)
 
 
@@ -227,6 +253,8 @@ def test_a_tapped_sensor_is_found_among_all_and_given_to_a_person(tmp_path: Path
                 if kind == "identify" or (kind == "state" and data.get("identify")):
                     told = data if kind == "identify" else data["identify"]
                     states.append(told["state"])
+                    known = next(e["data"] for e in fixture("stream.json") if e["event"] == "identify")
+                    assert set(told) - {"at_utc_ns"} == set(known) - {"at_utc_ns"}
                     if told["state"] in ("found", "failed"):
                         assert told["where"] == spare and told["serial"] == "KE-3", told
                         assert told["text"]["en"] == "KE-3 is p-002's now (left wrist)"
@@ -286,6 +314,7 @@ def test_a_muted_person_raises_no_alarms_and_is_recorded_all_the_same(tmp_path: 
             listed: list[Any] = []
             while not listed:
                 listed = (await rig.get("/api/episodes?limit=5&subject=p-001"))["episodes"]
+            assert set(listed[0]) == set(fixture("episodes.json")["episodes"][0])
             assert listed[0]["sensor"] == "wrist_right" and listed[0]["start_utc_ns"] == opened["start_utc_ns"]
             for body in ({"minutes": -1}, {"minutes": 1441}, {"minutes": True}, {"minutes": "5"}, {}, {"m": 1}):
                 assert (await rig.post("/api/people/p-001/mute", body)).status_code == 400

@@ -14,6 +14,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import sqlalchemy as sa
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sample_episodes import sample_fields
 from test_collector import AppClient, code, envelope, put
 from test_collector_data import unsure
@@ -23,9 +25,11 @@ from test_uplink import Clock, make_uplink, to_app
 from kinedge.edge.episodes import RAW_MEDIA_TYPE, pack_raw
 from kinedge.edge.measures_outbox import MeasuresOutbox
 from kinedge.edge.store import EpisodeStore
+from kinedge.errors import BundleError
 from kinedge.upstream.api import create_app
 from kinedge.upstream.schema import AUDIT, MEASURES, SESSIONS
 from kinedge.upstream.series import RAW_MEDIA_TYPE as SHOWN_MEDIA_TYPE
+from kinedge.upstream.series import series_of
 from kinedge.upstream.settings import CollectorSettings
 from kinedge.upstream.store import CollectorStore, Outcome
 
@@ -96,6 +100,9 @@ def test_days_are_filtered_paged_and_exported(client: AppClient) -> None:
     (grown,) = client.get(f"/v1/measures?cursor={rest['days'][-1]['arrival']}").json()["days"]
     assert grown["day"] == "2023-11-14", "who follows the arrivals sees that a day grew"
     assert code(client.get("/v1/measures?since=yesterday")) == (422, "invalid_request")
+    assert code(client.get("/v1/measures?limit=801")) == (422, "invalid_request")
+    (short, *_) = client.get("/v1/measures?limit=801&brief=true").json()["days"]
+    assert short["watched"] == {"state": "as_usual", "trends": {}} and short["measures"] == {} and short["worn_s"] > 0
 
     lines = client.get("/v1/measures/export?subject=p01").text.splitlines()
     assert len(lines) == 4 and json.loads(lines[0])["measures"]["use_ratio"]["value"] == 0.61
@@ -233,6 +240,33 @@ def test_a_blob_that_is_no_slice_says_so(client: AppClient, store: CollectorStor
         put(client, e)
         assert store.put_raw(e.id, raw) is Outcome.ACCEPTED
         assert code(client.get(f"/v1/episodes/{e.id}/series")) == (404, "not_readable")
+
+
+_ARRAYS = {
+    "counts": st.lists(st.lists(st.integers(-32768, 32767), min_size=2, max_size=2), max_size=6),
+    "scale_si": st.lists(st.floats(), max_size=3),
+    "channels": st.lists(st.sampled_from([*CHANNELS, "\ud800.acc_x", "x" * 99 + ".acc_x", "acc", ""]), max_size=3),
+    "start_utc_ns": st.integers(-(2**63), 2**63 - 1),
+    "rate_hz": st.floats(),
+}
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_any_blob_becomes_lines_that_json_can_hold_or_one_error(data: st.DataObject) -> None:
+    good = {"counts": [[1, 2]], "scale_si": [1.0, 2.0], "channels": list(CHANNELS), "start_utc_ns": 5, "rate_hz": 50.0}
+    wrong = data.draw(st.sets(st.sampled_from([*good]), max_size=2))
+    content = {name: data.draw(_ARRAYS[name]) if name in wrong else value for name, value in good.items()}
+    dtype = data.draw(st.sampled_from([np.int16, np.int16, np.float64, np.int64]))
+    out = io.BytesIO()
+    np.savez(out, **{k: np.array(v, dtype if k == "counts" else None) for k, v in content.items()})  # type: ignore[arg-type]
+    try:
+        series = series_of(out.getvalue(), where="a blob", max_points=10)
+    except BundleError as e:
+        assert "a blob" in str(e) and (wrong or dtype is not np.int16)
+        return
+    json.dumps(series, allow_nan=False, ensure_ascii=False).encode()
+    assert len(series["channels"][0]["low"]) <= 10
 
 
 TOKEN = "a-token-of-a-desk"

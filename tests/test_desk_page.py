@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -246,6 +247,20 @@ def test_the_calendar_says_what_each_day_was_and_leads_to_its_episodes(collector
     page.go_back()
     page.get_by_role("button", name="12 weeks").click()
     there_are(page, ".calendar tbody tr:first-child .day", 84)
+
+
+def test_unsure_has_its_own_word_and_shape_in_list_and_calendar(collector: Collector, opened: Open) -> None:
+    start = time.time_ns() - 3 * 86_400 * 10**9
+    trail = [p.model_dump(mode="json") | {"decision": "unsure"} for p in envelope(0).trail]
+    e = envelope(0, start_utc_ns=start, end_utc_ns=start + 10**9, trail=trail)
+    collector.store.put_episode(e.id, e.to_bytes())
+    page = opened(collector.url, "#/?decision=unsure", wait="a.line")
+    mark = page.locator("a.line .decision")
+    assert mark.count() == 1 and "decision-unsure" in mark.get_attribute("class")
+    assert mark.inner_text().strip().lower() == "unsure"
+    page.goto(f"{collector.url}/#/calendar")
+    page.wait_for_selector(".calendar .dot-unsure")
+    assert "1 unsure" in page.locator(".day:has(.dot-unsure)").first.get_attribute("aria-label")
 
 
 def test_trends_show_the_persons_own_band_and_the_time_worn(collector: Collector, opened: Open) -> None:

@@ -19,7 +19,7 @@ from kinedge.upstream.bodies import read_body
 from kinedge.upstream.desk_queries import desk_list, neighbours, subjects, timeline
 from kinedge.upstream.export import EXPORT_TYPES, ExportFormat, export_days
 from kinedge.upstream.identity import Principal
-from kinedge.upstream.measured import DayFilter, Part
+from kinedge.upstream.measured import DayFilter, DayPage, Part
 from kinedge.upstream.problems import Refusal, problems
 from kinedge.upstream.reading import NameFilter, Wanted
 from kinedge.upstream.series import series_of
@@ -181,13 +181,24 @@ def list_measures(
         "arrival"
     ),
     cursor: Annotated[int, Query(ge=0, lt=2**63)] = 0,
-    limit: Annotated[int, Query(ge=1, le=800)] = 200,
+    brief: Annotated[bool, Query(description="wear time and state alone; then up to 8000 at a time")] = False,
+    limit: Annotated[int, Query(ge=1, le=8000, description="800 at most, unless brief")] = 200,
 ) -> JSONResponse:
     """List days of measures; in order of arrival a day that grew arrives again."""
+    if limit > 800 and not brief:
+        raise Refusal(422, "invalid_request", f"limit: {limit} whole days are too many; 800 at most, or brief=true")
     if order == "newest":
-        return JSONResponse({"days": store.measures.latest_days(wanted, limit=limit), "next_cursor": None})
-    page = store.measures.days(wanted, cursor=cursor, limit=limit)
-    return JSONResponse({"days": page.days, "next_cursor": page.next_cursor})
+        page = DayPage(store.measures.latest_days(wanted, limit=limit), None)
+    else:
+        page = store.measures.days(wanted, cursor=cursor, limit=limit)
+    days = tuple(_brief(day) for day in page.days) if brief else page.days
+    return JSONResponse({"days": days, "next_cursor": page.next_cursor})
+
+
+def _brief(day: dict[str, Any]) -> dict[str, Any]:
+    """Return a day without its numbers."""
+    watched = day["watched"] and {"state": day["watched"]["state"], "trends": {}}
+    return day | {"measures": {}, "watched": watched}
 
 
 @desk.get("/measures/export", response_class=StreamingResponse, responses={

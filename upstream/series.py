@@ -6,6 +6,7 @@ received stays a gap.
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 
 import numpy as np
@@ -21,6 +22,9 @@ RAW_MEDIA_TYPE: Final = "application/vnd.kinedge.raw+npz"
 _MISSING: Final = -32768  # as the raw slice marks a sample that is not there
 _UNITS: Final = {Quantity.ACC: "m/s²", Quantity.GYR: "rad/s", Quantity.MAG: "µT"}
 _MAX_CHANNELS: Final = 256
+_MAX_BYTES: Final = 24 << 20  # unpacked; ten minutes of six sensors at 200 Hz take 9 MB
+_MAX_SCALE: Final = 1e6
+_SENSOR: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 _DIGITS: Final = 4
 
 
@@ -48,7 +52,7 @@ def series_of(raw: bytes, *, where: str, max_points: int) -> dict[str, Any]:
     BundleError
         The bytes are no raw slice.
     """
-    arrays = arrays_from_npz(raw, where=where)
+    arrays = arrays_from_npz(raw, where=where, max_bytes=_MAX_BYTES)
     try:
         counts, scale, names = arrays["counts"], arrays["scale_si"], [str(c) for c in arrays["channels"]]
         rate_hz, start_utc_ns = float(arrays["rate_hz"]), int(arrays["start_utc_ns"])
@@ -59,7 +63,10 @@ def series_of(raw: bytes, *, where: str, max_points: int) -> dict[str, Any]:
             and scale.shape == (len(names),)
             and counts.shape[1] == len(names) <= _MAX_CHANNELS
             and len(counts)
-            and rate_hz > 0
+            and np.issubdtype(scale.dtype, np.floating)
+            and bool((np.abs(scale) <= _MAX_SCALE).all())
+            and all(_SENSOR.fullmatch(c.partition(".")[0]) for c in names)
+            and 1e-3 <= rate_hz <= 1e6
             and 0 <= start_utc_ns < 2**63
         )
     except (KeyError, TypeError, ValueError, OverflowError, SignalError) as e:
@@ -89,11 +96,11 @@ def series_of(raw: bytes, *, where: str, max_points: int) -> dict[str, Any]:
     }
 
 
-def _extremes(counts: NDArray[np.int16], each: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+def _extremes(counts: NDArray[np.int16], each: int) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float64]]:
     """Return lowest and highest count, and the share that is missing, of every ``each`` samples."""
     edges = np.arange(0, len(counts), each)
     there = counts != _MISSING
-    wide = counts.astype(np.int64)
+    wide = counts.astype(np.int32)
     low = np.minimum.reduceat(np.where(there, wide, 1 << 16), edges, axis=0)
     high = np.maximum.reduceat(np.where(there, wide, -(1 << 16)), edges, axis=0)
     lengths = np.diff(np.append(edges, len(counts)))[:, None]

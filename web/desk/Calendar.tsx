@@ -13,6 +13,7 @@ import type { MeasuredDay, Person, TimelineDay } from "./types";
 import { type Say, WORDS } from "./words";
 
 const DAY_MS = 86_400_000;
+const MOST_DAYS = 8000;
 
 export type DayState = "as_usual" | "lower" | "unsure" | "learning" | "under_way" | "nothing";
 
@@ -50,7 +51,7 @@ export function Calendar() {
   const people = useResource<{ subjects: Person[] }>("v1/subjects");
   const timeline = useResource<{ days: TimelineDay[]; whole: boolean }>(`v1/timeline?since=${since}000000&until=${until}000000&zone=${zone}`);
   const measures = useResource<{ days: MeasuredDay[] }>(
-    `v1/measures?order=newest&limit=800&since=${isoDay(first)}&until=${isoDay(new Date(last.getTime() + DAY_MS))}`,
+    `v1/measures?order=newest&brief=true&limit=${MOST_DAYS}&since=${isoDay(first)}&until=${isoDay(new Date(last.getTime() + DAY_MS))}`,
   );
 
   const rows = useMemo(() => {
@@ -95,7 +96,7 @@ export function Calendar() {
       </div>
       {error && <Failed error={error} again={() => [people, timeline, measures].forEach((r) => r.again())} />}
       {!people.data && !error && <Loading />}
-      {timeline.data && !timeline.data.whole && (
+      {((timeline.data && !timeline.data.whole) || measures.data?.days.length === MOST_DAYS) && (
         <Notice kind="warning" icon="info">
           {words.say("calendar_cut")}
         </Notice>

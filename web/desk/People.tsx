@@ -18,7 +18,7 @@ export function People() {
     const now = Date.now();
     return Array.from({ length: 28 }, (_, i) => isoDay(new Date(now - (28 - i) * 86_400_000)));
   }, []);
-  const measures = useResource<{ days: MeasuredDay[] }>(`v1/measures?order=newest&limit=800&since=${dates[0]}`);
+  const measures = useResource<{ days: MeasuredDay[] }>(`v1/measures?order=newest&brief=true&limit=8000&since=${dates[0]}`);
   const of = (subject: string, day: string): MeasuredDay[] => (measures.data?.days ?? []).filter((d) => d.subject === subject && d.day === day);
   return (
     <section aria-labelledby="people-title" class="stack">
