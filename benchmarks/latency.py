@@ -15,7 +15,7 @@ from kinedge.benchmarks.harness import interleaved, result, timing_row
 from kinedge.bundle import read_bundle
 from kinedge.edge.engine import STREAMS_IN_CACHE
 from kinedge.edge.pipeline import Pipeline
-from kinedge.edge.scoring import Scorer
+from kinedge.edge.scoring import Scorer, ScoringState
 
 __all__ = ["bench_step"]
 
@@ -78,15 +78,14 @@ def bench_step(
         n_warm = m.receptive_field // m.hop + m.block // m.hop + 2  # past the warm-up: the full work is done
         for i in range(n_warm):
             _, state = scorer.step(values, valid, saturated, state, end_tick=(i + 1) * m.hop)
+        going = _Going(scorer, state)
         hops = {f"chunks of {size}": _Hops(scorer, n, size, n_warm) for size in chunk_samples}
         timings = interleaved(
             {
                 "onnxruntime": lambda feed=feed: bare.run(None, feed),  # type: ignore[misc]
                 "onnxruntime in pieces": lambda pieces=pieces: [bare.run(None, p) for p in pieces],  # type: ignore[misc]
-                "engine": lambda v=values, k=valid, s=state: scorer.engine.step(v, k, s.engine),  # type: ignore[misc]
-                "verdicts": lambda v=values, k=valid, a=saturated, s=state: scorer.step(  # type: ignore[misc]
-                    v, k, a, s, end_tick=0
-                ),
+                "engine": lambda g=going, v=values, k=valid: g.engine(v, k),  # type: ignore[misc]
+                "verdicts": lambda g=going, v=values, k=valid, a=saturated: g.verdicts(v, k, a),  # type: ignore[misc]
                 **{what: hop.score for what, hop in hops.items()},
             },
             before={what: hop.make for what, hop in hops.items()},
@@ -126,6 +125,19 @@ def _lose(scorer: Scorer, n: int, rng: np.random.Generator) -> np.ndarray:
         for group in scorer.groups:
             valid[rng.random(n) < _LOSS, start : start + packet, group] = False
     return valid
+
+
+class _Going:
+    """Streams that go on hop after hop, their state written in place as it is in a pipeline."""
+
+    def __init__(self, scorer: Scorer, state: ScoringState) -> None:
+        self._scorer, self._state = scorer, state.owned()
+
+    def engine(self, values: np.ndarray, valid: np.ndarray) -> None:
+        self._scorer.engine.advance(values, valid, self._state.engine)
+
+    def verdicts(self, values: np.ndarray, valid: np.ndarray, saturated: np.ndarray) -> None:
+        _, self._state = self._scorer.advance(values, valid, saturated, self._state, end_tick=0)
 
 
 class _Hops:

@@ -222,7 +222,11 @@ class Grid:
                 return
             first_ns = int(host_time_ns[late])
         buffers.last_ns[person] = last_ns
-        has_room = buffers.put(person, (time_ns, values, valid, saturated, mapping), n)
+        buffers.chunks[person].append((time_ns, values, valid, saturated, mapping))
+        held = buffers.n_held[person] = buffers.n_held[person] + n
+        has_room = held <= buffers.most_held and not (buffers.full and person in buffers.full)
+        if not has_room:
+            buffers.full.add(person)
         width = buffers.width[person]
         if has_room and width == 1:
             if not self._begun[person]:
@@ -458,8 +462,9 @@ def _interpolate(tracks: _Tracks, first_ns: I64, period: int, n: int) -> tuple[F
     behind += tracks.base[:, None]
     all_values, all_valid, all_saturated = tracks.flat
     values, change = all_values.take(before, axis=0), all_values.take(behind, axis=0)
-    change -= values  # not finite where either is not
-    change *= weight.astype(np.float32)[..., None]
+    with np.errstate(invalid="ignore", over="ignore"):
+        change -= values  # not finite where either is not
+        change *= weight.astype(np.float32)[..., None]
     valid = np.empty(values.shape, bool)
     valid[:] = usable[..., None]
     if not (tracks.all_valid and np.isfinite(change).all()):

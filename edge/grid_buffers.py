@@ -60,7 +60,7 @@ class Buffers:
         self.n_channels = n_channels
         self._span_ns = span_ns
         self._by_hops = by_hops
-        self.n_slots = 1  # until an interval is known
+        self.n_slots = self.most_held = 1  # until an interval is known
         self.n: I64 = np.zeros(0, np.int64)  # in their slots
         self.interval: I64 = np.zeros(0, np.int64)
         # plain lists are read and written one by one, with every chunk
@@ -123,15 +123,6 @@ class Buffers:
         needed = -(-self._span_ns // interval_ns) + 4 * width + _SPARE
         if needed > self.n_slots:
             self._resize(needed)
-
-    def put(self, person: int, chunk: Chunk, n: int) -> bool:
-        """Note ``n`` samples; False if a person has sent more than there is room for."""
-        self.chunks[person].append(chunk)
-        held = self.n_held[person] = self.n_held[person] + n
-        if held > self.n_slots << self._by_hops or person in self.full:
-            self.full.add(person)
-            return False
-        return True
 
     def let_in(self, people: Sequence[int], until_ns: Sequence[int] | None = None) -> None:
         """Map and copy what has come of some people, as far as there is room; make room for all up to a time."""
@@ -263,6 +254,7 @@ class Buffers:
 
         self._use(grown(self.time), grown(self.values), grown(self.valid, True), grown(self.saturated))
         self.n_slots = n_slots
+        self.most_held = n_slots << self._by_hops  # in slots and chunks, before a person is full
 
 
 def _part(chunk: Chunk, at: slice) -> Chunk:

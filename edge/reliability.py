@@ -24,6 +24,7 @@ Everything is O(1) in time, depends on whole hops only, and is a value: ``step(i
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any, Final
@@ -33,6 +34,7 @@ from numpy.typing import NDArray
 
 from kinedge.bundle import Manifest
 from kinedge.edge.calibration import UNSCORED
+from kinedge.edge.hop_facts import HopFacts, look_at
 from kinedge.signals import Quantity, quantity_of
 
 __all__ = ["CLIPPED_POWER", "HealthState", "ReliabilityMonitor", "SensorHealth"]
@@ -215,8 +217,15 @@ class ReliabilityMonitor:
             unusual=zero,
         )
 
-    def step(self, values: F32, valid: Mask, state: HealthState) -> tuple[SensorHealth, HealthState]:
-        """Look at one hop of all streams.
+    def look_at(self, values: F32, valid: Mask, saturated: Mask | None = None) -> HopFacts:
+        """Return the facts of one hop, as ``step`` and the block scores take them."""
+        pairs = [(self._groups[a], self._groups[b]) for a, b in self._pairs]
+        return look_at(values, valid, saturated, pairs=pairs)
+
+    def step(
+        self, values: F32, valid: Mask, state: HealthState, *, facts: HopFacts | None = None
+    ) -> tuple[SensorHealth, HealthState]:
+        """Judge the sensors of all streams by one hop.
 
         Parameters
         ----------
@@ -224,32 +233,23 @@ class ReliabilityMonitor:
             SI units.
         state
             From the step before; not changed.
+        facts
+            From ``look_at``, where somebody has looked before.
         """
-        whole = bool(valid.all())
-        # time first: what is taken over the samples of a hop then runs along memory
-        x = np.array(values.transpose(1, 0, 2), np.float32, order="C")  # a copy, also of one stream: it is written to
-        there = None if whole else np.ascontiguousarray(valid.transpose(1, 0, 2))
-        n_valid = np.full(x.shape[1:], self._hop) if there is None else there.sum(axis=0)
-        if there is not None:
-            x[~there] = 0
-        heard = np.minimum.reduceat(n_valid, self._starts, axis=1) >= self._hop // 4
-        n = np.maximum(n_valid, 1).astype(np.float32)
-        level: F32 = x.sum(axis=0) / n
-        moved = x - level
-        if there is not None:
-            moved[~there] = 0
-        power: F32 = np.einsum("tnc,tnc->nc", moved, moved)
-        spread: F32 = np.sqrt(power / n)
+        facts = facts or self.look_at(values, valid)
+        heard = np.minimum.reduceat(facts.n_valid, self._starts, axis=1) >= self._hop // 4
+        level = facts.level
+        spread: F32 = np.sqrt(facts.power / np.maximum(facts.n_valid, 1))
 
-        marks = self._marks(values, valid, whole=whole)
+        marks = self._marks(values, valid)
         n_still, n_lone = self._still(spread, heard, state)
         side, side_weight, belongs = self._side(level, heard, state)
         gravity, last = self._gravity(level, heard, state)
         after = replace(
             state,
             marks=np.concatenate([state.marks[:, :, self._hop :], marks], axis=2),
-            clipped=np.maximum(state.clipped * np.exp(-self._hop_s / _CLIPPED_S), self._clipped(x, there, n_valid)),
-            likeness=_push(state.likeness, self._likeness(moved, power)),
+            clipped=np.maximum(state.clipped * np.exp(-self._hop_s / _CLIPPED_S), self._clipped(facts)),
+            likeness=_push(state.likeness, self._likeness(facts)),
             n_still=n_still,
             n_lone=n_lone,
             side=side,
@@ -286,16 +286,26 @@ class ReliabilityMonitor:
         Sides that are surely exchanged are exchanged back; sensors that are ``out`` may not be used.
         """
         used = ~np.repeat(health.out, self._widths.astype(np.intp), axis=1)
+        for rows, there, back in self._exchanges(health):
+            values, valid, saturated, used = (part.copy() for part in (values, valid, saturated, used))
+            for part in (values, valid, saturated):
+                part[np.ix_(rows, np.arange(self._hop), there)] = part[np.ix_(rows, np.arange(self._hop), back)]
+            used[np.ix_(rows, there)] = used[np.ix_(rows, back)]
+        return values, valid, saturated, used
+
+    def repair_facts(self, facts: HopFacts, health: SensorHealth) -> HopFacts:
+        """Return the facts of a hop after ``repair``."""
+        for rows, there, back in self._exchanges(health):
+            facts = facts.exchanged(rows, there, back)
+        return facts
+
+    def _exchanges(self, health: SensorHealth) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]]:
+        """Yield which streams' channels are to be taken from which others."""
         for k in self._sides:
             a, b = (self._groups[i] for i in self._pairs[k])
             rows = np.flatnonzero(health.swapped[:, self._pairs[k][0]] >= 1)
             if len(rows):
-                there, back = np.r_[a, b], np.r_[b, a]
-                values, valid, saturated, used = (part.copy() for part in (values, valid, saturated, used))
-                for part in (values, valid, saturated):
-                    part[np.ix_(rows, np.arange(self._hop), there)] = part[np.ix_(rows, np.arange(self._hop), back)]
-                used[np.ix_(rows, there)] = used[np.ix_(rows, back)]
-        return values, valid, saturated, used
+                yield rows, np.r_[a, b], np.r_[b, a]
 
     def _health(self, state: HealthState) -> SensorHealth:
         in_order = np.sort(state.marks, axis=2)
@@ -322,31 +332,32 @@ class ReliabilityMonitor:
             copy=copy,
         )
 
-    def _marks(self, x: F32, valid: Mask, *, whole: bool) -> NDArray[np.uint64]:
+    def _marks(self, x: F32, valid: Mask) -> NDArray[np.uint64]:
         marks = np.ascontiguousarray(x, np.float32).view(np.uint32).astype(np.uint64) @ self._mark_of
         marks |= np.uint64(1)  # 0 stands for missing
-        if not whole:
-            marks[~np.logical_and.reduceat(valid, self._starts, axis=2)] = 0
+        gappy = np.flatnonzero(~valid.reshape(len(valid), -1).all(axis=1))
+        if len(gappy):
+            there = np.logical_and.reduceat(valid[gappy], self._starts, axis=2)
+            marks[gappy] = np.where(there, marks[gappy], np.uint64(0))
         by_sensor: NDArray[np.uint64] = marks.transpose(0, 2, 1)
         return by_sensor
 
-    def _clipped(self, x: F32, there: Mask | None, n_valid: NDArray[np.int64]) -> F64:
+    def _clipped(self, facts: HopFacts) -> F64:
         """Return (n, n_sensors): the largest share of a channel's samples that stand at its extremes."""
-        high = (x if there is None else np.where(there, x, -np.inf)).max(axis=0)
-        low = (x if there is None else np.where(there, x, np.inf)).min(axis=0)
-        n_high, n_low = ((x == extreme).sum(axis=0, dtype=np.int32) for extreme in (high, low))
+        n_high, n_low = facts.n_high, facts.n_low
         n = np.where(n_high >= _CLIPPED_FROM, n_high - 1, 0) + np.where(n_low >= _CLIPPED_FROM, n_low - 1, 0)
-        told = high - low > _CLIPPED_RANGE * self._scale
-        share: F64 = np.maximum.reduceat(np.where(told, n, 0) / np.maximum(n_valid, 1), self._starts, axis=1)
+        told = facts.high > facts.low + _CLIPPED_RANGE * self._scale
+        share: F64 = np.maximum.reduceat(
+            np.where(told, n, 0) / np.maximum(facts.n_valid, 1).astype(np.float64), self._starts, axis=1
+        )
         return np.minimum(share, 1.0)
 
-    def _likeness(self, moved: F32, power: F32) -> F64:
+    def _likeness(self, facts: HopFacts) -> F64:
         weight = self._inverse_unit**2
-        power = np.add.reduceat(power * weight, self._starts, axis=1)
-        likeness = np.zeros((moved.shape[1], len(self._pairs), 2))
+        power = np.add.reduceat(facts.power * weight, self._starts, axis=1)
+        likeness = np.zeros((len(power), len(self._pairs), 2))
         for k, (a, b) in enumerate(self._pairs):
-            of_a, of_b = self._groups[a], self._groups[b]
-            shared = np.einsum("tnc,tnc->nc", moved[..., of_a], moved[..., of_b]) * weight[of_a]
+            shared = facts.shared[k] * weight[self._groups[a]]
             both = power[:, a] + power[:, b]
             likeness[:, k, 0], likeness[:, k, 1] = both - 2 * shared.sum(axis=1), both
         return likeness

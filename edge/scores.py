@@ -21,14 +21,14 @@ from numpy.typing import NDArray
 
 from kinedge.bundle import Manifest
 from kinedge.edge.engine import STREAMS_IN_CACHE, Surprise
+from kinedge.edge.hop_facts import FAR, HopFacts, look_at
 
 __all__ = ["BlockScorer", "BlockScores", "ScorerState", "sensor_groups"]
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 
-_N_SUMS: Final = 10
-_FAR: Final = np.finfo(np.float32).max  # beyond every sample, and finite: a state can be kept and checked
+_N_SUMS: Final = 4
 _MIN_SHARE: Final = 0.25  # of a block's samples that a channel needs to be scored at all
 _INTENSITY_FLOOR: Final = 1e-5  # of the mean squared step, in normalised units: a sensor on a table
 
@@ -128,8 +128,8 @@ class BlockScorer:
             n_scored=count(),
             n_missing=count(),
             n_saturated=count(),
-            low=np.full(shape, _FAR),
-            high=np.full(shape, -_FAR),
+            low=np.full(shape, FAR),
+            high=np.full(shape, -FAR),
             n_hops_seen=np.zeros(n_streams, np.int64),
         )
 
@@ -142,6 +142,7 @@ class BlockScorer:
         state: ScorerState,
         *,
         precision: F64 | None = None,
+        facts: HopFacts | None = None,
     ) -> tuple[BlockScores, ScorerState]:
         """Add one hop and score the block that ends with it.
 
@@ -155,27 +156,29 @@ class BlockScorer:
             From the step before; not changed.
         precision : (n_streams, n_channels, n_channels)
             Each stream's own; the scorer's for all when None.
+        facts
+            Of the hop, where somebody has looked at it before.
         """
-        n_streams, _, n_channels = values.shape
+        n_streams, n_samples, n_channels = values.shape
+        facts = facts or look_at(values, valid, saturated)
         hop = np.empty((_N_SUMS, n_streams, n_channels), np.float32)
         own = self._precision if precision is None else precision.astype(np.float32)
         diagonal = self._diagonal if precision is None else np.diagonal(precision, axis1=1, axis2=2)
         for start in range(0, n_streams, STREAMS_IN_CACHE):
             rows = slice(start, start + STREAMS_IN_CACHE)
-            self._add_surprise(surprise, rows, own if own.ndim == 2 else own[rows], out=hop[:4, rows])
-            self._add_movement(values[rows], valid[rows], saturated[rows], out=hop[4:, rows])
-        nats, z2, y2, n_scored, step2, n_steps, n_missing, n_saturated, low, high = hop
+            self._add_surprise(surprise, rows, own if own.ndim == 2 else own[rows], out=hop[:, rows])
+        nats, z2, y2, n_scored = hop
         after = ScorerState(
             nats=_push(state.nats, nats),
             z2=_push(state.z2, z2),
             y2=_push(state.y2, y2),
-            step2=_push(state.step2, step2 * np.square(self._inverse_scale)),
-            n_steps=_push(state.n_steps, n_steps),
+            step2=_push(state.step2, facts.step2 * np.square(self._inverse_scale)),
+            n_steps=_push(state.n_steps, facts.n_steps),
             n_scored=_push(state.n_scored, n_scored),
-            n_missing=_push(state.n_missing, n_missing),
-            n_saturated=_push(state.n_saturated, n_saturated),
-            low=_push(state.low, low),
-            high=_push(state.high, high),
+            n_missing=_push(state.n_missing, n_samples - facts.n_valid),
+            n_saturated=_push(state.n_saturated, facts.n_saturated),
+            low=_push(state.low, facts.low),
+            high=_push(state.high, facts.high),
             n_hops_seen=state.n_hops_seen + 1,
         )
         return self._score(after, diagonal), after
@@ -195,27 +198,6 @@ class BlockScorer:
         _sum(y, out=out[2])
         _sum(np.multiply(z, z, out=y), out=out[1])
         _sum(counted, out=out[3])
-
-    @staticmethod
-    def _add_movement(values: F32, valid: NDArray[np.bool_], saturated: NDArray[np.bool_], *, out: F32) -> None:
-        """Write step^2, steps, missing, saturated, lowest and highest, ``out`` (6, n_rows, n_channels)."""
-        # time first: numpy then sums whole rows of all streams
-        x, there = (np.array(a.transpose(1, 0, 2), order="C") for a in (values, valid))  # copies: x is written to
-        gone = ~there
-        np.copyto(x, _FAR, where=gone)
-        np.min(x, axis=0, out=out[4])
-        np.copyto(x, -_FAR, where=gone)
-        np.max(x, axis=0, out=out[5])
-        np.copyto(x, 0, where=gone)
-        steps = x[1:] - x[:-1]
-        counted = there.astype(np.float32)
-        np.subtract(len(x), counted.sum(axis=0), out=out[2])
-        both = counted[1:] * counted[:-1]
-        both.sum(axis=0, out=out[1])
-        steps *= both
-        steps *= steps
-        steps.sum(axis=0, out=out[0])
-        out[3] = saturated.sum(axis=1, dtype=np.int32) if saturated.any() else 0
 
     def _score(self, state: ScorerState, diagonal: F64) -> BlockScores:
         block = self.manifest.block

@@ -239,11 +239,13 @@ class Scorer:
         calibration: Calibration | None,
         clock_ms: F64 | None,
     ) -> tuple[VerdictBatch, ScorerState, HealthState]:
-        health, health_state = self.monitor.step(values, valid, health_state)
+        facts = self.monitor.look_at(values, valid, saturated)
+        health, health_state = self.monitor.step(values, valid, health_state, facts=facts)
         values, valid, saturated, used = self.monitor.repair(values, valid, saturated, health)
+        facts = self.monitor.repair_facts(facts, health)
         surprise = run(values, valid if used.all() else valid & used[:, None])
         precision = None if calibration is None or calibration.which is None else calibration.precision
-        scores, blocks = self.blocks.step(surprise, values, valid, saturated, blocks, precision=precision)
+        scores, blocks = self.blocks.step(surprise, values, valid, saturated, blocks, precision=precision, facts=facts)
         chosen = calibration or self.calibration
         unusual = chosen.assess(scores, self.groups)
         health_state = self.monitor.learn(unusual.sensor, health_state)

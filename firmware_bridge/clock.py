@@ -163,7 +163,7 @@ class _Bins:
 
     def arrays(self) -> tuple[I64, I64]:
         """Return both, as copies: an array that numpy looks at cannot grow."""
-        return np.array(self.at, np.int64), np.array(self.residual, np.int64)
+        return np.array(self.at), np.array(self.residual)
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 __all__ = ["LinesBetween", "Point", "edge_below", "lines_between", "lower_hull"]
+
+_GUESSES: Final = 8  # three or four are the rule
 
 Point: TypeAlias = tuple[int, float]
 F64: TypeAlias = NDArray[np.float64]
@@ -53,11 +55,21 @@ def edge_below(x: I64, y: I64, at: int) -> tuple[int, int]:
     Of all straight pieces from a point before ``at`` to one that is not, the edge is the lowest there. Points are in
     order of x, and there are some on both sides.
     """
-    n = int(np.searchsorted(x, at))
-    to = at - 0.5  # between both sides: a point at ``at`` itself would be the lowest end of many pieces
-    left, right = (x[:n] - to)[:, None], x[n:] - to
-    height = (y[:n, None] * right - y[n:] * left) / (right - left)
-    i, k = divmod(int(height.argmin()), len(right))
+    n = int(x.searchsorted(at))
+    # where a line through a point on either side has no point below it, it is the edge; a few guesses find it
+    since, height = (x - at).astype(np.float64), y.astype(np.float64)
+    slope, before = 0.0, (-1, -1)
+    for _ in range(_GUESSES):
+        above = height - slope * since
+        ends = int(above[:n].argmin()), n + int(above[n:].argmin())
+        if ends == before:
+            return ends
+        (i, k), before = ends, ends
+        slope = (height[k] - height[i]) / (since[k] - since[i])
+    # all pieces; just before ``at``, as a point at it would be the lowest end of many
+    left, right = (since[:n] + 0.5)[:, None], since[n:] + 0.5
+    lowest = (height[:n, None] * right - height[n:] * left) / (right - left)
+    i, k = divmod(int(lowest.argmin()), len(right))
     return i, n + k
 
 

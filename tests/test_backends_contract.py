@@ -252,3 +252,17 @@ def test_a_refusal_of_tensorrt_is_one_error_with_what_it_said(bundle: Bundle, ca
 def test_more_streams_than_compiled_for_are_refused(bundle: Bundle) -> None:
     with pytest.raises(BackendError, match="compiled for 1 to 64"):
         on_paper(bundle, VirtualGpu()).allocate(65)
+
+
+@pytest.mark.parametrize("n_streams", [32, 5, 1])
+def test_a_step_bound_to_its_memory_is_the_step_to_the_bit(bundle: Bundle, n_streams: int) -> None:
+    backend, hop = OnnxBackend(bundle), bundle.manifest.hop
+    bound = backend.bind(32, hop)
+    state = zeros(bundle, n_streams)
+    for k in range(3):
+        x, mask = some_input(bundle, n_streams, hop, seed=k)
+        bound.x[:n_streams], bound.mask[:n_streams], bound.state[:n_streams] = x, mask, state
+        bound.run(n_streams)
+        *forecast, state = backend.step(x, mask, state)
+        for own, expected in zip((bound.mu, bound.log_sigma, bound.state_out), (*forecast, state), strict=True):
+            assert np.array_equal(own[:n_streams], expected)

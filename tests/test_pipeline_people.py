@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -216,6 +217,49 @@ def test_a_burst_of_minutes_gives_the_same_bits_as_a_trickle_and_no_larger_buffe
 
 def test_hops_of_many_people_end_at_many_moments_and_those_of_few_at_one() -> None:
     assert [phases_for(n, 50) for n in (1, 64, 65, 256, 1000, 4000)] == [1, 1, 2, 8, 31, 50]
+
+
+@settings(deadline=None, max_examples=15)
+@given(seed=st.integers(0, 2**31))
+def test_chunks_of_any_length_of_many_people_give_the_bits_of_each_alone(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    specs = [SensorSpec("wrist_left", ("acc_x", "gyr_z"))]  # one: it is never late, however long its chunks
+    n_people, n = 5, 700
+    width, typical = rng.choice([1, 1, 2], n_people), rng.choice([10, 50, 300], n_people)
+    sent: list[list[tuple[int, str, tuple[np.ndarray, ...], int]]] = []
+    for i in range(n_people):
+        mine = []
+        for spec in specs:
+            time = NS_PER_S + np.arange(n * width[i]) * (_INTERVAL // width[i])
+            values = rng.normal(size=(len(time), 2)).astype(np.float32)
+            arrays = (time, values, rng.random(values.shape) > 0.05 * (i % 2), rng.random(values.shape) > 0.99)
+            cuts = np.cumsum(rng.integers(1, 2 * typical[i], 2 * n))
+            for a, b in itertools.pairwise([0, *cuts[cuts < len(time)].tolist(), len(time)]):
+                if rng.random() > 0.03:  # else lost
+                    mine.append(
+                        (int(time[b - 1]), spec.name, tuple(x[a:b] for x in arrays), int(_INTERVAL // width[i]))
+                    )
+        sent.append(sorted(mine, key=lambda chunk: chunk[:2]))
+
+    def run(people: list[int]) -> dict[int, list[np.ndarray]]:
+        grid, found = Grid(specs, np.zeros(len(people), np.int64), rate_hz=50, hop=50), {}
+        chunks = sorted((at, name, k, i) for k, p in enumerate(people) for i, (at, name, *_) in enumerate(sent[p]))
+        for count, (_, name, k, i) in enumerate(chunks):
+            *_, arrays, interval_ns = sent[people[k]][i]
+            grid.push(k, name, *arrays, interval_ns=interval_ns)
+            if count % 7 and count < len(chunks) - 1:
+                continue
+            while len(due := np.flatnonzero(grid.n_final() >= 50)):
+                for row, hop in zip(due, np.concatenate(grid.take(due, 50), axis=2), strict=True):
+                    found.setdefault(people[row], []).append(hop)
+        return found
+
+    together = run(list(range(n_people)))
+    for i in range(n_people):
+        alone = run([i])[i]
+        assert alone
+        shared = min(len(alone), len(together[i]))
+        assert np.array_equal(alone[:shared], together[i][:shared]) and abs(len(alone) - len(together[i])) <= 1
 
 
 def test_who_was_turned_by_one_enrolment_begins_anew_without_it(

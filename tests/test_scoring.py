@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 
 from kinedge.edge.calibration import UNSCORED, Calibration, SubjectScores, fit_calibration, fit_likelihood_ratio
 from kinedge.edge.engine import Surprise
+from kinedge.edge.hop_facts import FAR, look_at
 from kinedge.edge.offline import align_recording, score_recording, verdicts_of
 from kinedge.edge.scores import BlockScorer, BlockScores
-from kinedge.edge.scoring import Scorer, put_rows, take_rows
+from kinedge.edge.scoring import Scorer, ScoringState, put_rows, take_rows
 from kinedge.errors import BundleError, SignalError
 from kinedge.recording import Recording, Region
 from kinedge.signals import IMU6, SensorSpec
@@ -239,3 +240,76 @@ def test_verdicts_of_several_people_at_once_are_those_of_each_alone(scorer: Scor
         got = batch.verdict(1)
         assert got.decision == alone[i].decision
         assert got.score == pytest.approx(alone[i].score, rel=1e-4, abs=1e-4)
+
+
+def test_a_state_written_in_place_gives_the_bits_of_one_that_is_not_and_leaves_others_alone(scorer: Scorer) -> None:
+    m, n = scorer.manifest, 70
+    rng = np.random.default_rng(0)
+    values = rng.normal(np.array(m.center), np.array(m.scale), (n, 6 * m.hop, m.n_channels)).astype(np.float32)
+    valid, saturated = rng.random(values.shape) > 0.02, rng.random(values.shape) > 0.99
+    valid[::3] = True
+    pure, kept = scorer.initial_state(n), scorer.initial_state(n).owned()
+    for k in range(6):
+        hop = [a[:, k * m.hop : (k + 1) * m.hop] for a in (values, valid, saturated)]
+        expected, pure = scorer.step(*hop, pure, end_tick=0)
+        order = rng.permutation(n)
+        for rows in (None,) if k % 2 else (np.sort(order[:40]), order[40:]):
+            own = hop if rows is None else [a[rows] for a in hop]
+            before = kept.owned()
+            found, kept = scorer.advance(*own, kept, rows, end_tick=0)
+            at = slice(None) if rows is None else rows
+            assert np.array_equal(found.scores.channel, expected.scores.channel[at])
+            assert np.array_equal(found.surprise.z, expected.surprise.z[at])
+            assert np.array_equal(found.belief.reliability, expected.belief.reliability[at])
+            others = np.setdiff1d(np.arange(n), np.arange(n) if rows is None else rows)
+            assert_same(kept.take(others), before.take(others))
+    assert_same(kept, pure)
+
+
+def assert_same(a: ScoringState, b: ScoringState) -> None:
+    for own, other in ((a.engine, b.engine), (a.blocks, b.blocks), (a.health, b.health)):
+        for f in fields(own):
+            assert np.array_equal(getattr(own, f.name), getattr(other, f.name)), f.name
+
+
+def test_a_verdict_told_before_does_not_change_when_its_state_goes_on(scorer: Scorer) -> None:
+    m, rng = scorer.manifest, np.random.default_rng(0)
+    state = scorer.initial_state(2).owned()
+    hops = rng.normal(np.array(m.center), np.array(m.scale), (8, 2, m.hop, m.n_channels)).astype(np.float32)
+    hops[:5] = np.minimum(hops[:5], np.array(m.center) + 0.5 * np.array(m.scale)).astype(np.float32)  # clipped
+    valid = np.ones(hops[0].shape, bool)
+    told = []
+    for k, values in enumerate(hops):
+        rows = None if k % 3 else np.array([1, 0])
+        batch, state = scorer.advance(values, valid, ~valid, state, rows, end_tick=0)
+        told.append((batch, [batch.verdict(i) for i in range(2)]))
+    assert all([batch.verdict(i) for i in range(2)] == verdicts for batch, verdicts in told)
+
+
+def test_facts_of_a_hop_are_those_that_anybody_would_count(scorer: Scorer) -> None:
+    rng = np.random.default_rng(3)
+    values = rng.integers(-4, 5, (40, 50, 12)).astype(np.float32)
+    valid, saturated = rng.random(values.shape) > 0.1, rng.random(values.shape) > 0.9
+    valid[::2], valid[1, :, 3] = True, False
+    facts = look_at(
+        np.where(valid, values, np.nan).astype(np.float32), valid, saturated, pairs=[(slice(0, 6), slice(6, 12))]
+    )
+    x = np.ma.array(values.astype(np.float64), mask=~valid)
+    assert np.array_equal(facts.n_valid, valid.sum(axis=1))
+    assert np.array_equal(facts.n_saturated, saturated.sum(axis=1))
+    assert np.array_equal(facts.low, x.min(axis=1).filled(FAR))
+    assert np.array_equal(facts.high, x.max(axis=1).filled(-FAR))
+    there = valid.any(axis=1)
+    assert np.array_equal(facts.n_high[there], (x == x.max(axis=1)[:, None]).sum(axis=1).filled(0)[there])
+    assert np.array_equal(facts.n_low[there], (x == x.min(axis=1)[:, None]).sum(axis=1).filled(0)[there])
+    assert np.allclose(facts.level, x.mean(axis=1).filled(0), atol=1e-5)
+    assert np.allclose(facts.power, (x.var(axis=1) * valid.sum(axis=1)).filled(0), rtol=1e-4)
+    steps = np.ma.diff(x, axis=1)
+    assert np.array_equal(facts.step2, (steps**2).sum(axis=1).filled(0))
+    moved = (x - x.mean(axis=1)[:, None]).filled(0)
+    assert np.allclose(facts.shared[0], (moved[..., :6] * moved[..., 6:]).sum(axis=1), atol=1e-2)
+    for i in (0, 1, 31, 39):  # whoever else is there
+        alone = look_at(values[i : i + 1], valid[i : i + 1])
+        assert np.array_equal(alone.power, facts.power[i : i + 1]) and np.array_equal(
+            alone.step2, facts.step2[i : i + 1]
+        )
