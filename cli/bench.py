@@ -319,8 +319,13 @@ def command_line() -> str:
         elif word == "--out":
             skip = True
         elif word != "--json" and not word.startswith("--out="):
-            words.append(Path(word).name if word.startswith(("/", "~", "..")) else word)
+            words.append(_without_folders(word))
     return shlex.join(["kinedge", *words]) if words else ""
+
+
+def _without_folders(word: str) -> str:
+    before, equals, path = word.rpartition("=")
+    return f"{before}{equals}{Path(path).name}" if path.startswith(("/", "~", "..")) else word
 
 
 def deliver(found: dict[str, Any], out: Path | None, *, as_json: bool, columns: Sequence[str] | None = None) -> None:

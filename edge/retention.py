@@ -45,7 +45,7 @@ def prune(
     episodes_older_than_s: float | None = None,
     max_sent_episodes: int | None = None,
 ) -> Pruned:
-    """Remove work that was done longer ago than ``older_than_s``, then blobs beyond the budget, then old episodes."""
+    """Remove work done longer ago than ``older_than_s``, blobs beyond the budget, old episodes and hours of answers."""
     before_utc_ns = database.wall_clock_ns() - int(older_than_s * 1e9)
     with database.writing() as connection:
         old = connection.execute(
@@ -67,6 +67,7 @@ def prune(
         if episodes_older_than_s is not None:
             oldest_utc_ns = database.wall_clock_ns() - int(episodes_older_than_s * 1e9)
             n_episodes += connection.execute(f"{_DROP_SENT} AND committed_utc_ns < ?", (oldest_utc_ns,)).rowcount
+            connection.execute("DELETE FROM verdict_hours WHERE changed_utc_ns < ?", (oldest_utc_ns,))
         if max_sent_episodes is not None:
             newest = f"SELECT id FROM episodes WHERE {_LONG_SENT} ORDER BY start_utc_ns DESC LIMIT -1 OFFSET ?"
             n_episodes += connection.execute(f"{_DROP_SENT} AND id IN ({newest})", (max_sent_episodes,)).rowcount

@@ -86,7 +86,9 @@ class Offline:
                 rng=random.Random(1),
             ) as uplink:
                 began_s = time.monotonic()
+                begun_ns = self.clock.now_ns
                 n_tried = await self.two_weeks(store, uplink)
+                days = (self.clock.now_ns - begun_ns) / 86_400e9
                 offline_s, waiting = time.monotonic() - began_s, store.counts().ready
                 collector = self.start_collector()
                 try:
@@ -98,7 +100,12 @@ class Offline:
                     collector.wait(60)
                 store.verify_audit()
                 left = store.counts()
-            found = {"waiting": waiting, "tried_offline": n_tried, "left": left.ready + left.locked + left.quarantined}
+            found = {
+                "days": round(days, 1),
+                "waiting": waiting,
+                "tried_offline": n_tried,
+                "left": left.ready + left.locked + left.quarantined,
+            }
         return {
             "episodes": self.n,
             **found,
@@ -109,7 +116,10 @@ class Offline:
         }
 
     async def two_weeks(self, store: EpisodeStore, uplink: Uplink) -> int:
-        """Decide episodes, spread evenly; say how often the collector was asked for."""
+        """Decide episodes, spread evenly; say how often the collector was asked for.
+
+        Time goes on for as long as the uplink wants to be left alone, so it is two weeks or more.
+        """
         n_tried = 0
         for i in range(self.n):
             end_ns = self.clock.now_ns + TWO_WEEKS_S * 10**9 // self.n

@@ -159,3 +159,19 @@ def test_a_damaged_hour_is_named(tmp_path: Path) -> None:
             connection.execute("UPDATE verdict_hours SET content = x'7b7d'")
         with pytest.raises(StoreError, match="hour of answers is damaged"):
             VerdictHours(store.database).rows()
+
+
+def test_hours_of_answers_go_when_old_episodes_go(tmp_path: Path) -> None:
+    now = [NOON_NS]
+    with EpisodeStore(tmp_path / "edge.db", wall_clock_ns=lambda: now[0]) as store:
+        hours = VerdictHours(store.database)
+        tally = VerdictTally(hours, timezone="UTC", note=print)
+        for day in (0, 40):
+            now[0] = NOON_NS + day * 24 * HOUR_NS
+            tally.add("p-001", NORMAL, BUILDER, end_utc_ns=now[0])
+            assert asyncio.run(tally.keep())
+        store.prune(older_than_s=0, episodes_older_than_s=60 * 86_400)
+        assert len(hours.rows()) == 2
+        store.prune(older_than_s=0, episodes_older_than_s=30 * 86_400)
+        (kept,) = hours.rows()
+    assert kept.hour == (NOON_NS - 1) // HOUR_NS + 40 * 24
