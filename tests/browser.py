@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -74,3 +75,11 @@ def axe_findings(page: Page) -> list[str]:
         if v["impact"] in ("serious", "critical")
         for node in v["nodes"]
     ]
+
+
+def wait_until_true(page: Page, expression: str, *, timeout_s: float = 10.0) -> None:
+    """Wait for a JavaScript expression: by the debugger, because the page's policy refuses what evaluates strings."""
+    deadline = time.monotonic() + timeout_s
+    while not page.evaluate(expression):
+        assert time.monotonic() < deadline, f"{expression}: not so after {timeout_s:g} s"
+        page.wait_for_timeout(20)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from board_replay import Replay, Server
-from browser import LAPTOP, TABLET, Watched, axe_findings
+from browser import LAPTOP, TABLET, Watched, axe_findings, wait_until_true
 
 pytestmark = pytest.mark.xdist_group("browser")
 
@@ -199,7 +199,7 @@ def test_everything_can_be_reached_by_keyboard(opened: Open, replay: Replay) -> 
     assert outline == "solid", "the focus must be seen"
     page.keyboard.press("Enter")
     page.wait_for_selector(".answer")
-    page.wait_for_function("document.activeElement.tagName === 'H1'")
+    wait_until_true(page, "document.activeElement.tagName === 'H1'")
     for _ in range(20):
         page.keyboard.press("Tab")
         if "Assign" in page.evaluate("document.activeElement.innerText"):
@@ -208,7 +208,7 @@ def test_everything_can_be_reached_by_keyboard(opened: Open, replay: Replay) -> 
     page.wait_for_selector("dialog[open]")
     assert page.evaluate("document.querySelector('dialog[open]').contains(document.activeElement)")
     page.keyboard.press("Escape")
-    page.wait_for_function("document.activeElement.innerText.includes('Assign')")
+    wait_until_true(page, "document.activeElement.innerText.includes('Assign')")
 
 
 def test_a_live_region_is_not_flooded(opened: Open, replay: Replay) -> None:
@@ -271,7 +271,7 @@ def test_what_a_person_asks_for_is_asked_of_the_board(opened: Open, replay: Repl
     page.get_by_label("Place on the body").select_option("wrist_left")
     page.get_by_role("button", name="Find by tapping").click()
     page.get_by_role("button", name="Assign KE-900 to p-002").click()
-    page.wait_for_function("!document.querySelector('dialog[open] .devices button[disabled]')")
+    wait_until_true(page, "!document.querySelector('dialog[open] .devices button[disabled]')")
     assert replay.asked == [
         ("/api/people/p-002/enrolment", {"action": "start", "minutes": 20}),
         ("/api/people/p-002/mute", {"minutes": 15}),
