@@ -36,9 +36,8 @@ default-model: $(VENV)/.dev ## train the shipped model again
 web: ## check and build the pages (needs node >= 20.19 and npm)
 	cd web && npm ci --no-audit --no-fund && npm run check && npm run build && npm run size
 
-screenshots: $(VENV)/.dev ## pictures of both pages for docs/, from a site that runs (25 minutes, needs chromium)
+screenshots: $(VENV)/.dev ## pictures of both pages for docs/, from a site that runs (five minutes, needs chromium)
 	PYTHONPATH=tests $(BIN)/python tests/board_screenshots.py
-	PYTHONPATH=tests $(BIN)/python tests/board_screenshots.py --personal
 	PYTHONPATH=tests $(BIN)/python tests/desk_screenshots.py
 
 typing: ## links that let analysers see the rooms as one package

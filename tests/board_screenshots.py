@@ -41,7 +41,6 @@ WALL = (
     Shot("dark", "#/person/p-017", DIFFERENT, "?lang=en&theme=dark"),
     Shot("gateway", "#/board", ".facts"),
 )
-PERSONAL = (Shot("personal", "#/person/p-002", DIFFERENT),)
 
 
 def save(png: bytes, path: Path) -> None:
@@ -59,7 +58,7 @@ def save(png: bytes, path: Path) -> None:
 def take(url: str, folder: Path, shots: tuple[Shot, ...]) -> None:
     with launched() as browser:
         page: Any = browser.new_page(locale="en-GB")
-        page.set_default_timeout(300_000)
+        page.set_default_timeout(120_000)
         for shot in shots:
             page.set_viewport_size(shot.viewport)
             page.goto(f"{url}{shot.query}{shot.view}")
@@ -99,22 +98,13 @@ def of_a_wall(folder: Path, images: Path) -> None:
         take(url, images, WALL)
 
 
-def of_a_baseline(folder: Path, images: Path) -> None:
-    """One person who learned their usual and is valid since, and then trembles: a quarter of an hour."""
-    with site(folder, n_people=2, minutes=24, quiet_s=870) as url:
-        post(url, "api/people/p-002/enrolment", {"action": "start", "minutes": 2})
-        wait_until("a valid baseline", lambda: state_of(url)["people"][1]["calibration"]["valid"], 1200)
-        take(url, images, PERSONAL)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=IMAGES)
-    parser.add_argument("--personal", action="store_true", help="the picture that takes a quarter of an hour")
     asked = parser.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="kinedge-site-") as folder:
-        (of_a_baseline if asked.personal else of_a_wall)(Path(folder), asked.out)
+        of_a_wall(Path(folder), asked.out)
 
 
 if __name__ == "__main__":

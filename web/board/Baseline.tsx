@@ -24,7 +24,7 @@ export const Baseline = memo(function Baseline({ person, canEnrol }: { person: P
       <h2 id="usual">{words.say("usual")}</h2>
       {learning ? (
         <Progress share={enrolment.needed_s ? enrolment.seconds / enrolment.needed_s : 0} text={words.pick(enrolment.text)} />
-      ) : share !== null ? (
+      ) : share !== null && share < 1 ? (
         <Progress share={share} text={text} />
       ) : (
         <p class={`baseline-text${calibration.valid === false ? " baseline-invalid" : ""}`}>{text}</p>

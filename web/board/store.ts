@@ -16,8 +16,8 @@ import type {
 
 export const HISTORY_S = 900;
 export const SIGNALS_S = 10;
-/** An answer older than this is not the current one. */
-export const STALE_S = 10;
+/** An answer older than this, or than three steps of a slow model, is not the current one. */
+const STALE_S = 10;
 const RETRY_MS = 5000;
 const MAX_NOTES = 50;
 const WHOLE = ["model", "outbox", "tasks", "notes", "spare", "identify", "features", "site", "gateway", "version"] as const;
@@ -102,7 +102,9 @@ export class BoardStore {
 
   /** Whether what is known of a person may be shown as what is so now. */
   isCurrent(person: Person): boolean {
-    return this.connection === "open" && person.utc_ns !== null && this.nowNs() - person.utc_ns < STALE_S * 1e9;
+    const model = this.state?.model;
+    const oldestS = Math.max(STALE_S, model ? (3 * model.hop) / model.rate_hz : 0);
+    return this.connection === "open" && person.utc_ns !== null && this.nowNs() - person.utc_ns < oldestS * 1e9;
   }
 
   private onState(event: StateEvent): void {

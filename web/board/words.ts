@@ -16,9 +16,8 @@ export const WORDS = dictionary({
   no_current: { en: "no current answer", fr: "pas de réponse actuelle" },
   last_was: { en: "last: {decision}, {time}", fr: "dernière\u202f: {decision}, {time}" },
   since: { en: "episode since {time}", fr: "épisode depuis {time}" },
-  muted_until: { en: "muted until {time}", fr: "muet jusqu’à {time}" },
+  muted_until: { en: "muted until {time}", fr: "en sourdine jusqu’à {time}" },
   sensors_of: { en: "{n} of {total} sensors heard", fr: "{n} capteurs sur {total} reçus" },
-  person_of: { en: "Person {subject}", fr: "Personne {subject}" },
   unknown_person: { en: "There is no person “{subject}” on this board.", fr: "Aucune personne «\u00a0{subject}\u00a0» sur ce boîtier." },
 
   live: { en: "live", fr: "en direct" },
@@ -73,7 +72,6 @@ export const WORDS = dictionary({
   battery: { en: "Battery", fr: "Batterie" },
   loss: { en: "Loss", fr: "Pertes" },
   clock_error: { en: "Clock", fr: "Horloge" },
-  device: { en: "Device", fr: "Appareil" },
   yes: { en: "yes", fr: "oui" },
   no: { en: "no", fr: "non" },
   not_known: { en: "not known", fr: "inconnu" },
@@ -97,11 +95,9 @@ export const WORDS = dictionary({
   usual_minutes_hint: { en: "30 is good. With less the baseline leans on other people’s.", fr: "30 est bien. Avec moins, la référence s’appuie sur celle d’autres personnes." },
   usual_go: { en: "Start learning", fr: "Commencer" },
   promise: { en: "What is promised", fr: "Ce qui est promis" },
-  calibration_progress: { en: "{text}", fr: "{text}" },
 
-  mute: { en: "Mute", fr: "Muet" },
-  mute_for: { en: "Mute {n} min", fr: "Muet {n} min" },
-  unmute: { en: "End muting", fr: "Réactiver" },
+  mute_for: { en: "Mute {n} min", fr: "Sourdine {n} min" },
+  unmute: { en: "End muting", fr: "Fin de la sourdine" },
   mute_explain: {
     en: "No alarm of an episode is shown until then. Everything is still recorded and sent.",
     fr: "Aucune alarme d’épisode n’est affichée d’ici là. Tout reste enregistré et envoyé.",
@@ -139,7 +135,6 @@ export const WORDS = dictionary({
   software: { en: "Software", fr: "Logiciel" },
   model: { en: "Model", fr: "Modèle" },
   digest: { en: "Digest", fr: "Empreinte" },
-  precision: { en: "Precision", fr: "Précision" },
   tasks: { en: "Tasks", fr: "Tâches" },
   tasks_running_one: { en: "{n} task is running", fr: "{n} tâche en marche" },
   tasks_running_other: { en: "{n} tasks are running", fr: "{n} tâches en marche" },
@@ -162,7 +157,6 @@ export const WORDS = dictionary({
     fr: "Les capteurs ne sont plus reçus et personne n’est suivi jusqu’au redémarrage. Les épisodes ouverts sont clos et gardés.",
   },
   stop_type: { en: "Type “{gateway}” to confirm", fr: "Tapez «\u00a0{gateway}\u00a0» pour confirmer" },
-  stopped: { en: "The board is stopping.", fr: "Le boîtier s’arrête." },
   logout: { en: "Sign out", fr: "Se déconnecter" },
   login_hint: {
     en: "Whoever set up this board has the token. It is in the file that token_file of its configuration names.",

@@ -20,7 +20,6 @@ export const SHARED = {
   confirm: { en: "Confirm", fr: "Confirmer" },
   back: { en: "Back", fr: "Retour" },
   loading: { en: "Loading…", fr: "Chargement…" },
-  nothing_here: { en: "Nothing here yet.", fr: "Rien pour l’instant." },
   try_again: { en: "Try again", fr: "Réessayer" },
 
   login_title: { en: "Sign in", fr: "Connexion" },
