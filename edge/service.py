@@ -243,7 +243,7 @@ class EdgeService:
         """
         await self.keeper.finish_drafts(restarted=True)
         self._stop = stop
-        self._add_tasks(stop)
+        self._add_tasks()
         self.supervisor.start()
         self._tell("READY=1", status="started")
         try:
@@ -277,7 +277,7 @@ class EdgeService:
         if self._stop is not None:
             asyncio.get_running_loop().call_later(_ANSWER_S, self._stop.set)
 
-    def _add_tasks(self, stop: asyncio.Event) -> None:
+    def _add_tasks(self) -> None:
         """Name every task; what another module brings joins in here."""
         add, source = self.supervisor.add, self._source
         if source is None:
@@ -296,7 +296,7 @@ class EdgeService:
         for wired in self.wiring:
             add(f"link {wired.where}", partial(self.serve, wired.where))
         if self.uplink is not None:
-            add("uplink", partial(self.uplink.run, stop))
+            add("uplink", partial(self.uplink.run, asyncio.Event()))  # ended by cancelling it, as all are
         if self._models is not None:
             record, running = self.caretaker.record, lambda: self.scorer
             add("models", partial(self._models.run, record, running=running, use=self._use_model))
