@@ -186,7 +186,7 @@ class Tail:
     @property
     def past(self) -> F64:
         """A copy of what is kept."""
-        return self._data[self._at - self._n_kept : self._at].copy()
+        return np.array(self._data[self._at - self._n_kept : self._at])
 
     def window(self) -> F64:
         """Return what is kept and, behind it, ``width`` places for new numbers, as one view (K + width,)."""
