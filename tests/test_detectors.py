@@ -93,6 +93,63 @@ def test_sample_by_sample_is_the_same_as_at_once(fitted: Detector) -> None:
     np.testing.assert_allclose(single, whole, rtol=1e-3 if isinstance(fitted, TcnDetector) else 1e-6, atol=1e-5)
 
 
+def _eventful(n: int, n_channels: int, *, seed: int) -> F64:
+    """Noise with what leaves the short way of a single sample: gaps, values beyond the clips, anomalies."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n, n_channels))
+    x[40:43] = np.nan
+    x[90:120, 0] = np.nan
+    x[130] = 1e6
+    x[150:170] += 40
+    x[200, -1] = 1e200
+    return x
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    n_channels=st.sampled_from([1, 2, 5, 9, 33]),
+    order=st.sampled_from([1, 4, 16]),
+    forget=st.sampled_from([0.0, 60.0]),
+    smoothing=st.sampled_from([1, 2, 50]),
+    cuts=st.lists(st.integers(1, 259), max_size=8),
+    seed=st.integers(0, 9),
+)
+def test_linear_scores_are_the_same_to_the_bit_however_samples_arrive(
+    n_channels: int, order: int, forget: float, smoothing: int, cuts: list[int], seed: int
+) -> None:
+    detector = FusedDetector([Branch(VarDetector(VarConfig(order=order, forget=forget)))], smoothing=smoothing)
+    detector.fit(np.random.default_rng(seed).normal(size=(120, n_channels)))
+    x = _eventful(260, n_channels, seed=seed)
+    fresh = detector.state
+    with np.errstate(over="ignore"):
+        whole = detector.step(x)
+        end = detector.state
+        for edges in ([0, *sorted(set(cuts)), len(x)], list(range(len(x) + 1))):
+            detector.restore(fresh)
+            parts = []
+            for a, b in itertools.pairwise(edges):
+                parts.append(detector.step(x[a:b]))
+                if a % 3 == 0:  # kept and taken back by another one on the way
+                    kept, detector = detector.state, copy.deepcopy(detector)
+                    detector.restore(kept)
+            np.testing.assert_array_equal(np.concatenate(parts), whole)
+            for name, value in detector.state.items():
+                np.testing.assert_array_equal(value, end[name], err_msg=name)
+
+
+def test_a_refused_sample_leaves_the_linear_detector_as_it_was() -> None:
+    detector = linear_preset(lag=0)
+    x = _stream()
+    detector.fit(x[:N_PREFIX])
+    detector.step(x[:100])
+    before = detector.state
+    for bad in (np.full((1, 5), np.inf), np.zeros((1, 4)), np.zeros(5)):
+        with pytest.raises(SignalError):
+            detector.step(bad)
+    for name, value in detector.state.items():
+        np.testing.assert_array_equal(value, before[name])
+
+
 @settings(max_examples=8, deadline=None)
 @given(at=st.integers(50, 850), seed=st.integers(0, 3))
 def test_the_future_beyond_the_lag_changes_nothing(fitted: Detector, at: int, seed: int) -> None:

@@ -86,10 +86,11 @@ class FusedDetector(Detector):
 
     def fuse(self, smooth: Sequence[F64]) -> F64:
         """Sum smoothed surprises of all branches, of any shape, on their log scale."""
-        fused = np.zeros_like(smooth[0])
-        for s, scale, branch in zip(smooth, self._scales, self.branches, strict=True):
-            fused += branch.weight * np.log1p(s / scale)
-        return fused
+        triples = zip(smooth, self._scales, self.branches, strict=True)
+        first, *others = [branch.weight * np.log1p(s / scale) for s, scale, branch in triples]
+        for other in others:
+            first += other
+        return first
 
     @property
     def state(self) -> State:

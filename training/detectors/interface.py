@@ -25,10 +25,12 @@ __all__ = [
     "Detector",
     "Standardisation",
     "State",
+    "Tail",
     "TrailingMean",
     "blocks",
     "checked_samples",
     "restored",
+    "row_sums",
     "score_series",
 ]
 
@@ -36,6 +38,7 @@ F64 = NDArray[np.float64]
 State = dict[str, NDArray[Any]]
 _BLOCK: Final = 2048
 _MIN_PREFIX: Final = 32
+_ROOM: Final = 64
 
 
 def checked_samples(x: ArrayLike, *, n_channels: int | None = None, at_least: int = 0) -> F64:
@@ -156,21 +159,77 @@ class Standardisation:
         return np.clip(z, -self.clip, self.clip), present
 
 
+def row_sums(x: F64) -> F64:
+    """Return the sum (n,) of each row of (n, K): to the bit what ``row.dot(ones)`` gives for that row alone.
+
+    ``x.sum(axis=1)`` adds in another order than the dot product, which is the cheapest sum of a single row.
+    """
+    return np.asarray(np.matmul(x[:, None, :], np.ones(x.shape[1]))[:, 0])
+
+
+class Tail:
+    """The last numbers of a stream, always side by side in memory, with room behind them for what comes next.
+
+    Parameters
+    ----------
+    past : (K,)
+        What has been seen; so many numbers are kept.
+    width
+        Numbers that come in at once.
+    """
+
+    def __init__(self, past: F64, *, width: int = 1) -> None:
+        self._n_kept, self._width = len(past), width
+        self._data = np.concatenate([past, np.zeros(_ROOM * width)])
+        self._at = self._n_kept
+
+    @property
+    def past(self) -> F64:
+        """A copy of what is kept."""
+        return np.array(self._data[self._at - self._n_kept : self._at])
+
+    def window(self) -> F64:
+        """Return what is kept and, behind it, ``width`` places for new numbers, as one view (K + width,)."""
+        if self._at + self._width > len(self._data):
+            self._data[: self._n_kept] = self.past
+            self._at = self._n_kept
+        return self._data[self._at - self._n_kept : self._at + self._width]
+
+    def advance(self) -> None:
+        """Keep what was written into the places of :meth:`window`."""
+        self._at += self._width
+
+
 class TrailingMean:
     """Mean of the last ``length`` values of a stream; before its start there are zeros."""
 
     def __init__(self, length: int) -> None:
         if length < 1:
             raise ConfigError(f"a mean over {length} samples; give at least 1")
-        self.past = np.zeros(length - 1)
+        self._tail = Tail(np.zeros(length - 1))
+        self._ones = np.ones(length)
+
+    @property
+    def past(self) -> F64:
+        """The ``length - 1`` values that count towards the next mean."""
+        return self._tail.past
+
+    @past.setter
+    def past(self, values: F64) -> None:
+        self._tail = Tail(values)
 
     def step(self, values: F64) -> F64:
         """Take (n,), return (n,)."""
-        seen = np.concatenate([self.past, values])
-        length = len(self.past) + 1
-        self.past = seen[len(seen) - length + 1 :]
+        length = len(self._ones)
         # A sum of each window anew, not a running one: no error can pile up over days.
-        return np.asarray(np.lib.stride_tricks.sliding_window_view(seen, length).sum(axis=1) / length)
+        if len(values) == 1:
+            window = self._tail.window()
+            window[-1] = values[0]
+            self._tail.advance()
+            return np.array([window.dot(self._ones) / length])
+        seen = np.concatenate([self.past, values])
+        self.past = seen[len(seen) - length + 1 :]
+        return np.asarray(row_sums(np.lib.stride_tricks.sliding_window_view(seen, length)) / length)
 
 
 def blocks(first: int, n: int, *, size: int) -> Iterator[tuple[int, int]]:

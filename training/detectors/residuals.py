@@ -15,6 +15,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from kinedge.training.detectors.interface import row_sums
+
 __all__ = ["ResidualUnits", "mean_surprise"]
 
 F64 = NDArray[np.float64]
@@ -54,8 +56,11 @@ class ResidualUnits:
         square : (K,)
             The running mean square before them; ones at the start.
         """
-        z = np.clip(residual / self.deviation, -self.clip, self.clip)
-        squares = np.where(present, z**2, 0.0)
+        return self.surprise_in_units(residual / self.deviation, present, square)
+
+    def surprise_in_units(self, z: F64, present: NDArray[np.bool_], square: F64) -> tuple[F64, F64]:
+        """Return the same for residuals (n, K) that are divided by their deviation already."""
+        squares = np.where(present, np.clip(z, -self.clip, self.clip) ** 2, 0.0)
         if self.forget:
             units = np.empty_like(squares)
             for t in range(len(squares)):
@@ -76,7 +81,21 @@ class ResidualUnits:
         squares = np.where(present, z**2, 0.0)
         return squares / square, self._followed(square, squares, present)
 
-    def _followed(self, square: F64, squares: F64, present: NDArray[np.bool_]) -> F64:
+    def surprise_of_whole(self, squares: F64, square: F64) -> tuple[F64, F64]:
+        """Return the same for one instant (K,) of one stream, of which nothing is missing and nothing clipped.
+
+        For a unit that follows; one that stays leaves the squares as they are.
+
+        Parameters
+        ----------
+        squares : (K,)
+            Squared residuals in their units.
+        square : (K,)
+            The running mean square before it.
+        """
+        return squares / square, self._followed(square, squares, 1.0)
+
+    def _followed(self, square: F64, squares: F64, present: NDArray[np.bool_] | float) -> F64:
         """Return the running mean square behind an instant."""
         step = np.minimum(squares, _LOUD**2 * square) - square
         return np.asarray(np.maximum(square + present / self.forget * step, 1.0))
@@ -84,4 +103,4 @@ class ResidualUnits:
 
 def mean_surprise(squares: F64, present: NDArray[np.bool_]) -> F64:
     """Return the mean over what is present (n,) of (n, K); 0 where nothing is."""
-    return np.asarray(squares.sum(axis=1) / np.maximum(present.sum(axis=1), 1))
+    return np.asarray(row_sums(squares) / np.maximum(present.sum(axis=1), 1))

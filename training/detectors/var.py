@@ -4,6 +4,8 @@ Choices
 -------
 * One ridge solution in closed form on the prefix, all channels from all channels; no training, no seed.
 * What a residual means is said in :mod:`~kinedge.training.detectors.residuals`.
+* One product of a matrix with what was seen last gives the residuals of a sample in their units, for a sample alone and
+  for each of a chunk: streaming equals batch to the bit, and one sample costs a dozen calls on rows that lie ready.
 """
 
 from __future__ import annotations
@@ -16,13 +18,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from kinedge.errors import ConfigError, SignalError
-from kinedge.training.detectors.interface import Detector, Standardisation, State, checked_samples, restored
+from kinedge.training.detectors.interface import Detector, Standardisation, State, Tail, checked_samples, restored
 from kinedge.training.detectors.residuals import ResidualUnits, mean_surprise
 
 __all__ = ["VarConfig", "VarDetector", "VarStreams"]
 
 F64 = NDArray[np.float64]
 _CHUNK: Final = 2048
+_WELL_BELOW: Final = 0.999  # of a clip, squared: so that no rounding can hide a value at it
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,8 @@ class VarDetector(Detector):
     def __init__(self, config: VarConfig = VarConfig()) -> None:
         self.config = config
         self._weight: F64 = np.zeros((0, 0))
+        self._one = (1, 0)
+        self._n_seen = 0
 
     def fit(self, prefix: ArrayLike) -> F64:
         """Learn from a prefix (n, C); its residuals are in-sample, which the ridge keeps honest."""
@@ -89,18 +94,28 @@ class VarDetector(Detector):
         residual = np.concatenate([z[a:b] - self._features(z[a - p : b]) @ self._weight for a, b in chunks])
         cfg = self.config
         self._units = ResidualUnits(residual, present[p:], floor=cfg.floor, clip=cfg.residual_clip, forget=cfg.forget)
+        self._prepare()
         self._reset()
         scores = self.step(x)
         self._reset()
         return scores
 
+    def _prepare(self) -> None:
+        """Lay the model out for stepping: residuals in their units are ``matrix @ (oldest .. newest, now) - bias``."""
+        p, n_channels = self.config.order, self._weight.shape[1]
+        oldest_first = self._weight[:-1].reshape(p, n_channels, n_channels)[::-1].reshape(p * n_channels, n_channels)
+        deviation = self._units.deviation
+        self._matrix = np.concatenate([-oldest_first.T, np.eye(n_channels)], axis=1) / deviation[:, None]
+        self._bias = self._weight[-1] / deviation
+        self._one = (1, n_channels)
+        self._ones, self._row = np.ones(n_channels), np.empty(n_channels)
+        self._calm = _WELL_BELOW * self.config.clip**2, _WELL_BELOW * self.config.residual_clip**2
+
     def _reset(self) -> None:
         n_channels = self._weight.shape[1]
-        self._state: State = {
-            "past": np.zeros((self.config.order, n_channels)),
-            "square": np.ones(n_channels),
-            "n_seen": np.zeros(1, dtype=np.int64),
-        }
+        self._tail = Tail(np.zeros(self.config.order * n_channels), width=n_channels)
+        self._square = np.ones(n_channels)
+        self._n_seen = 0
 
     def _features(self, z: F64) -> F64:
         """Return (n - p, p * C + 1) of (n, C): what stands before each sample, the newest first, and a one."""
@@ -111,9 +126,35 @@ class VarDetector(Detector):
 
     def step(self, x: ArrayLike) -> F64:
         """Take (n, C), return the surprise (n,): 1 is usual."""
+        values = np.asarray(x, dtype=np.float64)
+        if values.shape == self._one and self._n_seen >= self.config.order:
+            score = self._step_one(values[0])
+            if score is not None:
+                return np.array([score])
         values = checked_samples(x, n_channels=self._weight.shape[1])
         parts = [mean_surprise(*self._squares(part)) for part in self._parts(values)]
         return np.concatenate(parts) if parts else np.zeros(0)
+
+    def _step_one(self, sample: F64) -> float | None:
+        """Return the surprise of one sample (C,); None, nothing changed, if a value is missing or to be clipped."""
+        window, row = self._tail.window(), self._row
+        z = window[-len(sample) :]
+        np.subtract(sample, self._standard.center, z)
+        np.divide(z, self._standard.scale, z)
+        if not z.dot(z) < self._calm[0]:  # nor is it if a value is missing or infinite
+            return None
+        np.matmul(self._matrix, window, row)
+        np.subtract(row, self._bias, row)
+        np.multiply(row, row, row)
+        total = row.dot(self._ones)
+        if not total < self._calm[1]:
+            return None
+        if self.config.forget:
+            squares, self._square = self._units.surprise_of_whole(row, self._square)
+            total = squares.dot(self._ones)
+        self._tail.advance()
+        self._n_seen += 1
+        return float(total) / len(sample)
 
     def channel_surprise(self, x: ArrayLike) -> F64:
         """Take (n, C) as :meth:`step` does, return the surprise of each channel (n, C)."""
@@ -126,23 +167,31 @@ class VarDetector(Detector):
     def _squares(self, x: F64) -> tuple[F64, NDArray[np.bool_]]:
         """Return squared residuals in their units, and which could be told; moves the state on."""
         z, present = self._standard.apply(x)
-        seen = np.concatenate([self._state["past"], z])
-        residual = z - self._features(seen) @ self._weight
-        n_seen = int(self._state["n_seen"][0])
-        present[: max(0, self.config.order - n_seen)] = False  # nothing can be predicted from before the start
-        squares, self._state["square"] = self._units.surprise(residual, present, self._state["square"])
-        self._state["past"] = seen[len(seen) - self.config.order :]
-        self._state["n_seen"] = np.array([n_seen + len(x)], dtype=np.int64)
+        n_channels, n_features = self._matrix.shape
+        seen = np.concatenate([self._tail.past, z.ravel()])
+        windows = np.lib.stride_tricks.sliding_window_view(seen, n_features)[::n_channels]
+        # each row by itself, not one product of matrices, whose last bits depend on how many rows there are
+        in_units = np.matmul(self._matrix, windows[:, :, None])[:, :, 0] - self._bias
+        present[: max(0, self.config.order - self._n_seen)] = False  # nothing can be predicted from before the start
+        squares, self._square = self._units.surprise_in_units(in_units, present, self._square)
+        self._tail = Tail(seen[len(z) * n_channels :], width=n_channels)
+        self._n_seen += len(x)
         return squares, present
 
     @property
     def state(self) -> State:
         """Past samples, running units, samples seen."""
-        return {name: value.copy() for name, value in self._state.items()}
+        return {
+            "past": self._tail.past.reshape(-1, len(self._square)),
+            "square": self._square.copy(),
+            "n_seen": np.array([self._n_seen], dtype=np.int64),
+        }
 
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
         """Go back to a state."""
-        self._state = restored(self._state, state)
+        parts = restored(self.state, state)
+        self._tail = Tail(parts["past"].ravel(), width=len(self._square))
+        self._square, self._n_seen = parts["square"], int(parts["n_seen"][0])
 
     @property
     def n_parameters(self) -> int:
