@@ -25,12 +25,14 @@ audit = typer.Typer(
 app.add_typer(audit, no_args_is_help=True)
 
 Store = Annotated[Path, typer.Argument(help="The store of an edge; it may be running.")]
+Key = Annotated[Path | None, typer.Option(help="The master key of a store that is encrypted as a whole.")]
 
 
 @audit.command()
 def verify(
     store: Store,
     head: Annotated[str | None, typer.Option(help="Digest of an earlier end; it must still be in the chain.")] = None,
+    key: Key = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Recompute the hash chain; exit status 1 when a row was changed, removed or put in between.
@@ -38,8 +40,9 @@ def verify(
     Example: kinedge audit verify edge.db
     """
     from kinedge.edge.store import EpisodeStore
+    from kinedge.edge.vault import vault_beside
 
-    with EpisodeStore(store, read_only=True) as opened:
+    with EpisodeStore(store, read_only=True, vault=vault_beside(store, key)) as opened:
         end = opened.verify_audit(known_digest=head)
     if as_json:
         typer.echo(json.dumps({"ok": True, "rows": end.n_rows, "head": end.digest}))
@@ -53,6 +56,7 @@ def show(
     store: Store,
     event: Annotated[str | None, typer.Option(help="Only events of this kind, such as raw_dropped.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=100_000, help="The newest so many.")] = 50,
+    key: Key = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
     """Show what happened, the oldest first.
@@ -60,8 +64,9 @@ def show(
     Example: kinedge audit show edge.db --event clock_stepped
     """
     from kinedge.edge.store import EpisodeStore
+    from kinedge.edge.vault import vault_beside
 
-    with EpisodeStore(store, read_only=True) as opened:
+    with EpisodeStore(store, read_only=True, vault=vault_beside(store, key)) as opened:
         rows = opened.audit_rows(limit=limit, event=event)
     if as_json:
         for row in rows:

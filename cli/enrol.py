@@ -85,7 +85,8 @@ def enrol(
         data = sign_archive(data, signing_key, kind="enrolment", digest=enrolment.digest)
     place = out or Path(f"{name}.enrolment")
     if feedback is not None:  # first: no calibration changes without a trace
-        note_recalibration(feedback, entered, subject=name, enrolment_digest=enrolment.digest)
+        vault = vault_beside(feedback, feedback_key)
+        note_recalibration(feedback, entered, subject=name, enrolment_digest=enrolment.digest, vault=vault)
     write_bundle(place, data)
     if picture is not None:
         write_bundle(picture, draw_enrolment(enrolment, service.scorer).encode())

@@ -26,7 +26,7 @@ def feedback(
     dismissed: Annotated[bool, typer.Option("--dismissed", help="It was ordinary for this person.")] = False,
     confirmed: Annotated[bool, typer.Option("--confirmed", help="It was not.")] = False,
     withdrawn: Annotated[bool, typer.Option("--withdrawn", help="Take the last answer back.")] = False,
-    key: Annotated[Path | None, typer.Option(help="The master key of a sealed store; to list answers.")] = None,
+    key: Annotated[Path | None, typer.Option(help="The master key of a sealed store.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say that an episode was ordinary or not, or list what was said. It changes no calibration by itself.
@@ -50,7 +50,7 @@ def feedback(
     if episode is not None:
         if len(said) != 1:
             raise ConfigError("say one of --dismissed, --confirmed and --withdrawn")
-        told = answer_episode(store, episode, said[0])
+        told = answer_episode(store, episode, said[0], vault=vault_beside(store, key))
         typer.echo(json.dumps(told) if as_json else f"{told['subject']}, {told['episode'][:12]}…: {told['answer']}")
         return
     if said:

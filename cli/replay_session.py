@@ -185,7 +185,9 @@ def _tell(service: EdgeService, counts: Counter[Decision], *, played_s: float) -
         table.add_column(column, justify="right")
     for h in service.health.values():
         table.add_row(h.subject, h.sensor, f"{h.samples:,}", f"{h.lost:,}")
-    with EpisodeStore(service.config.store, read_only=True) as store:
+    config = service.config
+    vault = None if config.keys is None else config.keys.vault(config.store)
+    with EpisodeStore(config.store, read_only=True, vault=vault) as store:
         kept = store.counts()
     waiting = f", {kept.ready + kept.locked} messages still wait" if service.uplink is not None else ""
     console = Console()

@@ -119,6 +119,10 @@ class KeysConfig(Config):
         description="name of a systemd credential, in place of file",
         examples=["kinedge-key"],
     )
+    whole_file: bool = Field(
+        default=False,
+        description="a store that is begun with it is encrypted as a whole, too; needs kinedge[sqlcipher]",
+    )
 
     @model_validator(mode="after")
     def _one(self) -> KeysConfig:
@@ -140,7 +144,7 @@ class KeysConfig(Config):
             if not folder:
                 raise ConfigError(f"keys.credential {self.credential}: none given; say LoadCredential= in the unit")
             path = Path(folder) / str(self.credential)
-        return Vault(Path(f"{store}.keys"), read_master_key(path))
+        return Vault(Path(f"{store}.keys"), read_master_key(path), whole_file=self.whole_file)
 
 
 class HttpConfig(Config):

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from kinedge.edge import audit
+from kinedge.edge.file_cipher import connect, errors, file_key
 from kinedge.edge.schema import APPLICATION_ID, MIGRATIONS
 from kinedge.edge.vault import Vault, is_sealed
 from kinedge.errors import StoreError
@@ -136,17 +137,17 @@ class Database:
 
     def _open(self, *, read_only: bool, thoroughly: bool = False) -> sqlite3.Connection:
         with self._explained():
+            key = file_key(self.path, self.vault, make=not read_only)
+            plain: dict[str, Any] = {"isolation_level": None, "check_same_thread": False}
             if read_only:
-                connection = sqlite3.connect(
-                    f"{self.path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, check_same_thread=False
-                )
+                connection = connect(f"{self.path.absolute().as_uri()}?mode=ro", key=key, uri=True, **plain)
                 self._check_owner(connection)
                 if connection.execute("PRAGMA user_version").fetchone() == (0,):
                     raise StoreError(f"{self.path}: empty; no kinedge has written here yet")
                 return connection
-            damage = _damage(self.path, thoroughly=thoroughly)
+            damage = _damage(self.path, key, thoroughly=thoroughly)
             moved = _move_aside(self.path, self.wall_clock_ns()) if damage else None
-            connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
+            connection = connect(self.path, key=key, **plain)
             for pragma in (
                 "journal_mode=WAL",
                 "synchronous=FULL",
@@ -158,7 +159,7 @@ class Database:
             self._migrate(connection)
             if moved:
                 # The numbers go on where they stopped, so that the collector sees what was lost as a gap.
-                sequences = _salvage_sequences(moved)
+                sequences = _salvage_sequences(moved, key)
                 connection.execute("BEGIN IMMEDIATE")
                 connection.executemany("INSERT INTO sequences VALUES (?, ?, ?)", sequences)
                 detail = {"why": damage, "moved_to": moved.name, "sequences_kept": len(sequences)}
@@ -198,7 +199,7 @@ class Database:
             raise StoreError(f"{self.path}: damaged (text that is none); the next write moves the file aside") from e
         except MemoryError as e:
             raise StoreError(f"{self.path}: not enough memory for this; nothing was written; it is tried again") from e
-        except sqlite3.Error as e:
+        except errors() as e:
             text = str(e)
             if "disk is full" in text:
                 raise StoreError(f"{self.path}: the disk is full; nothing was written; free some space") from e
@@ -243,20 +244,20 @@ def _lock(path: Path) -> IO[str]:
     return file
 
 
-def _is_damage(error: sqlite3.Error) -> bool:
+def _is_damage(error: Exception) -> bool:
     return "malformed" in str(error) or "not a database" in str(error)
 
 
-def _damage(path: Path, *, thoroughly: bool) -> str | None:
+def _damage(path: Path, key: bytes | None, *, thoroughly: bool) -> str | None:
     """Say what is wrong with the pages of a file; None when nothing is."""
     try:
-        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        with closing(connect(path, key=key, isolation_level=None)) as connection:
             connection.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
             check = "integrity_check" if thoroughly else "quick_check"  # indices take a while
             (verdict,) = connection.execute(f"PRAGMA {check}(1)").fetchone()
     except UnicodeDecodeError:
         return "the schema is not text"  # sqlite3 cannot even decode its own complaint about it
-    except sqlite3.DatabaseError as e:
+    except errors() as e:
         if _is_damage(e):
             return str(e)
         raise
@@ -277,11 +278,11 @@ def _move_aside(path: Path, utc_ns: int) -> Path:
     return target
 
 
-def _salvage_sequences(damaged: Path) -> list[tuple[str, str, int]]:
+def _salvage_sequences(damaged: Path, key: bytes | None) -> list[tuple[str, str, int]]:
     """Read what can be read of the sequence numbers in a damaged file."""
     try:
-        with closing(sqlite3.connect(f"{damaged.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+        with closing(connect(f"{damaged.absolute().as_uri()}?mode=ro", key=key, uri=True)) as connection:
             rows = connection.execute("SELECT gateway, subject, last FROM sequences").fetchall()
-    except sqlite3.Error:
+    except errors():
         return []
     return [row for row in rows if isinstance(row[0], str) and isinstance(row[1], str) and isinstance(row[2], int)]

@@ -24,10 +24,12 @@ import numpy as np
 from kinedge.arrays import arrays_from_npz
 from kinedge.edge import audit
 from kinedge.edge.enrol import EnrolmentBuilder
+from kinedge.edge.file_cipher import connect, errors, file_key
 from kinedge.edge.offline import score_recording
 from kinedge.edge.schema import APPLICATION_ID, MIGRATIONS
 from kinedge.edge.scoring import Scorer
 from kinedge.edge.store import EpisodeStore
+from kinedge.edge.vault import Vault
 from kinedge.envelope import Envelope
 from kinedge.errors import BundleError, SignalError, StoreError
 from kinedge.recording import Recording
@@ -77,7 +79,12 @@ class Entered:
 
 
 def answer_episode(
-    store: Path, id: str, answer: Answer, *, wall_clock_ns: Callable[[], int] = time.time_ns
+    store: Path,
+    id: str,
+    answer: Answer,
+    *,
+    vault: Vault | None = None,
+    wall_clock_ns: Callable[[], int] = time.time_ns,
 ) -> dict[str, str]:
     """Write an answer down; a gateway may be running on the store.
 
@@ -87,6 +94,8 @@ def answer_episode(
         Of the gateway.
     id
         Of the episode, or its first digits, eight at least.
+    vault
+        Where the whole file is encrypted.
 
     Returns
     -------
@@ -102,7 +111,7 @@ def answer_episode(
         raise StoreError(f"an episode is {', '.join(get_args(Answer))}, not {answer!r}")
     if len(id) < _MIN_ID or not all(c in "0123456789abcdef" for c in id):
         raise StoreError(f"{id!r} is no id of an episode; give at least {_MIN_ID} of its hex digits")
-    with _as_guest(store) as connection:
+    with _as_guest(store, vault) as connection:
         rows = connection.execute("SELECT id, subject FROM episodes WHERE id GLOB ? LIMIT 2", (f"{id}*",)).fetchall()
         if len(rows) != 1:
             many = "several episodes begin so; give more digits" if rows else "no such episode is kept here"
@@ -159,6 +168,7 @@ def note_recalibration(
     *,
     subject: str,
     enrolment_digest: str,
+    vault: Vault | None = None,
     wall_clock_ns: Callable[[], int] = time.time_ns,
 ) -> None:
     """Write down which answers an enrolment was made with, in one row.
@@ -173,7 +183,7 @@ def note_recalibration(
         "enrolment_digest": enrolment_digest,
         "entered": {e.episode: e.answer for e in entered if not e.why_not},
     }
-    with _as_guest(store) as connection:
+    with _as_guest(store, vault) as connection:
         audit.append(connection, "recalibrated", detail, utc_ns=wall_clock_ns())
 
 
@@ -240,14 +250,15 @@ def _unpacked(raw: bytes, envelope: Envelope) -> Recording:
 
 
 @contextmanager
-def _as_guest(store: Path) -> Iterator[sqlite3.Connection]:
+def _as_guest(store: Path, vault: Vault | None) -> Iterator[sqlite3.Connection]:
     """Write one transaction into a store that a gateway may have open: SQLite lets one at a time.
 
     Nothing is repaired, moved aside or brought up to date here: that is the gateway's.
     """
     try:
         address = f"{store.absolute().as_uri()}?mode=rw"
-        with closing(sqlite3.connect(address, uri=True, isolation_level=None, timeout=10.0)) as connection:
+        key = file_key(store, vault, make=False)
+        with closing(connect(address, key=key, uri=True, isolation_level=None, timeout=10.0)) as connection:
             connection.execute("PRAGMA synchronous=FULL")
             found = tuple(connection.execute(f"PRAGMA {p}").fetchone()[0] for p in ("application_id", "user_version"))
             if found != (APPLICATION_ID, len(MIGRATIONS)):
@@ -260,5 +271,5 @@ def _as_guest(store: Path) -> Iterator[sqlite3.Connection]:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
                 raise
-    except sqlite3.Error as e:
+    except errors() as e:
         raise StoreError(f"{store}: nothing was written ({e}); see that the file is there and not full") from e

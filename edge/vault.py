@@ -19,8 +19,9 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from kinedge.errors import ConfigError, StoreError
 
-__all__ = ["Vault", "is_sealed", "read_master_key", "vault_beside"]
+__all__ = ["WHOLE_FILE", "Vault", "is_sealed", "read_master_key", "vault_beside"]
 
+WHOLE_FILE: Final = "whole-file.key"  # beside the keys of people: the file of the store is encrypted, too
 _MAGIC: Final = b"\x8bKE1"  # no JSON and no zip begins so
 _ID_BYTES: Final = 16
 _NONCE_BYTES: Final = 12
@@ -72,10 +73,13 @@ class Vault:
         Of the wrapped keys, one file a person; made when the first is.
     master_key
         32 bytes.
+    whole_file
+        A store that is begun with it is encrypted as a whole, too (file_cipher.py).
     """
 
-    def __init__(self, folder: Path, master_key: bytes) -> None:
+    def __init__(self, folder: Path, master_key: bytes, *, whole_file: bool = False) -> None:
         self.folder = folder
+        self.whole_file = whole_file
         self._master_key = master_key
         self._wrap = AESGCM(master_key)
         self._keys: dict[bytes, AESGCM] = {}
@@ -141,6 +145,16 @@ class Vault:
             raise StoreError(f"{path}: the key cannot be destroyed ({e.strerror}); remove the file by hand") from e
         return True
 
+    def file_key(self, *, make: bool) -> bytes:
+        """Return the 32 bytes that the whole file is encrypted with.
+
+        Raises
+        ------
+        StoreError
+            There is none and none may be made, the master key is another, or it cannot be read or written.
+        """
+        return self._unwrapped(self.folder / WHOLE_FILE, WHOLE_FILE.encode(), make=make)
+
     def _id(self, subject: str) -> bytes:
         return hmac.digest(self._master_key, b"subject:" + subject.encode(), hashlib.sha256)[:_ID_BYTES]
 
@@ -150,26 +164,26 @@ class Vault:
     def _key(self, id: bytes, *, make: bool) -> AESGCM:
         if (known := self._keys.get(id)) is not None:
             return known
-        path = self._path(id)
+        self._keys[id] = AESGCM(self._unwrapped(self._path(id), id, make=make))
+        return self._keys[id]
+
+    def _unwrapped(self, path: Path, about: bytes, *, make: bool) -> bytes:
         try:
             wrapped = path.read_bytes()
         except FileNotFoundError as e:
             if not make:
                 raise StoreError(f"{path}: this key was forgotten, or never was here; nobody can open this") from e
-            wrapped = self._make(id)
+            wrapped = self._make(path, about)
         except OSError as e:
             raise StoreError(f"{path}: the key cannot be read ({e.strerror})") from e
         try:
-            key = self._wrap.decrypt(wrapped[:_NONCE_BYTES], wrapped[_NONCE_BYTES:], id)
+            return self._wrap.decrypt(wrapped[:_NONCE_BYTES], wrapped[_NONCE_BYTES:], about)
         except (InvalidTag, ValueError) as e:
             raise StoreError(f"{path}: was wrapped by another master key, or damaged; give the right one") from e
-        self._keys[id] = AESGCM(key)
-        return self._keys[id]
 
-    def _make(self, id: bytes) -> bytes:
+    def _make(self, path: Path, about: bytes) -> bytes:
         nonce = os.urandom(_NONCE_BYTES)
-        wrapped = nonce + self._wrap.encrypt(nonce, os.urandom(_KEY_BYTES), id)
-        path = self._path(id)
+        wrapped = nonce + self._wrap.encrypt(nonce, os.urandom(_KEY_BYTES), about)
         beside = path.with_suffix(".part")
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
