@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from kinedge.benchmarks.figures import written
+from kinedge.benchmarks.headlines import headlines_text
 from kinedge.benchmarks.results import Result
 from kinedge.errors import ConfigError
 
@@ -213,7 +214,7 @@ def table_text(name: str, results: Mapping[str, Result]) -> str:
     Parameters
     ----------
     name
-        Of ``TABLES``.
+        Of ``TABLES``, or ``headlines``.
     results
         By file name without the ending.
 
@@ -222,6 +223,8 @@ def table_text(name: str, results: Mapping[str, Result]) -> str:
     ConfigError
         There is no such table.
     """
+    if name == "headlines":
+        return headlines_text(results)
     table = TABLES.get(name)
     if table is None:
         raise ConfigError(f"no table {name!r}; there are {', '.join(TABLES)}")

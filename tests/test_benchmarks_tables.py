@@ -12,6 +12,7 @@ import pytest
 import typer
 
 from kinedge.benchmarks.harness import result
+from kinedge.benchmarks.headlines import HEADLINES
 from kinedge.benchmarks.results import Result, read_folder, result_of, seal, write_result
 from kinedge.benchmarks.suite import SUITE, chosen, is_done, with_data
 from kinedge.benchmarks.tables import TABLES, fill, table_text
@@ -41,6 +42,16 @@ def test_every_table_stands_in_the_results_and_writing_twice_changes_nothing() -
     assert all(f"<!-- bench:{name} -->" in text for name in TABLES)
     once = fill(text, results)
     assert fill(once, results) == once
+
+
+def test_the_readme_has_a_line_for_everything_promised_and_says_what_was_not_measured() -> None:
+    readme, results = (ROOT / "README.md").read_text(encoding="utf-8"), read_folder(COMMITTED)
+    assert "<!-- bench:headlines -->" in readme and "not measured" not in table_text("headlines", results)
+    for headline in HEADLINES:
+        assert headline.what in readme
+    without = {name: found for name, found in results.items() if name != "alarms_daphnet"}
+    assert table_text("headlines", without).count("not measured") == 1
+    assert table_text("headlines", {}).count("not measured") == len(HEADLINES)
 
 
 def test_a_table_says_command_day_machine_and_what_is_doubtful() -> None:
