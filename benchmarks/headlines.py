@@ -63,7 +63,7 @@ def _peers(rows: _Rows) -> str:
     theirs = [r for r in theirs if r.get("kind") == "detector" and r.get("vus_pr") is not None]
     cost = "us_1_streams_chunk_1"
     near, good = min(theirs, key=lambda r: float(r[cost])), max(theirs, key=lambda r: float(r["vus_pr"]))
-    told = "{0:.3f} at {1:.1f} µs; the cheapest of {2} peers ({3}) {4:.3f} at {5:.0f}, the best ({6}) {7:.3f} at {8:,.0f}"
+    told = "{0:.3f} at {1:.1f} µs; cheapest of {2} peers ({3}) {4:.3f} at {5:.0f}, best ({6}) {7:.3f} at {8:,.0f}"
     cheapest, best = ((r["what"], r["vus_pr"], r[cost]) for r in (near, good))
     return told.format(ours["vus_pr"], ours[cost], len(theirs), *cheapest, *best)
 
