@@ -188,19 +188,20 @@ def test_lost_connection_comes_back_and_the_gap_is_counted() -> None:
             link = ble_link(room)
             events = link.events()
             taken = await take(events, is_a(ImuChunk))
-            for k in range(3):
+            n_lost, k = 0, 0
+            while k < 3 or (not n_lost and k < 30):  # a link that is back within a packet's time has lost nothing
                 await wait_until(lambda k=k: device.writes.count(HELLO_REQUEST) == k + 1)  # type: ignore[misc]
                 await device.disconnect()
                 taken += await take(events, closed_because("was lost"))
                 taken += await take(events, is_a(LinkOpened))
                 taken += await take(events, is_a(ImuChunk))
-            chunks = chunks_in(taken)
-            require_accounted(chunks)
-            assert sum(c.lost for c in chunks) > 0
-            assert link.counters.reconnects == 3
-            assert link.counters.lost == sum(c.lost for c in chunks)
-            await wait_until(lambda: device.writes.count(HELLO_REQUEST) == 4)  # subscribed and greeted anew each time
-            assert device.n_connections == 4
+                n_lost, k = sum(c.lost for c in chunks_in(taken)), k + 1
+            require_accounted(chunks_in(taken))
+            assert n_lost > 0
+            assert link.counters.reconnects == k
+            assert link.counters.lost == n_lost
+            await wait_until(lambda: device.writes.count(HELLO_REQUEST) == k + 1)  # subscribed and greeted each time
+            assert device.n_connections == k + 1
             await link.close()
 
     run(main())
