@@ -91,8 +91,8 @@ def pose_recording(config: SimulationConfig, habit: PoseHabit = PoseHabit()) -> 
     names = POSES * habit.rounds
     n = round(each_s * len(names) * rate)
     t = np.arange(n) / rate
-    starts = np.arange(len(names)) * each_s
-    durations = np.full(len(names), habit.move_s)
+    starts = np.arange(len(names), dtype=np.float64) * np.float64(each_s)
+    durations: Array = np.full(len(names), habit.move_s)
 
     def course(values: Array, initial: float) -> Array:
         return moves(t, starts, durations, values, initial=initial)
