@@ -292,6 +292,10 @@ class ClockMap:
         self._use(table, row)
         self._settle = settle
 
+    def row_of(self, table: ClockTable) -> int | None:
+        """Return the row of a table in which all numbers are kept; None where they are not there."""
+        return self._row if self._table is table else None
+
     def _settled(self) -> None:
         if self._settle is not None:
             self._settle()
