@@ -264,7 +264,7 @@ class Grid:
         ends = np.cumsum(lengths)
         first_ns, last_ns = host_ns[ends - lengths], host_ns[ends - 1]
         # whatever is unusual of a person (another rate, averages, late samples, no room) is looked at chunk by chunk
-        plain = buffers.interval[people] == np.fromiter((c.interval_ns for c in chunks), np.int64, len(chunks))
+        plain = buffers.interval[people] == np.array([c.interval_ns for c in chunks], np.int64)
         plain &= buffers.widths[people] == 1
         held = buffers.n[people]
         plain &= buffers.held[people] == held

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from kinedge.firmware_bridge.clock_lines import edge_below, edges_below
 from kinedge.units import NS_PER_S
 
-__all__ = ["ClockTable", "Mappings"]
+__all__ = ["FOREVER", "SANE", "ClockTable", "Mappings"]
 
 I64 = NDArray[np.int64]
 F64 = NDArray[np.float64]
