@@ -5,8 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 ROOMS := firmware_bridge edge training quantize upstream benchmarks cli
+NATIVE := setup.py $(wildcard edge/native/*.[ch])
 
-.PHONY: help setup demo test check format typing default-model docs figures release try-release web screenshots chaos offline soak clean
+.PHONY: help setup native demo test check format typing default-model docs figures release try-release web screenshots chaos offline soak clean
 
 help: ## show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -15,17 +16,20 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 # What a board gets, and the collector: no torch.
-$(VENV)/.runtime: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.runtime: pyproject.toml constraints.txt $(NATIVE) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[upstream]'
 	@touch $@
 
 # What a developer needs. torch first and pinned, so that nothing pulls another build of it.
-$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.dev: pyproject.toml constraints.txt $(NATIVE) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@ $(VENV)/.runtime
 
 setup: $(VENV)/.dev ## a development environment in .venv
+
+native: | $(BIN)/python ## build the edge's C anew after a change of it (gcc)
+	$(BIN)/python setup.py -q build_ext --inplace
 
 demo: $(VENV)/.runtime ## about a minute of the main job: sensors, edge, collector
 	$(BIN)/kinedge demo
@@ -82,4 +86,4 @@ format: $(VENV)/.dev ## put the code into its one form
 	$(BIN)/ruff format .
 
 clean: ## remove what was built here
-	rm -rf .typing .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist docs/_build docs/reference *.egg-info
+	rm -rf .typing .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist docs/_build docs/reference *.egg-info edge/native/*.so

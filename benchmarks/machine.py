@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import kinedge
+from kinedge.edge.native import implementation
 
 __all__ = ["describe_machine", "is_busy", "parse_nvpmodel", "source_commit"]
 
@@ -36,7 +37,8 @@ def describe_machine(*, root: Path = _ROOT) -> dict[str, Any]:
     dict
         ``cpu``, ``cores``, ``governor``, ``temperature_c`` (the hottest zone), ``load_1min``, ``gpu``, ``board``,
         ``power_mode``, ``memory_mb``, ``system``, ``python``, ``omp_num_threads``, ``commit`` of kinedge's source and
-        whether it was ``changed`` since, and the versions of what computes.
+        whether it was ``changed`` since, what does the ``arithmetic`` beside the model, and the versions of what
+        computes.
     """
     versions = {}
     for package in _PACKAGES:
@@ -60,6 +62,7 @@ def describe_machine(*, root: Path = _ROOT) -> dict[str, Any]:
         "omp_num_threads": os.environ.get("OMP_NUM_THREADS"),
         "commit": commit,
         "changed": changed,
+        "arithmetic": implementation(),
         **versions,
     }
 

@@ -22,6 +22,7 @@ from kinedge.cli.app import app
 from kinedge.cli.surroundings import BROKEN, NOTE, OK, Finding, check_bluetooth, check_ports, printable, table_of
 from kinedge.edge.backends import load_backend
 from kinedge.edge.config import DEFAULT_BUNDLE
+from kinedge.edge.native import implementation, library
 from kinedge.errors import KinedgeError
 from kinedge.firmware_bridge.ble_radio import BleRadio
 
@@ -62,6 +63,12 @@ def _check_versions() -> Iterator[Finding]:
             yield Finding(name, OK, importlib.metadata.version(name))
         except importlib.metadata.PackageNotFoundError:
             yield Finding(name, BROKEN, "is not installed", f"{sys.executable} -m pip install kinedge")
+    if library() is None:
+        yield Finding(
+            "arithmetic", NOTE, implementation(), "the same verdicts, for more processor time; see docs/performance.md"
+        )
+    else:
+        yield Finding("arithmetic", OK, implementation())
     for name, extra in _OPTIONAL.items():
         try:
             yield Finding(name, OK, importlib.metadata.version(name))

@@ -29,7 +29,8 @@ import sys, importlib.util as u
 heavy = [n for n in ("torch", "onnx", "matplotlib", "fastapi") if u.find_spec(n)]
 assert not heavy, heavy
 import kinedge, numpy, onnxruntime
-print(kinedge.__version__, numpy.__version__, onnxruntime.__version__)
+from kinedge.edge.native import implementation
+print(kinedge.__version__, numpy.__version__, onnxruntime.__version__, implementation())
 """
 
 
@@ -95,7 +96,7 @@ def try_one(python: Path, package: Path, *, duration_s: float = 30.0) -> Tried:
             return Tried(
                 python.name, False, time.monotonic() - begin, f"the demonstration kept none:\n{done.stdout[-1500:]}"
             )
-    versions = "kinedge {}, numpy {}, onnxruntime {}".format(*told.split())
+    versions = "kinedge {}, numpy {}, onnxruntime {}, arithmetic: {}".format(*told.strip().split(" ", 3))
     return Tried(python.name, True, time.monotonic() - begin, f"{versions}; demo kept {kept[1]} episodes")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -65,6 +66,10 @@ def test_the_wheel_holds_every_module_and_the_shipped_model(tmp_path: Path) -> N
     assert "kinedge/edge/models/wrists-sim.kinedge" in names
     firmware = ("kinedge_wire.h", "kinedge_wire.c", "example_main.c")
     assert {f"kinedge/firmware_bridge/firmware/{name}" for name in firmware} <= names
+    # it knows no version of Python, and numpy does the work where it could not be built
+    assert wheel.name.startswith("kinedge-") and "-py3-none-" in wheel.name
+    assert ("kinedge/edge/native/_kinedge.so" in names) == (not wheel.name.endswith("-any.whl"))
+    assert "kinedge/edge/native/_kinedge.so" in names or shutil.which("gcc") is None
     for page in ("edge/dashboard/static", "upstream/desk/static"):
         built = {f"kinedge/{p.relative_to(ROOT).as_posix()}" for p in (ROOT / page).rglob("*") if p.is_file()}
         assert built and built <= names, f"{page} is not whole in the wheel"

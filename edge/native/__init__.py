@@ -1,0 +1,9 @@
+"""Native arithmetic for the hot path of the edge: C that does what numpy does beside it, bit by bit, in less time.
+
+It is optional. :func:`library` is None where it was not built, is of other sources, or is switched off by
+``KINEDGE_NATIVE=0``; then numpy does the work, and every verdict is the same.
+"""
+
+from kinedge.edge.native.loader import ENVIRONMENT, implementation, library
+
+__all__ = ["ENVIRONMENT", "implementation", "library"]

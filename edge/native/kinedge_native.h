@@ -1,0 +1,23 @@
+/* What all sources of the edge's native arithmetic share. C99, no Python; loaded by kinedge/edge/native/loader.py.
+ *
+ * Rules: numpy does the same beside each function, and a test holds both together bit by bit, so sums run in one order
+ * and nothing is contracted or reassociated (setup.py names the flags). A function takes the size of all it touches,
+ * allocates nothing and keeps nothing.
+ */
+#ifndef KINEDGE_NATIVE_H
+#define KINEDGE_NATIVE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define API __attribute__((visibility("default")))
+
+/* One function for each width of vectors, chosen when the library is loaded: a wheel must run on every x86-64. NEON is
+ * part of aarch64. Wider vectors give the same bits, because the order of every sum is written out. */
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && defined(__GLIBC__) && !defined(__SANITIZE_ADDRESS__)
+#define WIDE __attribute__((target_clones("avx512f", "avx2", "default")))
+#else
+#define WIDE
+#endif
+
+#endif
