@@ -17,10 +17,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from kinedge.edge.grid_buffers import HOST_TIME, NEVER, Buffers, host_time
+from kinedge.edge.grid_buffers import HOST_TIME, NEVER, Buffers, before_in_group, host_time
 from kinedge.errors import SignalError
 from kinedge.firmware_bridge.clock import Mapping
-from kinedge.signals import SensorSpec
+from kinedge.signals import ImuChunk, SensorSpec
 from kinedge.units import period_ns
 
 __all__ = ["Grid"]
@@ -83,7 +83,8 @@ class Grid:
         self._buffers = [Buffers(s.n_channels, span_ns, by_hops=hop > 1) for s in self.sensors]
         self._phase, self.next_tick, self._first = (np.zeros(0, np.int64) for _ in range(3))
         self._begun: list[bool] = []
-        self._hop_end_ns: list[int] = []
+        self._hop_end = np.zeros(0, np.int64)
+        self._hop_end_ns = self._hop_end.data  # the same, read and written one by one
         self.due: set[int] = set()  # people whose hop all sensors have passed
         self._last = np.zeros((0, len(self.sensors)), np.int64)
         self.rearrange([-1] * len(phase), phase)
@@ -117,7 +118,10 @@ class Grid:
 
         self.next_tick, self._first, self._last = moved(self.next_tick), moved(self._first), moved(self._last)
         self._begun = (self.next_tick > NEVER).tolist()
-        self._hop_end_ns = [NEVER if t == NEVER else (t + self.hop) * self.period_ns for t in self.next_tick.tolist()]
+        self._hop_end = np.full(len(old), NEVER)
+        has_begun = self.next_tick > NEVER
+        self._hop_end[has_begun] = (self.next_tick[has_begun] + self.hop) * self.period_ns
+        self._hop_end_ns = self._hop_end.data
         for buffers in self._buffers:
             buffers.rearrange(people)
         self.due = set()
@@ -242,6 +246,64 @@ class Grid:
         if last_ns > self._hop_end_ns[person] - self.period_ns and person not in self.due:
             self._look(person)
 
+    def put_many(self, column: int, people: Rows, lengths: I64, host_ns: I64, chunks: Sequence[ImuChunk]) -> None:
+        """Take chunks of one sensor of many people, in host time; as if each was ``put``, in one step for most.
+
+        Parameters
+        ----------
+        column
+            The sensor.
+        people, lengths : (n,)
+            Whose each chunk is, and how many samples it has, at least one. Those of one person come in their order.
+        host_ns : (n_samples,) int64
+            Of all chunks, one behind the other.
+        chunks
+            With the sensor's channels; they are only read, and must not change later.
+        """
+        buffers = self._buffers[column]
+        ends = np.cumsum(lengths)
+        first_ns, last_ns = host_ns[ends - lengths], host_ns[ends - 1]
+        # whatever is unusual of a person (another rate, averages, late samples, no room) is looked at chunk by chunk
+        plain = buffers.interval[people] == np.array([c.interval_ns for c in chunks], np.int64)
+        plain &= buffers.widths[people] == 1
+        held = buffers.n[people]
+        plain &= buffers.held[people] == held
+        held += before_in_group(people, lengths)
+        held += lengths
+        plain &= held <= buffers.n_slots
+        order = np.argsort(people, kind="stable")
+        same = people[order[1:]] == people[order[:-1]]
+        before_ns = buffers.last[people]
+        before_ns[order[1:][same]] = last_ns[order[:-1][same]]
+        plain &= first_ns > before_ns
+        if not plain.all():
+            plain &= ~np.isin(people, people[~plain])
+            for k in np.flatnonzero(~plain).tolist():
+                c, time_ns = chunks[k], host_ns[ends[k] - lengths[k] : ends[k]]
+                self.put(int(people[k]), column, time_ns, c.values, c.valid, c.saturated, interval_ns=c.interval_ns)
+            host_ns = host_ns[plain.repeat(lengths)]
+            chunks = [chunks[k] for k in np.flatnonzero(plain).tolist()]
+            people, lengths, first_ns, last_ns = people[plain], lengths[plain], first_ns[plain], last_ns[plain]
+            if not len(people):
+                return
+        buffers.lay(people, lengths, host_ns, chunks)
+        np.maximum.at(buffers.last, people, last_ns)  # the last of each: they increase
+        self._last[people, column] = buffers.last[people]
+        new = np.flatnonzero(self.next_tick[people] == NEVER)
+        for person, first in zip(people[new].tolist(), first_ns[new].tolist(), strict=True):
+            known = int(self._first[person])
+            self._first[person] = first if known == NEVER else min(known, first)
+        self._look_at(people)
+
+    def _look_at(self, people: Rows) -> None:
+        """Note whose hop is complete, of some people."""
+        end_ns = self._hop_end[people] - self.period_ns
+        complete = self._buffers[0].last[people] > end_ns
+        for buffers in self._buffers[1:]:
+            complete &= buffers.last[people] > end_ns
+        if complete.any():
+            self.due.update(people[complete].tolist())
+
     def reset_sensor(self, person: int, sensor: str) -> None:
         """Forget what is buffered of a sensor: it restarted, its times may jump."""
         column = self._column[sensor]
@@ -331,8 +393,7 @@ class Grid:
 
     def _note_due(self, who: list[int], people: Rows, hop_end_ns: I64) -> None:
         """Note where the hops of some people end now, and whose is complete already."""
-        for person, end_ns in zip(who, hop_end_ns.tolist(), strict=True):
-            self._hop_end_ns[person] = end_ns
+        self._hop_end[people] = hop_end_ns
         if any(b.averaged or b.full for b in self._buffers):
             for person in who:
                 self._look(person)

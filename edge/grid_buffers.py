@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinedge.firmware_bridge.clock import Mapping
+from kinedge.signals import ImuChunk
 
-__all__ = ["HOST_TIME", "NEVER", "Buffers", "Chunk", "host_time"]
+__all__ = ["HOST_TIME", "NEVER", "Buffers", "Chunk", "before_in_group", "host_time"]
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
@@ -62,12 +63,7 @@ class Buffers:
         self._by_hops = by_hops
         self.n_slots = self.most_held = 1  # until an interval is known
         self.n: I64 = np.zeros(0, np.int64)  # in their slots
-        self.interval: I64 = np.zeros(0, np.int64)
-        # plain lists are read and written one by one, with every chunk
-        self.n_held: list[int] = []  # in slots and in chunks
-        self.last_ns: list[int] = []
-        self.interval_ns: list[int] = []
-        self.width: list[int] = []
+        self._number(*(np.zeros(0, np.int64) for _ in range(4)))
         self.n_late: list[int] = []
         self.chunks: list[list[Chunk]] = []
         self.full: set[int] = set()  # people whose chunks have no room until a hop is taken
@@ -79,6 +75,12 @@ class Buffers:
             np.ones((0, 1, n_channels), bool),
             np.zeros((0, 1, n_channels), bool),
         )
+
+    def _number(self, held: I64, last: I64, interval: I64, widths: I64) -> None:
+        """Keep these numbers of each person; a view of bytes is read and written one by one as fast as a list is."""
+        self.held, self.last, self.interval, self.widths = held, last, interval, widths
+        self.n_held, self.last_ns = held.data, last.data  # of slots and chunks
+        self.interval_ns, self.width = interval.data, widths.data
 
     def _use(self, time: I64, values: F32, valid: Mask, saturated: Mask) -> None:
         self.time, self.values, self.valid, self.saturated = time, values, valid, saturated
@@ -100,13 +102,12 @@ class Buffers:
             return new
 
         self._use(moved(self.time), moved(self.values), moved(self.valid, True), moved(self.saturated))
-        self.n, self.interval = moved(self.n), moved(self.interval)
+        self.n = moved(self.n)
+        self._number(moved(self.held), moved(self.last, NEVER), moved(self.interval), moved(self.widths, 1))
         self.full = {new for new, old in enumerate(people) if old in self.full}
         self.chunks = [[] if old < 0 else self.chunks[old] for old in people]
-        for name, value in (("n_held", 0), ("last_ns", NEVER), ("interval_ns", 0), ("width", 1), ("n_late", 0)):
-            numbers = getattr(self, name)
-            setattr(self, name, [value if old < 0 else numbers[old] for old in people])
-        self.averaged = max(self.width, default=1) > 1
+        self.n_late = [0 if old < 0 else self.n_late[old] for old in people]
+        self.averaged = bool((self.widths > 1).any())
 
     def clear(self, person: int) -> None:
         """Forget what a person has sent."""
@@ -117,7 +118,7 @@ class Buffers:
 
     def set_interval(self, person: int, interval_ns: int, width: int) -> None:
         """Take another sample interval, and make room for a hop of it; ``width`` samples are averaged per tick."""
-        self.interval_ns[person] = self.interval[person] = interval_ns
+        self.interval_ns[person] = interval_ns
         self.width[person] = width
         self.averaged = self.averaged or width > 1
         needed = -(-self._span_ns // interval_ns) + 4 * width + _SPARE
@@ -169,6 +170,31 @@ class Buffers:
         slots = (first - np.cumsum(n_new) + n_new).repeat(n_new)
         slots += np.arange(len(slots))
         self.n[row] += n_new
+        self._lay(slots, host_ns, values, valid, saturated)
+
+    def lay(self, people: Rows, n_new: I64, host_ns: I64, chunks: Sequence[ImuChunk]) -> None:
+        """Copy chunks straight to the slots, behind what is there; nothing waits of these people, and there is room.
+
+        Parameters
+        ----------
+        people, n_new : (n,)
+            Whose each chunk is, and how many samples it has; those of one person in their order.
+        host_ns : (n_samples,) int64
+            Of all of them, one chunk behind the other.
+        chunks
+            What is in them.
+        """
+        first = people * self.n_slots + self.n[people] + before_in_group(people, n_new)
+        slots = (first - np.cumsum(n_new) + n_new).repeat(n_new)
+        slots += np.arange(len(slots))
+        np.add.at(self.n, people, n_new)
+        np.add.at(self.held, people, n_new)
+        values, valid, saturated = [c.values for c in chunks], [c.valid for c in chunks], [c.saturated for c in chunks]
+        self._lay(slots, host_ns, values, valid, saturated)
+
+    def _lay(
+        self, slots: I64, host_ns: I64, values: Sequence[F32], valid: Sequence[Mask], saturated: Sequence[Mask]
+    ) -> None:
         self.time.reshape(-1)[slots] = host_ns
         all_values, all_valid, all_saturated = self.flat
         all_values[slots] = np.concatenate(values)
@@ -255,6 +281,18 @@ class Buffers:
         self._use(grown(self.time), grown(self.values), grown(self.valid, True), grown(self.saturated))
         self.n_slots = n_slots
         self.most_held = n_slots << self._by_hops  # in slots and chunks, before a person is full
+
+
+def before_in_group(groups: Rows, numbers: I64) -> I64:
+    """Return (n,) the sum of the numbers that come before each in its own group."""
+    order = np.argsort(groups, kind="stable")
+    ordered = groups[order]
+    begins = np.concatenate([[True], ordered[1:] != ordered[:-1]])
+    before = np.zeros(len(groups), np.int64)
+    if not begins.all():
+        total = np.cumsum(numbers[order]) - numbers[order]
+        before[order] = total - np.maximum.accumulate(np.where(begins, total, 0))
+    return before
 
 
 def _part(chunk: Chunk, at: slice) -> Chunk:

@@ -92,7 +92,7 @@ def health_of(service: EdgeService, readings: Readings) -> dict[str, Any]:
         "gateway": service.config.gateway,
         "model_digest": service.scorer.bundle.digest,
         "verdicts": dict(service.verdict_counts),
-        "sensors": [asdict(h) for h in service.health.values()],
+        "sensors": [h.as_dict() for h in service.health.values()],
         "tasks": [asdict(t) for t in service.tasks],
         "drafts_waiting": service.keeper.n_waiting,
         "readings": asdict(readings),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 from kinedge.edge.lsl_streams import LslStreams
 from kinedge.edge.measures_keeper import MeasuresKeeper
@@ -32,8 +33,19 @@ class SensorHealth:
     packets: int = 0
     samples: int = 0
     lost: int = 0
-    clock_uncertainty_ms: float | None = None
     note: str = ""
+    clock: Clock | None = None  # that maps its times
+
+    @property
+    def clock_uncertainty_ms(self) -> float | None:
+        """How far its mapped times may be off now; None while there is nothing to tell it from."""
+        clock = self.clock
+        return clock.uncertainty_ns / 1e6 if clock is not None and clock.n_updates else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return all but the clock itself, for JSON."""
+        told = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "clock"}
+        return {**told, "clock_uncertainty_ms": self.clock_uncertainty_ms}
 
 
 class Listener:
@@ -158,10 +170,9 @@ class Listener:
         if chunk.sensor in self._pipeline.scorer.sensors:
             self.n_used += len(chunk)
         clock = self._pipeline.clock(subject, chunk.sensor)
-        if clock is not None:
-            health.clock_uncertainty_ms = clock.uncertainty_ns / 1e6
-            if self._lsl is not None:
-                self._lsl.tell_samples(subject, chunk, clock.to_host_ns(chunk.device_time_ns))
+        health.clock = clock  # what it knows is worked out when somebody looks, not with every chunk
+        if clock is not None and self._lsl is not None:
+            self._lsl.tell_samples(subject, chunk, clock.to_host_ns(chunk.device_time_ns))
         if self._measures is not None:
             self._measures.push(subject, chunk, channels=self._channels[key], clock=clock)
 

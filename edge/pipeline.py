@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinedge.edge.alarm import AlarmConfig
+from kinedge.edge.arrivals import Arrivals
 from kinedge.edge.grid import Grid
-from kinedge.edge.grid_buffers import HOST_TIME
 from kinedge.edge.people import People
 from kinedge.edge.pose import PoseAlignment, PoseFrames
 from kinedge.edge.reliability_clock import ClockWatch
@@ -59,19 +59,6 @@ class Scored:
     stream: int
     values: F32
     valid: NDArray[np.bool_]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Feed:
-    """Where the chunks of one sensor of one person go, as long as they are of one boot and have these channels."""
-
-    row: int
-    column: int
-    clock: Clock
-    is_map: bool
-    boot_id: int
-    channels: tuple[str, ...]
-    columns: list[int] | None
 
 
 class Pipeline:
@@ -123,7 +110,6 @@ class Pipeline:
             raise SignalError("a pipeline and its people need the same subjects in the same order")
         self._alarm = alarm
         self._watch = AlarmWatch(scorer, self.people, alarm) if alarm is not None and self.people.enrolments else None
-        self._make_clock = make_clock
         self._n_phases = n_phases
         self._grid = Grid(
             manifest.sensor_specs,
@@ -133,17 +119,11 @@ class Pipeline:
             max_delay_s=max_delay_s,
         )
         self._row = {s: i for i, s in enumerate(self.subjects)}
-        self._clocks: dict[str, dict[str, Clock]] = {s: {} for s in self.subjects}
-        self._clocks_by_row = tuple(self._clocks.values())
+        self._arrivals = Arrivals(self._grid, self.subjects, make_clock)
         self._clock_watch = self._new_clock_watch()
-        self._boot_ids: dict[tuple[str, str], int] = {}
-        self._feeds: dict[tuple[str, str], _Feed] = {}
-        self._channels = {s.name: s.channels for s in manifest.sensor_specs}
-        self._columns: dict[tuple[str, tuple[str, ...]], list[int] | None] = {}
         self._state: ScoringState = scorer.initial_state(len(self.subjects)).owned()
         self._last_index = np.full(len(self.subjects), _NONE_YET)
         self._turned = np.zeros(len(self.subjects), bool)
-        self.n_ignored_chunks = 0
 
     def _phases(self, subjects: Sequence[str]) -> NDArray[np.int64]:
         hop = self.scorer.manifest.hop
@@ -181,6 +161,7 @@ class Pipeline:
         """
         if not people.subjects:
             raise SignalError("a pipeline needs at least one subject; stop it instead")
+        self._arrivals.settle()
         watch = AlarmWatch(self.scorer, people, self._alarm) if self._alarm is not None and people.enrolments else None
         before = [self._row.get(s, -1) for s in people.subjects]
         stay = {old: new for new, old in enumerate(before) if old >= 0}
@@ -201,10 +182,7 @@ class Pipeline:
         self._last_index, self._turned = last_index, turned
         self.subjects = people.subjects
         self._row = {s: i for i, s in enumerate(self.subjects)}
-        self._clocks = {s: self._clocks.get(s, {}) for s in self.subjects}
-        self._boot_ids = {key: boot for key, boot in self._boot_ids.items() if key[0] in self._row}
-        self._clocks_by_row = tuple(self._clocks.values())
-        self._feeds.clear()
+        self._arrivals.use_subjects(self.subjects)
         clock_watch = self._new_clock_watch()
         clock_watch.load(self._clock_watch, stay)
         self._clock_watch = clock_watch
@@ -222,16 +200,7 @@ class Pipeline:
         for subject in (giver, taker):
             if subject not in self._row:
                 raise SignalError(f"no subject {subject!r} here")
-        clock = self._clocks[giver].pop(sensor, None)
-        if clock is None:
-            raise SignalError(f"{giver}: {sensor} was never heard, and cannot be handed over")
-        self._clocks[taker][sensor] = clock
-        self._feeds.pop((giver, sensor), None)
-        self._feeds.pop((taker, sensor), None)
-        boot_id = self._boot_ids.pop((giver, sensor), None)
-        self._boot_ids.pop((taker, sensor), None)
-        if boot_id is not None:
-            self._boot_ids[(taker, sensor)] = boot_id
+        self._arrivals.hand_over(sensor, giver=giver, taker=taker)
         for subject in (giver, taker):
             self._grid.reset_sensor(self._row[subject], sensor)
         if self.people.can_align(taker) or self.people.can_pose(taker):
@@ -263,13 +232,13 @@ class Pipeline:
         row = self._row.get(subject)
         if row is None:
             raise SignalError(f"no subject {subject!r} here")
-        self._clocks[subject].pop(sensor, None)
-        self._boot_ids.pop((subject, sensor), None)
-        if sensor in self._channels:
+        self._arrivals.take_off(subject, sensor)
+        if sensor in self.scorer.sensors:
             self._grid.reset_sensor(row, sensor)
 
     def save(self) -> dict[str, NDArray[Any]]:
         """Return all that is remembered of everybody, row by row, but what has not been scored and the clocks."""
+        self._arrivals.settle()
         saved: dict[str, NDArray[Any]] = {
             f"{part}.{f.name}": getattr(own, f.name).copy()
             for part, own in self._parts(self._state)
@@ -330,19 +299,27 @@ class Pipeline:
 
     def clock(self, subject: str, sensor: str) -> Clock | None:
         """Return the clock map of a sensor, None before its first chunk."""
-        return self._clocks[subject].get(sensor)
+        return self._arrivals.clocks[subject].get(sensor)
 
     def use_clock(self, subject: str, sensor: str, clock: Clock) -> None:
-        """Map a sensor by this clock from its next chunk on, not by one of ``make_clock``."""
-        self._clocks[subject][sensor] = clock
-        self._feeds.pop((subject, sensor), None)
+        """Map a sensor by this clock from its next chunk on, not by one of ``make_clock``.
+
+        It is this pipeline's alone from there on.
+        """
+        self._arrivals.use_clock(subject, sensor, clock)
+
+    @property
+    def n_ignored_chunks(self) -> int:
+        """Chunks so far of sensors that the model does not use."""
+        return self._arrivals.n_ignored
 
     def alignment(self, subject: str) -> tuple[PairUncertainty, ...]:
         """Return how far the times of each two sensors of a person may be apart, the worst first."""
-        return alignment_of(self._clocks[subject])
+        return alignment_of(self._arrivals.clocks[subject])
 
     def n_late(self, subject: str) -> int:
         """Return how many samples of a person came too late to be used."""
+        self._arrivals.settle()
         return sum(self._grid.n_late(self._row[subject]).values())
 
     def push(self, subject: str, chunk: ImuChunk, *, channels: Sequence[str]) -> None:
@@ -362,67 +339,12 @@ class Pipeline:
         SignalError
             The subject is unknown, or the sensor lacks a channel that the model needs.
         """
-        time_ns, mapping = chunk.device_time_ns, HOST_TIME
-        n = len(time_ns)
-        feed = self._feeds.get((subject, chunk.sensor))
-        if feed is None or feed.boot_id != chunk.boot_id or feed.channels != channels:
-            feed = self._feed(subject, chunk, tuple(channels))
-        if feed is None or not n:
-            return
-        clock, last_ns = feed.clock, time_ns.item(-1)
-        if chunk.host_time_ns is not None:
-            clock.update(last_ns, chunk.host_time_ns)
-        if feed.is_map:
-            mapping = clock.mapping  # type: ignore[attr-defined]
-        if not feed.is_map or last_ns > mapping[0]:
-            mapping, time_ns = HOST_TIME, clock.to_host_ns(time_ns)
-        values, valid, saturated = chunk.values, chunk.valid, chunk.saturated
-        if feed.columns is not None:
-            values, valid, saturated = values[:, feed.columns], valid[:, feed.columns], saturated[:, feed.columns]
-        self._grid.put(
-            feed.row, feed.column, time_ns, values, valid, saturated, interval_ns=chunk.interval_ns, mapping=mapping
-        )
-
-    def _feed(self, subject: str, chunk: ImuChunk, channels: tuple[str, ...]) -> _Feed | None:
-        """Look up where the chunks of a sensor go, when something about them is new; None for one nobody uses."""
-        row = self._row.get(subject)
-        if row is None:
-            raise SignalError(f"no subject {subject!r} here")
-        sensor = chunk.sensor
-        if sensor not in self._channels:
-            self.n_ignored_chunks += 1
-            return None
-        if not len(chunk):
-            return None
-        columns = self._columns_of(sensor, channels)
-        clocks, key = self._clocks[subject], (subject, sensor)
-        clock = clocks.get(sensor)
-        if clock is None:
-            clock = clocks[sensor] = self._make_clock()
-        elif self._boot_ids.get(key, chunk.boot_id) != chunk.boot_id:
-            clock.reset()
-            self._grid.reset_sensor(row, sensor)
-        self._boot_ids[key] = chunk.boot_id
-        feed = _Feed(row, self._grid.column(sensor), clock, type(clock) is ClockMap, chunk.boot_id, channels, columns)
-        self._feeds[key] = feed
-        return feed
-
-    def _columns_of(self, sensor: str, channels: tuple[str, ...]) -> list[int] | None:
-        """Return which columns the model wants; None for all of them in their order."""
-        key = (sensor, channels)
-        if key not in self._columns:
-            wanted = self._channels[sensor]
-            missing = [c for c in wanted if c not in channels]
-            if missing:
-                raise SignalError(
-                    f"{sensor}: the model needs {', '.join(missing)}, the sensor has {', '.join(channels)}"
-                )
-            self._columns[key] = None if channels == wanted else [channels.index(c) for c in wanted]
-        return self._columns[key]
+        self._arrivals.push(subject, chunk, channels)
 
     @property
     def n_due(self) -> int:
         """How many people have sent a whole hop that is not scored yet: worth an ``advance`` before its time."""
+        self._arrivals.settle()
         return len(self._grid.due)
 
     def advance(self, *, now_ns: int | None = None, flush: bool = False, at_most: int | None = None) -> list[Scored]:
@@ -443,6 +365,7 @@ class Pipeline:
         BackendError
             The backend failed.
         """
+        self._arrivals.settle()
         hop = self._grid.hop
         found: list[Scored] = []
         while at_most is None or len(found) < at_most:
@@ -472,7 +395,7 @@ class Pipeline:
         calibration = self.people.calibration
         if calibration is not None and not everybody:
             calibration = calibration.rows(rows)
-        clock_ms = self._clock_watch.look(rows, index, self._clocks_by_row)
+        clock_ms = self._clock_watch.look(rows, index, self._arrivals.clocks_by_row)
         ends = (first_tick + hop).tolist()
         batch, self._state = self.scorer.advance(
             *turned,

@@ -13,16 +13,46 @@ line still moves by milliseconds), so that mapped time is continuous and strictl
 
 from __future__ import annotations
 
-from array import array
 from bisect import bisect_left
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kinedge.errors import SignalError
 from kinedge.firmware_bridge.clock_lines import edge_below, lines_between
+from kinedge.firmware_bridge.clock_table import (
+    ALONE,
+    BIN_NS,
+    DEVICE_ORIGIN,
+    EDGE_LEFT,
+    EDGE_RIGHT,
+    END,
+    EXACT,
+    FOREVER,
+    HAS_EDGE,
+    LINE_AT,
+    LINE_RESIDUAL,
+    MAX_SKEW,
+    MAX_SLEW,
+    MAX_SLEW_WARM_UP,
+    N_BINS,
+    N_UPDATES,
+    NOW,
+    OFFSET_ORIGIN,
+    PUBLISHED,
+    PUBLISHED_SLOPE,
+    SANE,
+    SECOND,
+    SHIFT,
+    SLOPE,
+    START,
+    WARM_UP_NS,
+    WINDOW_NS,
+    ClockTable,
+)
 from kinedge.units import NS_PER_S
 
 __all__ = ["Clock", "ClockMap", "FixedClock", "Mapping"]
@@ -32,15 +62,9 @@ Mapping: TypeAlias = tuple[int, int, float, float, float]
 """``base_ns, offset_ns, published, before, after``: device time ``d`` is host time ``d + offset_ns + rint(published +
 slope * (d - base_ns))``; the slope is ``before`` up to ``base_ns``, and ``after`` behind it."""
 
-_BIN_NS: Final = NS_PER_S
-_WINDOW_NS: Final = 120 * NS_PER_S
-_WARM_UP_NS: Final = 10 * NS_PER_S
-_MAX_SKEW: Final = 200e-6
-_MAX_SLEW: Final = 500e-6
-_MAX_SLEW_WARM_UP: Final = 0.05
 _RECENT_BINS: Final = 15
 _MAX_SYNC_DISTANCE_NS: Final = 10 * NS_PER_S
-_FOREVER: Final = 1 << 62
+_REACH: Final = 1 << 63  # of what is kept in 64 bits
 _WANDER: Final = 2e-6  # of a crystal's rate within the window, as its temperature changes
 
 
@@ -125,44 +149,72 @@ class FixedClock:
 
 
 class _Bins:
-    """One extreme per second of device time, of the last 120 s: when it was, and how large."""
+    """One extreme per second of device time, of the last 120 s: when it was, and how large.
 
-    __slots__ = ("_sign", "at", "residual", "second")
+    Parameters
+    ----------
+    sign
+        1 for the least, -1 for the greatest.
+    ends
+        Where the latest second, the first bin and the place behind the last one are kept, in that order.
+    at, residual
+        Where the bins are kept: 16 bytes each, as thousands of sensors have 120 of them.
+    """
 
-    def __init__(self, *, sign: int) -> None:
+    __slots__ = ("_at", "_ends", "_residual", "_sign")
+
+    def __init__(self, sign: int, ends: memoryview, at: memoryview, residual: memoryview) -> None:
         self._sign = sign
-        self.second = -_FOREVER
-        # thousands of sensors have 120 each: 16 bytes a bin, where objects would take 150
-        self.at, self.residual = array("q"), array("q")
+        self._ends, self._at, self._residual = ends, at, residual
 
     def __len__(self) -> int:
-        return len(self.at)
+        return self._ends[END] - self._ends[START]
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._ends[SECOND], self._ends[START], self._ends[END] = -FOREVER, 0, 0
+
+    @property
+    def at(self) -> memoryview:
+        """When each was."""
+        return self._at[self._ends[START] : self._ends[END]]
+
+    @property
+    def residual(self) -> memoryview:
+        """How large each is."""
+        return self._residual[self._ends[START] : self._ends[END]]
 
     def add(self, at: int, residual: int) -> bool:
         """Return whether any bin changed. Residuals older than the newest bin are not used."""
-        second = at // _BIN_NS
-        if second == self.second:
-            if self._sign * residual >= self._sign * self.residual[-1]:
+        ends, end = self._ends, self._ends[END]
+        second, newest = at // BIN_NS, ends[SECOND]
+        if second == newest:
+            if self._sign * residual >= self._sign * self._residual[end - 1]:
                 return False
-            self.at[-1], self.residual[-1] = at, residual
+            self._at[end - 1], self._residual[end - 1] = at, residual
             return True
-        if second < self.second:
+        if second < newest:
             return False
-        self.second = second
-        self.at.append(at)
-        self.residual.append(residual)
-        if self.at[0] < at - _WINDOW_NS:
-            self.drop_before(at - _WINDOW_NS)
+        if end == N_BINS:
+            end = self._move_back()
+        self._at[end], self._residual[end] = at, residual
+        ends[SECOND], ends[END] = second, end + 1
+        if self._at[ends[START]] < at - WINDOW_NS:
+            self.drop_before(at - WINDOW_NS)
         return True
 
     def drop_before(self, at: int) -> None:
         """Forget what is older."""
-        if self.at and self.at[0] < at:
-            gone = bisect_left(self.at, at)
-            del self.at[:gone], self.residual[:gone]
+        self._ends[START] += bisect_left(self.at, at)
+
+    def _move_back(self) -> int:
+        n = len(self)
+        self._at[:n], self._residual[:n] = self.at, self.residual
+        self._ends[START], self._ends[END] = 0, n
+        return n
 
     def arrays(self) -> tuple[I64, I64]:
-        """Return both, as copies: an array that numpy looks at cannot grow."""
+        """Return both, as copies."""
         return np.array(self.at), np.array(self.residual)
 
 
@@ -211,32 +263,75 @@ class ClockMap:
                 f"{shift_uncertainty_ns}"
             )
         self._delay_floor_ns = delay_floor_ns
-        self._shift_ns = shift_ns
         self._shift_uncertainty_ns = shift_uncertainty_ns
-        self.reset()
+        self._settle: Callable[[], None] | None = None
+        self._use(ClockTable(1), 0)
+        self._ints[SHIFT] = shift_ns
+        self._forget()
+
+    def _use(self, table: ClockTable, row: int) -> None:
+        self._table, self._row = table, row
+        self._ints = memoryview(table.ints[row])
+        self._floats = cast("memoryview[float]", memoryview(table.floats[row]))
+        self._latest = _Bins(1, self._ints, memoryview(table.at[row]), memoryview(table.residual[row]))
+
+    def move_to(self, table: ClockTable, row: int, *, settle: Callable[[], None] | None = None) -> None:
+        """Keep all numbers in a row of a table from here on, where those of many clocks are updated at once.
+
+        Parameters
+        ----------
+        table, row
+            Where; what is there is written over.
+        settle
+            Takes in arrivals that wait to be taken in by the table: called before anybody reads or writes here.
+        """
+        self._settled()
+        before, old = self._table, self._row
+        for name in ("ints", "floats", "at", "residual"):
+            getattr(table, name)[row] = getattr(before, name)[old]
+        self._use(table, row)
+        self._settle = settle
+
+    def row_of(self, table: ClockTable) -> int | None:
+        """Return the row of a table in which all numbers are kept; None where they are not there."""
+        return self._row if self._table is table else None
+
+    def _settled(self) -> None:
+        if self._settle is not None:
+            self._settle()
 
     def reset(self) -> None:
         """Forget everything: the device started anew."""
-        self.n_updates = 0
-        self._latest = _Bins(sign=1)
-        self._earliest = _Bins(sign=-1)
-        self._device_origin = 0
-        self._offset_origin = 0
-        self._line_at, self._line_residual, self._slope = 0, 0.0, 0.0
+        self._settled()
+        self._forget()
+
+    def _forget(self) -> None:
+        ints, shift_ns = self._ints, self._ints[SHIFT]
+        for i in range(len(ints)):
+            ints[i] = 0
+        for i in range(len(self._floats)):
+            self._floats[i] = 0.0
+        ints[SHIFT] = shift_ns
+        self._latest.clear()
+        self._earliest: _Bins | None = None  # before the first exchange
         self._two_way: _TwoWay | None = None
-        self._edge: tuple[int, int] | None = None  # of the hull, on which the line lies
-        self._now = 0
-        self._published = 0.0
-        self._published_slope = 0.0
+
+    @property
+    def n_updates(self) -> int:
+        """Arrivals taken in since the last reset."""
+        self._settled()
+        return self._ints[N_UPDATES]
 
     @property
     def skew_ppm(self) -> float:
         """How much faster than the host clock the device clock runs."""
-        return -self._slope * 1e6
+        self._settled()
+        return -self._floats[SLOPE] * 1e6
 
     @property
     def bounded(self) -> bool:
         """Whether two-way exchanges bound the delay."""
+        self._settled()
         return self._two_way is not None
 
     @property
@@ -249,14 +344,16 @@ class ClockMap:
             Nothing has arrived yet.
         """
         self._require_update()
-        more = abs(self._target() - self._published) + self._shift_uncertainty_ns
+        now = self._ints[NOW]
+        more = abs(self._line(now) - self._floats[PUBLISHED]) + self._shift_uncertainty_ns
         if self._two_way is not None:
-            since = max(self._now - self._two_way.at, 0)
-            half = (self._two_way.high - self._two_way.low) / 2 + 2 * _MAX_SKEW * since
+            since = max(now - self._two_way.at, 0)
+            half = (self._two_way.high - self._two_way.low) / 2 + 2 * MAX_SKEW * since
             return round(half + more), round(half + more)
-        recent, bins, now = slice(-_RECENT_BINS, None), self._latest, self._now
+        recent, bins = slice(-_RECENT_BINS, None), self._latest
         # what arrived least late bounds the truth then; since then both may have gone apart by all that is possible
-        start, line_at, slope, most = self._line_residual, self._line_at, self._slope, 2 * _MAX_SKEW
+        start, slope, line_at = self._floats[LINE_RESIDUAL], self._floats[SLOPE], self._ints[LINE_AT]
+        most = 2 * MAX_SKEW
         fit = min(
             [
                 residual - (start + slope * (at - line_at)) + most * abs(now - at)
@@ -283,20 +380,30 @@ class ClockMap:
         Feed the last sample of every packet. A device time more than 120 s before the last one resets the map: the
         device started anew without saying so.
         """
-        at = device_time_ns - self._device_origin
-        residual = host_time_ns - device_time_ns - self._offset_origin
-        if not self.n_updates or at < self._now - _WINDOW_NS or not -_FOREVER < residual < _FOREVER > at:
-            self.reset()
-            self._device_origin = device_time_ns
-            self._offset_origin = host_time_ns - device_time_ns
+        if self._settle is not None:
+            self._settle()
+        ints, bins = self._ints, self._latest
+        at = device_time_ns - ints[DEVICE_ORIGIN]
+        residual = host_time_ns - device_time_ns - ints[OFFSET_ORIGIN]
+        if not ints[N_UPDATES] or at < ints[NOW] - WINDOW_NS or not -FOREVER < residual < FOREVER > at:
+            self._begin(device_time_ns, host_time_ns)
             at = residual = 0
-        self.n_updates += 1
-        bins = self._latest
+        elif not -EXACT < residual < EXACT:
+            ints[ALONE] = 1
+        ints[N_UPDATES] += 1
         # nearly every arrival is later than the earliest of its second: asked here, without a call
-        unneeded = at // _BIN_NS == bins.second and residual >= bins.residual[-1]
+        unneeded = at // BIN_NS == ints[SECOND] and residual >= bins._residual[ints[END] - 1]
         if not unneeded and bins.add(at, residual) and not self._still_fits():
             self._fit()
         self._slew(at)
+
+    def _begin(self, device_time_ns: int, host_time_ns: int) -> None:
+        offset_ns = host_time_ns - device_time_ns
+        if not (-_REACH <= device_time_ns < _REACH and -_REACH <= offset_ns + self._ints[SHIFT] < _REACH > offset_ns):
+            raise SignalError(f"device time {device_time_ns} ns, host time {host_time_ns} ns: beyond 64 bits")
+        self._forget()
+        self._ints[DEVICE_ORIGIN], self._ints[OFFSET_ORIGIN] = device_time_ns, offset_ns
+        self._ints[ALONE] = not self._is_sane()
 
     def update_two_way(self, t1_ns: int, t2_ns: int, t3_ns: int, t4_ns: int) -> None:
         """Take in a TIME_SYNC exchange: sent at host ``t1``, received at device ``t2``, sent ``t3``, received ``t4``.
@@ -306,13 +413,23 @@ class ClockMap:
         (``t4 < t1`` or ``t3 < t2``), and one whose device times are not within 10 s of the last arrival: it is
         of another device, or of another boot.
         """
-        received, sent = t2_ns - self._device_origin, t3_ns - self._device_origin
-        if not self.n_updates or t4_ns < t1_ns or sent < received:
+        self._settled()
+        ints = self._ints
+        received, sent = t2_ns - ints[DEVICE_ORIGIN], t3_ns - ints[DEVICE_ORIGIN]
+        if not ints[N_UPDATES] or t4_ns < t1_ns or sent < received:
             return
-        if received < self._now - _MAX_SYNC_DISTANCE_NS or sent > self._now + _MAX_SYNC_DISTANCE_NS:
+        if received < ints[NOW] - _MAX_SYNC_DISTANCE_NS or sent > ints[NOW] + _MAX_SYNC_DISTANCE_NS:
             return
-        above = self._latest.add(sent, t4_ns - t3_ns - self._offset_origin)
-        below = self._earliest.add(received, t1_ns - t2_ns - self._offset_origin)
+        most, least = t4_ns - t3_ns - ints[OFFSET_ORIGIN], t1_ns - t2_ns - ints[OFFSET_ORIGIN]
+        if least <= -FOREVER or most >= FOREVER:
+            return
+        if self._earliest is None:
+            own = ClockTable(1)
+            self._earliest = _Bins(-1, *(memoryview(a[0]) for a in (own.ints, own.at, own.residual)))
+            self._earliest.clear()
+        above = self._latest.add(sent, most)
+        below = self._earliest.add(received, least)
+        ints[ALONE] = 1
         if above or below:
             self._fit()
 
@@ -355,89 +472,95 @@ class ClockMap:
         SignalError
             Nothing has arrived yet.
         """
-        if not self.n_updates:
-            self._require_update()
+        self._require_update()
+        ints, floats = self._ints, self._floats
         return (
-            self._device_origin + self._now,
-            self._offset_origin + self._shift_ns,
-            self._published,
-            self._published_slope,
-            self._slope,
+            ints[DEVICE_ORIGIN] + ints[NOW],
+            ints[OFFSET_ORIGIN] + ints[SHIFT],
+            floats[PUBLISHED],
+            floats[PUBLISHED_SLOPE],
+            floats[SLOPE],
         )
 
     def _require_update(self) -> None:
-        if not self.n_updates:
+        if self._settle is not None:
+            self._settle()
+        if not self._ints[N_UPDATES]:
             raise SignalError("the clock map has seen no arrival yet: call update first, or use FixedClock in a replay")
 
     def _line(self, at: int) -> float:
-        return self._line_residual + self._slope * (at - self._line_at)
-
-    def _target(self) -> float:
-        return self._line(self._now)
+        line: float = self._floats[LINE_RESIDUAL] + self._floats[SLOPE] * (at - self._ints[LINE_AT])
+        return line
 
     def _still_fits(self) -> bool:
         """Whether the newest minimum leaves the line what it is: above it, and the edge it lies on not left behind."""
-        if self._edge is None or self._earliest.at:
+        ints, bins = self._ints, self._latest
+        if not ints[HAS_EDGE] or self._earliest:
             return False
-        bins, (left, right) = self._latest, self._edge
-        newest = bins.at[-1]
-        inside = bins.at[0] <= left and (bins.at[0] + newest) // 2 < right
+        right, end = ints[EDGE_RIGHT], ints[END] - 1
+        first, newest = bins._at[ints[START]], bins._at[end]
+        inside: bool = first <= ints[EDGE_LEFT] and (first + newest) // 2 < right
         # a corner in the newest second is gone as soon as that second has a new minimum
-        return inside and right // _BIN_NS < bins.second and bins.residual[-1] >= self._line(newest)
+        return inside and right // BIN_NS < ints[SECOND] and bins._residual[end] >= self._line(newest)
 
     def _fit(self) -> None:
         """Lay the line under the minima, or between them and what exchanges bound from below."""
-        bins = self._latest
-        self._earliest.drop_before(bins.at[-1] - _WINDOW_NS)
-        if self._earliest.at:
-            self._fit_between()
-            return
-        self._two_way = None
-        self._edge = None
-        first, last = bins.at[0], bins.at[-1]
-        middle = (first + last) // 2
+        bins, ints, floats = self._latest, self._ints, self._floats
         at, residual = bins.arrays()
-        if last - first >= _WARM_UP_NS:
+        first, last = bins.at[0], bins.at[-1]
+        if self._earliest is not None:
+            self._earliest.drop_before(last - WINDOW_NS)
+            if len(self._earliest):
+                self._fit_between(self._earliest)
+                return
+            self._earliest = self._two_way = None
+            ints[ALONE] = bool((np.abs(residual) >= EXACT).any()) or not self._is_sane()
+        ints[HAS_EDGE] = 0
+        middle = (first + last) // 2
+        if last - first >= WARM_UP_NS:
             i, k = edge_below(at, residual, middle)
             slope = (bins.residual[k] - bins.residual[i]) / (bins.at[k] - bins.at[i])
-            self._slope = min(max(slope, -_MAX_SKEW), _MAX_SKEW)
-            self._edge = (bins.at[i], bins.at[k]) if slope == self._slope else None
+            floats[SLOPE] = believed = min(max(slope, -MAX_SKEW), MAX_SKEW)
+            ints[HAS_EDGE], ints[EDGE_LEFT], ints[EDGE_RIGHT] = slope == believed, bins.at[i], bins.at[k]
         # else the slope known from before: 0 at the start, the old one after a long silence
-        self._line_at = middle
-        self._line_residual = float((residual - self._slope * (at - middle)).min())
+        ints[LINE_AT] = middle
+        floats[LINE_RESIDUAL] = float((residual - floats[SLOPE] * (at - middle)).min())
 
-    def _fit_between(self) -> None:
+    def _is_sane(self) -> bool:
+        return -SANE < self._ints[DEVICE_ORIGIN] < SANE and -SANE < self._ints[OFFSET_ORIGIN] < SANE
+
+    def _fit_between(self, earliest: _Bins) -> None:
         """Lay the line between the bounds of both sides."""
-        now = max(self._latest.at[-1], self._earliest.at[-1])
+        now = max(self._latest.at[-1], earliest.at[-1])
         between = lines_between(
-            [
-                (at - now, -r + _WANDER * (now - at))
-                for at, r in zip(self._earliest.at, self._earliest.residual, strict=True)
-            ],
+            [(at - now, -r + _WANDER * (now - at)) for at, r in zip(earliest.at, earliest.residual, strict=True)],
             [
                 (at - now, r + _WANDER * (now - at))
                 for at, r in zip(self._latest.at, self._latest.residual, strict=True)
             ],
-            max_slope=_MAX_SKEW,
+            max_slope=MAX_SKEW,
         )
-        self._slope = between.slope
-        self._line_at, self._line_residual = now, (between.low + between.high) / 2
+        self._ints[HAS_EDGE] = 0
+        self._ints[LINE_AT] = now
+        self._floats[SLOPE], self._floats[LINE_RESIDUAL] = between.slope, (between.low + between.high) / 2
         self._two_way = _TwoWay(now, between.low, between.high)
 
     def _slew(self, now: int) -> None:
         """Move the published time towards the line, along a straight piece from the last update to this one."""
-        elapsed = now - self._now
-        target = self._line_residual + self._slope * (now - self._line_at)
-        if self.n_updates == 1:
-            self._now, self._published = now, target
+        ints, floats = self._ints, self._floats
+        elapsed = now - ints[NOW]
+        target = floats[LINE_RESIDUAL] + floats[SLOPE] * (now - ints[LINE_AT])
+        if ints[N_UPDATES] == 1:
+            ints[NOW], floats[PUBLISHED] = now, target
         elif elapsed > 0:
-            seen = self._latest.at
-            most = (_MAX_SLEW if seen[-1] - seen[0] >= _WARM_UP_NS else _MAX_SLEW_WARM_UP) * elapsed
-            change = target - self._published
+            seen = self._latest._at
+            warm = seen[ints[END] - 1] - seen[ints[START]] >= WARM_UP_NS
+            most = (MAX_SLEW if warm else MAX_SLEW_WARM_UP) * elapsed
+            change = target - floats[PUBLISHED]
             if change > most:
                 change = most
             elif change < -most:
                 change = -most
-            self._now = now
-            self._published += change
-            self._published_slope = change / elapsed
+            ints[NOW] = now
+            floats[PUBLISHED] += change
+            floats[PUBLISHED_SLOPE] = change / elapsed

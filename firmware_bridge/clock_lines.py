@@ -10,7 +10,7 @@ from typing import Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["LinesBetween", "Point", "edge_below", "lines_between", "lower_hull"]
+__all__ = ["LinesBetween", "Point", "edge_below", "edges_below", "lines_between", "lower_hull"]
 
 _GUESSES: Final = 8  # three or four are the rule
 
@@ -71,6 +71,44 @@ def edge_below(x: I64, y: I64, at: int) -> tuple[int, int]:
     lowest = (height[:n, None] * right - height[n:] * left) / (right - left)
     i, k = divmod(int(lowest.argmin()), len(right))
     return i, n + k
+
+
+def edges_below(x: I64, y: I64, at: I64, used: NDArray[np.bool_]) -> tuple[I64, I64, NDArray[np.bool_]]:
+    """Find what ``edge_below`` finds, of many rows at once.
+
+    Parameters
+    ----------
+    x, y : (n, n_points) int64
+        Of each row; what is not used is at its end.
+    at : (n,) int64
+        Of each row.
+    used : (n, n_points) bool
+        Which points there are.
+
+    Returns
+    -------
+    left, right : (n,) int64
+        Ends of the edges, as indices.
+    known : (n,) bool
+        False where a few guesses did not find it: ask ``edge_below``.
+    """
+    since, height = (x - at[:, None]).astype(np.float64), y.astype(np.float64)
+    before = x < at[:, None]
+    behind = ~before & used
+    before &= used
+    each, slope = np.arange(len(x)), np.zeros(len(x))
+    left, right = np.full(len(x), -1), np.full(len(x), -1)
+    known = np.zeros(len(x), bool)
+    for _ in range(_GUESSES):
+        above = height - slope[:, None] * since
+        i = np.where(before, above, np.inf).argmin(axis=1)
+        k = np.where(behind, above, np.inf).argmin(axis=1)
+        known = (i == left) & (k == right)
+        if known.all():
+            break
+        left, right = i, k
+        slope = (height[each, k] - height[each, i]) / (since[each, k] - since[each, i])
+    return left, right, known
 
 
 def lines_between(below: Sequence[Point], above: Sequence[Point], *, max_slope: float) -> LinesBetween:

@@ -1,0 +1,285 @@
+"""Chunks between their arrival and the grid: whose they are, which clock maps them, and all of it for many at once.
+
+What is pushed waits until somebody asks: for a verdict, for whose hop is complete, for a clock. Then the clock maps of
+all sensors that were heard are updated in one step, and their samples are copied to the grid in another. It is as if
+each chunk had been taken in when it came.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+
+from kinedge.edge.grid import Grid
+from kinedge.edge.grid_buffers import HOST_TIME, host_time
+from kinedge.errors import SignalError
+from kinedge.firmware_bridge.clock import Clock, ClockMap
+from kinedge.firmware_bridge.clock_table import FOREVER, SANE, ClockTable
+from kinedge.signals import ImuChunk
+
+__all__ = ["Arrivals"]
+
+_FEW: Final = 24  # chunks that are taken in one by one, as a step for all costs more
+_MANY: Final = 1024  # chunks that wait at most to be taken in: more of them leave the caches
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Feed:
+    """Where the chunks of one sensor of one person go, as long as they are of one boot and have these channels."""
+
+    row: int
+    column: int
+    clock: Clock
+    is_map: bool
+    boot_id: int
+    channels: tuple[str, ...]
+    columns: list[int] | None
+    n_columns: int  # of chunks
+    clock_row: int  # in the table of clocks; -1 for a clock that is not there
+
+
+def _picked(chunk: ImuChunk, columns: list[int]) -> ImuChunk:
+    return replace(
+        chunk,
+        values=chunk.values[:, columns],
+        valid=chunk.valid[:, columns],
+        saturated=chunk.saturated[:, columns],
+    )
+
+
+class Arrivals:
+    """What comes of the sensors of some people.
+
+    Parameters
+    ----------
+    grid
+        Where samples go; a row for each person.
+    subjects
+        Pseudonyms, in the order of its rows.
+    make_clock
+        Makes the clock map of each sensor.
+
+    Attributes
+    ----------
+    clocks, clocks_by_row
+        By person and sensor.
+    n_ignored
+        Chunks of sensors that are not in the grid, or of times that no clock can have.
+    """
+
+    def __init__(self, grid: Grid, subjects: Sequence[str], make_clock: Callable[[], Clock]) -> None:
+        self._grid = grid
+        self._make_clock = make_clock
+        self._channels = {s.name: s.channels for s in grid.sensors}
+        self._columns: dict[tuple[str, tuple[str, ...]], list[int] | None] = {}
+        self.clocks: dict[str, dict[str, Clock]] = {}
+        self.n_ignored = 0
+        self._boot_ids: dict[tuple[str, str], int] = {}
+        self._feeds: dict[tuple[str, str], _Feed] = {}
+        self._table, self._mapped = ClockTable(0), list[ClockMap]()
+        self._waiting: list[tuple[_Feed, ImuChunk]] = []
+        self.use_subjects(subjects)
+
+    def use_subjects(self, subjects: Sequence[str]) -> None:
+        """Let these be the people of the rows; of who leaves nothing is kept. Settle before the rows change."""
+        self._row = {s: i for i, s in enumerate(subjects)}
+        self.clocks = {s: self.clocks.get(s, {}) for s in subjects}
+        self.clocks_by_row = tuple(self.clocks.values())
+        self._boot_ids = {key: boot for key, boot in self._boot_ids.items() if key[0] in self._row}
+        self._gather_clocks()
+
+    def use_clock(self, subject: str, sensor: str, clock: Clock) -> None:
+        """Map a sensor by this clock from its next chunk on."""
+        self.settle()
+        self.clocks[subject][sensor] = clock
+        self._feeds.pop((subject, sensor), None)
+
+    def hand_over(self, sensor: str, *, giver: str, taker: str) -> None:
+        """Let a sensor be of another person from its next chunk on, with its clock.
+
+        Raises
+        ------
+        SignalError
+            It was never heard at the giver.
+        """
+        self.settle()
+        clock = self.clocks[giver].pop(sensor, None)
+        if clock is None:
+            raise SignalError(f"{giver}: {sensor} was never heard, and cannot be handed over")
+        self.clocks[taker][sensor] = clock
+        boot_id = self._boot_ids.get((giver, sensor))
+        for subject in (giver, taker):
+            self._feeds.pop((subject, sensor), None)
+            self._boot_ids.pop((subject, sensor), None)
+        if boot_id is not None:
+            self._boot_ids[(taker, sensor)] = boot_id
+
+    def take_off(self, subject: str, sensor: str) -> None:
+        """Forget a sensor that nobody wears any more."""
+        self.settle()
+        self.clocks[subject].pop(sensor, None)
+        self._feeds.pop((subject, sensor), None)
+        self._boot_ids.pop((subject, sensor), None)
+
+    def push(self, subject: str, chunk: ImuChunk, channels: Sequence[str]) -> None:
+        """Take a chunk, see ``Pipeline.push``."""
+        feed = self._feeds.get((subject, chunk.sensor))
+        if feed is None or feed.boot_id != chunk.boot_id or feed.channels != channels:
+            self.settle()
+            feed = self._feed(subject, chunk, tuple(channels))
+            if feed is None:
+                return
+        if chunk.host_time_ns is None or feed.clock_row < 0 or chunk.values.shape[1] != feed.n_columns:
+            self.settle()
+            self._take_in(feed, chunk)
+            return
+        waiting = self._waiting
+        waiting.append((feed, chunk))
+        if len(waiting) >= _MANY:
+            self.settle()
+
+    def _take_in(self, feed: _Feed, chunk: ImuChunk) -> None:
+        """Map one chunk, and give it to the grid."""
+        time_ns, mapping = chunk.device_time_ns, HOST_TIME
+        if not len(time_ns):
+            return
+        clock, last_ns = feed.clock, time_ns.item(-1)
+        if chunk.host_time_ns is not None:
+            clock.update(last_ns, chunk.host_time_ns)
+        if feed.is_map:
+            mapping = clock.mapping  # type: ignore[attr-defined]
+        if not feed.is_map or last_ns > mapping[0]:
+            mapping, time_ns = HOST_TIME, clock.to_host_ns(time_ns)
+        values, valid, saturated = chunk.values, chunk.valid, chunk.saturated
+        if feed.columns is not None:
+            values, valid, saturated = values[:, feed.columns], valid[:, feed.columns], saturated[:, feed.columns]
+        self._grid.put(
+            feed.row, feed.column, time_ns, values, valid, saturated, interval_ns=chunk.interval_ns, mapping=mapping
+        )
+
+    def settle(self) -> None:
+        """Take in the chunks that came since this was done last: clocks, late samples, and whose hop is complete."""
+        arrived = self._waiting
+        if not arrived:
+            return
+        self._waiting = []
+        if len(arrived) < _FEW:
+            self._take_in_each(arrived)
+            return
+        times = [chunk.device_time_ns for _, chunk in arrived]
+        lengths = np.fromiter(map(len, times), np.int64, len(times))
+        if not lengths.all():
+            arrived = [(feed, chunk) for feed, chunk in arrived if len(chunk)]
+            times, lengths = [chunk.device_time_ns for _, chunk in arrived], lengths[lengths > 0]
+            if not arrived:
+                return
+        device_ns = np.concatenate(times)
+        ends = np.cumsum(lengths)
+        rows = np.array([feed.clock_row for feed, _ in arrived], np.intp)
+        try:
+            came_ns = np.array([chunk.host_time_ns for _, chunk in arrived], np.int64)
+        except OverflowError:
+            came_ns = np.full(len(arrived), FOREVER)
+        if max(np.abs(came_ns).max(), np.abs(device_ns[ends - 1]).max()) >= SANE:
+            self._take_in_each(arrived)
+            return
+        found = self._table.update(rows, device_ns[ends - 1], came_ns, self._update_alone)
+        n = int(lengths[0])
+        if (lengths == n).all():
+            host_ns = host_time(device_ns.reshape(-1, n), *(a[:, None] for a in found)).reshape(-1)
+        else:
+            host_ns = host_time(device_ns, *(a.repeat(lengths) for a in found))
+        people = np.array([feed.row for feed, _ in arrived], np.intp)
+        columns = np.array([feed.column for feed, _ in arrived], np.intp)
+        chunks = [chunk if feed.columns is None else _picked(chunk, feed.columns) for feed, chunk in arrived]
+        for column in range(len(self._grid.sensors)):
+            mine = columns == column
+            at = np.flatnonzero(mine)
+            if len(at):
+                of = [chunks[k] for k in at.tolist()]
+                self._grid.put_many(column, people[at], lengths[at], host_ns[mine.repeat(lengths)], of)
+
+    def _take_in_each(self, arrived: list[tuple[_Feed, ImuChunk]]) -> None:
+        for feed, chunk in arrived:
+            try:
+                self._take_in(feed, chunk)
+            except SignalError:  # a time beyond 64 bits
+                self.n_ignored += 1
+
+    def _update_alone(self, row: int, device_ns: int, host_ns: int) -> None:
+        self._mapped[row].update(device_ns, host_ns)
+
+    def _in_table(self, clock: ClockMap) -> int:
+        """Return the row of the table in which a clock is kept from here on."""
+        if clock.row_of(self._table) is None:
+            if len(self._mapped) == len(self._table):
+                self._gather_clocks(clock)
+            else:
+                self._mapped.append(clock)
+                clock.move_to(self._table, len(self._mapped) - 1, settle=self.settle)
+        return int(clock.row_of(self._table) or 0)
+
+    def _gather_clocks(self, *more: ClockMap) -> None:
+        """Begin a table of the clocks that are in use, with room for those that are still to come."""
+        self.settle()
+        used = [c for of_one in self.clocks.values() for c in of_one.values() if type(c) is ClockMap]
+        used = list(dict.fromkeys([*used, *more]))
+        gone = set(self._mapped) - set(used)
+        table = ClockTable(max(len(self._row) * len(self._channels), len(used) + 1))
+        for row, clock in enumerate(used):
+            clock.move_to(table, row, settle=self.settle)
+        for clock in gone:
+            clock.move_to(ClockTable(1), 0)
+        self._table, self._mapped = table, used
+        self._feeds.clear()  # they know rows of the table before
+
+    def _feed(self, subject: str, chunk: ImuChunk, channels: tuple[str, ...]) -> _Feed | None:
+        """Look up where the chunks of a sensor go, when something about them is new; None for one nobody uses."""
+        row = self._row.get(subject)
+        if row is None:
+            raise SignalError(f"no subject {subject!r} here")
+        sensor = chunk.sensor
+        if sensor not in self._channels:
+            self.n_ignored += 1
+            return None
+        if not len(chunk):
+            return None
+        columns = self._columns_of(sensor, channels)
+        clocks, key = self.clocks[subject], (subject, sensor)
+        clock = clocks.get(sensor)
+        if clock is None:
+            clock = clocks[sensor] = self._make_clock()
+        elif self._boot_ids.get(key, chunk.boot_id) != chunk.boot_id:
+            clock.reset()
+            self._grid.reset_sensor(row, sensor)
+        self._boot_ids[key] = chunk.boot_id
+        clock_row = self._in_table(clock) if type(clock) is ClockMap else -1
+        feed = _Feed(
+            row=row,
+            column=self._grid.column(sensor),
+            clock=clock,
+            is_map=clock_row >= 0,
+            boot_id=chunk.boot_id,
+            channels=channels,
+            columns=columns,
+            n_columns=len(channels),
+            clock_row=clock_row,
+        )
+        self._feeds[key] = feed
+        return feed
+
+    def _columns_of(self, sensor: str, channels: tuple[str, ...]) -> list[int] | None:
+        """Return which columns the model wants; None for all of them in their order."""
+        key = (sensor, channels)
+        if key not in self._columns:
+            wanted = self._channels[sensor]
+            missing = [c for c in wanted if c not in channels]
+            if missing:
+                raise SignalError(
+                    f"{sensor}: the model needs {', '.join(missing)}, the sensor has {', '.join(channels)}"
+                )
+            self._columns[key] = None if channels == wanted else [channels.index(c) for c in wanted]
+        return self._columns[key]
