@@ -255,7 +255,8 @@ class Buffers:
             self.saturated[people, :most] = self.saturated.reshape(-1, self.n_channels).take(slots, axis=0)
             self.saturated[people, most:] = False
         self.n[people] = left
-        return gone
+        forgotten: I64 = gone
+        return forgotten
 
     def _resize(self, n_slots: int) -> None:
         def grown(old: NDArray[Any], blank: Any = 0) -> NDArray[Any]:

@@ -87,12 +87,16 @@ def look_at(
     together = np.empty((n_streams, sum(widths)), np.float32)
     shared = tuple(np.split(together, np.cumsum(widths)[:-1], axis=1)) if pairs else ()
     if native.look_at(values, valid, saturated, pairs, out, together):
-        return HopFacts(*out, shared)
+        return _named(out, shared)
     for start in range(0, n_streams, STREAMS_IN_CACHE):
         rows = slice(start, start + STREAMS_IN_CACHE)
         _look(values[rows], valid[rows], out[:, rows], pairs, [s[rows] for s in shared])
+    out[1] = saturated.sum(axis=1, dtype=np.int32) if saturated is not None and saturated.any() else 0
+    return _named(out, shared)
+
+
+def _named(out: F32, shared: tuple[F32, ...]) -> HopFacts:
     n_valid, n_saturated, level, power, low, high, n_low, n_high, step2, n_steps = out
-    n_saturated[:] = saturated.sum(axis=1, dtype=np.int32) if saturated is not None and saturated.any() else 0
     return HopFacts(n_valid, n_saturated, level, power, low, high, n_low, n_high, step2, n_steps, shared)
 
 
