@@ -99,6 +99,7 @@ class Engine:
         self._at_once = STREAMS_IN_CACHE if getattr(backend, "device", "") == "cpu" else None
         self._horizons = manifest.horizons
         self._max_horizon = max(manifest.horizons)
+        self._n_channels = manifest.n_channels
         self._memory: _Memory | None = None
         self._needed = manifest.receptive_field + np.array(self._horizons, np.int64)
         self._center = np.array(manifest.center, np.float32)
@@ -192,7 +193,7 @@ class Engine:
     ) -> Surprise:
         n_streams, n_samples, n_channels = values.shape
         n_states = len(state.n_seen) if rows is None else len(rows)
-        if n_channels != self.manifest.n_channels or valid.shape != values.shape or n_states != n_streams:
+        if n_channels != self._n_channels or valid.shape != values.shape or n_states != n_streams:
             raise SignalError(
                 f"engine: values {values.shape}, valid {valid.shape} and a state of {n_states} streams "
                 f"do not fit a model of {self.manifest.n_channels} channels"
@@ -204,7 +205,13 @@ class Engine:
                 _copy_rows(state, after)
             return found
         at_once = self._at_once or n_streams
-        if NativeStep.is_there() and self._is_plain(values, valid, state, after):
+        if (
+            NativeStep.is_there()
+            and is_plain(values, np.float32, values.shape)
+            and is_plain(valid, np.bool_, valid.shape)
+            and self._is_plain(state)
+            and (after is state or self._is_plain(after))
+        ):
             self._run_native(values, valid, state, after, rows, found, at_once)
             return found
         gappy = self._fill_gaps(values, valid, state, slice(None) if rows is None else rows)
@@ -218,23 +225,21 @@ class Engine:
             after.held[at_gaps], after.held_age[at_gaps] = gappy.held, gappy.age
         return found
 
-    def _is_plain(self, values: F32, valid: NDArray[np.bool_], state: EngineState, after: EngineState) -> bool:
-        """Whether everything lies in memory as the native library takes it."""
+    def _is_plain(self, state: EngineState) -> bool:
+        """Whether a state lies in memory as the native library takes it."""
+        if self._memory is not None and self._memory.told is state:
+            return True
         n, m = len(state.n_seen), self.manifest
+        predicted = (self._max_horizon, len(self._horizons), m.n_channels)
         shapes: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
             "model": (np.float32, (m.state_size,)),
-            "mu": (np.float32, (self._max_horizon, len(self._horizons), m.n_channels)),
-            "log_sigma": (np.float32, (self._max_horizon, len(self._horizons), m.n_channels)),
+            "mu": (np.float32, predicted),
+            "log_sigma": (np.float32, predicted),
             "held": (np.float32, (m.n_channels,)),
             "held_age": (np.int32, (m.n_channels,)),
             "n_seen": (np.int64, ()),
         }
-        states = (state,) if after is state else (state, after)
-        return (
-            is_plain(values, np.float32, values.shape)
-            and is_plain(valid, np.bool_, valid.shape)
-            and all(is_plain(getattr(s, name), t, (n, *rest)) for s in states for name, (t, rest) in shapes.items())
-        )
+        return all(is_plain(getattr(state, name), t, (n, *rest)) for name, (t, rest) in shapes.items())
 
     def _run_native(
         self,
@@ -258,25 +263,29 @@ class Engine:
             z=found.z,
             nats=found.nats,
             ok=found.valid,
-            model=state.model,
-            old_mu=state.mu,
-            old_log_sigma=state.log_sigma,
-            held=state.held,
-            held_age=state.held_age,
-            n_seen=state.n_seen,
-            model_after=after.model,
-            mu_after=after.mu,
-            log_sigma_after=after.log_sigma,
-            held_after=after.held,
-            held_age_after=after.held_age,
-            n_seen_after=after.n_seen,
         )
+        if memory.told is not state or after is not state:
+            step.set(
+                model=state.model,
+                old_mu=state.mu,
+                old_log_sigma=state.log_sigma,
+                held=state.held,
+                held_age=state.held_age,
+                n_seen=state.n_seen,
+                model_after=after.model,
+                mu_after=after.mu,
+                log_sigma_after=after.log_sigma,
+                held_after=after.held,
+                held_age_after=after.held_age,
+                n_seen_after=after.n_seen,
+            )
+            memory.told = state if after is state else None  # a pipeline's is the same hop after hop
         for start in range(0, n_streams, at_once):
             stop = min(start + at_once, n_streams)
             step.prepare(start, stop)
             mu, log_sigma, model_state = memory.forecast(stop - start)
             if not memory.is_bound:
-                predicted = (stop - start, n_samples, len(self._horizons) * self.manifest.n_channels)
+                predicted = (stop - start, n_samples, len(self._horizons) * self._n_channels)
                 step.set(
                     mu=_plain(mu, predicted),
                     log_sigma=_plain(log_sigma, predicted),
@@ -475,6 +484,7 @@ class _Memory:
         else:
             self.x, self.mask, self.state = self._bound.x, self._bound.mask, self._bound.state
         self.native: NativeStep | None = None
+        self.told: EngineState | None = None  # whose arrays `native` knows
 
     @property
     def is_bound(self) -> bool:

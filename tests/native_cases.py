@@ -76,6 +76,32 @@ def facts(seed: int) -> None:
         same(found, look_at(values, valid, saturated, pairs=pairs))
 
 
+def marks(seed: int) -> None:
+    """Samples that repeat themselves, within a sensor, between sensors and from hop to hop, with gaps."""
+    rng = np.random.default_rng(seed)
+    widths = rng.integers(1, 7, int(rng.integers(1, 4)))
+    edges = np.array([0, *np.cumsum(widths)], np.int64)
+    factors = rng.integers(1, 2**63, edges[-1], dtype=np.uint64) | np.uint64(1)
+    n, hop = int(rng.integers(1, 40)), int(rng.choice([1, 10, 50]))
+    before = np.zeros((n, len(widths), hop * int(rng.integers(1, 5))), np.uint64)
+    for _ in range(5):
+        values = rng.integers(0, 30, (n, hop, edges[-1])).astype(np.float32)
+        valid = lossy(rng, values.shape)
+        found = hops.mark(values, valid, factors, edges, before)
+        assert found is not None
+        own = np.zeros((n, len(widths), hop), np.uint64)
+        for g in range(len(widths)):
+            part = slice(edges[g], edges[g + 1])
+            numbers = (values[..., part].view(np.uint32) * factors[part]).sum(axis=2, dtype=np.uint64) | np.uint64(1)
+            own[:, g] = np.where(valid[..., part].all(axis=2), numbers, np.uint64(0))
+        after = np.concatenate([before[:, :, hop:], own], axis=2)
+        same(found[0], after)
+        distinct = np.array([[len(set(row.tolist()) - {0}) for row in stream] for stream in after])
+        same(found[1], (after != 0).sum(axis=2))
+        same(found[2], (after != 0).sum(axis=2) - distinct)
+        before = found[0]
+
+
 def grid(seed: int) -> None:
     """Chunks of several people and sensors, with gaps, jitter, what is not finite, bursts and people who leave."""
     rng = np.random.default_rng(seed)
@@ -191,7 +217,7 @@ def engine(seed: int) -> None:
     assert isinstance(states[0], EngineState)
 
 
-CASES = {"facts": facts, "grid": grid, "engine": engine}
+CASES = {"facts": facts, "marks": marks, "grid": grid, "engine": engine}
 
 
 if __name__ == "__main__":

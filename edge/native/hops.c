@@ -206,3 +206,53 @@ API WIDE int32_t kinedge_facts(const float *values, const uint8_t *valid, const 
     }
     return 0;
 }
+
+#define TABLE 1024 /* twice the longest block, so that a free place is always near */
+
+/* One number for each sample of each sensor, from the bits of its channels, 0 where one is missing; pushed onto those
+ * of the block before. values, valid (n_streams, hop, n_channels); factors (n_channels); starts (n_sensors + 1): first
+ * columns; old, after (n_streams, n_sensors, block). known, again (n_streams, n_sensors): numbers of the block that are
+ * not 0, and those of them that stood there before. -1 where columns are outside or the block is too long for this.
+ */
+API WIDE int32_t kinedge_marks(const float *values, const uint8_t *valid, int64_t n_streams, int64_t hop,
+                               int64_t n_channels, const uint64_t *factors, const int64_t *starts, int64_t n_sensors,
+                               const uint64_t *old, int64_t block, uint64_t *after, int64_t *known, int64_t *again)
+{
+    if (block > TABLE / 2 || hop < 0 || hop > block)
+        return -1;
+    for (int64_t g = 0; g < n_sensors; g++)
+        if (starts[g] < 0 || starts[g] > starts[g + 1] || starts[g + 1] > n_channels)
+            return -1;
+    for (int64_t s = 0; s < n_streams; s++)
+        for (int64_t g = 0; g < n_sensors; g++) {
+            const int64_t at = s * n_sensors + g;
+            uint64_t *marks = after + at * block;
+            memcpy(marks, old + at * block + hop, (size_t)(block - hop) * sizeof *marks);
+            for (int64_t k = 0; k < hop; k++) {
+                const int64_t row = (s * hop + k) * n_channels;
+                uint64_t mark = 0;
+                uint8_t there = 1;
+                for (int64_t c = starts[g]; c < starts[g + 1]; c++) {
+                    uint32_t bits;
+                    memcpy(&bits, values + row + c, sizeof bits);
+                    mark += bits * factors[c];
+                    there &= valid[row + c];
+                }
+                marks[block - hop + k] = there ? mark | 1u : 0u;
+            }
+            uint64_t table[TABLE];
+            memset(table, 0, sizeof table);
+            known[at] = again[at] = 0;
+            for (int64_t k = 0; k < block; k++) {
+                if (!marks[k])
+                    continue;
+                known[at]++;
+                uint64_t place = (marks[k] * UINT64_C(0x9E3779B97F4A7C15)) >> 54;
+                while (table[place] && table[place] != marks[k])
+                    place = (place + 1) % TABLE;
+                again[at] += table[place] == marks[k];
+                table[place] = marks[k];
+            }
+        }
+    return 0;
+}
