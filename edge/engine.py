@@ -19,6 +19,8 @@ from kinedge.bundle import Manifest
 from kinedge.edge.backends import Backend
 from kinedge.edge.backends.onnx import BoundStep, OnnxBackend
 from kinedge.edge.gaps import Gaps
+from kinedge.edge.native import NativeStep
+from kinedge.edge.native.arrays import is_plain
 from kinedge.errors import SignalError
 
 __all__ = ["STREAMS_IN_CACHE", "Engine", "EngineState", "Surprise"]
@@ -97,7 +99,9 @@ class Engine:
         self._at_once = STREAMS_IN_CACHE if getattr(backend, "device", "") == "cpu" else None
         self._horizons = manifest.horizons
         self._max_horizon = max(manifest.horizons)
+        self._n_channels = manifest.n_channels
         self._memory: _Memory | None = None
+        self._needed = manifest.receptive_field + np.array(self._horizons, np.int64)
         self._center = np.array(manifest.center, np.float32)
         self._inverse_scale = (1.0 / np.array(manifest.scale)).astype(np.float32)
 
@@ -189,7 +193,7 @@ class Engine:
     ) -> Surprise:
         n_streams, n_samples, n_channels = values.shape
         n_states = len(state.n_seen) if rows is None else len(rows)
-        if n_channels != self.manifest.n_channels or valid.shape != values.shape or n_states != n_streams:
+        if n_channels != self._n_channels or valid.shape != values.shape or n_states != n_streams:
             raise SignalError(
                 f"engine: values {values.shape}, valid {valid.shape} and a state of {n_states} streams "
                 f"do not fit a model of {self.manifest.n_channels} channels"
@@ -200,8 +204,17 @@ class Engine:
             if after is not state:
                 _copy_rows(state, after)
             return found
-        gappy = self._fill_gaps(values, valid, state, slice(None) if rows is None else rows)
         at_once = self._at_once or n_streams
+        if (
+            NativeStep.is_there()
+            and is_plain(values, np.float32, values.shape)
+            and is_plain(valid, np.bool_, valid.shape)
+            and self._is_plain(state)
+            and (after is state or self._is_plain(after))
+        ):
+            self._run_native(values, valid, state, after, rows, found, at_once)
+            return found
+        gappy = self._fill_gaps(values, valid, state, slice(None) if rows is None else rows)
         for start in range(0, n_streams, at_once):
             piece = slice(start, min(start + at_once, n_streams))
             out = Surprise(found.z[piece], found.nats[piece], found.valid[piece])
@@ -211,6 +224,107 @@ class Engine:
             at_gaps = gappy.rows if rows is None else rows[gappy.rows]
             after.held[at_gaps], after.held_age[at_gaps] = gappy.held, gappy.age
         return found
+
+    def _is_plain(self, state: EngineState) -> bool:
+        """Whether a state lies in memory as the native library takes it."""
+        if self._memory is not None and self._memory.told is state:
+            return True
+        n, m = len(state.n_seen), self.manifest
+        predicted = (self._max_horizon, len(self._horizons), m.n_channels)
+        shapes: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
+            "model": (np.float32, (m.state_size,)),
+            "mu": (np.float32, predicted),
+            "log_sigma": (np.float32, predicted),
+            "held": (np.float32, (m.n_channels,)),
+            "held_age": (np.int32, (m.n_channels,)),
+            "n_seen": (np.int64, ()),
+        }
+        return all(is_plain(getattr(state, name), t, (n, *rest)) for name, (t, rest) in shapes.items())
+
+    def _run_native(
+        self,
+        values: F32,
+        valid: NDArray[np.bool_],
+        state: EngineState,
+        after: EngineState,
+        rows: NDArray[np.intp] | None,
+        found: Surprise,
+        at_once: int,
+    ) -> None:
+        """Score the next samples of all streams as ``_step`` does, piece by piece, in C but for the forecast."""
+        n_streams, n_samples, _ = values.shape
+        memory = self._memory_of(min(at_once, n_streams), n_samples)
+        step = memory.native = memory.native or self._native_step(memory, n_samples)
+        step.set(
+            {"n_streams": n_streams, "n_rows": len(state.n_seen)},
+            values=values,
+            valid=valid,
+            rows=np.arange(n_streams) if rows is None else np.ascontiguousarray(rows, np.int64),
+            z=found.z,
+            nats=found.nats,
+            ok=found.valid,
+        )
+        if memory.told is not state or after is not state:
+            step.set(
+                model=state.model,
+                old_mu=state.mu,
+                old_log_sigma=state.log_sigma,
+                held=state.held,
+                held_age=state.held_age,
+                n_seen=state.n_seen,
+                model_after=after.model,
+                mu_after=after.mu,
+                log_sigma_after=after.log_sigma,
+                held_after=after.held,
+                held_age_after=after.held_age,
+                n_seen_after=after.n_seen,
+            )
+            memory.told = state if after is state else None  # a pipeline's is the same hop after hop
+        for start in range(0, n_streams, at_once):
+            stop = min(start + at_once, n_streams)
+            step.prepare(start, stop)
+            mu, log_sigma, model_state = memory.forecast(stop - start)
+            if not memory.is_bound:
+                predicted = (stop - start, n_samples, len(self._horizons) * self._n_channels)
+                step.set(
+                    mu=_plain(mu, predicted),
+                    log_sigma=_plain(log_sigma, predicted),
+                    model_out=_plain(model_state, (stop - start, self.manifest.state_size)),
+                )
+            step.surprise(start, stop, nats=found.nats[start:stop])
+
+    def _native_step(self, memory: _Memory, n_samples: int) -> NativeStep:
+        """Return a step that works in this memory."""
+        m, step = self.manifest, NativeStep()
+        n_memory = len(memory.x)
+        step.set(
+            {
+                "n_memory": n_memory,
+                "n_samples": n_samples,
+                "n_horizons": len(self._horizons),
+                "n_channels": m.n_channels,
+                "max_horizon": self._max_horizon,
+                "state_size": m.state_size,
+                "n_weights": len(self._gaps.weight),
+                "clip": float(self._clip),
+                "z_limit": float(_Z_LIMIT),
+            },
+            horizons=np.array(self._horizons, np.int64),
+            needed=self._needed,
+            center=self._center,
+            inverse_scale=self._inverse_scale,
+            inverse_nu=memory.inverse_nu,
+            half_nu_1=memory.half_nu_1,
+            weight=self._gaps.weight,
+            x=memory.x,
+            mask=memory.mask,
+            model_in=memory.state,
+            expected=memory.expected,
+        )
+        if memory.is_bound:
+            mu, log_sigma, model_state = memory.outputs(n_memory)
+            step.set(mu=mu, log_sigma=log_sigma, model_out=model_state)
+        return step
 
     def _fill_gaps(
         self, values: F32, valid: NDArray[np.bool_], state: EngineState, at: slice | NDArray[np.intp]
@@ -244,7 +358,9 @@ class Engine:
         np.clip(x, -self._clip, self._clip, out=x)
         gappy = gaps.rows - gaps.start
         x[gappy] = gaps.x
-        mu, log_sigma, model_state = memory.forecast(valid, state.model[at])
+        memory.mask[:n_streams] = valid
+        memory.state[:n_streams] = state.model[at]
+        mu, log_sigma, model_state = memory.forecast(n_streams)
         shape = (n_streams, n_samples, len(self._horizons), n_channels)
         mu, log_sigma = mu.reshape(shape), log_sigma.reshape(shape)
         old_mu, old_log_sigma, n_seen = state.mu[at], state.log_sigma[at], state.n_seen[at]
@@ -302,7 +418,7 @@ class Engine:
         for i in range(len(self._horizons)):
             out[:, :, i] = valid
         more = False
-        needed = self.manifest.receptive_field + np.array(self._horizons)
+        needed = self._needed
         if n_seen.min(initial=needed[-1]) < needed[-1]:
             age = n_seen[:, None] + np.arange(valid.shape[1])
             out &= (age[..., None] >= needed)[..., None]
@@ -359,19 +475,43 @@ class _Memory:
         plain = type(backend) is OnnxBackend and "step" not in vars(backend) and backend.device == "cpu"
         if plain and n_samples == m.hop:
             self._bound = backend.bind(n_streams, n_samples)  # type: ignore[attr-defined]
-        self.x: F32 = (
-            np.empty((n_streams, n_samples, m.n_channels), np.float32) if self._bound is None else self._bound.x
-        )
+        self.x: F32
+        self.mask: F32
+        self.state: F32
+        if self._bound is None:
+            self.x, self.mask = (np.empty((n_streams, n_samples, m.n_channels), np.float32) for _ in range(2))
+            self.state = np.empty((n_streams, m.state_size), np.float32)
+        else:
+            self.x, self.mask, self.state = self._bound.x, self._bound.mask, self._bound.state
+        self.native: NativeStep | None = None
+        self.told: EngineState | None = None  # whose arrays `native` knows
 
-    def forecast(self, valid: NDArray[np.bool_], state: F32) -> tuple[F32, F32, F32]:
-        """Return what the forecaster makes of ``x``: ``mu``, ``log_sigma`` and its state, valid until the next call."""
-        n, bound = len(valid), self._bound
-        if bound is None:
-            return self._backend.step(self.x[:n], valid.astype(np.float32), state)
-        bound.mask[:n] = valid
-        bound.state[:n] = state
-        bound.run(n)
-        return bound.mu[:n], bound.log_sigma[:n], bound.state_out[:n]
+    @property
+    def is_bound(self) -> bool:
+        """Whether the forecaster writes to memory that stays where it is."""
+        return self._bound is not None
+
+    def outputs(self, n: int) -> tuple[F32, F32, F32]:
+        """Return where the forecaster writes of the first ``n`` streams, where it is bound."""
+        if self._bound is None:
+            raise ValueError("this backend returns arrays of its own")
+        return self._bound.mu[:n], self._bound.log_sigma[:n], self._bound.state_out[:n]
+
+    def forecast(self, n: int) -> tuple[F32, F32, F32]:
+        """Return what the forecaster makes of ``x``, ``mask`` and ``state`` of the first ``n`` streams.
+
+        These are ``mu``, ``log_sigma`` and its state, valid until the next call.
+        """
+        if self._bound is None:
+            # it may keep what it is given
+            return self._backend.step(self.x[:n], self.mask[:n].copy(), self.state[:n].copy())
+        self._bound.run(n)
+        return self.outputs(n)
+
+
+def _plain(a: F32, shape: tuple[int, ...]) -> F32:
+    """Return what a backend gave as C takes it; of another shape, it would be read beyond its end."""
+    return np.ascontiguousarray(a, np.float32).reshape(shape)
 
 
 def _flat(a: F32) -> F32:

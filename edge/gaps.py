@@ -35,7 +35,7 @@ class Gaps:
         samples = hold_s * rate_hz
         n = math.ceil(-math.log(_LEAST) * samples)
         fading = np.exp(-np.arange(1, n + 1) / samples) if n else np.zeros(0)
-        self._weight: F32 = np.concatenate([[1.0], fading, [0.0]]).astype(np.float32)
+        self.weight: F32 = np.concatenate([[1.0], fading, [0.0]]).astype(np.float32)
 
     def fill(
         self, x: F32, valid: NDArray[np.bool_], last: F32, age: NDArray[np.int32]
@@ -67,7 +67,7 @@ class Gaps:
             before = shown < 0
             value = np.take_along_axis(x[rows], np.maximum(shown, 0), axis=1)
             value = np.where(before, last[rows, None], value)
-            gap = np.minimum(np.where(before, age[rows, None] + at + 1, at - shown), len(self._weight) - 1)
-            x[rows] = value * self._weight[gap]
+            gap = np.minimum(np.where(before, age[rows, None] + at + 1, at - shown), len(self.weight) - 1)
+            x[rows] = value * self.weight[gap]
             new_last[rows], new_age[rows] = value[:, -1], gap[:, -1]
         return new_last, new_age

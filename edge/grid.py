@@ -17,6 +17,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from kinedge.edge import native
 from kinedge.edge.grid_buffers import HOST_TIME, NEVER, Buffers, before_in_group, host_time
 from kinedge.errors import SignalError
 from kinedge.firmware_bridge.clock import Mapping
@@ -378,13 +379,31 @@ class Grid:
         for column, (columns, buffers) in enumerate(zip(self._columns, self._buffers, strict=True)):
             full = buffers.full & set(who) if buffers.full else ()
             buffers.let_in(who, until_ns)
+            whole = (values, valid, saturated)
+            if not buffers.averaged and native.interpolate(
+                buffers.time,
+                buffers.n,
+                buffers.interval,
+                buffers.values,
+                buffers.valid if buffers.some_invalid else None,
+                buffers.saturated if buffers.some_saturated else None,
+                people,
+                first_ns,
+                self.period_ns,
+                column=columns.start,
+                out=whole,
+            ):
+                buffers.drop_before(people, next_ns)
+                for person in full:
+                    self._let_in(person, column)
+                continue
             width = np.array([buffers.width[p] for p in who]) if buffers.averaged else np.ones(len(who), np.intp)
             for w in set(width.tolist()) if buffers.averaged else (1,):
                 at = slice(None) if (width == w).all() else np.flatnonzero(width == w)
                 track = _track(buffers, people[at]) if w == 1 else _averaged(buffers, people[at], w)
                 part = _interpolate(track, first_ns[at], self.period_ns, n)
-                for whole, found in zip((values, valid, saturated), part, strict=True):
-                    whole[at, :, columns] = found
+                for all_of_it, found in zip(whole, part, strict=True):
+                    all_of_it[at, :, columns] = found
             buffers.drop_before(people, next_ns)
             for person in full:
                 self._let_in(person, column)

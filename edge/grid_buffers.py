@@ -13,6 +13,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from kinedge.edge import native
 from kinedge.firmware_bridge.clock import Mapping
 from kinedge.signals import ImuChunk
 
@@ -246,14 +247,27 @@ class Buffers:
 
     def drop_before(self, people: Rows, time_ns: I64) -> None:
         """Forget samples that no tick at or after these times (n_people,) can need, and move the others up."""
+        kept = np.zeros(len(people), np.int64)
+        if self.averaged:
+            kept[:] = [2 * (self.width[p] - 1) for p in people.tolist()]
+        valid = self.valid if self.some_invalid else None
+        saturated = self.saturated if self.some_saturated else None
+        gone = native.drop_before(self.time, self.n, self.values, valid, saturated, people, time_ns, kept)
+        if gone is None:
+            gone = self._drop_before(people, time_ns, kept)
+        self.some_invalid = self.some_invalid and not self.valid.all()
+        self.some_saturated = self.some_saturated and bool(self.saturated.any())
+        for person, forgotten in zip(people.tolist(), gone.tolist(), strict=True):
+            self.n_held[person] -= forgotten
+
+    def _drop_before(self, people: Rows, time_ns: I64, kept: I64) -> I64:
         n = self.n[people]
         used = max(int(n.max(initial=0)), 1)
         past = self.time[people, :used] <= time_ns[:, None]
         past &= np.arange(used) < n[:, None]
         gone = np.count_nonzero(past, axis=1)
         gone -= 1
-        if self.averaged:
-            gone -= np.array([2 * (self.width[p] - 1) for p in people.tolist()], np.int64)
+        gone -= kept
         np.maximum(gone, 0, out=gone)
         left = n - gone
         most = int(left.max(initial=0))
@@ -263,14 +277,12 @@ class Buffers:
         if self.some_invalid:
             self.valid[people, :most] = self.valid.reshape(-1, self.n_channels).take(slots, axis=0)
             self.valid[people, most:] = True
-            self.some_invalid = not self.valid.all()
         if self.some_saturated:
             self.saturated[people, :most] = self.saturated.reshape(-1, self.n_channels).take(slots, axis=0)
             self.saturated[people, most:] = False
-            self.some_saturated = bool(self.saturated.any())
         self.n[people] = left
-        for person, forgotten in zip(people.tolist(), gone.tolist(), strict=True):
-            self.n_held[person] -= forgotten
+        forgotten: I64 = gone
+        return forgotten
 
     def _resize(self, n_slots: int) -> None:
         def grown(old: NDArray[Any], blank: Any = 0) -> NDArray[Any]:

@@ -14,6 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from kinedge.edge import native
 from kinedge.edge.engine import STREAMS_IN_CACHE
 
 __all__ = ["FAR", "HopFacts", "look_at"]
@@ -82,12 +83,20 @@ def look_at(
     """
     n_streams, _, n_channels = values.shape
     out = np.empty((10, n_streams, n_channels), np.float32)
-    shared = tuple(np.empty((n_streams, a.stop - a.start), np.float32) for a, _ in pairs)
+    widths = [a.stop - a.start for a, _ in pairs]
+    together = np.empty((n_streams, sum(widths)), np.float32)
+    shared = tuple(np.split(together, np.cumsum(widths)[:-1], axis=1)) if pairs else ()
+    if native.look_at(values, valid, saturated, pairs, out, together):
+        return _named(out, shared)
     for start in range(0, n_streams, STREAMS_IN_CACHE):
         rows = slice(start, start + STREAMS_IN_CACHE)
         _look(values[rows], valid[rows], out[:, rows], pairs, [s[rows] for s in shared])
+    out[1] = saturated.sum(axis=1, dtype=np.int32) if saturated is not None and saturated.any() else 0
+    return _named(out, shared)
+
+
+def _named(out: F32, shared: tuple[F32, ...]) -> HopFacts:
     n_valid, n_saturated, level, power, low, high, n_low, n_high, step2, n_steps = out
-    n_saturated[:] = saturated.sum(axis=1, dtype=np.int32) if saturated is not None and saturated.any() else 0
     return HopFacts(n_valid, n_saturated, level, power, low, high, n_low, n_high, step2, n_steps, shared)
 
 

@@ -33,6 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinedge.bundle import Manifest
+from kinedge.edge import native
 from kinedge.edge.calibration import UNSCORED
 from kinedge.edge.hop_facts import HopFacts, look_at
 from kinedge.signals import Quantity, quantity_of
@@ -183,6 +184,8 @@ class ReliabilityMonitor:
         self._mark_of = np.zeros((start, len(specs)), np.uint64)
         for i, g in enumerate(self._groups):
             self._mark_of[g, i] = factors[np.arange(g.stop - g.start) % 64]
+        self._factors: NDArray[np.uint64] = self._mark_of.max(axis=1)
+        self._edges = np.array([*self._starts, start], np.int64)
         pairs = [(a, b) for a, b in combinations(range(len(specs)), 2) if specs[a].channels == specs[b].channels]
         self._pairs = pairs
         # one unit for both of a pair, or a copy would differ from itself
@@ -241,13 +244,13 @@ class ReliabilityMonitor:
         level = facts.level
         spread: F32 = np.sqrt(facts.power / np.maximum(facts.n_valid, 1))
 
-        marks = self._marks(values, valid)
+        marks, n_known, n_again = self._push_marks(values, valid, state.marks)
         n_still, n_lone = self._still(spread, heard, state)
         side, side_weight, belongs = self._side(level, heard, state)
         gravity, last = self._gravity(level, heard, state)
         after = replace(
             state,
-            marks=np.concatenate([state.marks[:, :, self._hop :], marks], axis=2),
+            marks=marks,
             clipped=np.maximum(state.clipped * np.exp(-self._hop_s / _CLIPPED_S), self._clipped(facts)),
             likeness=_push(state.likeness, self._likeness(facts)),
             n_still=n_still,
@@ -258,7 +261,7 @@ class ReliabilityMonitor:
             gravity=gravity,
             last=last,
         )
-        return self._health(after), after
+        return self._health(after, n_known, n_again), after
 
     def learn(self, sensor_u: F64, state: HealthState) -> HealthState:
         """Take in how unusual the hop just looked at was; without it nothing is ever found shifted.
@@ -307,16 +310,13 @@ class ReliabilityMonitor:
             if len(rows):
                 yield rows, np.r_[a, b], np.r_[b, a]
 
-    def _health(self, state: HealthState) -> SensorHealth:
-        in_order = np.sort(state.marks, axis=2)
-        n_known = (state.marks != 0).sum(axis=2)
-        n_again = ((in_order[:, :, 1:] == in_order[:, :, :-1]) & (in_order[:, :, 1:] != 0)).sum(axis=2)
+    def _health(self, state: HealthState, n_known: NDArray[np.int64], n_again: NDArray[np.int64]) -> SensorHealth:
         swapped = np.zeros(state.n_still.shape)
         doubt, belief = _SWAP_LIMITS
         known = state.side_weight > 1 - np.exp(-_SWAP_AFTER_S / _SWAP_S)
         towards = state.side / np.maximum(state.side_weight, 1e-9)
         for k in self._sides:
-            sign = np.where(known[:, k], np.clip((doubt - towards[:, k]) / (doubt - belief), 0, 1), 0.0)
+            sign = np.where(known[:, k], _within((doubt - towards[:, k]) / (doubt - belief), 0, 1), 0.0)
             for sensor in self._pairs[k]:
                 swapped[:, sensor] = sign
         twin, copy = self._twin(state)
@@ -324,13 +324,25 @@ class ReliabilityMonitor:
         return SensorHealth(
             repeated=n_again / np.maximum(n_known - 1, 1),
             clipped=state.clipped.copy(),  # a state may be written to later
-            off_body=np.clip(1.5 * lain - 0.5, 0, 1),
+            off_body=_within(1.5 * lain - 0.5, 0, 1),
             swapped=swapped,
             shifted=self._shifted(state),
             still_s=state.n_still.astype(np.float64) * self._hop_s,
             twin=twin,
             copy=copy,
         )
+
+    def _push_marks(
+        self, values: F32, valid: Mask, before: NDArray[np.uint64]
+    ) -> tuple[NDArray[np.uint64], NDArray[np.int64], NDArray[np.int64]]:
+        """Return the marks after a hop, how many there are, and how many of them stood there before."""
+        found = native.mark(values, valid, self._factors, self._edges, before)
+        if found is not None:
+            return found
+        marks = np.concatenate([before[:, :, self._hop :], self._marks(values, valid)], axis=2)
+        in_order = np.sort(marks, axis=2)
+        n_again = ((in_order[:, :, 1:] == in_order[:, :, :-1]) & (in_order[:, :, 1:] != 0)).sum(axis=2)
+        return marks, (marks != 0).sum(axis=2), n_again
 
     def _marks(self, x: F32, valid: Mask) -> NDArray[np.uint64]:
         marks = np.ascontiguousarray(x, np.float32).view(np.uint32).astype(np.uint64) @ self._mark_of
@@ -398,7 +410,7 @@ class ReliabilityMonitor:
             second = self._distance(level, b, a) - self._distance(level, b, b)
             both = heard[:, a] & heard[:, b]
             for sums, now in ((side, (first + second) / 2), (belongs, first), (weight, self._apart[k])):
-                mean = np.clip(now / self._apart[k], -2.0, 2.0)
+                mean = _within(now / self._apart[k], -2.0, 2.0)
                 sums[:, k] = np.where(both, keep * sums[:, k] + (1 - keep) * mean, sums[:, k])
         return side, weight, belongs
 
@@ -425,7 +437,7 @@ class ReliabilityMonitor:
 
     def _shifted(self, state: HealthState) -> F64:
         low, high = _PERSIST_LIMITS
-        lasting = np.clip((state.unusual - low) / (high - low), 0, 1)  # of a full memory: never at once
+        lasting = _within((state.unusual - low) / (high - low), 0, 1)  # of a full memory: never at once
         product = (state.gravity * state.usual_gravity).sum(axis=2)
         length = np.linalg.norm(state.gravity, axis=2) * np.linalg.norm(state.usual_gravity, axis=2)
         turned = product < _TURNED * length
@@ -437,6 +449,10 @@ class ReliabilityMonitor:
 def _other_side(name: str) -> str:
     stem, _, side = name.rpartition("_")
     return f"{stem}_right" if side == "left" else ""
+
+
+def _within(x: F64, low: float, high: float) -> Any:
+    return np.minimum(np.maximum(x, low), high)  # of few numbers, half as dear as np.clip
 
 
 def _push(ring: NDArray[Any], row: NDArray[Any]) -> NDArray[Any]:

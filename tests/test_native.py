@@ -8,10 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import native_cases
+import numpy as np
 import pytest
 
 from kinedge.benchmarks.machine import describe_machine
-from kinedge.edge.native import implementation, library
+from kinedge.edge.native import NativeStep, implementation, library
+from kinedge.edge.native.loader import source_number
+from kinedge.edge.scoring import Scorer
 
 FOLDER = Path(__file__).resolve().parents[1] / "edge" / "native"
 
@@ -52,3 +56,62 @@ def test_a_library_of_other_sources_or_none_at_all_is_not_used(tmp_path: Path) -
     assert told(code, KINEDGE_NATIVE="1").endswith("native")
     (package / "library.c").write_text("/* another one */")
     assert "None numpy (the native library is of other sources" in told(code, KINEDGE_NATIVE="1")
+
+
+@pytest.mark.parametrize("case", sorted(native_cases.CASES))
+@pytest.mark.parametrize("seed", range(12))
+def test_random_hops_give_the_same_bits_as_numpy_also_when_the_state_moves_between_them(case: str, seed: int) -> None:
+    if library() is None:
+        pytest.skip(f"nothing to compare: {implementation()}")
+    native_cases.CASES[case](seed)
+
+
+def test_a_row_outside_of_the_state_is_an_error_and_nothing_is_read_there(scorer: Scorer) -> None:
+    if library() is None:
+        pytest.skip(f"numpy tells that itself: {implementation()}")
+    m = scorer.manifest
+    values = np.zeros((1, m.hop, m.n_channels), np.float32)
+    with pytest.raises(IndexError):
+        scorer.engine.advance(values, values == 0, scorer.engine.initial_state(2), np.array([2]))
+    with pytest.raises(IndexError):
+        NativeStep().prepare(0, 1)
+
+
+def test_no_function_reads_or_writes_outside_of_what_it_is_given(tmp_path: Path) -> None:
+    compiler = shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("no gcc here to build the library with sanitizers")
+    built, flags = tmp_path / "sanitized.so", ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    command = [
+        compiler,
+        "-std=gnu99",
+        "-O1",
+        "-g",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-ffp-contract=off",
+        "-fPIC",
+        "-shared",
+    ]
+    command += [f"-DKINEDGE_SOURCES={source_number()}ULL", *flags, *map(str, sorted(FOLDER.glob("*.c"))), "-lm"]
+    done = subprocess.run([*command, "-o", str(built)], capture_output=True, text=True, check=False, timeout=120)
+    if "cannot find" in done.stderr:
+        pytest.skip("this gcc has no address and undefined-behaviour sanitizers")
+    assert done.returncode == 0, done.stderr
+    runtime = [
+        subprocess.run(
+            [compiler, f"-print-file-name={name}"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        for name in ("libasan.so", "libubsan.so")
+    ]
+    environment = {"LD_PRELOAD": ":".join(runtime), "ASAN_OPTIONS": "detect_leaks=0", "KINEDGE_NATIVE": "1"}
+    cases = subprocess.run(
+        [sys.executable, native_cases.__file__, str(built), "4"],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
+    assert cases.stdout.strip() == "all the same", cases.stdout + cases.stderr[-4000:]

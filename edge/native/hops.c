@@ -1,0 +1,258 @@
+/* From samples in slots to a hop on the grid, and what its samples say by themselves.
+ *
+ * kinedge/edge/grid.py, grid_buffers.py and hop_facts.py do the same in numpy, and say why; here is only how.
+ */
+#include <float.h>
+#include <math.h>
+#include <string.h>
+
+#include "kinedge_native.h"
+
+/* Put the ticks of some people on the grid: a sample that is on the tick, or the line between its two neighbours where
+ * these are no further apart than 1.5 intervals. Times of a person increase.
+ *
+ * time (n_people, n_slots), of each row the first n[row]; interval (n_people); values, valid, saturated (n_people,
+ * n_slots, n_channels), the latter two NULL where all are valid and none is saturated. rows, first_ns (n_rows): which
+ * people, and their first tick. out_* (n_rows, n_ticks, out_channels): written from column on.
+ * Returns -1, having written nothing, where a row, its number of samples or the columns are outside.
+ */
+API WIDE int32_t kinedge_interpolate(const int64_t *time, const int64_t *n, const int64_t *interval,
+                                     const float *values, const uint8_t *valid, const uint8_t *saturated,
+                                     int64_t n_people, int64_t n_slots, int64_t n_channels, const int64_t *rows,
+                                     const int64_t *first_ns, int64_t n_rows, int64_t period_ns, int64_t n_ticks,
+                                     float *out_values, uint8_t *out_valid, uint8_t *out_saturated,
+                                     int64_t out_channels, int64_t column)
+{
+    if (n_slots < 1 || column < 0 || column + n_channels > out_channels)
+        return -1;
+    for (int64_t i = 0; i < n_rows; i++)
+        if (rows[i] < 0 || rows[i] >= n_people || n[rows[i]] < 0 || n[rows[i]] > n_slots)
+            return -1;
+    for (int64_t i = 0; i < n_rows; i++) {
+        const int64_t row = rows[i], there = n[row];
+        const int64_t *t = time + row * n_slots;
+        const double longest = (double)interval[row] * 1.5;
+        int64_t past = 0;
+        for (int64_t k = 0; k < n_ticks; k++) {
+            const int64_t tick = first_ns[i] + k * period_ns;
+            while (past < there && t[past] <= tick)
+                past++;
+            const int64_t before = past > 0 ? past - 1 : 0;
+            const int followed = past > 0 && past < there;
+            const int64_t behind = before + followed;
+            const int64_t step = t[behind] - t[before], offset = tick - t[before];
+            const int alone = past > 0 && offset == 0;
+            const int usable = alone || (followed && offset < step && (double)step <= longest);
+            const int64_t out = (i * n_ticks + k) * out_channels + column;
+            float *v = out_values + out;
+            uint8_t *ok = out_valid + out, *sat = out_saturated + out;
+            if (!usable) {
+                memset(v, 0, (size_t)n_channels * sizeof *v);
+                memset(ok, 0, (size_t)n_channels);
+                memset(sat, 0, (size_t)n_channels);
+                continue;
+            }
+            const int64_t at_a = (row * n_slots + before) * n_channels, at_b = (row * n_slots + behind) * n_channels;
+            const float *a = values + at_a, *b = values + at_b;
+            const float weight = alone ? 0.0f : (float)((double)offset / (double)step);
+            for (int64_t c = 0; c < n_channels; c++) {
+                const float change = alone ? 0.0f : (b[c] - a[c]) * weight;
+                /* not finite less itself is no number */
+                const int finite = (a[c] - a[c] == 0.0f) & (alone | (b[c] - b[c] == 0.0f));
+                v[c] = finite ? a[c] + change : 0.0f;
+                ok[c] = (uint8_t)finite;
+            }
+            if (valid)
+                for (int64_t c = 0; c < n_channels; c++) {
+                    ok[c] = ok[c] & valid[at_a + c] & (uint8_t)(alone | valid[at_b + c]);
+                    v[c] = ok[c] ? v[c] : 0.0f;
+                }
+            if (saturated)
+                for (int64_t c = 0; c < n_channels; c++)
+                    sat[c] = saturated[at_a + c] | (uint8_t)(alone ? 0 : saturated[at_b + c]);
+            else
+                memset(sat, 0, (size_t)n_channels);
+        }
+    }
+    return 0;
+}
+
+/* Forget of some people what no tick at or after time_ns (n_rows) needs, but kept (n_rows) samples more, and move the
+ * others up; valid and saturated may be NULL, as above. gone (n_rows): how many were forgotten. -1 as above.
+ */
+API int32_t kinedge_drop_before(int64_t *time, int64_t *n, float *values, uint8_t *valid, uint8_t *saturated,
+                                int64_t n_people, int64_t n_slots, int64_t n_channels, const int64_t *rows,
+                                const int64_t *time_ns, const int64_t *kept, int64_t n_rows, int64_t *gone)
+{
+    for (int64_t i = 0; i < n_rows; i++)
+        if (rows[i] < 0 || rows[i] >= n_people || n[rows[i]] < 0 || n[rows[i]] > n_slots || kept[i] < 0)
+            return -1;
+    for (int64_t i = 0; i < n_rows; i++) {
+        const int64_t row = rows[i], first = row * n_slots;
+        int64_t past = 0;
+        while (past < n[row] && time[first + past] <= time_ns[i])
+            past++;
+        const int64_t drop = past - 1 - kept[i] > 0 ? past - 1 - kept[i] : 0, left = n[row] - drop;
+        gone[i] = drop;
+        n[row] = left;
+        const size_t size = (size_t)(left * n_channels), end = (size_t)((first + left) * n_channels),
+                     rest = (size_t)((n_slots - left) * n_channels);
+        const int64_t to = first * n_channels, from = (first + drop) * n_channels;
+        if (drop) {
+            memmove(time + first, time + first + drop, (size_t)left * sizeof *time);
+            memmove(values + to, values + from, size * sizeof *values);
+        }
+        /* what is not used counts as valid and not saturated */
+        if (valid) {
+            memmove(valid + to, valid + from, size);
+            memset(valid + end, 1, rest);
+        }
+        if (saturated) {
+            memmove(saturated + to, saturated + from, size);
+            memset(saturated + end, 0, rest);
+        }
+    }
+    return 0;
+}
+
+/* Facts of one hop: values, valid, saturated (n_streams, hop, n_channels), saturated NULL where none is; out (10,
+ * n_streams, n_channels) in the order of HopFacts. pairs (n_pairs, 3): first columns of two sensors, and how many;
+ * shared (n_streams, n_shared): their products, one pair behind the other. memory (2, hop, n_channels): to work in.
+ * Sums run sample after sample. -1 where a pair is outside.
+ */
+API WIDE int32_t kinedge_facts(const float *values, const uint8_t *valid, const uint8_t *saturated, int64_t n_streams,
+                               int64_t hop, int64_t n_channels, const int64_t *pairs, int64_t n_pairs,
+                               int64_t n_shared, float *memory, float *restrict out, float *restrict shared)
+{
+    const int64_t size = hop * n_channels, C = n_channels;
+    int64_t width = 0;
+    for (int64_t p = 0; p < n_pairs; p++) {
+        const int64_t *q = pairs + 3 * p;
+        if (q[0] < 0 || q[1] < 0 || q[2] < 0 || q[0] + q[2] > C || q[1] + q[2] > C)
+            return -1;
+        width += q[2];
+    }
+    if (width != n_shared || hop < 1)
+        return -1;
+    float *restrict x = memory, *restrict there = memory + size;
+    for (int64_t s = 0; s < n_streams; s++) {
+        const float *restrict v = values + s * size;
+        const uint8_t *restrict ok = valid + s * size;
+        float *o[10];
+        for (int i = 0; i < 10; i++)
+            o[i] = out + ((int64_t)i * n_streams + s) * C;
+        float *restrict n_valid = o[0], *restrict n_saturated = o[1], *restrict level = o[2], *restrict power = o[3],
+                        *restrict low = o[4], *restrict high = o[5], *restrict n_low = o[6], *restrict n_high = o[7],
+                        *restrict step2 = o[8], *restrict n_steps = o[9];
+        const int whole = !memchr(ok, 0, (size_t)size);
+        for (int64_t c = 0; c < C; c++) {
+            n_valid[c] = n_saturated[c] = level[c] = power[c] = n_low[c] = n_high[c] = step2[c] = n_steps[c] = 0.0f;
+            low[c] = FLT_MAX;
+            high[c] = -FLT_MAX;
+        }
+        for (int64_t i = 0; i < size; i++) {
+            there[i] = ok[i] ? 1.0f : 0.0f;
+            x[i] = ok[i] ? v[i] : 0.0f;
+        }
+        for (int64_t k = 0; k < hop; k++) {
+            const float *restrict now = x + k * C, *restrict here = there + k * C;
+            for (int64_t c = 0; c < C; c++) {
+                const float least = here[c] != 0.0f ? now[c] : FLT_MAX, most = here[c] != 0.0f ? now[c] : -FLT_MAX;
+                low[c] = least < low[c] ? least : low[c];
+                high[c] = most > high[c] ? most : high[c];
+                level[c] += now[c];
+                n_valid[c] += here[c];
+            }
+        }
+        if (saturated)
+            for (int64_t k = 0; k < hop; k++)
+                for (int64_t c = 0; c < C; c++)
+                    n_saturated[c] += (float)saturated[s * size + k * C + c];
+        for (int64_t k = 0; k < hop; k++) {
+            const float *restrict now = x + k * C, *restrict here = there + k * C;
+            for (int64_t c = 0; c < C; c++) {
+                n_low[c] += (here[c] != 0.0f ? now[c] : FLT_MAX) == low[c] ? 1.0f : 0.0f;
+                n_high[c] += (here[c] != 0.0f ? now[c] : -FLT_MAX) == high[c] ? 1.0f : 0.0f;
+            }
+        }
+        for (int64_t k = 1; k < hop; k++) {
+            const float *now = x + k * C, *last = now - C, *here = there + k * C, *then = here - C;
+            for (int64_t c = 0; c < C; c++) {
+                const float both = here[c] * then[c], step = (now[c] - last[c]) * both;
+                n_steps[c] += both;
+                step2[c] += step * step;
+            }
+        }
+        for (int64_t c = 0; c < C; c++)
+            level[c] /= n_valid[c] > 1.0f ? n_valid[c] : 1.0f;
+        for (int64_t k = 0; k < hop; k++) {
+            float *restrict now = x + k * C;
+            const float *restrict here = there + k * C;
+            for (int64_t c = 0; c < C; c++) {
+                now[c] = whole ? now[c] - level[c] : (now[c] - level[c]) * here[c];
+                power[c] += now[c] * now[c];
+            }
+        }
+        float *products = shared + s * n_shared;
+        for (int64_t p = 0; p < n_pairs; p++) {
+            const int64_t a = pairs[3 * p], b = pairs[3 * p + 1], w = pairs[3 * p + 2];
+            for (int64_t c = 0; c < w; c++)
+                products[c] = 0.0f;
+            for (int64_t k = 0; k < hop; k++)
+                for (int64_t c = 0; c < w; c++)
+                    products[c] += x[k * C + a + c] * x[k * C + b + c];
+            products += w;
+        }
+    }
+    return 0;
+}
+
+#define TABLE 1024 /* twice the longest block, so that a free place is always near */
+
+/* One number for each sample of each sensor, from the bits of its channels, 0 where one is missing; pushed onto those
+ * of the block before. values, valid (n_streams, hop, n_channels); factors (n_channels); starts (n_sensors + 1): first
+ * columns; old, after (n_streams, n_sensors, block). known, again (n_streams, n_sensors): numbers of the block that are
+ * not 0, and those of them that stood there before. -1 where columns are outside or the block is too long for this.
+ */
+API WIDE int32_t kinedge_marks(const float *values, const uint8_t *valid, int64_t n_streams, int64_t hop,
+                               int64_t n_channels, const uint64_t *factors, const int64_t *starts, int64_t n_sensors,
+                               const uint64_t *old, int64_t block, uint64_t *after, int64_t *known, int64_t *again)
+{
+    if (block > TABLE / 2 || hop < 0 || hop > block)
+        return -1;
+    for (int64_t g = 0; g < n_sensors; g++)
+        if (starts[g] < 0 || starts[g] > starts[g + 1] || starts[g + 1] > n_channels)
+            return -1;
+    for (int64_t s = 0; s < n_streams; s++)
+        for (int64_t g = 0; g < n_sensors; g++) {
+            const int64_t at = s * n_sensors + g;
+            uint64_t *marks = after + at * block;
+            memcpy(marks, old + at * block + hop, (size_t)(block - hop) * sizeof *marks);
+            for (int64_t k = 0; k < hop; k++) {
+                const int64_t row = (s * hop + k) * n_channels;
+                uint64_t mark = 0;
+                uint8_t there = 1;
+                for (int64_t c = starts[g]; c < starts[g + 1]; c++) {
+                    uint32_t bits;
+                    memcpy(&bits, values + row + c, sizeof bits);
+                    mark += bits * factors[c];
+                    there &= valid[row + c];
+                }
+                marks[block - hop + k] = there ? mark | 1u : 0u;
+            }
+            uint64_t table[TABLE];
+            memset(table, 0, sizeof table);
+            known[at] = again[at] = 0;
+            for (int64_t k = 0; k < block; k++) {
+                if (!marks[k])
+                    continue;
+                known[at]++;
+                uint64_t place = (marks[k] * UINT64_C(0x9E3779B97F4A7C15)) >> 54;
+                while (table[place] && table[place] != marks[k])
+                    place = (place + 1) % TABLE;
+                again[at] += table[place] == marks[k];
+                table[place] = marks[k];
+            }
+        }
+    return 0;
+}
