@@ -96,6 +96,31 @@ class Engine(Runtime):
         return step
 
 
+class NativeEngine(Runtime):
+    """Ours with the step in C, bound to its memory; the state is written where it is read."""
+
+    distribution = "kinedge"
+
+    def __init__(self, bundle: Bundle) -> None:
+        from kinedge.edge.backends import NativeBackend
+
+        super().__init__(bundle)
+        self._backend = NativeBackend(bundle)
+        self.window = 0
+
+    def run(self, x: F32) -> F32:
+        raise NotImplementedError
+
+    def streams(self, n: int) -> Callable[[NDArray[np.float64]], F32]:
+        streams = self._backend.allocate(n)
+
+        def step(x: NDArray[np.float64]) -> F32:
+            given = x.astype(np.float32)
+            return streams.step(given, np.ones_like(given))[0]
+
+        return step
+
+
 class OnnxWindowed(Runtime):
     """ONNX Runtime, whole windows."""
 
@@ -174,6 +199,7 @@ class OpenVino(Runtime):
 
 RUNTIMES: Final[Mapping[str, Callable[[Bundle], Runtime]]] = {
     "kinedge engine": Engine,
+    "kinedge engine, native": NativeEngine,
     "ONNX Runtime, windowed": OnnxWindowed,
     "PyTorch, windowed": TorchWindowed,
     "OpenVINO, windowed": OpenVino,
