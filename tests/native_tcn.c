@@ -1,13 +1,9 @@
 /* The native step under the sanitizers: every array is as long as it must be and not one number longer. */
-#include <stdint.h>
+#include "tcn.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-int kinedge_tcn(
-    const int64_t *shape, int64_t n_shape, const float *weights, int64_t n_weights, int64_t n_streams,
-    int64_t n_samples, const float *x, const float *mask, const float *state, int64_t state_size, float *mu,
-    float *log_sigma, float *state_out, float *scratch, int64_t n_scratch);
 
 static uint64_t seed = 1;
 
@@ -61,9 +57,10 @@ int main(int argc, char **argv)
         case 5: shape[5] = draw(0, 1) ? 0 : INT64_MAX; break;
         case 6: n_shape = draw(0, 5); break;
         }
-        const int told = kinedge_tcn(
-            shape, n_shape, weights, n_weights, streams, n_samples, x, mask, state, state_size, mu, scale, after,
-            scratch, n_scratch);
+        const struct kinedge_tcn of = {
+            shape, n_shape, weights, n_weights, n_samples, x, mask, state, after, state_size, mu, scale, scratch,
+            n_scratch};
+        const int told = kinedge_tcn(&of, streams);
         if ((told != 0) != (wrong <= 6)) {
             printf("round %d: %d is told of the wrong size %d\n", round, told, (int)wrong);
             return 1;

@@ -22,6 +22,8 @@ __all__ = ["NativeBackend", "NativeBound", "NativeStreams"]
 
 _ROWS: Final = 64  # of the C: samples that go through all layers together
 _LINE: Final = 64  # bytes of a cache line
+_POINTER: Final = ctypes.c_void_p
+_KEPT_SAMPLES: Final = 4096  # of all streams in a step: memory for as many is kept for the next one
 
 
 class NativeBackend:
@@ -63,9 +65,9 @@ class NativeBackend:
         self._n_scratch = _ROWS * (width + s.width + n_head + n_out)
         self._function = function
 
-    def bind(self, n_streams: int, n_samples: int) -> NativeBound:
-        """Return a step of at most so many streams whose inputs and outputs stay where they are."""
-        return NativeBound(self, n_streams, n_samples)
+    def bind(self, n_streams: int, n_samples: int, *, state: F32 | None = None) -> NativeBound:
+        """Return a step of at most so many streams that stays in its memory; see ``NativeBound``."""
+        return NativeBound(self, n_streams, n_samples, state=state)
 
     def allocate(self, n_streams: int) -> NativeStreams:
         """Return streams that have seen nothing; see ``Backend.allocate``."""
@@ -94,8 +96,20 @@ class NativeBackend:
         return mu, log_sigma, state_out
 
 
+class _Arguments(ctypes.Structure):
+    """``struct kinedge_tcn`` of ``edge/native/tcn.h``."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_int64 if name in ("n_shape", "n_weights", "n_samples", "state_size", "n_scratch") else _POINTER)
+        for name in (
+            "shape", "n_shape", "weights", "n_weights", "n_samples", "x", "mask", "state", "state_out", "state_size",
+            "mu", "log_sigma", "scratch", "n_scratch",
+        )
+    )  # fmt: skip
+
+
 class _Call:
-    """The C function with all its arguments, checked and kept alive: arrays that lie in one piece, of sizes that fit."""
+    """The C function with its arguments, checked and kept alive: arrays that lie in one piece, of sizes that fit."""
 
     def __init__(
         self, backend: NativeBackend, x: F32, mask: F32, state: F32, mu: F32, log_sigma: F32, state_out: F32
@@ -107,21 +121,17 @@ class _Call:
             a.shape == (len(x), sum(s.state_sizes)) for a in (state, state_out)
         )
         arrays = (x, mask, state, mu, log_sigma, state_out, scratch, backend._weights)
+        fits = fits and all(a.flags.writeable for a in (mu, log_sigma, state_out))
         if not fits or any(a.dtype != np.float32 or not a.flags.c_contiguous for a in arrays):
             raise BackendError(f"{backend.name}: a step of {x.shape} into {mu.shape} failed: its arrays do not fit")
-        self._kept = (*arrays, backend._shape)
         self._name, self._function, self._most = backend.name, backend._function, len(x)
-        pointer, integer = ctypes.c_void_p, ctypes.c_int64
-        self._head = (
-            pointer(backend._shape.ctypes.data), integer(len(backend._shape)),
-            pointer(backend._weights.ctypes.data), integer(len(backend._weights)),
+        self._kept = (*arrays, backend._shape)
+        self._of = _Arguments(
+            backend._shape.ctypes.data, len(backend._shape), backend._weights.ctypes.data, len(backend._weights),
+            n_samples, x.ctypes.data, mask.ctypes.data, state.ctypes.data, state_out.ctypes.data, state.shape[1],
+            mu.ctypes.data, log_sigma.ctypes.data, scratch.ctypes.data, len(scratch),
         )  # fmt: skip
-        self._tail = (
-            integer(n_samples), pointer(x.ctypes.data), pointer(mask.ctypes.data), pointer(state.ctypes.data),
-            integer(state.shape[1]), pointer(mu.ctypes.data), pointer(log_sigma.ctypes.data),
-            pointer(state_out.ctypes.data), pointer(scratch.ctypes.data), integer(len(scratch)),
-        )  # fmt: skip
-        self._whole = (*self._head, integer(self._most), *self._tail)
+        self._address = ctypes.addressof(self._of)
 
     def run(self, n_streams: int) -> None:
         """Advance the first streams.
@@ -131,12 +141,9 @@ class _Call:
         BackendError
             There are not so many.
         """
-        if n_streams == self._most:
-            wrong = self._function(*self._whole)
-        elif 0 <= n_streams < self._most:
-            wrong = self._function(*self._head, ctypes.c_int64(n_streams), *self._tail)
-        else:
+        if not 0 <= n_streams <= self._most:
             raise BackendError(f"{self._name}: a step of {n_streams} streams failed: there are {self._most}")
+        wrong = self._function(self._address, n_streams)
         if wrong:
             raise BackendError(f"{self._name}: the native step refuses its arguments ({wrong}); this is a defect")
 
@@ -149,17 +156,17 @@ class NativeBound:
 
     Parameters
     ----------
-    in_place
-        ``state_out`` is ``state``: the next step goes on where this one stopped.
+    state : (n_streams, state_size) float32
+        Read and written in place; two of the step's own when None.
     """
 
-    def __init__(self, backend: NativeBackend, n_streams: int, n_samples: int, *, in_place: bool = False) -> None:
+    def __init__(self, backend: NativeBackend, n_streams: int, n_samples: int, *, state: F32 | None = None) -> None:
         m = backend.manifest
         n_out = len(m.horizons) * m.n_channels
         self.x, self.mask = (np.zeros((n_streams, n_samples, m.n_channels), np.float32) for _ in range(2))
         self.mu, self.log_sigma = (np.zeros((n_streams, n_samples, n_out), np.float32) for _ in range(2))
-        self.state = np.zeros((n_streams, m.state_size), np.float32)
-        self.state_out = self.state if in_place else np.zeros_like(self.state)
+        self.state = np.zeros((n_streams, m.state_size), np.float32) if state is None else state
+        self.state_out = np.zeros_like(self.state) if state is None else state
         self.run = _Call(backend, self.x, self.mask, self.state, self.mu, self.log_sigma, self.state_out).run
 
 
@@ -178,6 +185,7 @@ class NativeStreams:
         self.n_streams = n_streams
         self._backend = backend
         self._state: F32 = np.zeros((n_streams, backend.manifest.state_size), np.float32)
+        self._bound: NativeBound | None = None
 
     def step(self, x: F32, mask: F32) -> tuple[F32, F32]:
         """Advance all streams; see ``Streams.step``.
@@ -187,17 +195,20 @@ class NativeStreams:
         BackendError
             The shapes do not fit.
         """
-        b = self._backend
-        check_samples(x, mask, b.manifest, n_streams=self.n_streams, where=b.name)
-        x, mask = np.ascontiguousarray(x), np.ascontiguousarray(mask)
-        shape = (self.n_streams, x.shape[1], b.shape.n_outputs)
-        mu, log_sigma = np.empty(shape, np.float32), np.empty(shape, np.float32)
-        _Call(b, x, mask, self._state, mu, log_sigma, self._state).run(self.n_streams)
-        return mu, log_sigma
+        bound = self._bound
+        if bound is None or not x.shape == mask.shape == bound.x.shape or not x.dtype == mask.dtype == bound.x.dtype:
+            b = self._backend
+            check_samples(x, mask, b.manifest, n_streams=self.n_streams, where=b.name)
+            bound = NativeBound(b, self.n_streams, x.shape[1], state=self._state)
+            self._bound = bound if self.n_streams * x.shape[1] <= _KEPT_SAMPLES else None
+        bound.x[...] = x
+        bound.mask[...] = mask
+        bound.run(self.n_streams)
+        return bound.mu.copy(), bound.log_sigma.copy()
 
     def save(self) -> F32:
         """Return the state; see ``Streams.save``."""
-        state = self._state.copy()
+        state: F32 = self._state.copy()
         state.setflags(write=False)
         return state
 
@@ -226,10 +237,6 @@ def _function() -> Any:
     if found is None:
         return None
     function = found.kinedge_tcn
-    pointer, integer = ctypes.c_void_p, ctypes.c_int64
-    function.argtypes = [
-        pointer, integer, pointer, integer, integer, integer, pointer, pointer, pointer, integer, pointer, pointer,
-        pointer, pointer, integer,
-    ]  # fmt: skip
+    function.argtypes = [_POINTER, ctypes.c_int64]
     function.restype = ctypes.c_int
     return function

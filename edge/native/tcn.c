@@ -3,7 +3,7 @@
  * A row is one sample of one stream. Each output is summed over its inputs in their order, one row like another, so
  * neither chunks nor company change a bit; four rows at a time only load each weight once for all of them.
  */
-#include "kinedge_native.h"
+#include "tcn.h"
 
 #include <string.h>
 
@@ -194,26 +194,13 @@ WIDE static void group(
         }
 }
 
-/* Advance streams by some samples.
- *
- * shape      n_channels, width, n_outputs, kernel, var_order (0: no linear skip), then the dilation of each block
- * weights    layer by layer, as read (edge/backends/native.py lays them out); every row padded to LANES numbers
- * x, mask    (n_streams, n_samples, n_channels)
- * state      (n_streams, state_size); state_out may be the same memory
- * mu, ...    (n_streams, n_samples, n_outputs)
- *
- * Return 0, or which size does not fit, having written nothing: 1 the shape, 2 the weights, 3 the state, 4 the scratch,
- * 5 the streams.
- */
-API int kinedge_tcn(
-    const int64_t *shape, int64_t n_shape, const float *weights, int64_t n_weights, int64_t n_streams,
-    int64_t n_samples, const float *x, const float *mask, const float *state, int64_t state_size, float *mu,
-    float *log_sigma, float *state_out, float *scratch, int64_t n_scratch)
+API int kinedge_tcn(const struct kinedge_tcn *of, int64_t n_streams)
 {
     const int64_t most = 4096, longest = 1 << 20;
-    if (n_shape < 6 || n_shape > 5 + MAX_BLOCKS)
+    if (of->n_shape < 6 || of->n_shape > 5 + MAX_BLOCKS)
         return 1;
-    const struct shape m = {shape[0], shape[1], shape[2], shape[3], shape[4], n_shape - 5, shape + 5};
+    const int64_t *shape = of->shape, n_samples = of->n_samples, state_size = of->state_size;
+    const struct shape m = {shape[0], shape[1], shape[2], shape[3], shape[4], of->n_shape - 5, shape + 5};
     if (m.n_channels < 1 || m.n_channels > most || m.width < 1 || m.width > most || m.n_outputs < 1 ||
         m.n_outputs > most || m.kernel < 2 || m.kernel > MAX_TAPS || m.var_order < 0 || m.var_order == 1 ||
         m.var_order > MAX_TAPS)
@@ -224,14 +211,14 @@ API int kinedge_tcn(
             return 1;
         in_state += (m.kernel - 1) * m.dilations[b] * m.width;
     }
-    if (n_weights != (1 + 2 * m.n_channels) * PADDED(m.width) +
+    if (of->n_weights != (1 + 2 * m.n_channels) * PADDED(m.width) +
                          m.n_blocks * (1 + m.kernel * m.width) * PADDED(m.width) +
                          (1 + m.width) * PADDED(2 * m.n_outputs) +
                          m.var_order * m.n_channels * PADDED(m.n_outputs) + 2)
         return 2;
     if (state_size != in_state)
         return 3;
-    if (n_scratch < ROWS * (PADDED(m.width) + m.width + PADDED(2 * m.n_outputs) + PADDED(m.n_outputs)))
+    if (of->n_scratch < ROWS * (PADDED(m.width) + m.width + PADDED(2 * m.n_outputs) + PADDED(m.n_outputs)))
         return 4;
     if (n_streams < 0 || n_samples < 1)
         return 5;
@@ -240,14 +227,15 @@ API int kinedge_tcn(
     const int64_t x_stride = n_samples * m.n_channels, out_stride = n_samples * m.n_outputs;
     for (int64_t s = 0; s < n_streams; s += at_once) {
         const int64_t n = n_streams - s < at_once ? n_streams - s : at_once;
-        const float *from = state + s * state_size;
+        const float *from = of->state + s * state_size;
+        float *into = of->state_out + s * state_size;
         for (int64_t t = 0; t < n_samples; t += ROWS) {
             const int64_t length = n_samples - t < ROWS ? n_samples - t : ROWS;
             const int64_t at = s * x_stride + t * m.n_channels, to = s * out_stride + t * m.n_outputs;
             group(
-                &m, weights, n, length, x + at, mask + at, x_stride, from, state_out + s * state_size, state_size,
-                mu + to, log_sigma + to, out_stride, scratch);
-            from = state_out + s * state_size;
+                &m, of->weights, n, length, of->x + at, of->mask + at, x_stride, from, into, state_size, of->mu + to,
+                of->log_sigma + to, out_stride, of->scratch);
+            from = into;
         }
     }
     return 0;
