@@ -1,5 +1,8 @@
 """Simulated people and their days, for the benchmark of alarms: enrolled on one day, watched on it and on another.
 
+Others do not walk at all: they rest and use their arms. They took the guided poses when they were enrolled, and take
+them again on the new day, as badly as ``kinedge.training.poses`` has it.
+
 On another day the sensors were put on anew, everything goes at another tempo, and the person tires. Anomalies last half
 a minute and come every few minutes, each kind as often as the others, from a quarter of an hour into the day on. Where
 a kind shows in walking alone, it begins a second into the next walk.
@@ -18,19 +21,24 @@ from kinedge.edge.alarm import AlarmConfig
 from kinedge.edge.enrol import EnrolmentBuilder
 from kinedge.edge.enrolment import Enrolment, read_enrolment
 from kinedge.edge.people import People
+from kinedge.edge.pose import PoseFrames
+from kinedge.edge.pose_marks import frames_of_labels
 from kinedge.edge.scoring import Scorer
 from kinedge.edge.watch import AlarmWatch
+from kinedge.errors import SignalError
 from kinedge.recording import Recording
 from kinedge.training.anomalies import ANOMALIES, inject, perturb
-from kinedge.training.simulate import ImuModel, RadioModel, SimulationConfig, schedule, simulate
+from kinedge.training.poses import pose_recording
+from kinedge.training.simulate import ImuModel, RadioModel, SimulationConfig, mounting, schedule, simulate
 from kinedge.training.trends import Fatigue
 
-__all__ = ["ANOMALY_S", "Event", "Person", "Told", "kinds", "people_of", "watch"]
+__all__ = ["ANOMALY_S", "Event", "Person", "Sitter", "Told", "kinds", "people_of", "sitters_of", "watch"]
 
 WRISTS: Final = ("wrist_left", "wrist_right")
 ANOMALY_S: Final = 30.0
 _FIRST_S, _EVERY_S = 900.0, 180.0
 _TEMPO: Final = (0.9, 1.1)
+_NO_WALKING: Final = {"rest": 0.4, "arm": 0.6}
 _FATIGUE: Final = Fatigue(most=0.12, half_hours=1.0)
 
 
@@ -54,6 +62,22 @@ class Person:
     lossy: Recording
     anomalous: Recording
     events: tuple[Event, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Sitter:
+    """One who does not walk: the day of the enrolment and another, and the guided poses of the latter.
+
+    ``turns`` (n_sensors, 3, 3) are the rotations that poses are there to find: from the frames of the new day to those
+    of the enrolment, as they truly are.
+    """
+
+    subject: str
+    enrolment: Enrolment
+    same: Recording
+    new: Recording
+    poses: PoseFrames
+    turns: NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,30 +107,14 @@ def people_of(
     enrol_s, same_s, new_s
         Of ordinary movement: enrolled on, later on the same day, and on the new day.
     """
-    specs, rate_hz = scorer.manifest.sensor_specs, scorer.manifest.rate_hz
-    split = round(enrol_s * rate_hz)
-    usual = [
-        SimulationConfig(
-            rate_hz=rate_hz,
-            duration_s=enrol_s + same_s,
-            subject_seed=seed,
-            session_seed=2 * seed,
-            imu=ImuModel(donning_deg=donning_deg),
-        )
-        for seed in seeds
-    ]
+    specs, split = scorer.manifest.sensor_specs, round(enrol_s * scorer.manifest.rate_hz)
+    usual = _usual(scorer, seeds, donning_deg=donning_deg, duration_s=enrol_s + same_s)
     days = [simulate(c).select(specs) for c in usual]
     enrolments = _enrolled(scorer, [day.slice(0, split) for day in days])
     people = []
     for config, day, enrolment in zip(usual, days, enrolments, strict=True):
         rng = np.random.default_rng(config.subject_seed)
-        other = replace(
-            config,
-            duration_s=new_s,
-            session_seed=config.session_seed + 1,
-            tempo=float(rng.uniform(*_TEMPO)),
-            fatigue=_FATIGUE,
-        )
+        other = _another_day(config, rng, duration_s=new_s)
         anomalous, events = _with_anomalies(other, rng)
         people.append(
             Person(
@@ -122,7 +130,64 @@ def people_of(
     return people
 
 
-def _enrolled(scorer: Scorer, recordings: Sequence[Recording]) -> list[Enrolment]:
+def sitters_of(
+    scorer: Scorer, seeds: Sequence[int], *, donning_deg: float, enrol_s: float, same_s: float, new_s: float
+) -> list[Sitter]:
+    """Simulate and enrol people who do not walk, one for each seed; parameters as of ``people_of``."""
+    specs, split = scorer.manifest.sensor_specs, round(enrol_s * scorer.manifest.rate_hz)
+    usual = [
+        replace(c, activity_mix=_NO_WALKING)
+        for c in _usual(scorer, seeds, donning_deg=donning_deg, duration_s=enrol_s + same_s)
+    ]
+    days, poses = [simulate(c).select(specs) for c in usual], [_posed(scorer, c) for c in usual]
+    enrolments = _enrolled(scorer, [day.slice(0, split) for day in days], poses)
+    sitters = []
+    for config, day, enrolment in zip(usual, days, enrolments, strict=True):
+        other = _another_day(config, np.random.default_rng(config.subject_seed), duration_s=new_s)
+        sitters.append(
+            Sitter(
+                f"sim{config.subject_seed}",
+                enrolment,
+                day.slice(split, len(day)),
+                simulate(other).select(specs),
+                _posed(scorer, other),
+                np.stack([mounting(config, s).T @ mounting(other, s) for s in scorer.sensors]),
+            )
+        )
+    return sitters
+
+
+def _usual(scorer: Scorer, seeds: Sequence[int], *, donning_deg: float, duration_s: float) -> list[SimulationConfig]:
+    return [
+        SimulationConfig(
+            rate_hz=scorer.manifest.rate_hz,
+            duration_s=duration_s,
+            subject_seed=seed,
+            session_seed=2 * seed,
+            imu=ImuModel(donning_deg=donning_deg),
+        )
+        for seed in seeds
+    ]
+
+
+def _another_day(config: SimulationConfig, rng: np.random.Generator, *, duration_s: float) -> SimulationConfig:
+    return replace(
+        config,
+        duration_s=duration_s,
+        session_seed=config.session_seed + 1,
+        tempo=float(rng.uniform(*_TEMPO)),
+        fatigue=_FATIGUE,
+    )
+
+
+def _posed(scorer: Scorer, config: SimulationConfig) -> PoseFrames:
+    found = frames_of_labels([pose_recording(config).select(scorer.manifest.sensor_specs)])
+    if found is None:
+        raise SignalError("the simulated poses are not all there")
+    return found
+
+
+def _enrolled(scorer: Scorer, recordings: Sequence[Recording], poses: Sequence[PoseFrames] = ()) -> list[Enrolment]:
     """Enrol everybody in the same steps."""
     builders, hop = [EnrolmentBuilder(scorer) for _ in recordings], scorer.manifest.hop
     state = scorer.initial_state(len(recordings))
@@ -133,6 +198,8 @@ def _enrolled(scorer: Scorer, recordings: Sequence[Recording]) -> list[Enrolment
         scores, surprise, state = scorer.score(values, valid, np.zeros_like(valid), state)
         for k, builder in enumerate(builders):
             builder.add(scores, surprise, k, hop=i, values=values[k], valid=valid[k])
+    for builder, own in zip(builders, poses, strict=False):
+        builder.take_poses(own)
     return [
         read_enrolment(b.finish(r.subject, source="simulated", allow_short=True, made_s=0))
         for b, r in zip(builders, recordings, strict=True)
@@ -172,6 +239,7 @@ def watch(
     settings: Mapping[str, AlarmConfig],
     *,
     aligned: bool = True,
+    poses: Mapping[str, PoseFrames] | None = None,
 ) -> dict[str, Told]:
     """Run recordings of enrolled people, one each, through scoring, alignment and alarms, as a gateway does.
 
@@ -185,9 +253,13 @@ def watch(
         All of them watch the same scores.
     aligned
         Whether sensors are turned into the frames of the enrolment once a minute of walking was seen.
+    poses
+        By subject, guided poses that were taken before the recording begins.
     """
     manifest, rows = scorer.manifest, np.arange(len(recordings))
     people = People(scorer, list(enrolments), enrolments)
+    for subject, own in (poses or {}).items():
+        people.pose(subject, own)
     watches = {name: AlarmWatch(scorer, people, config) for name, config in settings.items()}
     n_hops, hop, every = min(map(len, recordings)) // manifest.hop, manifest.hop, manifest.block // manifest.hop
     said = {name: np.zeros((2, n_hops // every, len(recordings)), bool) for name in settings}

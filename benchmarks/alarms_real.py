@@ -2,9 +2,10 @@
 
 What real recordings there are last minutes, not days. So the promise asked for is the least that can be set, one false
 episode per quarter of an hour; people are enrolled from what there is, far below the half hour that is meant; and the
-gate is taken to have learned, since few recordings last ten minutes. The recordings of a person are watched in their
-order, each as a session of its own. Labelled freezes are what there is to find; noise on one sensor, put into a copy of
-each recording, shows that the alarm is not merely silent.
+gate is taken to have learned, since few recordings last ten minutes: the share of valid time is what it leaves open of
+ordinary time from there on, and rates are per valid hour, as the promise is. The recordings of a person are watched in
+their order, each as a session of its own. Labelled freezes are what there is to find; noise on one sensor, put into a
+copy of each recording, shows that the alarm is not merely silent.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ _NOT_ORDINARY: Final = ("freeze", "outside")
 class _Count:
     n_false: int = 0
     ordinary_h: float = 0.0
+    valid_h: float = 0.0
     found: int = 0
     events: int = 0
     noise_found: int = 0
@@ -175,14 +177,15 @@ def _assessed(
     return np.array(ends, np.int64), blocks
 
 
-def _called(alarms: Alarms, blocks: Sequence[tuple[F64, F64]]) -> Mask:
-    """Return which blocks alarmed; the gate has learned."""
+def _called(alarms: Alarms, blocks: Sequence[tuple[F64, F64]]) -> tuple[Mask, Mask]:
+    """Return which blocks alarmed, and at which the calibration was valid; the gate has learned."""
     state = replace(alarms.initial_state(1), n_heard=np.array([10**6]))
-    called = []
+    called, valid = [], []
     for u, q95 in blocks:
         step, state = alarms.step(u, q95, state)
         called.append(bool(step.alarm[0]))
-    return np.array(called, bool)
+        valid.append(bool(step.valid[0]))
+    return np.array(called, bool), np.array(valid, bool)
 
 
 def _watch(
@@ -198,9 +201,11 @@ def _watch(
     if not blocks:
         return
     for way, count in counts.items():
-        called = _called(alarms[way], blocks)
-        count.n_false += int((called & good[ends - 1]).sum())
-        count.ordinary_h += float(good[ends - 1].sum()) * scorer.manifest.block / rate / 3600
+        called, valid = _called(alarms[way], blocks)
+        ordinary, block_h = good[ends - 1], scorer.manifest.block / rate / 3600
+        count.n_false += int((called & ordinary).sum())
+        count.ordinary_h += float(ordinary.sum()) * block_h
+        count.valid_h += float((valid & ordinary).sum()) * block_h
         for event in recording.labels:
             if event.label == "freeze" and event.start >= begins:
                 count.events += 1
@@ -215,7 +220,7 @@ def _watch(
         during = (ends > start) & (ends <= end + _AFTER_S * rate)
         for way, count in counts.items():
             count.noises += 1
-            count.noise_found += bool(_called(alarms[way], blocks)[during].any())
+            count.noise_found += bool(_called(alarms[way], blocks)[0][during].any())
 
 
 def _stretch(good: Mask, begins: int, n: int) -> int | None:
@@ -233,14 +238,14 @@ def _sum(a: _Count, b: _Count) -> _Count:
 
 
 def _row(what: str, c: _Count, config: AlarmConfig) -> dict[str, Any]:
-    hours = max(c.ordinary_h, 1e-9)
-    rate, low, high = (n / hours for n in (c.n_false, *poisson_interval(c.n_false)))
+    rate, low, high = (n / max(c.valid_h, 1e-9) for n in (c.n_false, *poisson_interval(c.n_false)))
     promised = 1 / config.hours_per_false_episode if config.kind == "e_detector" else None
     return {
         "what": what,
         "minutes": round(60 * c.ordinary_h, 1),
+        "valid": f"{c.valid_h / c.ordinary_h:.0%}" if c.ordinary_h else "",
         "false": c.n_false,
-        "false_per_hour": f"{rate:.1f} ({low:.1f}-{high:.1f})",
+        "false_per_valid_hour": f"{rate:.1f} ({low:.1f}-{high:.1f})",
         "of_promise": f"{rate / promised:.2f} ({low / promised:.2f}-{high / promised:.2f})" if promised else "",
         "freezes_found": f"{c.found} of {c.events}",
         "noise_found": f"{c.noise_found} of {c.noises}",

@@ -139,7 +139,8 @@ TABLES: Final[Mapping[str, Table]] = {
     ),
     "promise-real": Table(
         ("alarms_daphnet", "alarms_gait_healthy"),
-        {"what": "", "minutes": "minutes", "false": "false", "false_per_hour": "per hour (95 %)"}
+        {"what": "", "minutes": "minutes", "valid": "valid time", "false": "false"}
+        | {"false_per_hour": "per hour (95 %)", "false_per_valid_hour": "per valid hour (95 %)"}
         | {"of_promise": "times the promise (95 %)", "freezes_found": "freezes found", "noise_found": "noise found"},
         "kinedge bench alarms-real",
         lambda row: " all," in str(row["what"]),

@@ -21,6 +21,7 @@ from rich.table import Table
 from kinedge.bundle import write_bundle
 from kinedge.cli.app import app
 from kinedge.cli.enrol_picture import draw_enrolment
+from kinedge.cli.poses_heard import PosesHeard
 from kinedge.cli.replay_session import gateway_of, sessions_by_subject
 from kinedge.cli.run import serve_until
 from kinedge.edge.alarm import AlarmConfig
@@ -30,6 +31,8 @@ from kinedge.edge.enrolment import Enrolment, read_enrolment
 from kinedge.edge.feedback import Answered, Entered, answers_in, enter_dismissed, note_recalibration
 from kinedge.edge.history import N_BACK
 from kinedge.edge.pipeline import Scored
+from kinedge.edge.pose_guide import PoseGuide
+from kinedge.edge.pose_marks import PoseMark, parse_marks
 from kinedge.edge.promise import promise, setting
 from kinedge.edge.scoring import Scorer
 from kinedge.edge.service import EdgeService
@@ -52,6 +55,16 @@ def enrol(
     key: Annotated[Path | None, typer.Option(help="Sign it with this secret key.")] = None,
     picture: Annotated[Path | None, typer.Option(help="Draw it there, as SVG.")] = None,
     minutes: Annotated[float, typer.Option(min=1, max=240, help="Live: how much usable movement to take.")] = 40.0,
+    pose: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Recorded: when a guided pose was held, as down=12.5 or table=1:05 from the start of the recording. "
+            "Give each at least once; new days of who does not walk are aligned by them."
+        ),
+    ] = None,
+    guided_poses: Annotated[
+        bool, typer.Option("--guided-poses", help="Live: lead through the poses first; about a minute.")
+    ] = False,
     feedback: Annotated[
         Path | None, typer.Option(help="A store: what was said there about this person's episodes enters, too.")
     ] = None,
@@ -66,7 +79,10 @@ def enrol(
     Example: kinedge enrol recordings/monday --subject p-001 --key clinic.pem --picture p-001.svg
 
     Example: kinedge enrol recordings/monday --subject p-001 --feedback edge.db
+
+    Somebody who does not walk: kinedge enrol recordings/monday --pose down=0:10 --pose table=0:25
     """
+    marks = parse_marks(pose or ())
     signing_key = None if key is None else load_signing_key(key)
     logging.getLogger("kinedge").addHandler(logging.NullHandler())
     logging.getLogger("kinedge").propagate = False
@@ -74,8 +90,16 @@ def enrol(
         config, recorded = _settings(source, subject, bundle, Path(folder) / "enrol.db")
         name = config.people[0].subject
         said = Feedback.of(feedback, name, key=feedback_key)
-        service, builder = _prepare(config, recorded, said)
+        if recorded is None and marks:
+            raise ConfigError("--pose marks times of a recording; live, --guided-poses leads through the poses")
+        if recorded is not None and guided_poses:
+            raise ConfigError("--guided-poses is for a live gateway; say with --pose when the poses were held here")
+        service, builder, poses = _prepare(config, recorded, said, marks)
+        if guided_poses:
+            poses.guide = PoseGuide(service.scorer.manifest.sensor_specs, rate_hz=service.scorer.manifest.rate_hz)
         _collect(service, builder, recorded, minutes=minutes, quiet=as_json)
+        if (frames := poses.frames()) is not None:
+            builder.take_poses(frames)
         entered = said.enter(builder, service.scorer)
         placement = {h.sensor: f"{h.where} {h.serial}".strip() for h in service.health.values()}
         told = f"{'recorded' if recorded else 'live'}: {source.name}"
@@ -164,17 +188,19 @@ def _settings(
 
 
 def _prepare(
-    config: GatewayConfig, recorded: RecordedSource | None, said: Feedback
-) -> tuple[EdgeService, EnrolmentBuilder]:
+    config: GatewayConfig, recorded: RecordedSource | None, said: Feedback, marks: Sequence[PoseMark]
+) -> tuple[EdgeService, EnrolmentBuilder, PosesHeard]:
     def on_scored(scored: Scored, verdict: Verdict) -> None:
         manifest = service.scorer.manifest
+        poses.hear(scored)
         block_ns = round(manifest.block / manifest.rate_hz * 1e9)
         if not said.leaves_out(service.clock.utc_ns(verdict.host_time_ns), block_ns=block_ns):
             builder.add_scored(scored)
 
     service = EdgeService(config, on_scored=on_scored, source=recorded)
     builder = EnrolmentBuilder(service.scorer)
-    return service, builder
+    poses = PosesHeard.of(service, marks)
+    return service, builder, poses
 
 
 def _collect(
@@ -213,6 +239,11 @@ def _tell(place: Path, enrolment: Enrolment, signer: str | None, *, sentence: st
     )
     table.add_row("left out as abnormal", f"{manifest.n_trimmed} blocks")
     table.add_row("walking", f"{manifest.walking_s / 60:.1f} min, from which new days are aligned")
+    held = "none: who does not walk is not aligned on a new day"
+    if enrolment.poses is not None:
+        usable = [s.name for s, ok in zip(manifest.sensors, enrolment.poses.usable, strict=True) if ok]
+        held = f"{', '.join(manifest.poses)}, from which {', '.join(usable)} can be aligned on a new day"
+    table.add_row("guided poses", held)
     table.add_row("independent blocks", f"{audit.effective_blocks:.0f}")
     for level in audit.levels:
         limit = "" if level.limit is None else f", cohort at most {level.limit:.1%}"

@@ -19,6 +19,8 @@ from kinedge.edge.offline import align_recording, hops
 from kinedge.edge.orientation import FrameEstimator
 from kinedge.edge.personal import Blocks, fit_baseline
 from kinedge.edge.pipeline import Scored
+from kinedge.edge.pose import POSES, PoseFrames
+from kinedge.edge.pose_marks import frames_of_labels
 from kinedge.edge.scores import BlockScores
 from kinedge.edge.scoring import Scorer
 from kinedge.errors import SignalError
@@ -56,6 +58,7 @@ class EnrolmentBuilder:
         self._hop: list[int] = []
         self._trusted: list[bool] = []
         self._feedback: dict[str, str] = {}
+        self._poses: PoseFrames | None = None
         self._moment = np.zeros((manifest.n_channels, manifest.n_channels))
         self._n_residuals = 0
         self._n_hops = 0
@@ -132,6 +135,27 @@ class EnrolmentBuilder:
         # never the next one of any other: histories begin anew
         self._take(scores, surprise, stream, hop=(self._hop[-1] if self._hop else 0) + 2, trusted=True)
         return True
+
+    @property
+    def poses(self) -> PoseFrames | None:
+        """The guided poses that it has; None while there are none."""
+        return self._poses
+
+    def take_poses(self, poses: PoseFrames) -> None:
+        """Take guided poses, in place of earlier ones; new days can be aligned by them.
+
+        Raises
+        ------
+        SignalError
+            They are of other sensors, or no sensor pointed otherwise in one pose than in another.
+        """
+        if poses.gravity.shape[:2] != (len(POSES), len(self._scorer.sensors)):
+            raise SignalError(f"poses of shape {poses.gravity.shape} do not fit the sensors of the model")
+        if not poses.usable.any():
+            raise SignalError(
+                "no sensor pointed 20 degrees otherwise in one pose than in the other; take them as they are shown"
+            )
+        self._poses = poses
 
     def note_feedback(self, answers: Mapping[str, str]) -> None:
         """Name the episodes whose answers this enrolment is made with: id, and ``dismissed`` or ``confirmed``."""
@@ -217,6 +241,7 @@ class EnrolmentBuilder:
             },
             replace(baseline, reference=thin(held_out, MAX_REFERENCE)),
             self._frames.frames(),
+            self._poses,
         )
 
     def _refuse_if_unfit(self, *, allow_short: bool) -> None:
@@ -254,6 +279,8 @@ def enrol_recordings(
 ) -> Enrolment:
     """Enrol from recordings of one person; what is labelled in them is taken like the rest.
 
+    Regions labelled ``pose:<name>`` are taken as the guided poses, too.
+
     Raises
     ------
     SignalError
@@ -265,8 +292,10 @@ def enrol_recordings(
     manifest = scorer.manifest
     builder = EnrolmentBuilder(scorer)
     number = 0
-    for recording in recordings:
-        grid = align_recording(recording.select(manifest.sensor_specs), rate_hz=manifest.rate_hz)
+    grids = [align_recording(r.select(manifest.sensor_specs), rate_hz=manifest.rate_hz) for r in recordings]
+    if poses := frames_of_labels(grids):
+        builder.take_poses(poses)
+    for grid in grids:
         state = scorer.initial_state(1)
         for values, valid, saturated in hops(grid, manifest.hop):
             scores, surprise, state = scorer.score(values, valid, saturated, state)

@@ -26,6 +26,7 @@ from kinedge.edge.calibration import MAX_REFERENCE
 from kinedge.edge.enrolment_audit import Audit
 from kinedge.edge.orientation import Frames
 from kinedge.edge.personal import Baseline
+from kinedge.edge.pose import POSES, PoseFrames
 from kinedge.errors import BundleError
 from kinedge.signing import Signature, signatures_of
 
@@ -39,6 +40,7 @@ _MAX_MANIFEST_BYTES: Final = 1 << 20
 _MAX_BASELINE_BYTES: Final = 4 << 20
 _MAX_CONTEXTS: Final = 16
 _FRAMES: Final = "frames_"
+_POSES: Final = "poses_"
 
 
 class EnrolmentManifest(Config):
@@ -57,6 +59,7 @@ class EnrolmentManifest(Config):
     recorded_s: float = Field(ge=0)
     usable_s: float = Field(ge=0)
     walking_s: float = Field(ge=0, description="from which it was learned how the sensors sit")
+    poses: tuple[str, ...] = Field(default=(), max_length=8, description="guided poses that were recorded with it")
     n_blocks: int = Field(ge=0)
     n_trimmed: int = Field(ge=0, description="left out as abnormal")
     short: bool = Field(default=False, description="less than half an hour; the spread leans on the cohort's")
@@ -69,17 +72,23 @@ class EnrolmentManifest(Config):
 
 @dataclass(frozen=True, eq=False)
 class Enrolment:
-    """An enrolment in memory, checked. ``signatures`` were read, not judged: see ``kinedge.signing.Trust``."""
+    """An enrolment in memory, checked. ``signatures`` were read, not judged: see ``kinedge.signing.Trust``.
+
+    ``poses`` is None where no guided poses were recorded with it, as in every file of before there were any.
+    """
 
     manifest: EnrolmentManifest
     baseline: Baseline
     frames: Frames
     digest: str
     signatures: tuple[Signature, ...] = ()
+    poses: PoseFrames | None = None
 
 
-def pack_enrolment(manifest_fields: Mapping[str, object], baseline: Baseline, frames: Frames) -> bytes:
-    """Return the bytes of an enrolment; ``parts`` of the manifest is filled in here.
+def pack_enrolment(
+    manifest_fields: Mapping[str, object], baseline: Baseline, frames: Frames, poses: PoseFrames | None = None
+) -> bytes:
+    """Return the bytes of an enrolment; ``parts`` and ``poses`` of the manifest are filled in here.
 
     Raises
     ------
@@ -88,10 +97,16 @@ def pack_enrolment(manifest_fields: Mapping[str, object], baseline: Baseline, fr
     """
     arrays: dict[str, NDArray[Any]] = {f.name: getattr(baseline, f.name) for f in fields(Baseline)}
     arrays |= {_FRAMES + f.name: getattr(frames, f.name) for f in fields(Frames)}
+    if poses is not None:
+        # a pose that was not held is written as how often it was: an infinite error would be no plain number
+        arrays |= {_POSES + "gravity": poses.gravity, _POSES + "n_held": poses.n_held}
+        arrays[_POSES + "error_rad"] = np.where(poses.n_held > 0, poses.error_rad, np.pi)
     data = arrays_to_npz(arrays)
     part = {"sha256": sha256_hex(data), "n_bytes": len(data)}
     try:
-        manifest = EnrolmentManifest.model_validate({**manifest_fields, "parts": {BASELINE_NAME: part}})
+        manifest = EnrolmentManifest.model_validate(
+            {**manifest_fields, "poses": () if poses is None else POSES, "parts": {BASELINE_NAME: part}}
+        )
     except ValidationError as e:
         raise BundleError(explain_validation_error(e, EnrolmentManifest, "enrolment")) from e
     out = io.BytesIO()
@@ -139,8 +154,31 @@ def _read_members(archive: zipfile.ZipFile, where: str) -> Enrolment:
     part = manifest.parts.get(BASELINE_NAME)
     if part is None or len(data) != part.n_bytes or sha256_hex(data) != part.sha256:
         raise BundleError(f"{where}: {BASELINE_NAME} does not have the digest named; it was altered or damaged")
-    baseline, frames = _from_arrays(arrays_from_npz(data, where=where), manifest.sensors, where)
-    return Enrolment(manifest, baseline, frames, sha256_hex(body), signatures)
+    if manifest.poses not in ((), POSES):
+        raise BundleError(f"{where}: poses of another version: {', '.join(manifest.poses)}; enrol again")
+    arrays = arrays_from_npz(data, where=where)
+    own = {name: arrays.pop(name) for name in list(arrays) if name.startswith(_POSES)}
+    baseline, frames = _from_arrays(arrays, manifest.sensors, where)
+    poses = _poses_from(own, len(manifest.poses), len(manifest.sensors), where)
+    return Enrolment(manifest, baseline, frames, sha256_hex(body), signatures, poses)
+
+
+def _poses_from(arrays: Mapping[str, NDArray[Any]], p: int, s: int, where: str) -> PoseFrames | None:
+    shapes = {"gravity": (p, s, 3), "error_rad": (p, s), "n_held": (p, s)} if p else {}
+    if set(arrays) != {_POSES + name for name in shapes}:
+        raise BundleError(f"{where}: the arrays of the poses do not fit what the manifest names")
+    if not p:
+        return None
+    for name, shape in shapes.items():
+        array = arrays[_POSES + name]
+        if array.shape != shape or array.dtype.kind != "f":
+            raise BundleError(f"{where}: {_POSES}{name} is {array.dtype} {array.shape}, expected float {shape}")
+    gravity, error, n_held = (arrays[_POSES + name].astype(np.float64) for name in shapes)
+    held = n_held > 0
+    unit = np.isclose(np.linalg.norm(gravity[held], axis=-1), 1, atol=1e-6).all()
+    if not (unit and (error > 0).all() and (n_held >= 0).all()):
+        raise BundleError(f"{where}: poses need positive errors and unit vectors")
+    return PoseFrames(gravity, np.where(held, error, np.inf), n_held)
 
 
 def _from_arrays(

@@ -28,7 +28,17 @@ from numpy.typing import NDArray
 
 from kinedge.signals import Quantity, SensorSpec, quantity_of
 
-__all__ = ["Alignment", "FrameEstimator", "Frames", "align", "rotate_samples", "triads_of"]
+__all__ = [
+    "Alignment",
+    "FrameEstimator",
+    "Frames",
+    "align",
+    "angle_of",
+    "better_of",
+    "rotate_samples",
+    "rotation_between",
+    "triads_of",
+]
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -219,7 +229,7 @@ class FrameEstimator:
             anisotropy[i] = power[2] / max(power[1], 1e-12)
             stretches = [part.mean(axis=0) for part in np.array_split(windows, _STRETCHES)]
             turns = [
-                (_angle(_unit(m[0]), gravity[i]), _line_angle(np.linalg.eigh(m[1:4])[1][:, 2], axis[i]))
+                (angle_of(_unit(m[0]), gravity[i]), _line_angle(np.linalg.eigh(m[1:4])[1][:, 2], axis[i]))
                 for m in stretches
             ]
             error[i] = np.sqrt(np.mean(np.square(turns), axis=0) / (_STRETCHES - 1))
@@ -242,7 +252,7 @@ def align(today: Frames, enrolled: Frames) -> Alignment:
         candidates = []
         for sign in (1.0, -1.0):
             pairs = ((enrolled.gravity[i], today.gravity[i], tilt), (enrolled.axis[i], sign * today.axis[i], heading))
-            turn = _wahba(pairs)
+            turn = rotation_between(pairs)
             agreement = float((turn @ today.cross[i] @ turn.T * enrolled.cross[i]).sum())
             candidates.append((agreement, turn))
         rotation[i] = max(candidates, key=lambda c: c[0])[1]
@@ -255,8 +265,21 @@ def align(today: Frames, enrolled: Frames) -> Alignment:
     return Alignment(rotation, angle, error, usable)
 
 
-def _wahba(pairs: Sequence[tuple[F64, F64, float]]) -> F64:
-    """Return the rotation that takes each second vector to its first, weighted by their errors."""
+def better_of(a: Alignment, b: Alignment | None) -> Alignment:
+    """Take of each sensor the alignment that is usable, and of two usable ones that with the smaller error."""
+    if b is None:
+        return a
+    take = b.usable & (~a.usable | (b.error_rad < a.error_rad))
+    return Alignment(
+        np.where(take[:, None, None], b.rotation, a.rotation),
+        np.where(take, b.angle_rad, a.angle_rad),
+        np.where(take, b.error_rad, a.error_rad),
+        a.usable | b.usable,
+    )
+
+
+def rotation_between(pairs: Sequence[tuple[F64, F64, float]]) -> F64:
+    """Return the rotation (3, 3) that takes each second vector to its first, weighted by their errors in rad."""
     profile = sum(np.outer(to, of) / error**2 for to, of, error in pairs)
     u, _, v = np.linalg.svd(np.asarray(profile))
     turn: F64 = u @ np.diag([1.0, 1.0, np.linalg.det(u) * np.linalg.det(v)]) @ v
@@ -268,7 +291,8 @@ def _unit(v: F64) -> F64:
     return unit
 
 
-def _angle(a: F64, b: F64) -> float:
+def angle_of(a: F64, b: F64) -> float:
+    """Return the angle between two vectors, in rad."""
     return float(np.arctan2(np.linalg.norm(np.cross(a, b)), a @ b))
 
 

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from kinedge.edge.calibration import Calibration, stack_calibrations
 from kinedge.edge.enrolment import Enrolment
-from kinedge.edge.orientation import Alignment, FrameEstimator, align, rotate_samples, triads_of
+from kinedge.edge.orientation import Alignment, FrameEstimator, align, better_of, rotate_samples, triads_of
+from kinedge.edge.pose import PoseAlignment, PoseFrames, align_poses
 from kinedge.edge.scoring import Scorer
 from kinedge.edge.verdict import Basis
 from kinedge.errors import ConfigError
@@ -71,7 +72,7 @@ class People:
         self._bases = [
             Basis(
                 enrolment_digest=None if s not in self.enrolments else self.enrolments[s].digest,
-                alignment="pending" if self.can_align(s) else "none",
+                alignment="pending" if self.can_align(s) or self.can_pose(s) else "none",
                 unsigned=unsigned.get(s, ()),
             )
             for s in self.subjects
@@ -92,13 +93,41 @@ class People:
         Raises
         ------
         ConfigError
-            The person is not enrolled, or their enrolment saw too little walking.
+            The person is not enrolled, or their enrolment saw too little walking and no guided poses.
         """
-        if subject not in self.subjects or not self.can_align(subject):
-            raise ConfigError(f"{subject}: nothing to align to; enrol with at least a minute of walking")
+        if subject not in self.subjects or not (self.can_align(subject) or self.can_pose(subject)):
+            raise ConfigError(
+                f"{subject}: nothing to align to; enrol with at least a minute of walking, or with the guided poses"
+            )
         row = self.subjects.index(subject)
-        self._learning[row] = FrameEstimator(self._specs, rate_hz=self._rate_hz)
+        self.alignments.pop(subject, None)
+        if self.can_align(subject):
+            self._learning[row] = FrameEstimator(self._specs, rate_hz=self._rate_hz)
         self._set_basis(row, "pending")
+
+    def pose(self, subject: str, today: PoseFrames) -> PoseAlignment:
+        """Turn a person's sensors by poses that were taken just now; the pipeline does so between two hops.
+
+        A sensor that the poses cannot turn stays as it is, and walking goes on being looked at for it. What was turned
+        otherwise before is turned anew, so that scoring of the person has to start anew: ``Pipeline.use_poses`` does.
+
+        Raises
+        ------
+        ConfigError
+            The person's enrolment has no poses.
+        SignalError
+            The poses are of other sensors.
+        """
+        poses = None if not self.can_pose(subject) else self.enrolments[subject].poses
+        if subject not in self.subjects or poses is None:
+            raise ConfigError(f"{subject}: no poses to align to; enrol with the guided poses")
+        found = align_poses(today, poses)
+        if found.alignment.usable.any():
+            row = self.subjects.index(subject)
+            if found.alignment.usable.all():
+                self._learning.pop(row, None)
+            self._settle(row, found.alignment)
+        return found
 
     def by_subject(self) -> tuple[tuple[str, Basis], ...]:
         """Return everybody with what the verdicts about them rest on."""
@@ -123,7 +152,11 @@ class People:
         del self._learning[row]
         subject = self.subjects[row]
         found = align(learning.frames(), self.enrolments[subject].frames)
-        self.alignments[subject] = found
+        return self._settle(row, better_of(found, self.alignments.get(subject)))
+
+    def _settle(self, row: int, found: Alignment) -> bool:
+        """Turn the sensors of a row so from here on; whether that is otherwise than before."""
+        self.alignments[self.subjects[row]] = found
         self._set_basis(row, "done" if found.usable.all() else "partly" if found.usable.any() else "failed")
         before = self._rotations[row].copy()
         worth = found.usable & (found.angle_rad > np.maximum(found.error_rad, _WORTH_TURNING_RAD))
@@ -140,9 +173,9 @@ class People:
         """Go on from what was saved, for rows of then (keys) that are rows here now, with the same enrolments."""
         for old, row in rows.items():
             alignment = _ALIGNMENTS[int(saved["alignment"][old])]
-            if alignment in {"none", "pending"} or row not in self._learning:
+            if alignment in {"none", "pending"} or self._bases[row].alignment != "pending":
                 continue
-            del self._learning[row]
+            self._learning.pop(row, None)
             self._rotations[row], self._turned[row] = saved["rotations"][old], saved["turned"][old]
             self._set_basis(row, alignment)
 
@@ -158,6 +191,11 @@ class People:
         """Whether there is an enrolment with enough walking to align a person's sensors to."""
         enrolment = self.enrolments.get(subject)
         return enrolment is not None and bool((enrolment.frames.anisotropy > 0).any())
+
+    def can_pose(self, subject: str) -> bool:
+        """Whether there is an enrolment with guided poses that some sensor of a person can be turned by."""
+        enrolment = self.enrolments.get(subject)
+        return enrolment is not None and enrolment.poses is not None and bool(enrolment.poses.usable.any())
 
     def _set_basis(self, row: int, alignment: _Alignment) -> None:
         self._bases[row] = replace(self._bases[row], alignment=alignment)

@@ -21,6 +21,7 @@ from kinedge.edge.alarm import AlarmConfig
 from kinedge.edge.grid import Grid
 from kinedge.edge.grid_buffers import HOST_TIME
 from kinedge.edge.people import People
+from kinedge.edge.pose import PoseAlignment, PoseFrames
 from kinedge.edge.reliability_clock import ClockWatch
 from kinedge.edge.scoring import Scorer, ScoringState
 from kinedge.edge.verdict import VerdictBatch
@@ -233,8 +234,23 @@ class Pipeline:
             self._boot_ids[(taker, sensor)] = boot_id
         for subject in (giver, taker):
             self._grid.reset_sensor(self._row[subject], sensor)
-        if self.people.can_align(taker):
+        if self.people.can_align(taker) or self.people.can_pose(taker):
             self.people.realign(taker)
+
+    def use_poses(self, subject: str, today: PoseFrames) -> PoseAlignment:
+        """Turn a person's sensors by poses they took just now, from the next hop on; their scoring starts anew.
+
+        Raises
+        ------
+        ConfigError
+            The person is not here, or their enrolment has no poses.
+        SignalError
+            The poses are of other sensors.
+        """
+        found = self.people.pose(subject, today)
+        if found.alignment.usable.any():
+            self._turned[self._row[subject]] = True
+        return found
 
     def take_off(self, subject: str, sensor: str) -> None:
         """Forget a sensor that nobody wears any more: it is missing from here on.

@@ -169,6 +169,7 @@ def main(folder: Path) -> None:
             n_today=subjects.index(s) % 4,
             episode_utc_ns=end_ns - 8 * 10**9 if tracks[s].verdict.decision.word == "anomalous" else None,  # type: ignore[union-attr]
             muted_until_utc_ns=end_ns + 600 * 10**9 if s == "p-007" else None,
+            can_pose=s == "p-002",
             enrolling=None
             if e is None
             else dict(zip(("state", "seconds", "recorded_s", "needed_s", "text", "audit"), (*e, audit), strict=True)),

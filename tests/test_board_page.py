@@ -315,3 +315,62 @@ def test_language_and_theme_are_remembered(opened: Open) -> None:
     assert page.get_attribute("html", "data-theme") == "dark"
     text = page.locator("[data-subject='p-003']").inner_text().lower()
     assert WORDS["fr"]["unsure"] in text
+
+
+def pose_of(state: str, number: int = 1, *, why: tuple[str, str] = ("", ""), still_s: float = 0.0) -> dict[str, Any]:
+    names = {"wrist_left": "left wrist", "wrist_right": "right wrist"}
+    return {
+        "state": state, "purpose": "align", "number": number, "of": 4, "pose": "down", "hold_s": 5.0,
+        "name": {"en": "arms down", "fr": "bras le long du corps"}, "seconds_left": 8.5,
+        "instruction": {"en": "Let both arms hang.", "fr": "Laissez pendre les deux bras."},
+        "text": {"en": f"what {state} means", "fr": f"ce que {state} veut dire"},
+        "sensors": [
+            {"sensor": s, "place": {"en": place, "fr": place}, "still_s": still_s, "why": w, "angle_deg": None,
+             "error_deg": None, "text": {"en": "it moves" if w else "still", "fr": ""}}
+            for (s, place), w in zip(names.items(), why, strict=True)
+        ],
+    }  # fmt: skip
+
+
+def test_somebody_is_led_through_the_poses_and_told_which_sensor_moves(opened: Open, replay: Replay) -> None:
+    page = opened("#/person/p-002")
+    page.evaluate(
+        "window.said = []; new MutationObserver(() => said.push(region.textContent))"
+        ".observe(window.region = document.querySelector('[aria-live=polite]'),"
+        " {childList: true, characterData: true, subtree: true})"
+    )
+    page.get_by_role("button", name="Sensors put on again").focus()
+    page.keyboard.press("Enter")
+    page.wait_for_selector("dialog[open]")
+    assert axe_findings(page) == []
+    page.get_by_role("button", name="Begin the poses").click()
+    replay.change("p-002", pose=pose_of("ready"))
+    page.wait_for_selector("[data-pose-state=ready] >> text=Let both arms hang.")
+    assert page.get_by_role("heading", name="Pose 1 of 4").count() == 1
+    assert "in 9 s" in page.locator(".pose-count").inner_text()
+    wait_until_true(page, "said.join(' ').includes('Let both arms hang.')")
+    replay.change("p-002", pose=pose_of("hold", why=("", "moving"), still_s=2.0))
+    page.wait_for_selector("[data-pose-state=hold] li[data-sensor=wrist_right][data-why=moving]")
+    assert "it moves" in page.locator("li[data-sensor=wrist_right]").inner_text().lower()
+    assert page.get_by_role("progressbar").last.get_attribute("aria-valuenow") == "40"
+    assert axe_findings(page) == []
+    replay.change("p-002", pose=pose_of("stuck", why=("", "moving")))
+    page.wait_for_selector("[data-pose-state=stuck] [role=alert] >> text=what stuck means")
+    assert axe_findings(page) == []
+    page.get_by_role("button", name="Repeat this pose").click()
+    page.get_by_role("button", name="Go on without").click()
+    wait_until_true(page, "!document.querySelector('dialog[open] button[disabled]')")
+    replay.change("p-002", pose=pose_of("done", 4))
+    page.wait_for_selector("[data-pose-state=done] >> text=what done means")
+    assert axe_findings(page) == []
+    page.get_by_role("button", name="Done", exact=True).click()
+    page.wait_for_selector("dialog[open]", state="detached")
+    path = "/api/people/p-002/pose"
+    assert replay.asked == [(path, {"action": a}) for a in ("start", "repeat", "go_on", "cancel")]
+    assert "it moves" not in " ".join(page.evaluate("said"))
+
+
+def test_who_has_no_poses_is_not_asked_for_them(opened: Open) -> None:
+    page = opened("#/person/p-004")
+    page.wait_for_selector(".baseline")
+    assert page.get_by_role("button", name="Sensors put on again").count() == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +13,30 @@ import numpy as np
 import pytest
 from board_rig import Rig, board_config, device, running
 
+from kinedge.bundle import read_bundle
 from kinedge.cli import main
 from kinedge.edge.board_state import Assigned, BoardStateFile, Enrolled, Enrolling, board_state_path
-from kinedge.edge.config import GatewayConfig
+from kinedge.edge.config import DEFAULT_BUNDLE, GatewayConfig
+from kinedge.edge.dashboard.errors import Refused
 from kinedge.edge.dashboard.routes import Routes
+from kinedge.edge.enrol import EnrolmentBuilder
 from kinedge.edge.enrolment import read_enrolment
 from kinedge.edge.hostclock import HostClock
 from kinedge.edge.http_server import Answer, Request
+from kinedge.edge.offline import hops
 from kinedge.edge.pipeline import Scored
+from kinedge.edge.pose_marks import frames_of_labels
+from kinedge.edge.scoring import Scorer
 from kinedge.edge.service import EdgeService
 from kinedge.edge.store import EpisodeStore
 from kinedge.edge.verdict import Verdict
-from kinedge.errors import ConfigError
+from kinedge.errors import ConfigError, SignalError
 from kinedge.firmware_bridge.device import DeviceInfo
 from kinedge.recording import Recording
 from kinedge.signals import ImuChunk
+from kinedge.training.poses import PoseHabit, pose_recording
 from kinedge.training.scenario import DemoEvent, demo_recording
+from kinedge.training.simulate import ImuModel, SimulationConfig, simulate
 from kinedge.units import NS_PER_S
 
 Person = Callable[..., Recording]
@@ -360,3 +369,129 @@ def test_a_mute_ends_by_itself_also_after_a_restart(tmp_path: Path) -> None:
     hub = service.board.hub
     assert hub.muted_until("p-001") is None and hub.muted_until("p-002") == 2**62
     service.store.close()
+
+
+def test_poses_enter_an_enrolment_and_turn_the_sensors_of_another_day(tmp_path: Path) -> None:
+    config = SimulationConfig(
+        duration_s=90.0, subject_seed=838_000, session_seed=1, activity_mix={"rest": 0.4, "arm": 0.6},
+        imu=ImuModel(donning_deg=25.0),
+    )  # fmt: skip
+    habit = PoseHabit(move_s=10.0, hold_s=12.0)
+    days = [replace(config, session_seed=s) for s in (1, 2)]
+    (first_poses, first), (later_poses, later) = ((pose_recording(d, habit), simulate(d)) for d in days)
+    joined = np.concatenate([r.values for r in (first_poses, first, later_poses, later)])
+    whole = Recording(first.sensors, 50.0, joined, np.ones(joined.shape, bool), (), "a", "a", "simulated")
+    wheres = ["a-wrist_left", "a-wrist_right"]
+    settings = board_config(tmp_path, {"a": wheres}, checkpoint_s=0)
+    fed = Fed(settings, dict.fromkeys(wheres, whole))
+    board = fed.service.board
+    assert board is not None
+    poses_s, day_s = len(first_poses) // 50, len(first) // 50
+
+    async def ask(action: str) -> Any:
+        return await board.actions.pose({"action": action}, {"subject": "a"})
+
+    async def main() -> None:
+        with pytest.raises(Refused, match="no poses to align to"):
+            await ask("start")
+        await board.actions.enrolment({"action": "start", "minutes": 1.5}, {"subject": "a"})
+        assert board.person("a")["can_pose"]
+        await ask("start")
+        with pytest.raises(Refused, match="already"):
+            await ask("start")
+        fed.play(0, 5)
+        stand = board.person("a")["pose"]
+        assert (stand["state"], stand["purpose"], stand["pose"], stand["number"]) == ("ready", "enrol", "down", 1)
+        fed.play(5, poses_s + day_s)
+        assert board.person("a")["pose"]["state"] == "done"
+        for _ in range(600):
+            if "a" in fed.service.pipeline.people.enrolments:
+                break
+            await asyncio.sleep(0.1)
+        enrolment = fed.service.pipeline.people.enrolments["a"]
+        assert enrolment.poses is not None and enrolment.poses.usable.all()
+        # the sensors were taken off, and put on again
+        start_s = poses_s + day_s
+        await ask("cancel")
+        await ask("start")
+        with pytest.raises(SignalError, match="under way"):
+            await ask("repeat")
+        assert fed.service.pipeline.people.bases[0].alignment == "pending"
+        fed.play(start_s, start_s + poses_s)
+        found = board.person("a")["pose"]
+        assert found["state"] == "done" and [s["why"] for s in found["sensors"]] == ["", ""], found
+        assert all(s["error_deg"] < 15 for s in found["sensors"])
+        assert "give or take" in found["sensors"][0]["text"]["en"]
+        assert fed.service.pipeline.people.bases[0].alignment == "done"
+        await ask("cancel")
+        assert board.person("a")["pose"] is None
+        with pytest.raises(Refused, match="no poses are being taken"):
+            await ask("cancel")
+        await board.end()
+        await fed.service.caretaker.flush()
+
+    asyncio.run(main())
+    fed.end()
+    rows = audit(settings, "posed")
+    assert [(r["purpose"], r["state"]) for r in rows] == [("enrol", "done"), ("align", "done")]
+    assert set(rows[1]["sensors"]) == {"wrist_left", "wrist_right"}
+
+
+def test_a_person_who_does_as_they_are_told_is_aligned_from_a_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = SimulationConfig(
+        duration_s=90.0, subject_seed=839_000, session_seed=1, activity_mix={"rest": 1.0},
+        imu=ImuModel(donning_deg=25.0),
+    )  # fmt: skip
+    usual = [pose_recording(first), simulate(first)]
+    scorer = Scorer(read_bundle(DEFAULT_BUNDLE))
+    builder, state = EnrolmentBuilder(scorer), scorer.initial_state(1)
+    for i, (values, valid, saturated) in enumerate(hops(usual[1], 50)):
+        scores, surprise, state = scorer.score(values, valid, saturated, state)
+        builder.add(scores, surprise, 0, hop=i, values=values[0], valid=valid[0])
+    poses = frames_of_labels(usual[:1])
+    assert poses is not None
+    builder.take_poses(poses)
+    (tmp_path / "a.enrolment").write_bytes(builder.finish("a", source="test", allow_short=True))
+    later = pose_recording(replace(first, session_seed=2))
+    held = {r.label.removeprefix("pose:"): later.values[r.start : r.start + 50] for r in later.labels}
+    wheres = ["a-wrist_left", "a-wrist_right"]
+    settings = board_config(tmp_path, {"a": wheres}, checkpoint_s=0, trust={"allow_unsigned": True})
+    person = settings.people[0].model_copy(update={"enrolment": tmp_path / "a.enrolment"})
+    empty = Recording(later.sensors, 50.0, np.zeros((0, 12), np.float32), np.zeros((0, 12), bool), (), "a", "a", "")
+    fed = Fed(settings.model_copy(update={"people": (person,)}), dict.fromkeys(wheres, empty))
+    board, server = fed.service.board, fed.service.server
+    assert board is not None and server is not None
+
+    def do(pose: str) -> None:
+        n = len(fed.recordings[wheres[0]])
+        values = np.concatenate([fed.recordings[wheres[0]].values, held[pose]])
+        whole = replace(empty, values=values, valid=np.ones(values.shape, bool))
+        fed.recordings = dict.fromkeys(wheres, whole)
+        fed.play(n // 50, n // 50 + 1)
+
+    async def live() -> None:
+        serving = asyncio.create_task(server.run())
+        while not server.url:
+            await asyncio.sleep(0.01)
+        assert await asyncio.to_thread(main, ["pose", server.url, "--subject", "nobody"]) == 1
+        command = asyncio.create_task(asyncio.to_thread(main, ["pose", server.url, "--subject", "a", "--json"]))
+        while not command.done():
+            stand = board.posing.of("a")
+            if stand is not None and stand["state"] in ("ready", "hold"):
+                do(stand["pose"])
+            await asyncio.sleep(0.02)
+        assert command.result() == 0
+        assert fed.service.pipeline.people.bases[0].alignment == "done" and board.posing.of("a") is None
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
+
+    asyncio.run(live())
+    fed.end()
+    told = capsys.readouterr()
+    found = json.loads(told.out)
+    assert found["state"] == "done" and [s["why"] for s in found["sensors"]] == ["", ""]
+    assert "there is nobody of this name" in told.err
+    assert main(["pose", "http://127.0.0.1:9", "--subject", "a"]) == 1
+    assert "no gateway's page answers there" in capsys.readouterr().err

@@ -22,11 +22,11 @@ from kinedge.training.body import ACTIVITIES, BLEND_S, Motion, Subject, move, st
 from kinedge.training.donning import Donning, wear
 from kinedge.training.loss_traces import LossModel
 from kinedge.training.perturb import ALL, SIDES, Drive, Perturbation
-from kinedge.training.rotations import angular_rate, conjugate, multiply, rotate, small_rotation
+from kinedge.training.rotations import angular_rate, conjugate, matrix, multiply, rotate, small_rotation
 from kinedge.training.trends import Fatigue
 from kinedge.units import STANDARD_GRAVITY_M_S2
 
-__all__ = ["ImuModel", "RadioModel", "SimulationConfig", "motions", "schedule", "sense", "simulate"]
+__all__ = ["ImuModel", "RadioModel", "SimulationConfig", "motions", "mounting", "schedule", "sense", "simulate"]
 
 _MAX_SAMPLES: Final = 20_000_000
 _BOUT_S: Final = {"rest": (6.0, 20.0), "gait": (12.0, 45.0), "arm": (10.0, 40.0)}
@@ -251,7 +251,7 @@ def sense(
     """
     n = len(motion.acc_world)
     rng = stream(f"imu {sensor}", *seeds)
-    orientation = multiply(motion.orientation, small_rotation(rng, sd_deg=imu.donning_deg))
+    orientation = multiply(motion.orientation, _mount(rng, imu))
     specific_force = motion.acc_world + np.array([0.0, 0.0, STANDARD_GRAVITY_M_S2])
     readings = np.empty((n, 6))
     readings[:, :3] = rotate(conjugate(orientation), specific_force)
@@ -272,6 +272,17 @@ def sense(
         readings[:, c] += np.interp(seconds, np.arange(n_seconds), walk[:, c])
     readings += rng.normal(0, 1, (n, 6)) * noise_density * math.sqrt(rate_hz / 2)
     return np.clip(readings, -limit, limit)
+
+
+def mounting(config: SimulationConfig, sensor: str) -> NDArray[np.float64]:
+    """Return the rotation (3, 3) from a sensor's own frame to that of its segment, as ``imu.donning_deg`` has it."""
+    rng = stream(f"imu {sensor}", config.subject_seed, config.session_seed)
+    turn: NDArray[np.float64] = matrix(_mount(rng, config.imu))[0]
+    return turn
+
+
+def _mount(rng: np.random.Generator, imu: ImuModel) -> NDArray[np.float64]:
+    return small_rotation(rng, sd_deg=imu.donning_deg)
 
 
 def _received(config: SimulationConfig, sensor: str) -> NDArray[np.bool_]:

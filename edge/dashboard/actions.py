@@ -64,6 +64,18 @@ class Actions:
         board.hub.changed(subject)
         return {"text": text, "enrolment": board.enrolments.of(subject)}
 
+    async def pose(self, body: dict[str, Any], parts: Mapping[str, str]) -> dict[str, Any]:
+        """Lead a person through the guided poses: their sensors were put on again, or they are being enrolled."""
+        board, subject = self._board, parts["subject"]
+        action = _choice(body, "action", ("start", "repeat", "go_on", "cancel"))
+        _keys(body, {"action"})
+        if not board.features()["enrol"]:
+            raise Refused("conflict", "nobody can be led from a replay; see kinedge enrol --pose")
+        room = board.posing
+        text = {"start": room.start, "repeat": room.repeat, "go_on": room.go_on, "cancel": room.cancel}[action](subject)
+        board.hub.changed(subject)
+        return {"text": text, "pose": board.posing.of(subject)}
+
     async def assign(self, body: dict[str, Any], parts: Mapping[str, str]) -> dict[str, Any]:
         """Give a device to a person, or to nobody, from its next packet on."""
         _keys(body, {"where", "subject"}, may={"sensor"})

@@ -18,6 +18,7 @@ from kinedge.edge.dashboard.enrolling import EnrolmentRoom
 from kinedge.edge.dashboard.errors import Refused
 from kinedge.edge.dashboard.hub import Hub
 from kinedge.edge.dashboard.identify import Identifying
+from kinedge.edge.dashboard.posing import PosingRoom
 from kinedge.edge.dashboard.readings import StoreReading, read_store
 from kinedge.edge.dashboard.state import (
     SCHEMA,
@@ -79,6 +80,7 @@ class Board:
             self.hub.note(text)
         self._service = service
         self.enrolments = EnrolmentRoom(service)
+        self.posing = PosingRoom(service, self.enrolments)
         self.identifying = Identifying(self.hub, service.clock)
         self.actions = Actions(self)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -149,6 +151,7 @@ class Board:
         """Forget people who are no longer here."""
         self.hub.forget(subjects)
         self.enrolments.forget(subjects)
+        self.posing.forget(subjects)
         self.remember_assigned_soon()
 
     def stop(self, text: Words) -> None:
@@ -160,6 +163,7 @@ class Board:
         """Take a verdict, in the event loop."""
         self.hub.saw(scored.subject, verdict, utc_ns)
         self.enrolments.saw(scored)
+        self.posing.saw(scored)
 
     def assign(self, where: str, subject: str | None, sensor: str | None) -> HandedOver:
         """Give a device to somebody; it is remembered and written into the audit trail.
@@ -210,6 +214,8 @@ class Board:
             episode_utc_ns=self.hub.episodes.get(subject),
             muted_until_utc_ns=self.hub.muted_until(subject),
             enrolling=self.enrolments.of(subject),
+            posing=self.posing.of(subject),
+            can_pose=self.posing.can(subject),
         )
         return person_fields(
             facts,

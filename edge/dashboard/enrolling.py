@@ -22,6 +22,7 @@ from kinedge.edge.dashboard.words import Words, audit_words, both, collecting_wo
 from kinedge.edge.enrol import MIN_USABLE_S, EnrolmentBuilder
 from kinedge.edge.enrolment import Enrolment, read_enrolment
 from kinedge.edge.pipeline import Scored
+from kinedge.edge.pose import PoseFrames
 from kinedge.errors import KinedgeError
 from kinedge.signing import sign_archive
 
@@ -161,6 +162,24 @@ class EnrolmentRoom:
         elif time.monotonic() - learner.said_s >= _SAID_EVERY_S:  # a restart says how far it was
             learner.said_s = time.monotonic()
             self._remember()
+
+    def collects(self, subject: str) -> bool:
+        """Whether somebody's movement is being taken just now."""
+        return subject in self._learning and subject not in self._ended
+
+    def take_poses(self, subject: str, poses: PoseFrames) -> None:
+        """Take guided poses into the enrolment that is being learned.
+
+        Raises
+        ------
+        Refused
+            Nothing is being learned.
+        SignalError
+            No sensor pointed otherwise in one pose than in the other.
+        """
+        if not self.collects(subject):
+            raise Refused("conflict", f"{subject}: nothing is being learned")
+        self._learning[subject].builder.take_poses(poses)
 
     def forget(self, subjects: Iterable[str]) -> None:
         """Keep nothing of people who left."""

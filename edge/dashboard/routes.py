@@ -89,6 +89,7 @@ class Routes:
             Route("GET", "/api/people/{subject}/history", self._history),
             Route("GET", "/api/episodes", self._episodes),
             Route("POST", "/api/people/{subject}/enrolment", self._act(board.actions.enrolment)),
+            Route("POST", "/api/people/{subject}/pose", self._act(board.actions.pose)),
             Route("POST", "/api/people/{subject}/mute", self._act(board.actions.mute)),
             Route("POST", "/api/sensors/assign", self._act(board.actions.assign)),
             Route("POST", "/api/sensors/identify", self._act(board.actions.identify)),

@@ -66,6 +66,10 @@ class PersonFacts:
         Since when an episode is open.
     muted_until_utc_ns
         Until when no alarms of episodes are shown.
+    posing
+        From `kinedge.edge.dashboard.posing`; None while nobody is led through poses.
+    can_pose
+        Guided poses would be of use now.
     enrolling
         From `kinedge.edge.dashboard.enrolling`; None while nobody learns anything.
     """
@@ -78,6 +82,8 @@ class PersonFacts:
     n_today: int = 0
     episode_utc_ns: int | None = None
     muted_until_utc_ns: int | None = None
+    posing: Mapping[str, Any] | None = None
+    can_pose: bool = False
     enrolling: Mapping[str, Any] | None = None
 
 
@@ -161,6 +167,8 @@ def person_fields(
         "episode": None if facts.episode_utc_ns is None else {"start_utc_ns": facts.episode_utc_ns},
         "muted_until_utc_ns": facts.muted_until_utc_ns,
         "enrolment": None if facts.enrolling is None else dict(facts.enrolling),
+        "pose": None if facts.posing is None else dict(facts.posing),
+        "can_pose": facts.can_pose,
         "sensors": _sensors(facts, v, scorer, now_ns),
         "today": {"n_episodes": facts.n_today, "share": _shares(track)},
     }

@@ -97,8 +97,8 @@ def calibration_words(watched: Watched | None, *, personal: bool, aligned: str) 
     if watched.valid:
         note = (
             both(
-                "; how the sensors sit today is being learned",
-                " ; la position des capteurs est en cours d'apprentissage",
+                "; how the sensors sit today is being learned from walking, or from the guided poses",
+                " ; la position des capteurs est en cours d'apprentissage, par la marche ou les postures guidées",
             )
             if aligned == "pending"
             else both("", "")

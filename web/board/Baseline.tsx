@@ -6,12 +6,14 @@ import { useSettings } from "@shared/i18n";
 import { memo } from "@shared/memo";
 import { Failure, useAction } from "./action";
 import type { Person } from "./types";
+import { PoseDialog } from "./PoseDialog";
 import { WORDS } from "./words";
 
 export const Baseline = memo(function Baseline({ person, canEnrol }: { person: Person; canEnrol: boolean }) {
   const { language } = useSettings();
   const words = WORDS[language];
   const [asking, setAsking] = useState(false);
+  const [posing, setPosing] = useState(false);
   const [run, busy, failure] = useAction();
   const { enrolment, calibration } = person;
   const path = `api/people/${encodeURIComponent(person.subject)}/enrolment`;
@@ -64,6 +66,13 @@ export const Baseline = memo(function Baseline({ person, canEnrol }: { person: P
           )}
         </div>
       )}
+      {canEnrol && (person.can_pose || person.pose) && (
+        <div class="row">
+          <Button icon="worn" onClick={() => setPosing(true)}>
+            {words.say(person.pose ? "pose_open" : learning ? "pose_record" : "pose_again")}
+          </Button>
+        </div>
+      )}
       <Failure text={failure} />
       {person.promise && (
         <div class="promise">
@@ -71,6 +80,7 @@ export const Baseline = memo(function Baseline({ person, canEnrol }: { person: P
           <p>{words.pick(person.promise)}</p>
         </div>
       )}
+      <PoseDialog open={posing} onClose={() => setPosing(false)} person={person} />
       <EnrolDialog open={asking} onClose={() => setAsking(false)} path={path} />
     </section>
   );

@@ -55,6 +55,30 @@ export interface Enrolment {
   readonly audit: { readonly verdict: string; readonly text: Words; readonly reasons: readonly string[] } | null;
 }
 
+export interface PoseSensor {
+  readonly sensor: string;
+  readonly place: Words;
+  readonly still_s: number;
+  readonly why: string;
+  readonly text: Words;
+  readonly angle_deg: number | null;
+  readonly error_deg: number | null;
+}
+
+export interface Pose {
+  readonly state: "ready" | "hold" | "stuck" | "done" | "failed";
+  readonly purpose: "align" | "enrol";
+  readonly number: number;
+  readonly of: number;
+  readonly text: Words;
+  readonly sensors: readonly PoseSensor[];
+  readonly pose?: string;
+  readonly name?: Words;
+  readonly instruction?: Words;
+  readonly seconds_left?: number;
+  readonly hold_s?: number;
+}
+
 export interface Person {
   readonly subject: string;
   readonly decision: Decision;
@@ -78,6 +102,8 @@ export interface Person {
   readonly episode: { readonly start_utc_ns: number } | null;
   readonly muted_until_utc_ns: number | null;
   readonly enrolment: Enrolment | null;
+  readonly pose: Pose | null;
+  readonly can_pose: boolean;
   readonly sensors: readonly Sensor[];
   readonly today: { readonly n_episodes: number; readonly share: Belief | null };
 }
