@@ -22,7 +22,7 @@ import torch
 
 from kinedge.benchmarks.harness import interleaved, result, timing_row
 from kinedge.bundle import Bundle, read_bundle
-from kinedge.edge.backends import OnnxBackend, StreamingBackend
+from kinedge.edge.backends import NativeBackend, OnnxBackend, StreamingBackend
 from kinedge.edge.backends.engine_cache import EngineCache
 from kinedge.edge.backends.tensorrt import open_tensorrt
 from kinedge.edge.backends.trt_build import Precision
@@ -42,7 +42,7 @@ Hop = Callable[[], object]
 
 _LIBRARIES: Final[tuple[LibraryName, ...]] = ("tensorrt", "tensorrt-rtx")
 _CONTRACT: Final = Path(__file__).resolve().parents[1] / "tests" / "test_backends_contract.py"
-_KINDS: Final = ("onnx", "onnx-cuda", *_LIBRARIES)
+_KINDS: Final = ("onnx", "native", "onnx-cuda", *_LIBRARIES)
 
 
 def exit_status(found: dict[str, Any]) -> int:
@@ -197,6 +197,10 @@ def _backends(
     """Open what is here; the rest with its reason."""
     found: dict[str, StreamingBackend] = {"onnxruntime cpu": OnnxBackend(bundle)}
     missing: dict[str, str] = {}
+    try:
+        found["native cpu"] = NativeBackend(bundle)
+    except KinedgeError as e:
+        missing["native cpu"] = str(e)
     if not torch.cuda.is_available():
         missing = dict.fromkeys(("torch cuda", "torch cuda graph"), _no_cuda())
     try:

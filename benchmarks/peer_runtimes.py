@@ -96,6 +96,37 @@ class Engine(Runtime):
         return step
 
 
+class NativeEngine(Runtime):
+    """Ours with the step in C, bound to its memory; the state is written where it is read."""
+
+    distribution = "kinedge"
+
+    def __init__(self, bundle: Bundle) -> None:
+        from kinedge.edge.backends import NativeBackend
+
+        super().__init__(bundle)
+        self._backend = NativeBackend(bundle)
+        self.window = 0
+
+    def run(self, x: F32) -> F32:
+        raise NotImplementedError
+
+    def streams(self, n: int) -> Callable[[NDArray[np.float64]], F32]:
+        state = np.zeros((n, self.manifest.state_size), np.float32)
+        bound: dict[int, Any] = {}
+
+        def step(x: NDArray[np.float64]) -> F32:
+            of = bound.get(x.shape[1])
+            if of is None:
+                of = bound[x.shape[1]] = self._backend.bind(n, x.shape[1], state=state)
+                of.mask[...] = 1
+            of.x[...] = x
+            of.run(n)
+            return np.array(of.mu)
+
+        return step
+
+
 class OnnxWindowed(Runtime):
     """ONNX Runtime, whole windows."""
 
@@ -174,6 +205,7 @@ class OpenVino(Runtime):
 
 RUNTIMES: Final[Mapping[str, Callable[[Bundle], Runtime]]] = {
     "kinedge engine": Engine,
+    "kinedge engine, native": NativeEngine,
     "ONNX Runtime, windowed": OnnxWindowed,
     "PyTorch, windowed": TorchWindowed,
     "OpenVINO, windowed": OpenVino,

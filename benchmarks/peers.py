@@ -289,14 +289,18 @@ def _costs(row: dict[str, Any], outcomes: Sequence[tuple[int, dict[str, Any]]], 
 
 
 def _put_beside(rows: list[dict[str, Any]]) -> None:
-    """Say how many times what kinedge takes each peer takes: its fused detector, or its engine."""
-    ours = {"detector": "kinedge fused", "runtime": "kinedge engine"}
-    for kind, name in ours.items():
+    """Say how many times what kinedge takes each peer takes: its fused detector, or its engine with either backend."""
+    ours = (
+        ("detector", "kinedge fused", "times_"),
+        ("runtime", "kinedge engine", "times_"),
+        ("runtime", "kinedge engine, native", "times_native_"),
+    )
+    for kind, name, prefix in ours:
         own = next((r for r in rows if r["what"] == name), None)
         for row in rows if own is not None else ():
             for key in [k for k in row if k.startswith("us_")] if row["kind"] == kind else []:
                 if own is not None and own.get(key):
-                    row[f"times_{key[3:]}"] = round(row[key] / own[key], 2)
+                    row[f"{prefix}{key[3:]}"] = round(row[key] / own[key], 2)
 
 
 def _processor_s(pid: int) -> float:

@@ -116,8 +116,11 @@ TABLES: Final[Mapping[str, Table]] = {
         ("peers",),
         {"what": "runtime", "version": "version", "window": "samples computed anew"}
         | {"us_1_streams_chunk_1": "µs per sample, 1 stream, one by one", "times_1_streams_chunk_1": "× ours"}
+        | {"times_native_1_streams_chunk_1": "× native"}
         | {"us_64_streams_chunk_1": "64 streams, one by one", "times_64_streams_chunk_1": "× ours "}
+        | {"times_native_64_streams_chunk_1": "× native "}
         | {"us_64_streams_chunk_50": "64 streams, in fifties", "times_64_streams_chunk_50": "× ours  "}
+        | {"times_native_64_streams_chunk_50": "× native  "}
         | {"rss_mb_64_streams": "MB", "difference": "differs by", "spread": "spread", "note": ""},
         "kinedge bench peers --data tsb_ad_m.npz",
         lambda row: row.get("kind") == "runtime",

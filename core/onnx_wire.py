@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -53,12 +53,16 @@ _INT64: Final = 7
 
 @dataclass(frozen=True)
 class TensorOutline:
-    """A constant: its type (ONNX's number), shape, and its values where they are a few int64."""
+    """A constant: its type (ONNX's number), shape, and its values where they are a few int64.
+
+    ``raw`` is where its bytes lie in the file, little-endian and as many as its shape needs; None if not in one block.
+    """
 
     name: str
     data_type: int
     shape: tuple[int, ...]
     integers: tuple[int, ...] | None = None
+    raw: memoryview | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -290,7 +294,7 @@ class _Reader:
         if data_type == _INT64 and n_expected <= _MAX_CONSTANT:
             read = struct.unpack(f"<{n_expected}q", raws[0]) if raws else tuple(integers)
             return TensorOutline(label, data_type, tuple(dims), read)
-        return TensorOutline(label, data_type, tuple(dims))
+        return TensorOutline(label, data_type, tuple(dims), raw=raws[0] if raws else None)
 
     def _value(self, data: memoryview) -> ValueOutline:
         label, elem_type, shape = "", 0, list[int | None]()

@@ -212,7 +212,7 @@ class GatewayConfig(Config):
         description="which of the bundle's models: fp32, int8, fp16",
     )
     backend: tuple[BackendName, ...] = Field(
-        default=("onnx",), min_length=1, max_length=4, description="the first that works here; no other is ever used"
+        default=("onnx",), min_length=1, max_length=5, description="the first that works here; no other is ever used"
     )
     max_streams: int = Field(
         default=64, ge=1, le=4096, description="people that a TensorRT engine is for, as given to kinedge compile"

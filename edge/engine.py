@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from kinedge.bundle import Manifest
 from kinedge.edge.backends import Backend
+from kinedge.edge.backends.native import NativeBackend, NativeBound
 from kinedge.edge.backends.onnx import BoundStep, OnnxBackend
 from kinedge.edge.gaps import Gaps
 from kinedge.edge.native import NativeStep
@@ -470,10 +471,10 @@ class _Memory:
         self.half_nu_1: F32 = np.tile(((nu + np.float32(1)) / np.float32(2)).ravel(), n_samples)
         self.expected: F32 = np.empty((n_streams, n_samples, len(m.horizons), m.n_channels), np.float32)
         self._backend = backend
-        self._bound: BoundStep | None = None
+        self._bound: BoundStep | NativeBound | None = None
         # a backend that does more than this one, or otherwise, is asked by its step
-        plain = type(backend) is OnnxBackend and "step" not in vars(backend) and backend.device == "cpu"
-        if plain and n_samples == m.hop:
+        plain = type(backend) in (OnnxBackend, NativeBackend) and "step" not in vars(backend)
+        if plain and backend.device == "cpu" and n_samples == m.hop:  # type: ignore[attr-defined]
             self._bound = backend.bind(n_streams, n_samples)  # type: ignore[attr-defined]
         self.x: F32
         self.mask: F32

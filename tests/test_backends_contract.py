@@ -11,17 +11,18 @@ from hypothesis import strategies as st
 from virtual_gpu import VirtualEngine, VirtualGpu
 
 from kinedge.bundle import Bundle
-from kinedge.edge.backends import OnnxBackend, StreamingBackend, open_backend
+from kinedge.edge.backends import NativeBackend, OnnxBackend, StreamingBackend, open_backend
 from kinedge.edge.backends.tensorrt import TensorRTBackend
 from kinedge.edge.backends.trt_build import stream_ranges
 from kinedge.edge.backends.trt_library import TrtLog, driver_problem
+from kinedge.edge.native import implementation, library
 from kinedge.edge.offline import align_recording, hops
 from kinedge.edge.scoring import Scorer
 from kinedge.errors import BackendError
 from kinedge.quantize.export_conv import conv_form
 from kinedge.recording import Recording
 
-KINDS = ["onnx", "onnx-cuda", "tensorrt", "tensorrt-rtx", "paper", "paper-shared", "paper-no-graphs"]
+KINDS = ["onnx", "native", "onnx-cuda", "tensorrt", "tensorrt-rtx", "paper", "paper-shared", "paper-no-graphs"]
 CLOSE = 2e-5  # of the largest value: the forms add up in another order
 
 
@@ -41,7 +42,7 @@ def backend(request: pytest.FixtureRequest, bundle: Bundle) -> StreamingBackend:
         return on_paper(bundle, VirtualGpu(shares_memory=True))
     if kind == "paper-no-graphs":
         return on_paper(bundle, VirtualGpu(can_capture=False))
-    if kind != "onnx" and driver_problem() is not None:
+    if kind not in ("onnx", "native") and driver_problem() is not None:
         pytest.skip(f"{kind}: {driver_problem()}")
     try:
         return open_backend(bundle, [kind])
@@ -254,9 +255,12 @@ def test_more_streams_than_compiled_for_are_refused(bundle: Bundle) -> None:
         on_paper(bundle, VirtualGpu()).allocate(65)
 
 
+@pytest.mark.parametrize("kind", [OnnxBackend, NativeBackend])
 @pytest.mark.parametrize("n_streams", [32, 5, 1])
-def test_a_step_bound_to_its_memory_is_the_step_to_the_bit(bundle: Bundle, n_streams: int) -> None:
-    backend, hop = OnnxBackend(bundle), bundle.manifest.hop
+def test_a_step_bound_to_its_memory_is_the_step_to_the_bit(bundle: Bundle, n_streams: int, kind: type) -> None:
+    if kind is NativeBackend and library() is None:
+        pytest.skip(implementation())
+    backend, hop = kind(bundle), bundle.manifest.hop
     bound = backend.bind(32, hop)
     state = zeros(bundle, n_streams)
     for k in range(3):

@@ -7,7 +7,7 @@ import re
 import shutil
 import struct
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +44,7 @@ EXAMPLES = settings(deadline=None, max_examples=100)
 CHANNEL_NAMES = [f"{q}_{a}" for q in ("acc", "gyr", "mag") for a in "xyz"]
 
 
-def compile_c(out: Path, *sources: Path) -> Path:
+def compile_c(out: Path, *sources: Path, flags: Sequence[str] = ()) -> Path:
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
         pytest.skip("no C compiler here: install gcc to check the firmware library")
@@ -56,7 +56,8 @@ def compile_c(out: Path, *sources: Path) -> Path:
     )
     if probe.returncode:
         pytest.skip("this C compiler has no address and undefined-behaviour sanitizers")
-    command = [compiler, *STRICT, *SANITIZED, f"-I{FIRMWARE_FOLDER}", *map(str, sources), "-lm", "-o", str(out)]
+    options = [*STRICT, *SANITIZED, *flags, f"-I{FIRMWARE_FOLDER}"]
+    command = [compiler, *options, *map(str, sources), "-lm", "-o", str(out)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
     return out

@@ -5,6 +5,7 @@ import pytest
 from kinedge.benchmarks.gpu_check import bench_gpu, exit_status
 from kinedge.edge.backends.trt_library import driver_problem
 from kinedge.edge.config import DEFAULT_BUNDLE
+from kinedge.edge.native import library
 
 
 @pytest.mark.skipif(driver_problem() is None, reason="this machine has a GPU")
@@ -12,7 +13,8 @@ def test_without_a_gpu_the_cpu_is_measured_and_every_other_row_says_why_not() ->
     found = bench_gpu(DEFAULT_BUNDLE, streams=(1, 3), n_rounds=3, round_s=0.001, contract=False)
     rows = {(row["what"], row.get("streams")): row for row in found["rows"]}
     ran = {key for key, row in rows.items() if row["status"] == "ran"}
-    timed = {(what, n) for what in ("onnxruntime cpu", "torch cpu") for n in (1, 3)}
+    native = ("native cpu",) if library() else ()
+    timed = {(what, n) for what in ("onnxruntime cpu", *native, "torch cpu") for n in (1, 3)}
     assert ran == {("train cpu", None), *timed}
     assert all(rows[key]["median_us"] > 0 for key in timed)
     assert float(rows["torch cpu", 3]["note"].split(" by ")[1].split()[0]) < 1e-5

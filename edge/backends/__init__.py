@@ -12,12 +12,22 @@ from typing import Literal, cast, get_args
 
 from kinedge.bundle import Bundle
 from kinedge.edge.backends.base import Backend, StreamingBackend, Streams
+from kinedge.edge.backends.native import NativeBackend
 from kinedge.edge.backends.onnx import OnnxBackend
 from kinedge.errors import BackendError
 
-__all__ = ["Backend", "BackendName", "OnnxBackend", "StreamingBackend", "Streams", "load_backend", "open_backend"]
+__all__ = [
+    "Backend",
+    "BackendName",
+    "NativeBackend",
+    "OnnxBackend",
+    "StreamingBackend",
+    "Streams",
+    "load_backend",
+    "open_backend",
+]
 
-BackendName = Literal["onnx", "onnx-cuda", "tensorrt", "tensorrt-rtx"]
+BackendName = Literal["onnx", "native", "onnx-cuda", "tensorrt", "tensorrt-rtx"]
 logger = logging.getLogger(__name__)
 
 
@@ -73,6 +83,8 @@ def open_backend(
 def _open(bundle: Bundle, name: BackendName, *, precision: str, max_streams: int) -> StreamingBackend:
     if name == "onnx":
         return OnnxBackend(bundle, precision=precision)
+    if name == "native":
+        return NativeBackend(bundle, precision=precision)
     if name == "onnx-cuda":
         return OnnxBackend(bundle, precision=precision, device="cuda")
     # imported late: most boards have no GPU
