@@ -88,6 +88,7 @@ def _register() -> None:
         keys,
         measures,
         models,
+        pose,
         quantize,
         record,
         replay,
@@ -103,7 +104,7 @@ def _register() -> None:
     _ = bench_ab, bench_all, bench_caution, bench_collector, bench_dashboard, bench_people, bench_peers, bench_results
     _ = bench_stages, feedback, inspect, keys, measures, models, quantize, record, replay, report, run, scan
     _ = sync, train
-    _ = collect_demo
+    _ = collect_demo, pose
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -13,15 +13,20 @@ import numpy as np
 import pytest
 from board_rig import Rig, board_config, device, running
 
+from kinedge.bundle import read_bundle
 from kinedge.cli import main
 from kinedge.edge.board_state import Assigned, BoardStateFile, Enrolled, Enrolling, board_state_path
-from kinedge.edge.config import GatewayConfig
+from kinedge.edge.config import DEFAULT_BUNDLE, GatewayConfig
 from kinedge.edge.dashboard.errors import Refused
 from kinedge.edge.dashboard.routes import Routes
+from kinedge.edge.enrol import EnrolmentBuilder
 from kinedge.edge.enrolment import read_enrolment
 from kinedge.edge.hostclock import HostClock
 from kinedge.edge.http_server import Answer, Request
+from kinedge.edge.offline import hops
 from kinedge.edge.pipeline import Scored
+from kinedge.edge.pose_marks import frames_of_labels
+from kinedge.edge.scoring import Scorer
 from kinedge.edge.service import EdgeService
 from kinedge.edge.store import EpisodeStore
 from kinedge.edge.verdict import Verdict
@@ -430,3 +435,63 @@ def test_poses_enter_an_enrolment_and_turn_the_sensors_of_another_day(tmp_path: 
     rows = audit(settings, "posed")
     assert [(r["purpose"], r["state"]) for r in rows] == [("enrol", "done"), ("align", "done")]
     assert set(rows[1]["sensors"]) == {"wrist_left", "wrist_right"}
+
+
+def test_a_person_who_does_as_they_are_told_is_aligned_from_a_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = SimulationConfig(
+        duration_s=90.0, subject_seed=839_000, session_seed=1, activity_mix={"rest": 1.0},
+        imu=ImuModel(donning_deg=25.0),
+    )  # fmt: skip
+    usual = [pose_recording(first), simulate(first)]
+    scorer = Scorer(read_bundle(DEFAULT_BUNDLE))
+    builder, state = EnrolmentBuilder(scorer), scorer.initial_state(1)
+    for i, (values, valid, saturated) in enumerate(hops(usual[1], 50)):
+        scores, surprise, state = scorer.score(values, valid, saturated, state)
+        builder.add(scores, surprise, 0, hop=i, values=values[0], valid=valid[0])
+    poses = frames_of_labels(usual[:1])
+    assert poses is not None
+    builder.take_poses(poses)
+    (tmp_path / "a.enrolment").write_bytes(builder.finish("a", source="test", allow_short=True))
+    later = pose_recording(replace(first, session_seed=2))
+    held = {r.label.removeprefix("pose:"): later.values[r.start : r.start + 50] for r in later.labels}
+    wheres = ["a-wrist_left", "a-wrist_right"]
+    settings = board_config(tmp_path, {"a": wheres}, checkpoint_s=0, trust={"allow_unsigned": True})
+    person = settings.people[0].model_copy(update={"enrolment": tmp_path / "a.enrolment"})
+    empty = Recording(later.sensors, 50.0, np.zeros((0, 12), np.float32), np.zeros((0, 12), bool), (), "a", "a", "")
+    fed = Fed(settings.model_copy(update={"people": (person,)}), dict.fromkeys(wheres, empty))
+    board, server = fed.service.board, fed.service.server
+    assert board is not None and server is not None
+
+    def do(pose: str) -> None:
+        n = len(fed.recordings[wheres[0]])
+        values = np.concatenate([fed.recordings[wheres[0]].values, held[pose]])
+        whole = replace(empty, values=values, valid=np.ones(values.shape, bool))
+        fed.recordings = dict.fromkeys(wheres, whole)
+        fed.play(n // 50, n // 50 + 1)
+
+    async def live() -> None:
+        serving = asyncio.create_task(server.run())
+        while not server.url:
+            await asyncio.sleep(0.01)
+        assert await asyncio.to_thread(main, ["pose", server.url, "--subject", "nobody"]) == 1
+        command = asyncio.create_task(asyncio.to_thread(main, ["pose", server.url, "--subject", "a", "--json"]))
+        while not command.done():
+            stand = board.posing.of("a")
+            if stand is not None and stand["state"] in ("ready", "hold"):
+                do(stand["pose"])
+            await asyncio.sleep(0.02)
+        assert command.result() == 0
+        assert fed.service.pipeline.people.bases[0].alignment == "done" and board.posing.of("a") is None
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
+
+    asyncio.run(live())
+    fed.end()
+    told = capsys.readouterr()
+    found = json.loads(told.out)
+    assert found["state"] == "done" and [s["why"] for s in found["sensors"]] == ["", ""]
+    assert "there is nobody of this name" in told.err
+    assert main(["pose", "http://127.0.0.1:9", "--subject", "a"]) == 1
+    assert "no gateway's page answers there" in capsys.readouterr().err
