@@ -7,7 +7,7 @@ export OMP_NUM_THREADS ?= 1
 ROOMS := firmware_bridge edge training quantize upstream benchmarks cli
 NATIVE := setup.py $(wildcard edge/native/*.[ch])
 
-.PHONY: help setup native demo test check format typing default-model docs figures release try-release web screenshots chaos offline soak clean
+.PHONY: help setup native demo test check format typing default-model docs figures release try-release test-boards web screenshots chaos offline soak clean
 
 help: ## show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -71,6 +71,9 @@ release: $(VENV)/.dev ## wheel, source archive, SBOMs and checksums, into dist/
 
 try-release: ## install dist/ into an empty environment of every Python that is here, and run the demonstration
 	$(BIN)/python packaging/try_release.py dist
+
+test-boards: $(VENV)/.dev ## the tests as boards have it, without torch, on every Python 3.10 to 3.13 that is here
+	$(BIN)/python packaging/try_boards.py
 
 chaos: $(VENV)/.dev ## 20 times: 1,000 episodes, 50 kills, a bad network (about an hour)
 	PYTHONPATH=tests $(BIN)/python tests/chaos.py --seeds 20

@@ -3,6 +3,9 @@
 The quick form measures nothing worth reading: it shows, in well under a minute of a processor, that benchmarks still
 run from the command line to a result. Those without one need minutes for anything at all; small forms of them are in
 tests of their own.
+
+Not here: what is measured on models that have to be trained first, each without one person (``alarms-real``,
+``freezing-enrolled``) or quantized (``parity``).
 """
 
 from __future__ import annotations
@@ -77,6 +80,7 @@ SUITE: Final = (
     Entry("enrolment_25deg", "enrolment --donning-deg 25", "", 3.0),
     Entry("alarms", "alarms --subjects 24", "", 8.0),
     Entry("ablations", "ablations --seeds 2", "", 10.0),
+    Entry("dashboard", "dashboard --people 20 --listeners 2 --rounds 6 --turn-s 12", "", 4.0),
     Entry("fleet", "fleet --people 24", "", 4.0),
     Entry(
         "caution",
@@ -100,6 +104,17 @@ SUITE: Final = (
         ("tsb_ad_m.npz",),
     ),
     Entry("attribution", "attribution --data {data}/smd.npz", "", 2.0, ("smd.npz",)),
+    Entry(
+        "attribution_fog", "attribution --stanford {data}/fog_stanford.npz --epochs 5", "", 10.0, ("fog_stanford.npz",)
+    ),
+    Entry(
+        "caution_enrolled_fog",
+        "caution --stanford {data}/fog_stanford.npz --enrolled --faults 'clean,30 % loss,off-body' "
+        "--subjects 2 --tuning 6",
+        "",
+        6.0,
+        ("fog_stanford.npz",),
+    ),
     Entry("attribution_gait", "attribution --gait {data}/gait_healthy.npz --epochs 5", "", 10.0, ("gait_healthy.npz",)),
     Entry(
         "freezing",

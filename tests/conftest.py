@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -65,3 +66,59 @@ def browser() -> Iterator[Any]:
         pytest.skip("no chromium on this machine (Debian: apt install chromium)")
     with browsers.launched() as running:
         yield running
+
+
+# What a board does not install (no torch for it, say). A test that needs one is skipped with the reason, unless a room
+# that runs on boards asked for it: those must not.
+OF_TRAINING = {"distributed", "griffe", "grimp", "matplotlib", "onnxscript", "openvino", "pyod", "pysad", "river"}
+OF_TRAINING |= {"sklearn", "torch"}
+ON_BOARDS = {"core", "edge", "firmware_bridge", "upstream"}
+
+
+def missing_here(error: BaseException | None) -> str:
+    """Name the library that a test lacks rightly; empty when there is none, or a board would have asked for it."""
+    while error is not None:
+        name = (getattr(error, "name", None) or "").partition(".")[0]
+        if isinstance(error, ModuleNotFoundError) and name in OF_TRAINING:
+            files = [Path(frame.f_code.co_filename) for frame, _ in traceback.walk_tb(error.__traceback__)]
+            asked = [f for f in files if "importlib" not in str(f) and "_pytest" not in f.parts]
+            on_boards = asked and (ON_BOARDS & set(asked[-1].parts[-4:-1]) or asked[-1].parent.name == "kinedge")
+            return "" if on_boards else name
+        error = error.__cause__ or error.__context__
+    return ""
+
+
+class ModuleOfThisMachine(pytest.Module):
+    """A module of tests, skipped where it imports what a board does not install."""
+
+    def _getobj(self) -> Any:
+        try:
+            return super()._getobj()
+        except self.CollectError as e:
+            if name := missing_here(e):
+                pytest.skip(f"{name} is not installed here", allow_module_level=True)
+            raise
+
+
+def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module:
+    return ModuleOfThisMachine.from_parent(parent, path=module_path)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Iterator[None]:
+    try:
+        return (yield)
+    except Exception as e:
+        if name := missing_here(e):
+            pytest.skip(f"{name} is not installed here")
+        raise
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup() -> Iterator[None]:
+    try:
+        return (yield)
+    except Exception as e:
+        if name := missing_here(e):
+            pytest.skip(f"{name} is not installed here")
+        raise
