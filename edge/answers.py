@@ -58,7 +58,7 @@ def judge(episode_id: str, kind: Kind, status: int, headers: Mapping[str, str], 
     if status in (200, 201) and content.get("id") == episode_id:
         return Outcome(Fate.SENT if status == 201 else Fate.DUPLICATE)
     error = content.get("error")
-    if not isinstance(error, dict):
+    if not isinstance(error, dict) or not isinstance(error.get("code"), str):
         error = {"code": None, "message": "not a collector's answer"}
     code, reason = error.get("code"), f"{status}: {error.get('message')}"
     if status in (429, 503):
