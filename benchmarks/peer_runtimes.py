@@ -49,11 +49,18 @@ class Runtime(ABC):
         self.window = self.manifest.receptive_field
 
     @abstractmethod
+    def streams(self, n: int) -> Callable[[NDArray[np.float64]], F32]:
+        """Return what takes the next samples (n, k, C) of ``n`` streams."""
+
+
+class Windowed(Runtime):
+    """Runs whole windows, as one does with a runtime that knows of no streams."""
+
+    @abstractmethod
     def run(self, x: F32) -> F32:
         """Forecast from windows (n, window + k - 1, C); return (n, k, outputs) of the last k samples."""
 
     def streams(self, n: int) -> Callable[[NDArray[np.float64]], F32]:
-        """Return what takes the next samples (n, k, C) of ``n`` streams."""
         past = [np.zeros((n, self.window - 1, self.manifest.n_channels), np.float32)]
 
         def step(x: NDArray[np.float64]) -> F32:
@@ -82,9 +89,6 @@ class Engine(Runtime):
         self._backend = load_backend(bundle)
         self.window = 0
 
-    def run(self, x: F32) -> F32:
-        raise NotImplementedError
-
     def streams(self, n: int) -> Callable[[NDArray[np.float64]], F32]:
         state = [np.zeros((n, self.manifest.state_size), np.float32)]
 
@@ -108,9 +112,6 @@ class NativeEngine(Runtime):
         self._backend = NativeBackend(bundle)
         self.window = 0
 
-    def run(self, x: F32) -> F32:
-        raise NotImplementedError
-
     def streams(self, n: int) -> Callable[[NDArray[np.float64]], F32]:
         state = np.zeros((n, self.manifest.state_size), np.float32)
         bound: dict[int, Any] = {}
@@ -127,7 +128,7 @@ class NativeEngine(Runtime):
         return step
 
 
-class OnnxWindowed(Runtime):
+class OnnxWindowed(Windowed):
     """ONNX Runtime, whole windows."""
 
     distribution = "onnxruntime"
@@ -144,7 +145,7 @@ class OnnxWindowed(Runtime):
         return np.asarray(self._session.run(["mu"], self.feed(x))[0], np.float32)
 
 
-class TorchWindowed(Runtime):
+class TorchWindowed(Windowed):
     """The same network in PyTorch, whole windows."""
 
     distribution = "torch"
@@ -167,7 +168,7 @@ class TorchWindowed(Runtime):
         return np.asarray(mu.numpy(), np.float32)
 
 
-class OpenVino(Runtime):
+class OpenVino(Windowed):
     """OpenVINO reads the same ONNX file; whole windows, or our state carried from call to call."""
 
     distribution = "openvino"

@@ -44,10 +44,8 @@ def pose(
         gateway.ask("start")
         try:
             found = _lead(gateway, console, tries=tries)
-        except BaseException:
+        finally:
             gateway.leave_off()
-            raise
-        gateway.leave_off()
     if as_json:
         typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
     else:

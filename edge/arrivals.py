@@ -214,13 +214,15 @@ class Arrivals:
 
     def _in_table(self, clock: ClockMap) -> int:
         """Return the row of the table in which a clock is kept from here on."""
-        if clock.row_of(self._table) is None:
-            if len(self._mapped) == len(self._table):
-                self._gather_clocks(clock)
-            else:
-                self._mapped.append(clock)
-                clock.move_to(self._table, len(self._mapped) - 1, settle=self.settle)
-        return int(clock.row_of(self._table) or 0)
+        row = clock.row_of(self._table)
+        if row is None and len(self._mapped) == len(self._table):
+            self._gather_clocks(clock)
+            row = self._mapped.index(clock)
+        elif row is None:
+            row = len(self._mapped)
+            self._mapped.append(clock)
+            clock.move_to(self._table, row, settle=self.settle)
+        return row
 
     def _gather_clocks(self, *more: ClockMap) -> None:
         """Begin a table of the clocks that are in use, with room for those that are still to come."""

@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 
 from kinedge.bundle import Manifest
 from kinedge.edge.backends import Backend
-from kinedge.edge.backends.native import NativeBackend, NativeBound
-from kinedge.edge.backends.onnx import BoundStep, OnnxBackend
+from kinedge.edge.engine_memory import StepMemory, as_plain
 from kinedge.edge.gaps import Gaps
 from kinedge.edge.native import NativeStep
 from kinedge.edge.native.arrays import is_plain
@@ -101,7 +100,7 @@ class Engine:
         self._horizons = manifest.horizons
         self._max_horizon = max(manifest.horizons)
         self._n_channels = manifest.n_channels
-        self._memory: _Memory | None = None
+        self._memory: StepMemory | None = None
         self._needed = manifest.receptive_field + np.array(self._horizons, np.int64)
         self._center = np.array(manifest.center, np.float32)
         self._inverse_scale = (1.0 / np.array(manifest.scale)).astype(np.float32)
@@ -255,7 +254,7 @@ class Engine:
         """Score the next samples of all streams as ``_step`` does, piece by piece, in C but for the forecast."""
         n_streams, n_samples, _ = values.shape
         memory = self._memory_of(min(at_once, n_streams), n_samples)
-        step = memory.native = memory.native or self._native_step(memory, n_samples)
+        step = memory.native_step(self._gaps.weight, clip=float(self._clip), z_limit=float(_Z_LIMIT))
         step.set(
             {"n_streams": n_streams, "n_rows": len(state.n_seen)},
             values=values,
@@ -288,44 +287,11 @@ class Engine:
             if not memory.is_bound:
                 predicted = (stop - start, n_samples, len(self._horizons) * self._n_channels)
                 step.set(
-                    mu=_plain(mu, predicted),
-                    log_sigma=_plain(log_sigma, predicted),
-                    model_out=_plain(model_state, (stop - start, self.manifest.state_size)),
+                    mu=as_plain(mu, predicted),
+                    log_sigma=as_plain(log_sigma, predicted),
+                    model_out=as_plain(model_state, (stop - start, self.manifest.state_size)),
                 )
             step.surprise(start, stop, nats=found.nats[start:stop])
-
-    def _native_step(self, memory: _Memory, n_samples: int) -> NativeStep:
-        """Return a step that works in this memory."""
-        m, step = self.manifest, NativeStep()
-        n_memory = len(memory.x)
-        step.set(
-            {
-                "n_memory": n_memory,
-                "n_samples": n_samples,
-                "n_horizons": len(self._horizons),
-                "n_channels": m.n_channels,
-                "max_horizon": self._max_horizon,
-                "state_size": m.state_size,
-                "n_weights": len(self._gaps.weight),
-                "clip": float(self._clip),
-                "z_limit": float(_Z_LIMIT),
-            },
-            horizons=np.array(self._horizons, np.int64),
-            needed=self._needed,
-            center=self._center,
-            inverse_scale=self._inverse_scale,
-            inverse_nu=memory.inverse_nu,
-            half_nu_1=memory.half_nu_1,
-            weight=self._gaps.weight,
-            x=memory.x,
-            mask=memory.mask,
-            model_in=memory.state,
-            expected=memory.expected,
-        )
-        if memory.is_bound:
-            mu, log_sigma, model_state = memory.outputs(n_memory)
-            step.set(mu=mu, log_sigma=log_sigma, model_out=model_state)
-        return step
 
     def _fill_gaps(
         self, values: F32, valid: NDArray[np.bool_], state: EngineState, at: slice | NDArray[np.intp]
@@ -403,14 +369,25 @@ class Engine:
         after.held_age[at] = 0
         after.n_seen[at] = n_seen + n_samples
 
-    def _memory_of(self, n_streams: int, n_samples: int) -> _Memory:
+    def _memory_of(self, n_streams: int, n_samples: int) -> StepMemory:
         """Return memory for a step; hops of a few streams have theirs, which is used again and stays in the cache."""
         usual = n_samples == self.manifest.hop and self._at_once is not None and n_streams <= self._at_once
         if not usual:
-            return _Memory(self, n_streams, n_samples)
+            return self._new_memory(n_streams, n_samples)
         if self._memory is None:
-            self._memory = _Memory(self, STREAMS_IN_CACHE, n_samples)
+            self._memory = self._new_memory(STREAMS_IN_CACHE, n_samples)
         return self._memory
+
+    def _new_memory(self, n_streams: int, n_samples: int) -> StepMemory:
+        return StepMemory(
+            self.manifest,
+            self.backend,
+            n_streams,
+            n_samples,
+            center=self._center,
+            inverse_scale=self._inverse_scale,
+            needed=self._needed,
+        )
 
     def _mark_valid(
         self, valid: NDArray[np.bool_], n_seen: NDArray[np.int64], nats: F32, *, out: NDArray[np.bool_]
@@ -457,62 +434,6 @@ class _Gappy:
 def _copy_rows(state: EngineState, after: EngineState) -> None:
     for f in fields(state):
         getattr(after, f.name)[:] = getattr(state, f.name)
-
-
-class _Memory:
-    """What a step of a few streams writes to. Constants are as long as a hop: numpy is slow along twelve channels."""
-
-    def __init__(self, engine: Engine, n_streams: int, n_samples: int) -> None:
-        m, backend = engine.manifest, engine.backend
-        nu = np.array(m.student_t_nu, np.float32)
-        self.center: F32 = np.tile(engine._center, n_samples)
-        self.inverse_scale: F32 = np.tile(engine._inverse_scale, n_samples)
-        self.inverse_nu: F32 = np.tile((np.float32(1) / nu).ravel(), n_samples)
-        self.half_nu_1: F32 = np.tile(((nu + np.float32(1)) / np.float32(2)).ravel(), n_samples)
-        self.expected: F32 = np.empty((n_streams, n_samples, len(m.horizons), m.n_channels), np.float32)
-        self._backend = backend
-        self._bound: BoundStep | NativeBound | None = None
-        # a backend that does more than this one, or otherwise, is asked by its step
-        plain = type(backend) in (OnnxBackend, NativeBackend) and "step" not in vars(backend)
-        if plain and backend.device == "cpu" and n_samples == m.hop:  # type: ignore[attr-defined]
-            self._bound = backend.bind(n_streams, n_samples)  # type: ignore[attr-defined]
-        self.x: F32
-        self.mask: F32
-        self.state: F32
-        if self._bound is None:
-            self.x, self.mask = (np.empty((n_streams, n_samples, m.n_channels), np.float32) for _ in range(2))
-            self.state = np.empty((n_streams, m.state_size), np.float32)
-        else:
-            self.x, self.mask, self.state = self._bound.x, self._bound.mask, self._bound.state
-        self.native: NativeStep | None = None
-        self.told: EngineState | None = None  # whose arrays `native` knows
-
-    @property
-    def is_bound(self) -> bool:
-        """Whether the forecaster writes to memory that stays where it is."""
-        return self._bound is not None
-
-    def outputs(self, n: int) -> tuple[F32, F32, F32]:
-        """Return where the forecaster writes of the first ``n`` streams, where it is bound."""
-        if self._bound is None:
-            raise ValueError("this backend returns arrays of its own")
-        return self._bound.mu[:n], self._bound.log_sigma[:n], self._bound.state_out[:n]
-
-    def forecast(self, n: int) -> tuple[F32, F32, F32]:
-        """Return what the forecaster makes of ``x``, ``mask`` and ``state`` of the first ``n`` streams.
-
-        These are ``mu``, ``log_sigma`` and its state, valid until the next call.
-        """
-        if self._bound is None:
-            # it may keep what it is given
-            return self._backend.step(self.x[:n], self.mask[:n].copy(), self.state[:n].copy())
-        self._bound.run(n)
-        return self.outputs(n)
-
-
-def _plain(a: F32, shape: tuple[int, ...]) -> F32:
-    """Return what a backend gave as C takes it; of another shape, it would be read beyond its end."""
-    return np.ascontiguousarray(a, np.float32).reshape(shape)
 
 
 def _flat(a: F32) -> F32:

@@ -13,7 +13,6 @@ line still moves by milliseconds), so that mapped time is continuous and strictl
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeAlias, cast
@@ -22,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinedge.errors import SignalError
+from kinedge.firmware_bridge.clock_bins import Bins
 from kinedge.firmware_bridge.clock_lines import edge_below, lines_between
 from kinedge.firmware_bridge.clock_table import (
     ALONE,
@@ -38,7 +38,6 @@ from kinedge.firmware_bridge.clock_table import (
     MAX_SKEW,
     MAX_SLEW,
     MAX_SLEW_WARM_UP,
-    N_BINS,
     N_UPDATES,
     NOW,
     OFFSET_ORIGIN,
@@ -148,76 +147,6 @@ class FixedClock:
         self.n_updates = 0
 
 
-class _Bins:
-    """One extreme per second of device time, of the last 120 s: when it was, and how large.
-
-    Parameters
-    ----------
-    sign
-        1 for the least, -1 for the greatest.
-    ends
-        Where the latest second, the first bin and the place behind the last one are kept, in that order.
-    at, residual
-        Where the bins are kept: 16 bytes each, as thousands of sensors have 120 of them.
-    """
-
-    __slots__ = ("_at", "_ends", "_residual", "_sign")
-
-    def __init__(self, sign: int, ends: memoryview, at: memoryview, residual: memoryview) -> None:
-        self._sign = sign
-        self._ends, self._at, self._residual = ends, at, residual
-
-    def __len__(self) -> int:
-        return self._ends[END] - self._ends[START]
-
-    def clear(self) -> None:
-        """Forget all."""
-        self._ends[SECOND], self._ends[START], self._ends[END] = -FOREVER, 0, 0
-
-    @property
-    def at(self) -> memoryview:
-        """When each was."""
-        return self._at[self._ends[START] : self._ends[END]]
-
-    @property
-    def residual(self) -> memoryview:
-        """How large each is."""
-        return self._residual[self._ends[START] : self._ends[END]]
-
-    def add(self, at: int, residual: int) -> bool:
-        """Return whether any bin changed. Residuals older than the newest bin are not used."""
-        ends, end = self._ends, self._ends[END]
-        second, newest = at // BIN_NS, ends[SECOND]
-        if second == newest:
-            if self._sign * residual >= self._sign * self._residual[end - 1]:
-                return False
-            self._at[end - 1], self._residual[end - 1] = at, residual
-            return True
-        if second < newest:
-            return False
-        if end == N_BINS:
-            end = self._move_back()
-        self._at[end], self._residual[end] = at, residual
-        ends[SECOND], ends[END] = second, end + 1
-        if self._at[ends[START]] < at - WINDOW_NS:
-            self.drop_before(at - WINDOW_NS)
-        return True
-
-    def drop_before(self, at: int) -> None:
-        """Forget what is older."""
-        self._ends[START] += bisect_left(self.at, at)
-
-    def _move_back(self) -> int:
-        n = len(self)
-        self._at[:n], self._residual[:n] = self.at, self.residual
-        self._ends[START], self._ends[END] = 0, n
-        return n
-
-    def arrays(self) -> tuple[I64, I64]:
-        """Return both, as copies."""
-        return np.array(self.at), np.array(self.residual)
-
-
 @dataclass(frozen=True)
 class _TwoWay:
     """What exchanges leave open: the offset at ``at`` lies from ``low`` to ``high``."""
@@ -273,7 +202,7 @@ class ClockMap:
         self._table, self._row = table, row
         self._ints = memoryview(table.ints[row])
         self._floats = cast("memoryview[float]", memoryview(table.floats[row]))
-        self._latest = _Bins(1, self._ints, memoryview(table.at[row]), memoryview(table.residual[row]))
+        self._latest = Bins(1, self._ints, memoryview(table.at[row]), memoryview(table.residual[row]))
 
     def move_to(self, table: ClockTable, row: int, *, settle: Callable[[], None] | None = None) -> None:
         """Keep all numbers in a row of a table from here on, where those of many clocks are updated at once.
@@ -313,7 +242,7 @@ class ClockMap:
             self._floats[i] = 0.0
         ints[SHIFT] = shift_ns
         self._latest.clear()
-        self._earliest: _Bins | None = None  # before the first exchange
+        self._earliest: Bins | None = None  # before the first exchange
         self._two_way: _TwoWay | None = None
 
     @property
@@ -425,7 +354,7 @@ class ClockMap:
             return
         if self._earliest is None:
             own = ClockTable(1)
-            self._earliest = _Bins(-1, *(memoryview(a[0]) for a in (own.ints, own.at, own.residual)))
+            self._earliest = Bins(-1, *(memoryview(a[0]) for a in (own.ints, own.at, own.residual)))
             self._earliest.clear()
         above = self._latest.add(sent, most)
         below = self._earliest.add(received, least)
@@ -529,7 +458,7 @@ class ClockMap:
     def _is_sane(self) -> bool:
         return -SANE < self._ints[DEVICE_ORIGIN] < SANE and -SANE < self._ints[OFFSET_ORIGIN] < SANE
 
-    def _fit_between(self, earliest: _Bins) -> None:
+    def _fit_between(self, earliest: Bins) -> None:
         """Lay the line between the bounds of both sides."""
         now = max(self._latest.at[-1], earliest.at[-1])
         between = lines_between(

@@ -104,8 +104,7 @@ def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> 
     return ModuleOfThisMachine.from_parent(parent, path=module_path)
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_call() -> Iterator[None]:
+def skipped_where_it_lacks() -> Iterator[None]:
     try:
         return (yield)
     except Exception as e:
@@ -116,9 +115,9 @@ def pytest_runtest_call() -> Iterator[None]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup() -> Iterator[None]:
-    try:
-        return (yield)
-    except Exception as e:
-        if name := missing_here(e):
-            pytest.skip(f"{name} is not installed here")
-        raise
+    return (yield from skipped_where_it_lacks())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Iterator[None]:
+    return (yield from skipped_where_it_lacks())

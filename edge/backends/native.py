@@ -83,11 +83,7 @@ class NativeBackend:
         """
         check_samples(x, mask, self.manifest, n_streams=len(x) if x.ndim else 0, where=self.name)
         n_streams, n_samples = x.shape[:2]
-        if state.shape != (n_streams, self.manifest.state_size) or state.dtype != np.float32:
-            raise BackendError(
-                f"{self.name}: a step of x {x.shape} with a state of {state.dtype} {state.shape} failed: "
-                f"float32 {(n_streams, self.manifest.state_size)} was expected"
-            )
+        check_state(state, self.manifest, n_streams=n_streams, where=self.name)
         x, mask, state = (np.ascontiguousarray(a) for a in (x, mask, state))
         shape = (n_streams, n_samples, self.shape.n_outputs)
         mu, log_sigma = np.empty(shape, np.float32), np.empty(shape, np.float32)

@@ -75,7 +75,7 @@ def interpolate(
     function = _functions()[0]
     n_people, n_slots, n_channels = values.shape
     shape = out[0].shape
-    if function is None or rows.dtype != np.int64 or len(rows) != shape[0] or len(first_ns) != shape[0]:
+    if function is None or not (is_plain(rows, np.int64, shape[:1]) and is_plain(first_ns, np.int64, shape[:1])):
         return False
     done = function(
         *map(address, (time, n, interval, values, valid, saturated)),
@@ -112,7 +112,7 @@ def drop_before(
         How many samples were forgotten; None where numpy must do it.
     """
     function = _functions()[1]
-    if function is None or rows.dtype != np.int64 or not len(rows) == len(time_ns) == len(kept):
+    if function is None or not all(is_plain(a, np.int64, rows.shape) for a in (rows, time_ns, kept)):
         return None
     gone = np.empty(len(rows), np.int64)
     done = function(
