@@ -119,9 +119,9 @@ def show_comparison(
         for name, _, words in (side.partition(" ") for c in doubtful for side in c.doubt.split(", ")):
             sides.setdefault(name, {}).update(dict.fromkeys(words.split(" and ")))
         why = "; ".join(f"{name}: {', '.join(words)}" for name, words in sorted(sides.items()))
-        told = f"[magenta]{len(doubtful)} of {len(said)} verdicts are doubtful[/magenta] ({why})"
+        summary = f"[magenta]{len(doubtful)} of {len(said)} verdicts are doubtful[/magenta] ({why})"
         more = "measure again where nothing else runs, or both in turns with kinedge bench ab"
-        console.print(f"{told}: {more}", highlight=False)
+        console.print(f"{summary}: {more}", highlight=False)
 
 
 def _show_rows(found: Comparison, console: Console) -> None:
