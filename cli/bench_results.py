@@ -120,8 +120,8 @@ def show_comparison(
             sides.setdefault(name, {}).update(dict.fromkeys(words.split(" and ")))
         why = "; ".join(f"{name}: {', '.join(words)}" for name, words in sorted(sides.items()))
         summary = f"[magenta]{len(doubtful)} of {len(said)} verdicts are doubtful[/magenta] ({why})"
-        more = "measure again where nothing else runs, or both in turns with kinedge bench ab"
-        console.print(f"{summary}: {more}", highlight=False)
+        advice = "measure again where nothing else runs, or both in turns with kinedge bench ab"
+        console.print(f"{summary}: {advice}", highlight=False)
 
 
 def _show_rows(found: Comparison, console: Console) -> None:
