@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from kinedge.benchmarks.figures import better, identity, measures_of
+from kinedge.benchmarks.figures import better, identity, measures_of, of_time
 from kinedge.benchmarks.results import Result
 from kinedge.errors import ConfigError
 
@@ -16,6 +16,8 @@ __all__ = ["Compared", "Comparison", "compare"]
 _MACHINE: Final = ("cpu", "cores", "governor", "power_mode", "gpu", "board", "python", "numpy", "onnxruntime", "torch")
 #: Two runs that were said to be equally good can still differ by so much.
 _SAME: Final = 0.02
+_BUSY: Final = "the machine is busy"
+_SHAKY: Final = {"unstable": "unstable", "too_short": "too short"}
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,9 @@ class Compared:
         Of the ratio, from the quartiles of rounds of both; None where a result tells no spread.
     verdict
         ``better``, ``worse``, ``within the spread``, ``same``; empty where neither way is better or no spread is told.
+    doubt
+        Why the verdict may not hold, such as ``a busy, b unstable``: what the two runs warned of, where the figure is
+        one of time. Empty where they warned of nothing.
     """
 
     identity: tuple[str, ...]
@@ -46,6 +51,12 @@ class Compared:
     low: float | None = None
     high: float | None = None
     verdict: str = ""
+    doubt: str = ""
+
+    @property
+    def said(self) -> str:
+        """The verdict as it is shown: one with a doubt is called doubtful."""
+        return f"{self.verdict}, doubtful" if self.verdict and self.doubt else self.verdict
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +86,8 @@ class Comparison:
                 "b_of_a": None if c.ratio is None else round(c.ratio, 4),
                 "low": None if c.low is None else round(c.low, 4),
                 "high": None if c.high is None else round(c.high, 4),
-                "verdict": c.verdict,
+                "verdict": c.said,
+                "doubt": c.doubt,
             }
             for c in self.rows
         ]
@@ -85,7 +97,8 @@ def compare(a: Result, b: Result, *, measures: Sequence[str] | None = None) -> C
     """Hold two results of one benchmark against each other.
 
     A difference within the spread of the rounds is said to be none. Two results of different hours or machines differ
-    for many reasons: ``kinedge bench ab`` measures both in turns and gives an interval.
+    for many reasons: ``kinedge bench ab`` measures both in turns and gives an interval. Where a run warned of load or
+    of rounds that differ, what is said of its times is doubtful: the spread tells of its own rounds, not of the hour.
 
     Parameters
     ----------
@@ -108,7 +121,7 @@ def compare(a: Result, b: Result, *, measures: Sequence[str] | None = None) -> C
             raise ConfigError(f"no figure {', '.join(unknown)} in both; there are {', '.join(wanted) or 'none'}")
         wanted = [m for m in wanted if m in measures]
     found = [
-        _one(key, measure, rows_a[key], row)
+        _with_doubt(_one(key, measure, rows_a[key], row), (a, rows_a[key]), (b, row))
         for key, row in rows_b.items()
         for measure in wanted
         if key in rows_a and _is_number(row.get(measure)) and _is_number(rows_a[key].get(measure))
@@ -145,6 +158,17 @@ def _one(key: tuple[str, ...], measure: str, row_a: Mapping[str, Any], row_b: Ma
     if abs(ratio - 1) < _SAME:
         return Compared(key, measure, a, b, ratio, verdict="same")
     return Compared(key, measure, a, b, ratio, verdict="" if not way else _direction(ratio, way))
+
+
+def _with_doubt(found: Compared, *sides: tuple[Result, Mapping[str, Any]]) -> Compared:
+    if not of_time(found.measure) or found.a == found.b:
+        return found
+    doubts = []
+    for name, (run, row) in zip("ab", sides, strict=True):
+        words = ["busy"] if any(w.startswith(_BUSY) for w in run.warnings) else []
+        words += [word for key, word in _SHAKY.items() if row.get(key)]
+        doubts += [f"{name} {' and '.join(words)}"] if words else []
+    return replace(found, doubt=", ".join(doubts))
 
 
 def _direction(ratio: float, way: str) -> str:

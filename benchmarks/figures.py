@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-__all__ = ["Figure", "better", "figure_of", "identity", "main_measure", "measures_of", "written"]
+__all__ = ["Figure", "better", "figure_of", "identity", "main_measure", "measures_of", "of_time", "written"]
 
 #: The first of these that a row has is its main figure.
 _MAIN: Final = (
@@ -83,6 +83,10 @@ _LESS_IS_BETTER: Final = (
 )
 
 
+_OF_TIME: Final = ("_us", "_ms", "_s", "_per_s", "_per_minute", "_per_core")
+_OF_THE_PROCESSOR: Final = ("us_per_", "cpu", "load", "processor", "late", "ratio", "times_")
+
+
 @dataclass(frozen=True)
 class Figure:
     """A number with its interval, where there is one."""
@@ -120,6 +124,16 @@ def better(measure: str) -> str:
     if any(measure == m or measure.endswith(m) or measure.startswith(m) for m in _LESS_IS_BETTER):
         return "less"
     return ""
+
+
+def of_time(measure: str) -> bool:
+    """Return whether a figure is one that other work of the machine changes: a time, a rate, a share of a processor.
+
+    Delays are of the data's own time, which no load changes.
+    """
+    if "delay" in measure:
+        return False
+    return measure.endswith(_OF_TIME) or measure.startswith(_OF_THE_PROCESSOR)
 
 
 def measures_of(rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ __all__ = ["bench_html", "bench_markdown", "comparison_html", "comparison_markdo
 
 _MOST_BARS: Final = 24
 _WITH_LIMITS: Final = ("vus_pr", "hit_rate_100")  # whose interval stands in ``low`` and ``high``
-_WORDS: Final = ("note", "status", "verdict", "of", "measure", "origin", "kind")  # columns that hold words
+_WORDS: Final = ("note", "status", "verdict", "doubt", "of", "measure", "origin", "kind")  # columns that hold words
 _STYLE: Final = """
 :root { color-scheme: light dark; --ink: #1b1f24; --soft: #57606a; --line: #d0d7de; --paper: #fff; --bar: #2f6f9f;
   --doubt: #8a3ffc; }
@@ -95,7 +95,7 @@ def comparison_html(found: Comparison) -> str:
     """Write what ``compare`` found as one HTML page, with the ratios of the main figures drawn."""
     main = main_measure(found.b.rows)
     bars = [
-        Bar(", ".join(c.identity), c.ratio, c.low, c.high, c.verdict in ("", "within the spread"))
+        Bar(", ".join(c.identity), c.ratio, c.low, c.high, bool(c.doubt) or c.verdict in ("", "within the spread"))
         for c in found.rows
         if c.measure == main and c.ratio is not None
     ]

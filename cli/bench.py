@@ -11,10 +11,10 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
 from kinedge.benchmarks.results import seal, write_result
 from kinedge.cli.app import CALLED_WITH, app, need_extra
+from kinedge.cli.bench_table import show_rows
 from kinedge.edge.config import DEFAULT_BUNDLE
 from kinedge.errors import ConfigError
 
@@ -328,8 +328,15 @@ def _without_folders(word: str) -> str:
     return f"{before}{equals}{Path(path).name}" if path.startswith(("/", "~", "..")) else word
 
 
-def deliver(found: dict[str, Any], out: Path | None, *, as_json: bool, columns: Sequence[str] | None = None) -> None:
-    """Write and print a result; the table shows all columns, or these."""
+def deliver(
+    found: dict[str, Any],
+    out: Path | None,
+    *,
+    as_json: bool,
+    columns: Sequence[str] | None = None,
+    apart: Sequence[str] = (),
+) -> None:
+    """Write and print a result; ``columns`` and ``apart`` as ``show_rows`` has them."""
     found = seal(found, command=command_line())
     if out is not None:
         write_result(found, out)
@@ -338,16 +345,8 @@ def deliver(found: dict[str, Any], out: Path | None, *, as_json: bool, columns: 
         return
     facts = found["settings"]
     title = f"{found['benchmark']}: " + ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in facts.items())
-    columns = columns or [c for c in found["rows"][0] if c not in ("unstable", "too_short", "n_rounds")]
-    table = Table(title=title, title_justify="left")
-    for column in columns:
-        table.add_column(column.replace("_", " "), justify="left" if column == "what" else "right")
-    for row in found["rows"]:
-        table.add_row(
-            *(f"{v:g}" if isinstance(v, float) else str("" if v is None else v) for v in (row.get(c) for c in columns))
-        )
     console = Console()
-    console.print(table)
+    show_rows(found["rows"], console, title=title, columns=columns, apart=apart)
     m = found["machine"]
     console.print(f"{m['cpu']}, {m['cores']} cores, load {m['load_1min']}, {found['utc']}", highlight=False)
     for warning in found["warnings"]:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
-from kinedge.benchmarks.figures import written
 from kinedge.cli.bench import bench
+from kinedge.cli.bench_table import fitted, show_lines
 from kinedge.errors import ConfigError
+
+if TYPE_CHECKING:
+    from kinedge.benchmarks.compare import Comparison
 
 __all__ = ["Form", "compare", "report", "show_comparison", "tables"]
 
@@ -104,22 +106,47 @@ def show_comparison(
         return
     if out is not None:
         return
-    table = Table(title=f"{found.benchmark}: b as a multiple of a", title_justify="left")
-    for column in ("what", "figure", "a", "b", "b / a", "spread", "verdict"):
-        table.add_column(column, justify="left" if column in ("what", "figure", "verdict") else "right")
-    colour = {"better": "[green]better[/green]", "worse": "[red]worse[/red]"}
-    for c in found.rows:
-        interval = "" if c.low is None or c.high is None else f"{c.low:.2f}–{c.high:.2f}"
-        ratio = "" if c.ratio is None else f"{c.ratio:.3f}"
-        verdict = colour.get(c.verdict, c.verdict)
-        table.add_row(", ".join(c.identity), c.measure, written(c.a), written(c.b), ratio, interval, verdict)
     console = Console()
-    console.print(table)
+    _show_rows(found, console)
     for name, only in (("a", found.only_a), ("b", found.only_b)):
         if only:
             console.print(f"only in {name}: {'; '.join(only)}", highlight=False)
     for warning in found.warnings:
         console.print(f"[magenta]warning:[/magenta] {warning}", highlight=False)
+    said = [c for c in found.rows if c.verdict]
+    if doubtful := [c for c in said if c.doubt]:
+        sides: dict[str, dict[str, None]] = {}
+        for name, _, words in (side.partition(" ") for c in doubtful for side in c.doubt.split(", ")):
+            sides.setdefault(name, {}).update(dict.fromkeys(words.split(" and ")))
+        why = "; ".join(f"{name}: {', '.join(words)}" for name, words in sorted(sides.items()))
+        summary = f"[magenta]{len(doubtful)} of {len(said)} verdicts are doubtful[/magenta] ({why})"
+        advice = "measure again where nothing else runs, or both in turns with kinedge bench ab"
+        console.print(f"{summary}: {advice}", highlight=False)
+
+
+def _show_rows(found: Comparison, console: Console) -> None:
+    several = len({c.measure for c in found.rows}) > 1
+    columns = ["what", *(["figure"] if several else []), "a", "b", "b / a", "spread", "verdict"]
+    rows = [
+        {
+            "what": ", ".join(c.identity),
+            "figure": c.measure.replace("_", " "),
+            "a": c.a,
+            "b": c.b,
+            "b / a": None if c.ratio is None else f"{c.ratio:.3f}",
+            "spread": "" if c.low is None or c.high is None else f"{c.low:.2f}–{c.high:.2f}",
+            "verdict": c.said,
+        }
+        for c in found.rows
+    ]
+    title = f"{found.benchmark}{'' if several else ', ' + str(rows[0]['figure'])}: b as a multiple of a"
+    table, _ = fitted(rows, columns, width=console.width, styles={"better": "green", "worse": "red"})
+    if table is None:
+        console.print(title, style="italic", highlight=False)
+        show_lines(rows, columns, console)
+        return
+    table.title = title
+    console.print(table)
 
 
 def _form(form: Form | None, out: Path | None) -> Form:

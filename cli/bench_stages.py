@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 from rich.console import Console
@@ -12,7 +12,10 @@ from kinedge.cli.app import need_extra
 from kinedge.cli.bench import bench, deliver
 from kinedge.edge.config import DEFAULT_BUNDLE
 
-__all__ = ["stages"]
+__all__ = ["COLUMNS", "stages"]
+
+_QUANTILES: Final = tuple(f"{q}_{unit}" for unit in ("us", "ms") for q in ("p50", "p90", "p99", "max"))
+COLUMNS: Final = ("what", "of", *_QUANTILES, "n", "late_share", "spread")
 
 
 @bench.command()
@@ -45,18 +48,4 @@ def stages(
             seed=seed,
             progress=status.update,
         )
-    columns = [
-        "what",
-        "of",
-        "p50_us",
-        "p90_us",
-        "p99_us",
-        "max_us",
-        "p50_ms",
-        "p99_ms",
-        "max_ms",
-        "n",
-        "spread",
-        "note",
-    ]
-    deliver(found, out, as_json=as_json, columns=columns)
+    deliver(found, out, as_json=as_json, columns=COLUMNS, apart=("p50_us", "p50_ms"))

@@ -102,7 +102,7 @@ def _run_edge(
         while process.poll() is None and not serving.done():
             await asyncio.wait([serving], timeout=0.25)
             if live is not None:
-                live.update(view.render(service))
+                live.update(view.render(service, width=console.width))
         if not serving.done():
             await service.finish()
             stop.set()

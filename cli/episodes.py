@@ -20,11 +20,13 @@ from kinedge.errors import ConfigError, LinkError
 __all__ = ["episodes"]
 
 _TIMEOUT_S = 10.0
+_LOOKED_AT = 1000  # newest episodes, for one that is named by its first digits
+_ID_DIGITS = 64
 
 
 @app.command()
 def episodes(
-    id: Annotated[str | None, typer.Argument(help="Show this episode whole.")] = None,
+    id: Annotated[str | None, typer.Argument(help="Show this episode whole; its first digits are enough.")] = None,
     store: Annotated[Path | None, typer.Option(help="The store of an edge; it may be running.")] = None,
     key: Annotated[Path | None, typer.Option(help="The master key of a sealed store.")] = None,
     url: Annotated[str | None, typer.Option(help="The address of a collector.")] = None,
@@ -40,7 +42,7 @@ def episodes(
     if (store is None) == (url is None):
         raise ConfigError("say where to look: either --store edge.db or --url http://127.0.0.1:8765")
     if id is not None:
-        envelope = _from_store(store, key, id) if store else _get(str(url), f"/v1/episodes/{id}", token_file, {})
+        envelope = _from_store(store, key, id) if store else _from_collector(str(url), token_file, id)
         typer.echo(json.dumps(envelope, indent=2))
         return
     rows = _list_store(store, key, subject, limit) if store else _list_collector(str(url), token_file, subject, limit)
@@ -83,9 +85,25 @@ def _state(state: str | None) -> str:
 def _from_store(path: Path, key: Path | None, id: str) -> Any:
     with EpisodeStore(path, read_only=True, vault=vault_beside(path, key)) as store:
         stored = store.episode(id)
-    if stored is None:
-        raise ConfigError(f"{path}: no episode {id}; `kinedge episodes --json` shows whole ids")
+        if stored is None:
+            newest = {found.envelope.id: found for found in store.episodes(limit=_LOOKED_AT)}
+            stored = newest[_whole_id(id, list(newest), str(path))]
     return json.loads(stored.envelope.to_bytes())
+
+
+def _from_collector(url: str, token_file: Path | None, id: str) -> Any:
+    if len(id) < _ID_DIGITS:
+        id = _whole_id(id, [row["id"] for row in _list_collector(url, token_file, None, _LOOKED_AT)], url)
+    return _get(url, f"/v1/episodes/{id}", token_file, {})
+
+
+def _whole_id(digits: str, newest: list[str], where: str) -> str:
+    """Return the one id among the newest that begins so."""
+    found = [id for id in newest if id.startswith(digits)]
+    if len(found) == 1:
+        return found[0]
+    many = "several episodes begin so, give more digits" if found else "no such episode"
+    raise ConfigError(f"{where}: {digits}: {many}; `kinedge episodes --json` shows whole ids")
 
 
 def _list_collector(url: str, token_file: Path | None, subject: str | None, limit: int) -> list[dict[str, Any]]:

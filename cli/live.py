@@ -19,11 +19,12 @@ from kinedge.edge.service import EdgeService
 from kinedge.edge.verdict import Verdict
 from kinedge.signals import split_channel
 
-__all__ = ["LiveView", "sparkline"]
+__all__ = ["LiveView", "Track", "sparkline"]
 
 _BARS: Final = " ▁▂▃▄▅▆▇█"
 _COLUMNS: Final = 60  # of a sparkline: the last seconds, five marks each
 _MARKS_PER_HOP: Final = 5
+_BELIEF_WORDS: Final = 54  # letters beside the bar
 # blue, orange and grey: told apart by every kind of colour vision; "unsure" has a colour of its own
 _STYLE: Final = {Decision.NORMAL: "bold blue", Decision.ANOMALOUS: "bold dark_orange", Decision.UNSURE: "bold magenta"}
 _WORD: Final = {Decision.NORMAL: "AS USUAL", Decision.ANOMALOUS: "DIFFERENT", Decision.UNSURE: "UNSURE"}
@@ -50,7 +51,9 @@ def sparkline(values: NDArray[np.floating], *, low: float, high: float) -> str:
 
 
 @dataclass
-class _Track:
+class Track:
+    """What was seen of one person: signals by name, scores, the last verdict."""
+
     signals: dict[str, deque[float]] = field(default_factory=dict)
     scores: deque[float] = field(default_factory=lambda: deque(maxlen=_COLUMNS))
     verdict: Verdict | None = None
@@ -62,11 +65,11 @@ class LiveView:
     def __init__(self, title: str, *, caution: str = "") -> None:
         self.title = title
         self.caution = caution
-        self._tracks: dict[str, _Track] = {}
+        self._tracks: dict[str, Track] = {}
 
     def take(self, scored: Scored, verdict: Verdict) -> None:
         """Remember one verdict with its hop."""
-        track = self._tracks.setdefault(scored.subject, _Track())
+        track = self._tracks.setdefault(scored.subject, Track())
         track.verdict = verdict
         track.scores.append(verdict.score if any(r > 0 for r in verdict.sensor_reliability.values()) else np.nan)
         channels = scored.batch.channels
@@ -83,31 +86,35 @@ class LiveView:
                 ):
                     line.append(float(part[good].mean()) if good.any() else np.nan)
 
-    def render(self, service: EdgeService) -> RenderableType:
-        """Draw everything as it stands."""
-        panels: list[RenderableType] = [self._person(s, t) for s, t in self._tracks.items()]
+    def render(self, service: EdgeService, *, width: int = 120) -> RenderableType:
+        """Draw everything as it stands, for a terminal of ``width`` columns."""
+        panels: list[RenderableType] = [self.person(s, t, width=width) for s, t in self._tracks.items()]
         if not panels:
             panels = [Panel("waiting for the first samples …", title=self.title)]
         return Group(*panels, self._sensors(service), self._outbox(service))
 
-    def _person(self, subject: str, track: _Track) -> RenderableType:
+    def person(self, subject: str, track: Track, *, width: int = 120) -> RenderableType:
+        """Draw one person: labels whole, the newest marks that fit, sentences over as many lines as they need."""
+        labels = max(map(len, (*track.signals, "promise")))
+        room = width - labels - 6
+        marks = max(10, min(_COLUMNS, room))
         grid = Table.grid(padding=(0, 1))
-        grid.add_column(style="dim", no_wrap=True)
-        grid.add_column(no_wrap=True)
+        grid.add_column(style="dim", no_wrap=True, min_width=labels)
+        grid.add_column()
         for name, line in track.signals.items():
-            values = np.array(line)
+            values = np.array(line)[-marks:]
             known = values[~np.isnan(values)]
             low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
             if name.endswith("acc"):
                 low, high = min(low, 5.0), max(high, 15.0)
-            grid.add_row(name, sparkline(values, low=min(low, high - 1.0), high=high))
-        grid.add_row(
-            "score", sparkline(np.array(track.scores), low=-1.0, high=3.0) + "   0 = median, 1 = 99 % of the cohort"
-        )
+            grid.add_row(name, Text(sparkline(values, low=min(low, high - 1.0), high=high)))
+        scale = "   0 = median, 1 = 99 % of the cohort"
+        scores = sparkline(np.array(track.scores)[-max(10, min(_COLUMNS, room - len(scale))) :], low=-1.0, high=3.0)
+        grid.add_row("score", Text(scores + scale))
         v = track.verdict
         if v is None:
             return Panel(grid, title=subject)
-        grid.add_row("belief", _belief_bar(v))
+        grid.add_row("belief", _belief_bar(v, width=min(40, max(8, room - _BELIEF_WORDS))))
         answer = Text(_WORD[v.decision], style=_STYLE[v.decision])
         if v.decision is Decision.ANOMALOUS:
             share = v.sensor_share[v.top_sensor]

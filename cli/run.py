@@ -126,7 +126,7 @@ def run(
     def draw() -> None:
         if service.board is not None and service.http_url:
             view.title = f"kinedge {_reachable(service.http_url)}"
-        live.update(view.render(service))
+        live.update(view.render(service, width=console.width))
 
     with Live(console=console, refresh_per_second=4, screen=True) as live:
         asyncio.run(serve_until(service, on_tick=draw, on_call=reread))

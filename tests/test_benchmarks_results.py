@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kinedge.benchmarks.compare import compare
-from kinedge.benchmarks.figures import better, figure_of, main_measure, written
+from kinedge.benchmarks.figures import better, figure_of, main_measure, of_time, written
 from kinedge.benchmarks.harness import Timing, quantile_row, result, timing_row
 from kinedge.benchmarks.machine import describe_machine, parse_nvpmodel, source_commit
 from kinedge.benchmarks.report import bench_html, bench_markdown, comparison_html
@@ -102,6 +102,52 @@ def test_a_comparison_says_what_else_differs() -> None:
         compare(made(), made(), measures=["speed"])
 
 
+def test_a_verdict_on_times_is_doubtful_where_one_of_the_runs_warned_of_load_or_of_rounds_that_differ() -> None:
+    busy = {"warnings": ["the machine is busy: load is above 0.7 per core"]}
+    quiet: dict[str, Any] = {"warnings": []}
+
+    def verdict(a: Result, b: Result) -> tuple[str, str]:
+        (row,) = compare(a, b, measures=["median_us"]).rows
+        return row.said, row.doubt
+
+    assert verdict(made(100, **quiet), made(50, **quiet)) == ("better", "")
+    assert verdict(made(100, **busy), made(50, **quiet)) == ("better, doubtful", "a busy")
+    shaky = made(250, spread=0.3, **busy)
+    assert verdict(made(100, **quiet), shaky) == ("worse, doubtful", "b busy and unstable")
+    assert verdict(made(100, **busy), made(101, **busy))[0] == "within the spread, doubtful"
+    rows = compare(made(100, **busy), made(50, **quiet)).as_rows()
+    assert {r["verdict"] for r in rows if r["measure"] == "median_us"} == {"better, doubtful"}
+
+
+def test_load_casts_no_doubt_on_what_is_no_time() -> None:
+    rows = [{"what": "fused", "vus_pr": 0.5, "median_delay_s": 3.0, "us_per_sample": 4.0}]
+    busy = ["the machine is busy: load is above 0.7 per core"]
+    a, b = (
+        result_of(
+            seal({**result("tsb", [{**rows[0], "vus_pr": v, "us_per_sample": t}], settings={}), "warnings": busy}),
+            name="x",
+        )
+        for v, t in ((0.5, 4.0), (0.6, 5.0))
+    )
+    said = {c.measure: c.said for c in compare(a, b).rows}
+    assert (
+        said["vus_pr"] == "better" and said["median_delay_s"] == "same" and said["us_per_sample"] == "worse, doubtful"
+    )
+    assert of_time("episodes_per_s") and of_time("people_per_core") and not of_time("false_per_hour")
+
+
+def test_a_comparison_ends_with_how_many_verdicts_are_doubtful_and_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = [tmp_path / name for name in ("a.json", "b.json")]
+    for path, median, spread in zip(places, (100.0, 300.0), (0.01, 0.4), strict=True):
+        rows = [timing_row("engine", Timing(median, 120.0, spread, 9, 130.0, 140.0, 1e6))]
+        write_result(seal({**result("step", rows, settings={}), "warnings": []}), path)
+    assert main(["bench", "compare", *map(str, places), "--measure", "median_us"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "1 of 1 verdicts are doubtful (b: unstable)" in told and "kinedge bench ab" in told
+
+
 def test_too_short_and_unstable_are_warned_of() -> None:
     rows = [
         timing_row("brief", Timing(1.0, 1.0, 0.0, 3, 1.0, 1.0, 10.0)),
@@ -169,7 +215,8 @@ def test_compare_and_report_are_commands(tmp_path: Path, capsys: pytest.CaptureF
     a, b = tmp_path / "a.json", tmp_path / "b.json"
     for path, median in ((a, 100.0), (b, 300.0)):
         rows = [timing_row(what, Timing(median, 120.0, 0.01, 9, 130.0, 140.0, 1e6)) for what in ("engine", "bare")]
-        write_result(seal(result("step", rows, settings={}), command="kinedge bench step"), path)
+        quiet = {**result("step", rows, settings={}), "warnings": []}  # whatever else runs here
+        write_result(seal(quiet, command="kinedge bench step"), path)
     assert main(["bench", "compare", str(a), str(b), "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)["rows"]
     assert rows[0]["measure"] == "median_us" and rows[0]["b_of_a"] == 3.0 and rows[0]["verdict"] == "worse"
