@@ -1,4 +1,4 @@
-"""The freeze index and the gait preset: the same as a Fourier transform of every window, in any chunks, for many streams."""
+"""The freeze index and the gait preset: as a Fourier transform of every window, in any chunks, for many streams."""
 
 from __future__ import annotations
 
@@ -32,9 +32,7 @@ def _by_transform(config: BandConfig, center: F64, x: F64) -> F64:
     spectrum = np.fft.rfft(windows - windows.mean(axis=2, keepdims=True), axis=2)
     power = 2 * (np.abs(spectrum) ** 2).sum(axis=1) / n**2
     frequency = np.fft.rfftfreq(n, 1 / config.rate_hz)
-    low, high = (
-        power[:, (frequency >= a) & (frequency < b)].sum(axis=1) for a, b in (config.low_hz, config.high_hz)
-    )
+    low, high = (power[:, (frequency >= a) & (frequency < b)].sum(axis=1) for a, b in (config.low_hz, config.high_hz))
     return np.asarray(high / (low + config.floor**2))
 
 
@@ -147,7 +145,7 @@ def test_a_copy_goes_its_own_way_and_a_pickled_one_goes_on(fused: FusedDetector)
     x = _gait(300)
     one = copy.deepcopy(fused)
     one.step(x[:200])
-    two, three = copy.deepcopy(one), pickle.loads(pickle.dumps(one))
+    two, three = copy.deepcopy(one), pickle.loads(pickle.dumps(one))  # noqa: S301 -- its own bytes
     two.step(-x)
     expected = one.step(x[200:])
     np.testing.assert_array_equal(three.step(x[200:]), expected)
