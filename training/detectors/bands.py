@@ -8,9 +8,9 @@ Choices
 * One-sided, and not fitted: this branch says what it looks for before it sees any data.
 * Only the bins of the bands, and each followed from sample to sample: the window is a whole number of periods of each,
   so the newest sample and the one that leaves have the same phase, and their difference times one constant moves the
-  bin on. Nothing is turned, so rounding adds up and is not amplified; and it goes away: the bins are computed anew from the
-  window once a window, at fixed positions, and wherever the power falls far below what went through since. The sums run
-  in one order however samples arrive, so chunking cannot change a bit.
+  bin on. Nothing is turned, so rounding adds up and is not amplified; and it goes away: the bins are computed anew from
+  the window once a window, at fixed positions, and wherever the power falls far below what went through since. The sums
+  run in one order however samples arrive, so chunking cannot change a bit.
 """
 
 from __future__ import annotations
