@@ -20,6 +20,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +29,8 @@ import pytest
 pytest.importorskip("fastapi", reason="the tutorials need: pip install 'kinedge[upstream,record,report]'")
 pytest.importorskip("pyarrow", reason="the tutorials need: pip install 'kinedge[upstream,record,report]'")
 pytest.importorskip("jinja2", reason="the tutorials need: pip install 'kinedge[upstream,record,report]'")
+
+pytestmark = [pytest.mark.xdist_group("tutorials"), pytest.mark.timeout(400)]
 
 PAGES = Path(__file__).resolve().parents[1] / "docs" / "tutorials"
 KINEDGE = shutil.which("kinedge", path=str(Path(sys.executable).parent))
@@ -38,9 +41,9 @@ SHORTER: dict[str, list[tuple[str, str]]] = {
         ("collect --db collector.db", "collect --db collector.db --port 8765"),
         # until the first change is an episode, and Ctrl-C, in place of a minute and a half
         ("kinedge run gateway.toml\n", "kinedge run gateway.toml & wait_for_an_episode; kill -INT %3; wait %3\n"),
-        # six minutes of movement in place of forty; for less than thirty one must ask
-        ("--duration 2460 --speed 10", "--duration 420 --speed 20"),
-        ("--duration 240", "--duration 17"),
+        # four minutes of movement in place of forty; for less than thirty one must ask
+        ("--duration 2460 --speed 10", "--duration 300 --speed 20"),
+        ("--duration 240", "--duration 12"),
         ("enrol monday", "enrol monday --allow-short"),
         ("kinedge feedback 35018b9d", 'kinedge feedback "$(first_episode)"'),
     ],
@@ -54,6 +57,7 @@ SHORTER: dict[str, list[tuple[str, str]]] = {
     ],
 }
 
+_LIMIT_S = 300.0
 _MARK = re.compile(
     r"(?:<!-- walk: (?P<mark>[^\n]*?) -->\n+)?^(?P<fence>`{3,})(?P<language>\w+)[^\n]*\n(?P<text>.*?)^(?P=fence)$",
     re.MULTILINE | re.DOTALL,
@@ -107,35 +111,52 @@ def free_port() -> int:
         return int(one.getsockname()[1])
 
 
-def walk(name: str, folder: Path) -> str:
-    """Type a page into a shell, and return what was shown."""
-    steps, _ = steps_of(name)
-    text = "set -m -e\n" + _HANDS
-    for step in steps:
+def script_of(name: str) -> str:
+    """Return what is typed for a page, in less time."""
+    text = ""
+    for step in steps_of(name)[0]:
         text += f"echo '== {name}.md:{step.line}'\n"
-        if step.file:
-            text += f"cat > {step.file} <<'END_OF_BLOCK'\n{step.text}END_OF_BLOCK\n"
-        text += "" if step.file else step.text
+        text += f"cat > {step.file} <<'END_OF_BLOCK'\n{step.text}END_OF_BLOCK\n" if step.file else step.text
     for page, here in SHORTER[name]:
         assert page in text, f"{name}.md no longer says {page!r}; SHORTER in this test has to follow"
         text = text.replace(page, here)
     for number in ("9464", "8765"):
         text = text.replace(number, str(free_port()))
-    env = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "COLUMNS")}
-    env |= {"PATH": f"{Path(sys.executable).parent}:{env['PATH']}", "OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
-    with (folder / ".shown").open("w+") as shown:
-        shell = subprocess.Popen(
-            ["bash", "-c", text], cwd=folder, env=env, stdin=subprocess.DEVNULL, stdout=shown, stderr=shown,
-            start_new_session=True,
-        )  # fmt: skip
+    return "set -m -e\n" + _HANDS + text
+
+
+class Walk:
+    """A page that is being typed into a shell, in a folder of its own."""
+
+    def __init__(self, name: str, room: Path) -> None:
+        self.room = room
+        env = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "COLUMNS")}
+        env |= {"PATH": f"{Path(sys.executable).parent}:{env['PATH']}", "OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
+        with (room / ".shown").open("w") as shown:
+            self._shell = subprocess.Popen(
+                ["bash", "-c", script_of(name)],
+                cwd=room,
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=shown,
+                stderr=shown,
+                start_new_session=True,
+            )
+
+    def told(self) -> str:
+        """Wait for the end of the page, and return what was shown."""
         try:
-            status = shell.wait(240)
+            status = self._shell.wait(_LIMIT_S)
         finally:
-            end_session(shell.pid)
-        shown.seek(0)
-        told = shown.read()
-    assert status == 0, told[-3000:]
-    return told
+            self.end()
+        told = (self.room / ".shown").read_text(encoding="utf-8")
+        assert status == 0, told[-3000:]
+        return told
+
+    def end(self) -> None:
+        """End what the page left running."""
+        end_session(self._shell.pid)
+        self._shell.wait(10)
 
 
 def end_session(leader: int) -> None:
@@ -149,15 +170,23 @@ def end_session(leader: int) -> None:
             continue  # it ended meanwhile
 
 
-@pytest.fixture
-def room(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def walks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Walk]]:
+    """All pages at once: most of their time is that of sensors, which wait for nobody."""
     if KINEDGE is None:
         pytest.skip("kinedge is not installed as a command beside this Python")
-    return tmp_path
+    begun: dict[str, Walk] = {}
+    try:
+        for name in SHORTER:
+            begun[name] = Walk(name, tmp_path_factory.mktemp(name))
+        yield begun
+    finally:
+        for walk in begun.values():
+            walk.end()
 
 
-def test_arm_use_at_home_does_what_its_page_says(room: Path) -> None:
-    told = walk("arm-use", room)
+def test_arm_use_at_home_does_what_its_page_says(walks: dict[str, Walk]) -> None:
+    told, room = walks["arm-use"].told(), walks["arm-use"].room
     assert "valid; gateway gw-01 of home-a: p-001 (2 devices)" in told and "collector listens on" in told
     assert re.search(r"p-001, [0-9a-f]{12}…: dismissed", told) and "rows, unbroken" in told
     assert "2 devices" in told and "monday: " in told and "use ratio" in told
@@ -168,8 +197,8 @@ def test_arm_use_at_home_does_what_its_page_says(room: Path) -> None:
         assert collector.execute("SELECT count(*) FROM episodes").fetchone()[0] >= 1
 
 
-def test_a_training_ground_does_what_its_page_says(room: Path) -> None:
-    told = walk("training-ground", room)
+def test_a_training_ground_does_what_its_page_says(walks: dict[str, Walk]) -> None:
+    told, room = walks["training-ground"].told(), walks["training-ground"].room
     assert all(f"p-00{i} (2 devices)" in told for i in range(1, 5))
     assert '"ok": true' in told and "kinedge_samples_lost_total" in told
     said = {subject for subject in re.findall(r'"subject": "(p-00\d)"', (room / "verdicts.jsonl").read_text())}
@@ -177,8 +206,8 @@ def test_a_training_ground_does_what_its_page_says(room: Path) -> None:
     assert set(re.findall(r"│ (p-00\d)", told)) == {"p-003"}, "only the third person's movement was changed"
 
 
-def test_a_latency_bench_does_what_its_page_says(room: Path) -> None:
-    told = walk("latency-bench", room)
+def test_a_latency_bench_does_what_its_page_says(walks: dict[str, Walk]) -> None:
+    told, room = walks["latency-bench"].told(), walks["latency-bench"].room
     assert "chunks of 50" in told and "b as a multiple of a" in told and "uplink" in told
     assert "doubtful" in told  # three rounds are too few to be believed, and the page promises that this is said
     assert "<svg" in (room / "page.html").read_text(encoding="utf-8")
