@@ -91,7 +91,7 @@ def bench_anomalies(
     settings = {
         "model": scorer.manifest.name,
         "digest": scorer.bundle.digest[:16],
-        "alpha": scorer.caution.alpha,
+        "caution": scorer.caution.model_dump(mode="json"),
         "n_subjects": n_subjects,
         "ordinary_minutes": ordinary_minutes,
         "first_seed": first_seed,

@@ -108,7 +108,7 @@ def bench_enrolment(
     settings = {
         "model": cohort.manifest.name,
         "digest": loaded.digest[:16],
-        "alpha": cohort.caution.alpha,
+        "caution": cohort.caution.model_dump(mode="json"),
         "n_subjects": n_subjects,
         "enrolment_minutes": _ENROL_S / 60,
         "ordinary_minutes": ordinary_minutes,

@@ -129,7 +129,7 @@ def _show_result(
 
     with EpisodeStore(here / "edge.db", read_only=True) as store:
         episodes = sorted((s.envelope for s in store.episodes(limit=100)), key=lambda e: e.start_utc_ns)
-    open_hits = service.config.episodes.open_hits
+    opens = service.config.episodes
     table = Table(title="what was put in, and what was found", title_justify="left")
     for column in ("anomaly put in", "at", "found", "after", "the surprise starts at", "synced"):
         table.add_column(column)
@@ -140,7 +140,7 @@ def _show_result(
         hits = [
             (e, f)
             for e in episodes
-            if (f := found_episode(e, origin_utc_ns=origin_ns, open_hits=open_hits)).start_s < length_s and f.end_s > 0
+            if (f := found_episode(e, origin_utc_ns=origin_ns, config=opens)).start_s < length_s and f.end_s > 0
         ]
         used |= {e.id for e, _ in hits}
         place = "+".join(event["sensors"])

@@ -198,9 +198,8 @@ async def play(
     await serving
     with EpisodeStore(folder / "edge.db", read_only=True) as store:
         envelopes = [s.envelope for s in store.episodes(limit=10_000)]
-    open_hits = config.episodes.open_hits
     episodes = sorted(
-        (found_episode(e, origin_utc_ns=origin_utc_ns, open_hits=open_hits) for e in envelopes),
+        (found_episode(e, origin_utc_ns=origin_utc_ns, config=config.episodes) for e in envelopes),
         key=lambda f: f.opened_s,
     )
     events: list[Region] = [r for r in recording.labels if r.label == label]

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from kinedge.edge.episodes import EpisodeConfig
 from kinedge.envelope import Envelope
 from kinedge.errors import LinkError
 from kinedge.training.evaluate import FoundEpisode
@@ -72,10 +73,11 @@ def running_collector(folder: Path) -> Iterator[str]:
         yield str(ready["url"])
 
 
-def found_episode(envelope: Envelope, *, origin_utc_ns: int, open_hits: int) -> FoundEpisode:
-    """Return an episode in seconds after ``origin_utc_ns``; its ``open_hits``-th anomalous verdict opened it."""
-    hits = [p.wall_time_utc_ns for p in envelope.trail if p.decision == "anomalous"]
-    opened_ns = hits[min(open_hits, len(hits)) - 1] if hits else envelope.start_utc_ns
+def found_episode(envelope: Envelope, *, origin_utc_ns: int, config: EpisodeConfig) -> FoundEpisode:
+    """Return an episode in seconds after ``origin_utc_ns``; its ``open_hits``-th rare anomalous verdict opened it."""
+    odd = [p for p in envelope.trail if p.decision == "anomalous"]
+    hits = [p.wall_time_utc_ns for p in odd if p.p_value <= config.open_p] or [p.wall_time_utc_ns for p in odd]
+    opened_ns = hits[min(config.open_hits, len(hits)) - 1] if hits else envelope.start_utc_ns
     sensors = [c for c in envelope.contributions if c.channel is None]
     return FoundEpisode(
         start_s=(envelope.start_utc_ns - origin_utc_ns) / 1e9,

@@ -1,14 +1,22 @@
 """Caution: from unusualness and the state of the sensors to one of three answers, with its reasons.
 
-Per sensor ``s``, a likelihood ratio ``LR = exp(b0 + b1 u_s)`` (fitted on normal blocks against synthetic
-anomalies) and a reliability ``r`` in [0, 1] give the belief masses
+Per sensor ``s``, a block gives a likelihood ratio ``LR = exp(b0 + b1 u_s)`` (fitted on normal blocks against synthetic
+anomalies), and the state of the sensor a reliability ``r`` in [0, 1], to the power of which the ratio is taken: what
+cannot be trusted says little either way. A person who moves as usual mostly goes on so, and so does a change: the
+ratios of the last seconds are gathered by a filter of two hidden states, which forgets with a time constant of 4.5 s,
 
-    a = r (1 - S / LR)_+ for "anomalous",    b = r (1 - LR)_+ for "normal",    the rest for "cannot tell".
+    odds(now) = LR^r * odds(just before, drawn towards 1).
 
-Together: ``Bel(anomalous) = max_s a`` and ``Bel(normal) = min_s b``, since "anomalous anywhere" is an OR: one
-abnormal arm must not be outvoted by a normal one, which is why this is not Dempster's rule. What is not believed of
-the one is plausible of the other: ``Pl(anomalous) = 1 - Bel(normal)``. "Anomalous" is said when ``Bel(anomalous)`` is
-high and the block is rare among the cohort's; "normal" when ``Bel(normal)`` is high; otherwise "unsure", with what
+With ``M`` the mean of the odds over the sensors ("a change at any one of them, whichever"), the beliefs are those that
+rest on likelihood alone (Shafer 1976, chapter 11):
+
+    Bel(anomalous) = (1 - 1 / M)_+,    Bel(normal) = (1 - M)_+,    the rest for "cannot tell".
+
+"Anomalous anywhere" is an OR: a normal arm halves the odds of an abnormal one and never outvotes it, as it would in
+Dempster's rule. Nothing is believed to be normal unless every sensor can be trusted: one that is silent, flat, stuck,
+copied, off the body or out of time ends "normal" at once; lost packets and clipping, which come and go, do so when the
+sensor could not be trusted for 15 s. What is not believed of the one is plausible of the other:
+``Pl(anomalous) = 1 - Bel(normal)``. An answer is given when its belief is high; otherwise it is "unsure", with what
 stood in the way.
 
 The reliability is a product of shares of trust, one for each thing that can be wrong: ``(1 - missing)^0.3``,
@@ -33,7 +41,7 @@ from kinedge.edge.calibration import UNSCORED, Calibration, Unusualness
 from kinedge.edge.reliability import CLIPPED_POWER, SensorHealth
 from kinedge.edge.scores import BlockScores
 
-__all__ = ["Belief", "CautionConfig", "Decision", "Reason", "believe", "reasons_of"]
+__all__ = ["Belief", "BeliefState", "CautionConfig", "Decision", "Reason", "believe", "reasons_of"]
 
 F64 = NDArray[np.float64]
 
@@ -48,13 +56,16 @@ _WORTH_NAMING: Final = 0.05  # nats of certainty
 _LOG_LR_LIMIT: Final = 20.0
 _CERTAIN: Final = 9.0  # nats: nothing of a sensor can be trusted
 _BETWEEN: Final = 0.3  # nats at most: where a sensor is in doubt, that is likelier the reason
-_LEAST: Final = 0.02  # of the reliability of any evidence, where only order counts
+_MEMORY_S: Final = 4.5  # after which evidence has faded to a third
+_OVERLAP: Final = 2.0  # blocks that share half their samples count whole; those that share more, less
+_ODDS_LIMIT: Final = 13.8  # log odds of one in a million
+_TRUSTED: Final = 0.3  # reliability of a sensor that may stand behind "normal"
+_PASSING: Final = ("missing", "saturated")  # what comes and goes with movement and radio, and is bridged ...
+_LATELY_S: Final = 15.0  # ... for so long after the sensor could be trusted
 _SWAPPED: Final = 0.2
 _CLOCK_MS: Final = (60.0, 160.0)  # apart: as good as aligned; as bad as a fault (docs/caution.md)
 
-_ALPHA: Final = 0.01
-_ANOMALOUS: Final = 0.7  # cost of an unsure answer, in false calls and in misses that cost as much
-_NORMAL: Final = 0.9
+_UNSURE: Final = 0.57  # cost of an unsure answer, where a false call and a miss cost 1
 
 
 class Decision(IntEnum):
@@ -80,7 +91,7 @@ _WORDS: Final[dict[Decision, Literal["normal", "anomalous", "unsure"]]] = {
 class CautionConfig(Config):
     """When an answer is given, and when not.
 
-    One knob, ``miss_cost``, sets the other three; each may still be given by itself. With the cost ``k`` of a miss
+    One knob, ``miss_cost``, sets the other two; each may still be given by itself. With the cost ``k`` of a miss
     (in false calls) shared out evenly, a miss costs ``sqrt(k)`` and a false call ``1 / sqrt(k)``. An answer is given
     when, even at its least plausible, it is expected to cost less than saying "unsure" would.
     """
@@ -88,14 +99,11 @@ class CautionConfig(Config):
     miss_cost: float = Field(
         default=1.0, ge=0.1, le=10, description="what calling a change normal costs, in false calls of a change"
     )
-    alpha: float = Field(
-        default=_ALPHA, gt=0, lt=1, description="a block is rare when at most this share of the cohort's is as unusual"
-    )
     min_belief_anomalous: float = Field(
-        default=1 - _ANOMALOUS, ge=0, le=1, description="below it nothing is called different; left out: of miss_cost"
+        default=1 - _UNSURE, ge=0, le=1, description="below it nothing is called different; left out: of miss_cost"
     )
     min_belief_normal: float = Field(
-        default=1 - _NORMAL, ge=0, le=1, description="below it nothing is called normal; left out: of miss_cost"
+        default=1 - _UNSURE, ge=0, le=1, description="below it nothing is called normal; left out: of miss_cost"
     )
 
     @model_validator(mode="before")
@@ -108,9 +116,8 @@ class CautionConfig(Config):
             return given  # the defaults, or an error that names the field
         root = math.sqrt(cost)
         derived = {
-            "alpha": _ALPHA * cost,
-            "min_belief_anomalous": min(max(1 - _ANOMALOUS * root, 0.05), 0.95),
-            "min_belief_normal": min(max(1 - _NORMAL / root, 0.05), 0.95),
+            "min_belief_anomalous": min(max(1 - _UNSURE * root, 0.05), 0.95),
+            "min_belief_normal": min(max(1 - _UNSURE / root, 0.05), 0.95),
         }
         return {**derived, **given}
 
@@ -127,8 +134,7 @@ class CautionConfig(Config):
         )
         return (
             f"{weighs}: normal is said from a belief of {self.min_belief_normal:.2f} on, anomalous from "
-            f"{self.min_belief_anomalous:.2f} on and if at most {self.alpha:.1%} of ordinary blocks are as unusual; "
-            "everything else is unsure"
+            f"{self.min_belief_anomalous:.2f} on; everything else is unsure"
         )
 
 
@@ -140,7 +146,7 @@ class Reason:
     ----------
     code
         ``warming_up``, ``no_data``, ``missing``, ``saturated``, ``flat``, ``stuck``, ``off_body``, ``duplicate``,
-        ``swapped``, ``shifted``, ``clock``, ``not_valid``, ``not_rare`` or ``between``.
+        ``swapped``, ``shifted``, ``clock``, ``not_valid`` or ``between``.
     text
         For a person.
     weight
@@ -156,6 +162,27 @@ class Reason:
 
 
 @dataclass(frozen=True, eq=False)
+class BeliefState:
+    """What the last seconds said.
+
+    Parameters
+    ----------
+    log_odds : (n_streams, n_sensors)
+        Of a change at each sensor, where 0 says nothing.
+    doubted_s : (n_streams, n_sensors)
+        For how long each sensor could not be trusted; 0 where it can be, infinite where it never could.
+    """
+
+    log_odds: F64
+    doubted_s: F64
+
+    @classmethod
+    def initial(cls, n_streams: int, n_sensors: int) -> BeliefState:
+        """Return the state of streams that have seen nothing."""
+        return cls(np.zeros((n_streams, n_sensors)), np.full((n_streams, n_sensors), np.inf))
+
+
+@dataclass(frozen=True, eq=False)
 class Belief:
     """Belief masses and decisions of streams.
 
@@ -167,10 +194,11 @@ class Belief:
     decision : (n_streams,) int8
         Of ``Decision``.
     lean : (n_streams,)
-        Log of the likelihood ratio of a change at any one of the sensors, each tempered by its reliability: which way a
-        block leans and how far, also where both beliefs are 0. For ranking; nothing is decided by it.
+        Log of the odds of a change at any one of the sensors: which way the evidence leans and how far, also where both
+        beliefs are 0. For ranking.
     decisive : (n_streams,)
-        The larger belief, as a share of what an answer needs, if every sensor that was scored could be trusted.
+        The larger belief, as a share of what an answer needs, of the block alone, if every sensor that was scored could
+        be trusted.
     """
 
     normal: F64
@@ -217,11 +245,14 @@ def believe(
     unusual: Unusualness,
     calibration: Calibration,
     config: CautionConfig,
+    state: BeliefState,
     *,
+    hop_s: float,
+    block_s: float,
     health: SensorHealth | None = None,
     clock_ms: F64 | None = None,
-) -> Belief:
-    """Weigh what a block says against how far its data can be trusted, for all streams at once.
+) -> tuple[Belief, BeliefState]:
+    """Weigh what a block says, after those before it, against how far its data can be trusted, for all streams at once.
 
     Parameters
     ----------
@@ -231,37 +262,57 @@ def believe(
         Holds the likelihood ratios.
     config
         When an answer is given.
+    state
+        From the block before; not changed.
+    hop_s, block_s
+        From one block to the next, and of one: samples that two blocks share count once.
     health
         Of the sensors; None where nobody watched them.
     clock_ms : (n_streams, n_sensors)
         By how much each sensor's times may be apart from another's; None where that is known to be nothing.
     """
     heard = (unusual.sensor > UNSCORED) & scores.full[:, None]
-    reliability = heard.astype(np.float64)
-    for share in _shares(scores, health, clock_ms).values():
-        reliability *= share
+    shares = _shares(scores, health, clock_ms)
+    passing = shares["missing"] * shares["saturated"]
+    lasting = (scores.missing < _NO_DATA).astype(np.float64)
+    for code, share in shares.items():
+        if code not in _PASSING:
+            lasting *= share
+    reliability = heard * passing * lasting
     b0, b1 = calibration.likelihood[..., 0], calibration.likelihood[..., 1]
     log_lr = np.clip(b0 + b1 * unusual.sensor, -_LOG_LR_LIMIT, _LOG_LR_LIMIT)
-    lr = np.exp(log_lr)
-    n_sensors = lr.shape[1]
-    anomalous = (reliability * np.maximum(1 - n_sensors / lr, 0)).max(axis=1)
-    # with sides exchanged, a change is still a change, but nothing is surely normal
-    settled = reliability if health is None else reliability * (1 - health.swapped)
-    normal = (settled * np.maximum(1 - lr, 0)).min(axis=1)
-    is_anomalous = (anomalous > config.min_belief_anomalous) & (unusual.p_value <= config.alpha)
-    is_normal = ~is_anomalous & (normal > config.min_belief_normal)
+    weight = min(1.0, _OVERLAP * hop_s / block_s)
+    log_odds = _faded(state.log_odds, math.exp(-hop_s / _MEMORY_S)) + weight * reliability * log_lr
+    log_odds = np.clip(log_odds, -_ODDS_LIMIT, _ODDS_LIMIT)
+    mean = np.exp(log_odds).mean(axis=1)
+    anomalous = np.maximum(1 - 1 / mean, 0)
+    doubted_s = np.where(reliability >= _TRUSTED, 0.0, state.doubted_s + hop_s)
+    trusted = (lasting >= _TRUSTED) & (doubted_s <= _LATELY_S)
+    normal = np.where(trusted.all(axis=1), np.maximum(1 - mean, 0), 0.0)
+    if health is not None:
+        # with sides exchanged, a change is still a change, but nothing is surely normal
+        normal *= (1 - health.swapped).min(axis=1)
+    is_anomalous = anomalous > config.min_belief_anomalous
+    is_normal = normal > config.min_belief_normal  # never both: one of the beliefs is 0
     decision = np.where(is_anomalous, Decision.ANOMALOUS, np.where(is_normal, Decision.NORMAL, Decision.UNSURE))
-    lean = np.log(np.exp((_LEAST + (1 - _LEAST) * reliability) * log_lr).mean(axis=1))
-    wholly = np.where(heard, 1 - lr, 1.0).min(axis=1) / max(config.min_belief_normal, 1e-9)
-    odd = np.where(heard, 1 - n_sensors / lr, 0.0).max(axis=1) / max(config.min_belief_anomalous, 1e-9)
-    return Belief(
+    alone = np.where(heard, np.exp(log_lr), 0.0).sum(axis=1) / np.maximum(heard.sum(axis=1), 1)
+    wholly = (1 - alone) / max(config.min_belief_normal, 1e-9)
+    odd = (1 - 1 / np.maximum(alone, 1e-9)) / max(config.min_belief_anomalous, 1e-9)
+    belief = Belief(
         normal=normal,
         anomalous=anomalous,
         reliability=reliability,
         decision=decision.astype(np.int8),
-        lean=lean,
+        lean=np.log(mean),
         decisive=np.maximum(wholly, odd),
     )
+    return belief, BeliefState(log_odds, doubted_s)
+
+
+def _faded(log_odds: F64, keep: float) -> F64:
+    """Return the odds once each of the two states may have given way to the other: drawn towards even."""
+    drawn: F64 = 0.5 + keep * (1 / (1 + np.exp(-log_odds)) - 0.5)
+    return np.log(drawn / (1 - drawn))
 
 
 def reasons_of(
@@ -303,12 +354,8 @@ def reasons_of(
     if warming:
         found.append(Reason("warming_up", "warming up: too little has been seen yet", 8.0))
     if belief.decision[stream] == Decision.UNSURE and not warming:
-        if belief.anomalous[stream] > config.min_belief_anomalous:
-            text = "unusual, but not rarer than ordinary movement now and then is"
-            found.append(Reason("not_rare", text, _BETWEEN))
-        else:
-            undecided = -math.log(min(max(float(belief.decisive[stream]), 1e-3), 1.0))
-            found.append(Reason("between", "between usual and unusual", min(undecided, _BETWEEN)))
+        undecided = -math.log(min(max(float(belief.decisive[stream]), 1e-3), 1.0))
+        found.append(Reason("between", "between usual and unusual", min(undecided, _BETWEEN)))
     return tuple(sorted(found, key=lambda r: -r.weight))
 
 

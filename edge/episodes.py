@@ -44,6 +44,12 @@ class EpisodeConfig(Config):
 
     open_hits: int = Field(default=2, ge=1, le=100, description="anomalous verdicts needed")
     open_window: int = Field(default=3, ge=1, le=100, description="among this many latest verdicts")
+    open_p: float = Field(
+        default=0.01,
+        gt=0,
+        le=1,
+        description="each as rare as this share of ordinary blocks; not asked of alarms, which have their promise",
+    )
     quiet: int = Field(default=5, ge=1, le=1000, description="verdicts without an anomalous one that close it")
     pre_roll_s: float = Field(default=5.0, ge=0, le=60, description="raw data kept from before it began")
     max_s: float = Field(default=120.0, ge=5, le=600, description="a longer one is closed and continued as the next")
@@ -203,8 +209,10 @@ class EpisodeBuilder:
             if verdict.watched is not None:  # the alarm has gathered its own evidence, and keeps a promise
                 if not verdict.watched.alarm:
                     return []
-            elif len(hits) < self.config.open_hits or verdict.decision is not Decision.ANOMALOUS:
-                return []
+            else:  # lasting, as the verdicts say, and rare by itself: there is no promise of how often it errs
+                rare = [r for r in hits if r[0].p_value <= self.config.open_p]
+                if len(rare) < self.config.open_hits or rare[-1][0] is not verdict:
+                    return []
             start_ns = hits[0][2] - self._block_ns
             self._open = _Open(start_ns, f"{self.subject}:{start_ns}", [])
             self._quiet = []

@@ -287,7 +287,12 @@ class Pipeline:
 
     @staticmethod
     def _parts(state: ScoringState) -> tuple[tuple[str, Any], ...]:
-        return (("engine", state.engine), ("blocks", state.blocks), ("health", state.health))
+        return (
+            ("engine", state.engine),
+            ("blocks", state.blocks),
+            ("health", state.health),
+            ("belief", state.belief),
+        )
 
     @staticmethod
     def _digest(people: People, row: int) -> str | None:

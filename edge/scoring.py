@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from kinedge.bundle import Bundle
 from kinedge.edge.backends import Backend, load_backend
 from kinedge.edge.calibration import Calibration
-from kinedge.edge.caution import CautionConfig
+from kinedge.edge.caution import BeliefState, CautionConfig
 from kinedge.edge.engine import Engine, EngineState, Surprise
 from kinedge.edge.reliability import HealthState, ReliabilityMonitor
 from kinedge.edge.scores import BlockScorer, BlockScores, ScorerState
@@ -26,20 +26,26 @@ __all__ = ["Scorer", "ScoringState", "put_rows", "take_rows"]
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
-StateT = TypeVar("StateT", EngineState, ScorerState, HealthState)
+StateT = TypeVar("StateT", EngineState, ScorerState, HealthState, BeliefState)
 
 
 @dataclass(frozen=True, eq=False)
 class ScoringState:
-    """State of all streams: the forecaster's, the blocks' and that of the sensors' health."""
+    """State of all streams: the forecaster's, the blocks', that of the sensors' health, and what was believed."""
 
     engine: EngineState
     blocks: ScorerState
     health: HealthState
+    belief: BeliefState
 
     def take(self, rows: NDArray[np.intp]) -> ScoringState:
         """Return the state of some streams."""
-        return ScoringState(take_rows(self.engine, rows), take_rows(self.blocks, rows), take_rows(self.health, rows))
+        return ScoringState(
+            take_rows(self.engine, rows),
+            take_rows(self.blocks, rows),
+            take_rows(self.health, rows),
+            take_rows(self.belief, rows),
+        )
 
     def put(self, rows: NDArray[np.intp], part: ScoringState) -> ScoringState:
         """Return the state with some streams replaced."""
@@ -47,6 +53,7 @@ class ScoringState:
             put_rows(self.engine, rows, part.engine),
             put_rows(self.blocks, rows, part.blocks),
             put_rows(self.health, rows, part.health),
+            put_rows(self.belief, rows, part.belief),
         )
 
     def owned(self) -> ScoringState:
@@ -58,6 +65,7 @@ class ScoringState:
         _write_rows(self.engine, rows, part.engine)
         _write_rows(self.blocks, rows, part.blocks)
         _write_rows(self.health, rows, part.health)
+        _write_rows(self.belief, rows, part.belief)
 
 
 def take_rows(state: StateT, rows: NDArray[np.intp]) -> StateT:
@@ -132,7 +140,12 @@ class Scorer:
     def initial_state(self, n_streams: int) -> ScoringState:
         """Return the state of streams that have seen nothing."""
         n = n_streams
-        return ScoringState(self.engine.initial_state(n), self.blocks.initial_state(n), self.monitor.initial_state(n))
+        return ScoringState(
+            self.engine.initial_state(n),
+            self.blocks.initial_state(n),
+            self.monitor.initial_state(n),
+            BeliefState.initial(n, len(self.sensors)),
+        )
 
     def score(
         self,
@@ -159,7 +172,7 @@ class Scorer:
         seen = valid if used is None or used.all() else valid & used[:, None]
         surprise, engine_state = self.engine.step(values, seen, state.engine)
         scores, block_state = self.blocks.step(surprise, values, valid, saturated, state.blocks, precision=precision)
-        return scores, surprise, ScoringState(engine_state, block_state, state.health)
+        return scores, surprise, ScoringState(engine_state, block_state, state.health, state.belief)
 
     def step(
         self,
@@ -184,10 +197,11 @@ class Scorer:
             after.append(engine)
             return surprise
 
-        batch, blocks, health = self._step(
-            values, valid, saturated, state.blocks, state.health, run, end_tick, calibration, clock_ms
+        before = state.blocks, state.health, state.belief
+        batch, blocks, health, belief = self._step(
+            values, valid, saturated, before, run, end_tick, calibration, clock_ms
         )
-        return batch, ScoringState(after[0], blocks, health)
+        return batch, ScoringState(after[0], blocks, health, belief)
 
     def advance(
         self,
@@ -216,15 +230,17 @@ class Scorer:
         def run(values: F32, seen: NDArray[np.bool_]) -> Surprise:
             return self.engine.advance(values, seen, state.engine, rows)
 
-        blocks = state.blocks if rows is None else take_rows(state.blocks, rows)
-        health = state.health if rows is None else take_rows(state.health, rows)
-        batch, blocks, health = self._step(
-            values, valid, saturated, blocks, health, run, end_tick, calibration, clock_ms
+        before = state.blocks, state.health, state.belief
+        if rows is not None:
+            before = take_rows(before[0], rows), take_rows(before[1], rows), take_rows(before[2], rows)
+        batch, blocks, health, belief = self._step(
+            values, valid, saturated, before, run, end_tick, calibration, clock_ms
         )
         if rows is None:
-            return batch, ScoringState(state.engine, blocks, health)
+            return batch, ScoringState(state.engine, blocks, health, belief)
         _write_rows(state.blocks, rows, blocks)
         _write_rows(state.health, rows, health)
+        _write_rows(state.belief, rows, belief)
         return batch, state
 
     def _step(
@@ -232,13 +248,13 @@ class Scorer:
         values: F32,
         valid: NDArray[np.bool_],
         saturated: NDArray[np.bool_],
-        blocks: ScorerState,
-        health_state: HealthState,
+        before: tuple[ScorerState, HealthState, BeliefState],
         run: Callable[[F32, NDArray[np.bool_]], Surprise],
         end_tick: int,
         calibration: Calibration | None,
         clock_ms: F64 | None,
-    ) -> tuple[VerdictBatch, ScorerState, HealthState]:
+    ) -> tuple[VerdictBatch, ScorerState, HealthState, BeliefState]:
+        blocks, health_state, believed = before
         facts = self.monitor.look_at(values, valid, saturated)
         health, health_state = self.monitor.step(values, valid, health_state, facts=facts)
         values, valid, saturated, used = self.monitor.repair(values, valid, saturated, health)
@@ -249,12 +265,15 @@ class Scorer:
         chosen = calibration or self.calibration
         unusual = chosen.assess(scores, self.groups)
         health_state = self.monitor.learn(unusual.sensor, health_state)
-        batch = judge(
+        batch, believed = judge(
             scores,
             surprise,
             unusual,
             chosen,
             self.caution,
+            believed,
+            hop_s=self.manifest.hop / self.manifest.rate_hz,
+            block_s=self.manifest.block / self.manifest.rate_hz,
             health=health,
             clock_ms=clock_ms,
             end_tick=end_tick,
@@ -263,4 +282,4 @@ class Scorer:
             sensors=self.sensors,
             channels=self.channels,
         )
-        return batch, blocks, health_state
+        return batch, blocks, health_state, believed

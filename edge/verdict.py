@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from kinedge.edge.attribution import attribute, fewest, smallest_set
 from kinedge.edge.calibration import Calibration, Unusualness
-from kinedge.edge.caution import Belief, CautionConfig, Decision, Reason, believe, reasons_of
+from kinedge.edge.caution import Belief, BeliefState, CautionConfig, Decision, Reason, believe, reasons_of
 from kinedge.edge.engine import Surprise
 from kinedge.edge.promise import Watched
 from kinedge.edge.reliability import SensorHealth
@@ -185,7 +185,10 @@ def judge(
     unusual: Unusualness,
     calibration: Calibration,
     config: CautionConfig,
+    state: BeliefState,
     *,
+    hop_s: float,
+    block_s: float,
     health: SensorHealth | None = None,
     clock_ms: F64 | None = None,
     end_tick: int,
@@ -193,16 +196,19 @@ def judge(
     groups: Sequence[slice],
     sensors: tuple[str, ...],
     channels: tuple[str, ...],
-) -> VerdictBatch:
+) -> tuple[VerdictBatch, BeliefState]:
     """Decide about all streams of one step."""
+    belief, state = believe(
+        scores, unusual, calibration, config, state, hop_s=hop_s, block_s=block_s, health=health, clock_ms=clock_ms
+    )
     channel_share, sensor_share = attribute(scores, unusual, calibration, groups)
-    return VerdictBatch(
+    batch = VerdictBatch(
         end_tick=end_tick,
         host_time_ns=host_time_ns,
         scores=scores,
         surprise=surprise,
         unusual=unusual,
-        belief=believe(scores, unusual, calibration, config, health=health, clock_ms=clock_ms),
+        belief=belief,
         channel_share=channel_share,
         sensor_share=sensor_share,
         movement=calibration.movement(scores.intensity),
@@ -214,3 +220,4 @@ def judge(
         clock_ms=clock_ms,
         additive=bool(calibration.additive[0]),
     )
+    return batch, state

@@ -178,7 +178,7 @@ def test_a_replay_gives_the_verdicts_of_the_live_session_bit_for_bit(tmp_path: P
             "store": tmp_path / "live.db",
             "people": [{"subject": s, "devices": d} for s, d in people.items()],
             "record": {"folder": tmp_path / "recordings", "segment_s": 3},
-            "caution": {"alpha": 0.02},
+            "caution": {"miss_cost": 2.0},
             "max_delay_s": 0.3,
         }
     )
@@ -190,7 +190,7 @@ def test_a_replay_gives_the_verdicts_of_the_live_session_bit_for_bit(tmp_path: P
     assert [json.dumps(verdict_as_json(*v)) for v in again] == [json.dumps(verdict_as_json(*v)) for v in live]
     assert again == live  # every float, to the last bit
     assert {v.decision.word for _, v in live} >= {"anomalous", "unsure"}
-    assert played.config.caution.alpha == 0.02
+    assert played.config.caution.miss_cost == 2.0
     assert counted(tmp_path / "live.db") == counted(tmp_path / "again.db") == of_verdicts(live)
     for key, health in service.health.items():
         assert (played.health[key].samples, played.health[key].lost) == (health.samples, health.lost)

@@ -195,7 +195,7 @@ def test_configuration_mistakes_are_told_with_what_where_and_what_to_do(tmp_path
         (head + person + '[[people]]\nsubject = "p"\ndevices = [{ port = "/dev/y" }]\n', "subject p stands twice"),
         (head + person + '[[people]]\nsubject = "q"\ndevices = [{ port = "/dev/x" }]\n', "device /dev/x stands twice"),
         (head + 'bundel = "m"\n' + person, "did you mean 'bundle'"),
-        (head + person + "[caution]\nalpha = 2\n", r"caution\.alpha"),
+        (head + person + "[caution]\nmiss_cost = 20\n", r"caution\.miss_cost"),
         (head + person + "[episodes]\nopen_hits = 5\n", "cannot be more than"),
         (head.replace('"s"', '"Jane Doe"') + person, "site"),
         (head, "people"),
@@ -213,4 +213,4 @@ def test_configuration_mistakes_are_told_with_what_where_and_what_to_do(tmp_path
 def test_the_configuration_digest_follows_what_decides_and_not_where_things_lie(tmp_path: Path) -> None:
     a = gateway(tmp_path, [Path("/dev/a")])
     assert a.digest() == gateway(tmp_path / "elsewhere", [Path("/dev/b")]).digest()
-    assert a.digest() != gateway(tmp_path, [Path("/dev/a")], caution={"alpha": 0.02}).digest()
+    assert a.digest() != gateway(tmp_path, [Path("/dev/a")], caution={"miss_cost": 2.0}).digest()

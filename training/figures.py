@@ -160,11 +160,6 @@ def calibration(study: Study) -> str:
                 nominal, _shares(np.concatenate(with_blocks), nominal), color=BLUE, linewidth=2.2, label="all together"
             )
         ax.plot(nominal, nominal, color=INK, linestyle="--", linewidth=1, label="as promised")
-        ax.axvline(study.alpha, color=ORANGE, linewidth=1.2)
-        ax.annotate(
-            f"called rare: p \N{LESS-THAN OR EQUAL TO} {study.alpha:g}", (study.alpha, 0),
-            xycoords=("data", "axes fraction"), xytext=(4, 4), textcoords="offset points", color="#8A5F00",
-        )  # fmt: skip
         ax.set(xscale="log", yscale="log", xlim=(1e-3, 1), ylim=(1e-3, 1))
         ax.set_xlabel("nominal p")
         ax.set_ylabel("share of ordinary blocks at or below")

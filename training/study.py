@@ -104,7 +104,6 @@ class Study:
     examples: tuple[Example, ...]
     residuals: F32
     nu: F64
-    alpha: float
 
     @property
     def ordinary(self) -> EpisodeMetrics:
@@ -165,7 +164,6 @@ def study(held: Sequence[tuple[Sequence[Recording], Scorer]], *, exclude_labels:
         examples=tuple(_first_of_each(examples)),
         residuals=np.concatenate(residuals) if residuals else np.zeros((0, 0), np.float32),
         nu=np.array(manifest.student_t_nu[0]) if manifest else np.zeros(0),
-        alpha=held[0][1].caution.alpha if held else math.nan,
     )
 
 
