@@ -35,7 +35,7 @@ _AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 @collect_app.callback()
 def collect(
-    context: typer.Context = None,  # type: ignore[assignment]
+    context: typer.Context,  # no default: Python 3.10 makes it Optional, which typer does not take for its context
     db: _Db = "collector.db",
     host: Annotated[str, typer.Option(help="Any but a loopback address needs a token or --pki.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free one.")] = 8765,
@@ -62,7 +62,7 @@ def collect(
 
     A fleet: kinedge collect init pki --host collector.example; kinedge collect --pki pki --host 0.0.0.0
     """
-    if context is not None and context.invoked_subcommand is not None:
+    if context.invoked_subcommand is not None:
         return
     with need_extra("upstream"):
         from kinedge.upstream.server import Collector

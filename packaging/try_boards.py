@@ -23,7 +23,7 @@ __all__ = ["main", "tools"]
 ROOT = Path(__file__).resolve().parents[1]
 EXTRAS = "upstream,s3,kafka,report,record,lsl,rollout,tensorrt,sqlcipher"
 #: Of the development tools, those that no test without torch uses.
-LEFT_OUT = ("kinedge[", "build", "cyclonedx", "import-linter", "mypy", "ruff", "tensorrt-rtx")
+LEFT_OUT = ("kinedge[", "cyclonedx", "import-linter", "mypy", "ruff", "tensorrt-rtx")
 
 
 def tools() -> list[str]:

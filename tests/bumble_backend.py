@@ -59,7 +59,7 @@ class BumbleClient(BaseBleakClient):
 
     @property
     def mtu_size(self) -> int:
-        return 23 if self._peer is None else self._peer.gatt_client.mtu
+        return 23 if self._connection is None else self._connection.att_mtu
 
     @property
     def is_connected(self) -> bool:

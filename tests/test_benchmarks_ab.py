@@ -94,5 +94,17 @@ def test_what_cannot_be_compared_is_said_before_anything_runs(capsys: pytest.Cap
     assert "a and b are the same" in capsys.readouterr().err
     assert main(["bench", "ab", "here", "HEAD", "--run", "all"]) == 1
     assert "give a benchmark" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="needs the git repository it compares commits of")
+def test_a_revision_that_is_not_there_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "ab", "no-such-branch", "here", "--run", "decode"]) == 1
     assert "no revision 'no-such-branch'" in capsys.readouterr().err
+
+
+def test_an_installed_kinedge_says_that_it_knows_no_revisions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(kinedge, "__file__", str(tmp_path / "site-packages" / "kinedge" / "__init__.py"))
+    assert main(["bench", "ab", "main", "here", "--run", "decode"]) == 1
+    assert "installed, not checked out" in capsys.readouterr().err

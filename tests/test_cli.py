@@ -115,6 +115,7 @@ def test_the_step_benchmark_measures_side_by_side(tmp_path: Path, capsys: pytest
 def test_train_reads_its_file_and_refuses_what_it_does_not_know(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    pytest.importorskip("torch", reason="kinedge train needs torch, which boards do not have")
     path = tmp_path / "t.toml"
     for text, message in [
         ("[bundle]\nname = 'x'\n", "either [simulated] or [data]"),
@@ -125,6 +126,13 @@ def test_train_reads_its_file_and_refuses_what_it_does_not_know(
         path.write_text(text)
         assert main(["train", str(path), "--out", str(tmp_path / "m.kinedge")]) == 1
         assert message in re.sub(r"\s+", " ", capsys.readouterr().err)
+
+
+def test_train_without_torch_says_what_to_install() -> None:
+    code = "import sys; sys.modules['torch'] = None; from kinedge.cli import main; sys.exit(main(['train', 'a.toml']))"
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "torch is not installed" in done.stderr and "pip install 'kinedge[train]'" in done.stderr
 
 
 def test_the_session_of_the_readme_runs_as_it_stands(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from sample_episodes import sample_fields, sample_raw
 
 from kinedge.canonical import canonical_json, sha256_hex
-from kinedge.cli import collect, episodes
+from kinedge.cli import episodes
 from kinedge.cli.app import main
 from kinedge.edge.store import EpisodeStore
 from kinedge.envelope import Envelope, episode_id
@@ -433,11 +433,23 @@ def test_episodes_lists_what_a_store_and_a_collector_hold(
         thread.join(10)
 
 
-def test_collect_names_the_extra_that_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_command_of_collect_does_its_own_work_and_serves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    served: list[object] = []
+    monkeypatch.setattr("kinedge.upstream.server.Collector", lambda *_, **kw: served.append(kw))
+    assert main(["collect", "audit", "--db", str(tmp_path / "c.db"), "--json"]) == 0
+    assert "digest" in json.loads(capsys.readouterr().out) and not served
+
+
+def test_collect_names_the_extra_that_it_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     monkeypatch.delitem(sys.modules, "kinedge.upstream.server")
-    with pytest.raises(ConfigError, match=r"uvicorn is not installed.*'kinedge\[upstream\]'"):
-        collect.collect(db=str(tmp_path / "c.db"), port=0)
+    assert main(["collect", "--db", str(tmp_path / "c.db"), "--port", "0"]) == 1
+    told = " ".join(capsys.readouterr().err.split())
+    assert "uvicorn is not installed" in told and "'kinedge[upstream]'" in told
     with pytest.raises(ConfigError, match="no token"):
         read_token(tmp_path / "absent")
     (tmp_path / "token").write_text("short\n")

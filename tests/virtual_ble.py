@@ -83,6 +83,7 @@ class Room:
     def device(self, name: str, address: str) -> Device:
         controller = Controller(name, link=self._link, public_address=address)
         controller.le_acl_data_packet_length = controller.acl_data_packet_length = 251
+        controller.advertising_interval = 20  # ms; the last bumble for Python 3.10 ignores what be_heard asks for
         device = Device(name=name, address=Address(address), host=Host(controller, AsyncPipeSink(controller)))
         self._devices.append(device)
         return device
@@ -141,6 +142,7 @@ class Peripheral:
         self._connection: Connection | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self.refuse_writes = False
+        self._silent = False
 
     @property
     def connected(self) -> bool:
@@ -172,17 +174,25 @@ class Peripheral:
 
     async def fall_silent(self) -> None:
         """Stop advertising: nobody can find it. ``be_heard`` ends that."""
-        await self._device.stop_advertising()
+        self._silent = True
+        async with self._advertising:
+            await self._device.stop_advertising()
 
     async def be_heard(self) -> None:
-        """Advertise."""
-        await self._device.start_advertising(
-            auto_restart=True, advertising_interval_min=20, advertising_interval_max=20
-        )
+        """Advertise, now and whenever a connection is lost."""
+        self._silent = False
+        await self._advertise()
+
+    async def _advertise(self) -> None:
+        # Not by bumble's auto_restart: that begins on its own, also after fall_silent has stopped it.
+        async with self._advertising:
+            if not self._silent:
+                await self._device.start_advertising(advertising_interval_min=20, advertising_interval_max=20)
 
     @contextlib.asynccontextmanager
     async def running(self, room: Room) -> AsyncIterator[None]:
         self._device = room.device(self.name, self.address)
+        self._advertising = asyncio.Lock()
         self._device.gatt_server.max_mtu = 517
         for service, characteristics in self._services.items():
             made = [self._make(uuid, properties) for uuid, properties in characteristics.items()]
@@ -237,6 +247,7 @@ class Peripheral:
     def _on_disconnection(self, reason: int) -> None:
         self._connection = None
         self._subscribed.clear()
+        self._restarting = asyncio.ensure_future(self._advertise())  # never cut off: fall_silent waits for it
 
     def _on_subscription(self, channel: str, wanted: bool) -> None:
         (self._subscribed.add if wanted else self._subscribed.discard)(channel)
