@@ -14,6 +14,7 @@ author = "The kinedge authors"
 copyright = "the kinedge authors, Apache-2.0"
 release = version = __version__
 language = "en"
+smartquotes = False  # it would make a dash of the two in --option
 
 extensions = ["myst_parser", "sphinx_copybutton", "kinedge_docs"]
 exclude_patterns = ["_build", "_ext", "_static"]

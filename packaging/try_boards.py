@@ -47,7 +47,7 @@ def _try(python: Path, version: str, tests: Sequence[str]) -> int:
     for step in ([*install, f"{ROOT}[{EXTRAS}]", *tools()], again):
         if status := subprocess.run(step, cwd=ROOT, check=False).returncode:
             return status
-    command = [own, "-m", "pytest", "-q", "-n", "1", "--dist", "loadgroup", "-p", "no:cacheprovider", *tests]
+    command = [own, "-m", "pytest", "-q", "-n", "1", "-p", "no:cacheprovider", *tests]
     environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
     return subprocess.run(command, cwd=ROOT, env={**environment, "OMP_NUM_THREADS": "1"}, check=False).returncode
 

@@ -12,8 +12,6 @@ import pytest
 from board_replay import Replay, Server
 from browser import LAPTOP, TABLET, Watched, axe_findings, wait_until_true
 
-pytestmark = pytest.mark.xdist_group("browser")
-
 WORDS = {
     "en": {"normal": "as usual", "anomalous": "different from usual", "unsure": "unsure"},
     "fr": {"normal": "comme d’habitude", "anomalous": "différent de l’habitude", "unsure": "incertain"},

@@ -22,7 +22,7 @@ from kinedge.upstream.schema import AUDIT, EPISODES
 from kinedge.upstream.server import Collector
 from kinedge.upstream.settings import CollectorSettings, OidcSettings
 
-pytestmark = [pytest.mark.xdist_group("browser"), pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)
 
 TOKEN = "a-token-of-a-desk"
 HOSTILE = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"

@@ -28,7 +28,7 @@ import reference_config  # noqa: E402
 import reference_http  # noqa: E402
 
 # a build takes half a minute of a processor, and as long as it takes where that is shared
-pytestmark = [pytest.mark.xdist_group("docs"), pytest.mark.timeout(900)]
+pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.fixture(scope="module")

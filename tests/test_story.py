@@ -14,7 +14,7 @@ import pytest
 from board_site import answers, free_port, gateway, started, wait_for
 from browser import LAPTOP, Watched
 
-pytestmark = [pytest.mark.xdist_group("browser"), pytest.mark.timeout(280)]
+pytestmark = pytest.mark.timeout(280)
 
 HERE = Path(__file__).parent
 UNPLUGGED, TREMOR = "wrist_left:14-21", "rest_tremor@wrist_right:30-40"

@@ -19,8 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from kinedge.errors import ConfigError
-from kinedge.training.detectors.interface import Detector, State, TrailingMean
-from kinedge.training.detectors.var import VarDetector, VarStreams
+from kinedge.training.detectors.interface import Detector, State, Streams, TrailingMean, TrailingMeans
 
 __all__ = ["Branch", "FusedDetector", "FusedStreams"]
 
@@ -65,6 +64,7 @@ class FusedDetector(Detector):
         self.lag = lag
         self._means = [TrailingMean(smoothing) for _ in branches]
         self._scales = np.ones(len(self.branches))
+        self._row = np.empty(len(self.branches))
 
     def fit(self, prefix: ArrayLike) -> F64:
         """Fit all branches on a prefix (n, C), and take their scales from it."""
@@ -81,8 +81,24 @@ class FusedDetector(Detector):
 
     def step(self, x: ArrayLike) -> F64:
         """Take (n, C), return fused scores (n,)."""
+        values = np.asarray(x, dtype=np.float64)
+        if values.ndim == 2 and len(values) == 1:
+            return np.array([self._step_one(values)])
         pairs = zip(self._means, self.branches, strict=True)
         return self.fuse([mean.step(branch.detector.step(x)) for mean, branch in pairs])
+
+    def _step_one(self, x: F64) -> float:
+        """Take (1, C): the same, without an array for every number on the way."""
+        row, sample = self._row, x[0]
+        for i, (mean, branch) in enumerate(zip(self._means, self.branches, strict=True)):
+            surprise = branch.detector.step_one(sample)
+            row[i] = mean.step_one(branch.detector.step(x)[0] if surprise is None else surprise)
+        np.divide(row, self._scales, row)
+        np.log1p(row, row)
+        score = 0.0
+        for branch, value in zip(self.branches, row.tolist(), strict=True):
+            score += branch.weight * value
+        return score
 
     def fuse(self, smooth: Sequence[F64]) -> F64:
         """Sum smoothed surprises of all branches, of any shape, on their log scale."""
@@ -122,28 +138,18 @@ class FusedDetector(Detector):
         Raises
         ------
         ConfigError
-            No stream, or a branch that follows one stream alone (a memory).
+            No stream, or a branch that follows one stream alone (a memory, a network).
         """
-        if alone := [type(b.detector).__name__ for b in self.branches if not isinstance(b.detector, VarDetector)]:
-            raise ConfigError(f"{', '.join(alone)} follows one stream; make a detector for each")
-        linear = [b.detector.many(n_streams) for b in self.branches if isinstance(b.detector, VarDetector)]
-        return FusedStreams(self, linear, n_streams)
+        return FusedStreams(self, [b.detector.many(n_streams) for b in self.branches], n_streams)
 
 
 class FusedStreams:
-    """A fitted fused detector of linear branches that follows many streams in one call; see ``FusedDetector.many``."""
+    """A fitted fused detector that follows many streams in one call; see ``FusedDetector.many``."""
 
-    def __init__(self, detector: FusedDetector, linear: Sequence[VarStreams], n_streams: int) -> None:
-        self._detector, self._linear = detector, tuple(linear)
-        self._past = [np.zeros((n_streams, detector.smoothing - 1)) for _ in linear]
+    def __init__(self, detector: FusedDetector, branches: Sequence[Streams], n_streams: int) -> None:
+        self._detector = detector
+        self._pairs = [(TrailingMeans(detector.smoothing, n_streams=n_streams), branch) for branch in branches]
 
     def step(self, x: ArrayLike) -> F64:
         """Take the next samples of every stream (n_streams, n, C), return fused scores (n_streams, n)."""
-        smooth = []
-        for i, linear in enumerate(self._linear):
-            seen = np.concatenate([self._past[i], linear.step(x)], axis=1)
-            length = self._detector.smoothing
-            self._past[i] = seen[:, seen.shape[1] - length + 1 :]
-            windows = np.lib.stride_tricks.sliding_window_view(seen, length, axis=1)
-            smooth.append(np.asarray(windows.sum(axis=2) / length))
-        return self._detector.fuse(smooth)
+        return self._detector.fuse([mean.step(branch.step(x)) for mean, branch in self._pairs])

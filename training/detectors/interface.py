@@ -14,7 +14,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -25,10 +25,14 @@ __all__ = [
     "Detector",
     "Standardisation",
     "State",
+    "Streams",
     "Tail",
+    "Tails",
     "TrailingMean",
+    "TrailingMeans",
     "blocks",
     "checked_samples",
+    "checked_streams",
     "restored",
     "row_sums",
     "score_series",
@@ -63,6 +67,36 @@ def checked_samples(x: ArrayLike, *, n_channels: int | None = None, at_least: in
     return values
 
 
+def checked_streams(x: ArrayLike, *, n_streams: int, n_channels: int) -> F64:
+    """Return samples (n_streams, n, C) in double precision.
+
+    Raises
+    ------
+    SignalError
+        Another shape, or infinite values.
+    """
+    values = np.asarray(x, dtype=np.float64)
+    if values.ndim != 3 or len(values) != n_streams or values.shape[2] != n_channels:
+        raise SignalError(f"samples have shape {values.shape}; expected ({n_streams}, samples, {n_channels})")
+    if np.isinf(values).any():
+        raise SignalError("a sample is infinite; write what is missing as NaN")
+    return values
+
+
+class Streams(Protocol):
+    """A fitted detector that follows many streams in one call; see :meth:`Detector.many`."""
+
+    def step(self, x: ArrayLike) -> F64:
+        """Take the next samples of every stream (n_streams, n, C), return scores (n_streams, n).
+
+        Raises
+        ------
+        SignalError
+            Another number of streams or channels, or infinite values.
+        """
+        ...
+
+
 class Detector(ABC):
     """One model of what a stream does normally.
 
@@ -79,6 +113,26 @@ class Detector(ABC):
     @abstractmethod
     def step(self, x: ArrayLike) -> F64:
         """Take new samples (n, C); return scores (n,), row ``t`` about sample ``t - lag``."""
+
+    def step_one(self, sample: F64) -> float | None:
+        """Take one new sample (C,) the short way, with the score that :meth:`step` gives it.
+
+        Returns None, and has changed nothing, where there is no short way or this sample cannot go it.
+        """
+        return None
+
+    def many(self, n_streams: int) -> Streams:
+        """Return this fitted detector for many streams at once, none of which has seen anything yet.
+
+        With 64 streams the same numpy calls serve all of them; one detector after the other pays for each call 64
+        times. Scores are those of a detector each, but for rounding, and the same to the bit however samples arrive.
+
+        Raises
+        ------
+        ConfigError
+            No stream, or a detector that follows one stream alone (a memory, a network).
+        """
+        raise ConfigError(f"{type(self).__name__} follows one stream; make a detector for each")
 
     @property
     @abstractmethod
@@ -200,6 +254,37 @@ class Tail:
         self._at += self._width
 
 
+class Tails:
+    """The last numbers of many streams, a row each, with room behind them.
+
+    Parameters
+    ----------
+    past : (n_streams, K)
+        What has been seen; so many numbers are kept of each stream.
+    room
+        Numbers for which there is room before what is kept moves back to the front.
+    """
+
+    def __init__(self, past: F64, *, room: int) -> None:
+        self._n_kept = past.shape[1]
+        self._data = np.concatenate([past, np.zeros((len(past), room))], axis=1)
+        self._at = self._n_kept
+
+    def take(self, new: F64) -> F64:
+        """Take (n_streams, m); return what was kept and, behind it, what is new, as one view (n_streams, K + m)."""
+        start, stop = self._at - self._n_kept, self._at + new.shape[1]
+        if stop > self._data.shape[1]:
+            past = self._data[:, start : self._at]
+            if self._n_kept + new.shape[1] > self._data.shape[1]:
+                self._data = np.concatenate([past, np.zeros_like(new)], axis=1)
+            else:
+                self._data[:, : self._n_kept] = past.copy()
+            start, stop = 0, self._n_kept + new.shape[1]
+        self._data[:, stop - new.shape[1] : stop] = new
+        self._at = stop
+        return self._data[:, start:stop]
+
+
 class TrailingMean:
     """Mean of the last ``length`` values of a stream; before its start there are zeros."""
 
@@ -207,6 +292,7 @@ class TrailingMean:
         if length < 1:
             raise ConfigError(f"a mean over {length} samples; give at least 1")
         self._tail = Tail(np.zeros(length - 1))
+        self._length = length
         self._ones = np.ones(length)
 
     @property
@@ -218,18 +304,39 @@ class TrailingMean:
     def past(self, values: F64) -> None:
         self._tail = Tail(values)
 
+    def step_one(self, value: float) -> float:
+        """Take one value, return the mean."""
+        window = self._tail.window()
+        window[-1] = value
+        self._tail.advance()
+        return float(window.dot(self._ones)) / self._length
+
     def step(self, values: F64) -> F64:
         """Take (n,), return (n,)."""
-        length = len(self._ones)
+        length = self._length
         # A sum of each window anew, not a running one: no error can pile up over days.
         if len(values) == 1:
-            window = self._tail.window()
-            window[-1] = values[0]
-            self._tail.advance()
-            return np.array([window.dot(self._ones) / length])
+            return np.array([self.step_one(values[0])])
         seen = np.concatenate([self.past, values])
         self.past = seen[len(seen) - length + 1 :]
         return np.asarray(row_sums(np.lib.stride_tricks.sliding_window_view(seen, length)) / length)
+
+
+class TrailingMeans:
+    """The same of many streams at once."""
+
+    def __init__(self, length: int, *, n_streams: int) -> None:
+        self._tails = Tails(np.zeros((n_streams, length - 1)), room=_ROOM)
+        self._ones = np.ones(length)
+
+    def step(self, values: F64) -> F64:
+        """Take (n_streams, n), return (n_streams, n)."""
+        seen, length = self._tails.take(values), len(self._ones)
+        means = np.empty_like(values)
+        for t in range(values.shape[1]):  # an instant at a time: so that chunking cannot change a bit
+            means[:, t] = seen[:, t : t + length].dot(self._ones)
+        means /= length
+        return means
 
 
 def blocks(first: int, n: int, *, size: int) -> Iterator[tuple[int, int]]:

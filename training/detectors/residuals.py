@@ -69,16 +69,17 @@ class ResidualUnits:
             squares /= units
         return squares, square
 
-    def surprise_at(self, residual: F64, present: NDArray[np.bool_], square: F64) -> tuple[F64, F64]:
+    def surprise_at(self, z: F64, present: NDArray[np.bool_], square: F64) -> tuple[F64, F64]:
         """Return the same for one instant of many streams (n_streams, K), each with a running mean square of its own.
+
+        Residuals are divided by their deviation already.
 
         Parameters
         ----------
         square : (n_streams, K)
             The running mean squares before it.
         """
-        z = np.clip(residual / self.deviation, -self.clip, self.clip)
-        squares = np.where(present, z**2, 0.0)
+        squares = np.where(present, np.clip(z, -self.clip, self.clip) ** 2, 0.0)
         return squares / square, self._followed(square, squares, present)
 
     def surprise_of_whole(self, squares: F64, square: F64) -> tuple[F64, F64]:

@@ -17,14 +17,24 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from kinedge.errors import ConfigError, SignalError
-from kinedge.training.detectors.interface import Detector, Standardisation, State, Tail, checked_samples, restored
+from kinedge.errors import ConfigError
+from kinedge.training.detectors.interface import (
+    Detector,
+    Standardisation,
+    State,
+    Tail,
+    Tails,
+    checked_samples,
+    checked_streams,
+    restored,
+)
 from kinedge.training.detectors.residuals import ResidualUnits, mean_surprise
 
 __all__ = ["VarConfig", "VarDetector", "VarStreams"]
 
 F64 = NDArray[np.float64]
 _CHUNK: Final = 2048
+_CHUNK_OF_MANY: Final = 64
 _WELL_BELOW: Final = 0.999  # of a clip, squared: so that no rounding can hide a value at it
 
 
@@ -74,7 +84,7 @@ class VarDetector(Detector):
     def __init__(self, config: VarConfig = VarConfig()) -> None:
         self.config = config
         self._weight: F64 = np.zeros((0, 0))
-        self._one = (1, 0)
+        self._one = (0,)
         self._n_seen = 0
 
     def fit(self, prefix: ArrayLike) -> F64:
@@ -107,7 +117,7 @@ class VarDetector(Detector):
         deviation = self._units.deviation
         self._matrix = np.concatenate([-oldest_first.T, np.eye(n_channels)], axis=1) / deviation[:, None]
         self._bias = self._weight[-1] / deviation
-        self._one = (1, n_channels)
+        self._one = (n_channels,)
         self._ones, self._row = np.ones(n_channels), np.empty(n_channels)
         self._calm = _WELL_BELOW * self.config.clip**2, _WELL_BELOW * self.config.residual_clip**2
 
@@ -127,23 +137,25 @@ class VarDetector(Detector):
     def step(self, x: ArrayLike) -> F64:
         """Take (n, C), return the surprise (n,): 1 is usual."""
         values = np.asarray(x, dtype=np.float64)
-        if values.shape == self._one and self._n_seen >= self.config.order:
-            score = self._step_one(values[0])
+        if values.shape == (1, *self._one):
+            score = self.step_one(values[0])
             if score is not None:
                 return np.array([score])
         values = checked_samples(x, n_channels=self._weight.shape[1])
         parts = [mean_surprise(*self._squares(part)) for part in self._parts(values)]
         return np.concatenate(parts) if parts else np.zeros(0)
 
-    def _step_one(self, sample: F64) -> float | None:
+    def step_one(self, sample: F64) -> float | None:
         """Return the surprise of one sample (C,); None, nothing changed, if a value is missing or to be clipped."""
+        if sample.shape != self._one or self._n_seen < self.config.order:
+            return None
         window, row = self._tail.window(), self._row
         z = window[-len(sample) :]
         np.subtract(sample, self._standard.center, z)
         np.divide(z, self._standard.scale, z)
         if not z.dot(z) < self._calm[0]:  # nor is it if a value is missing or infinite
             return None
-        np.matmul(self._matrix, window, row)
+        np.dot(self._matrix, window, row)
         np.subtract(row, self._bias, row)
         np.multiply(row, row, row)
         total = row.dot(self._ones)
@@ -200,31 +212,22 @@ class VarDetector(Detector):
         return int(self._weight.size + 3 * n_channels)
 
     def many(self, n_streams: int) -> VarStreams:
-        """Return this fitted model for many streams at once, none of which has seen anything yet.
-
-        Raises
-        ------
-        ConfigError
-            No stream.
-        """
-        return VarStreams(self._weight, self._standard, self._units, order=self.config.order, n_streams=n_streams)
+        """Return this fitted model for many streams at once, none of which has seen anything yet."""
+        return VarStreams(self._matrix, self._bias, self._standard, self._units, n_streams=n_streams)
 
 
 class VarStreams:
-    """One fitted linear model that follows many streams in one call: the scores of a detector for each.
-
-    With 64 streams the same numpy calls serve all of them; one detector after the other pays for each call 64 times.
-    It is made by :meth:`VarDetector.many`.
-    """
+    """The linear model of many streams in one call; made by :meth:`VarDetector.many`."""
 
     def __init__(
-        self, weight: F64, standard: Standardisation, units: ResidualUnits, *, order: int, n_streams: int
+        self, matrix: F64, bias: F64, standard: Standardisation, units: ResidualUnits, *, n_streams: int
     ) -> None:
         if n_streams < 1:
             raise ConfigError(f"{n_streams} streams; give at least 1")
-        self._weight, self._standard, self._units, self._order = weight, standard, units, order
-        n_channels = weight.shape[1]
-        self._past = np.zeros((n_streams, order, n_channels))
+        self._matrix, self._bias, self._standard, self._units = matrix.T, bias, standard, units
+        n_channels = len(matrix)
+        self._n_kept = matrix.shape[1] - n_channels
+        self._tails = Tails(np.zeros((n_streams, self._n_kept)), room=_CHUNK_OF_MANY * n_channels)
         self._square = np.ones((n_streams, n_channels))
         self._n_seen = 0
 
@@ -236,28 +239,30 @@ class VarStreams:
         SignalError
             Another number of streams or channels, or infinite values.
         """
-        values = np.asarray(x, dtype=np.float64)
-        n_streams, p, n_channels = self._past.shape
-        if values.ndim != 3 or len(values) != n_streams or values.shape[2] != n_channels:
-            raise SignalError(f"samples have shape {values.shape}; expected ({n_streams}, samples, {n_channels})")
-        if np.isinf(values).any():
-            raise SignalError("a sample is infinite; write what is missing as NaN")
-        n = values.shape[1]
-        z, present = self._standard.apply(values)
-        seen = np.concatenate([self._past, z], axis=1)
-        windows = np.lib.stride_tricks.sliding_window_view(seen[:, :-1], p, axis=1)[:, :, :, ::-1]
-        flat = windows.transpose(0, 1, 3, 2).reshape(n_streams * n, p * n_channels)
-        predicted = flat @ self._weight[:-1] + self._weight[-1]
-        residual = z - predicted.reshape(z.shape)
-        present[:, : max(0, p - self._n_seen)] = False
-        squares = np.empty_like(residual)
+        n_streams, n_channels = self._square.shape
+        values = checked_streams(x, n_streams=n_streams, n_channels=n_channels)
+        scores = np.empty(values.shape[:2])
+        for a in range(0, values.shape[1], _CHUNK_OF_MANY):
+            part = slice(a, a + _CHUNK_OF_MANY)
+            scores[:, part] = self._step(values[:, part])
+        return scores
+
+    def _step(self, x: F64) -> F64:
+        n_streams, n, n_channels = x.shape
+        z, present = self._standard.apply(x)
+        seen = self._tails.take(z.reshape(n_streams, -1))
+        in_units, width = np.empty((n, n_streams, n_channels)), self._n_kept + n_channels
+        for t in range(n):  # an instant at a time: products of one shape, so that chunking cannot change a bit
+            np.matmul(seen[:, t * n_channels : t * n_channels + width], self._matrix, in_units[t])
+        in_units -= self._bias
+        present[:, : max(0, self._n_kept // n_channels - self._n_seen)] = False
+        self._n_seen += n
+        there = present.transpose(1, 0, 2)
         if self._units.forget:
             # the unit follows sample by sample: all streams of one instant together
+            squares = in_units
             for t in range(n):
-                of_now = residual[:, t], present[:, t]
-                squares[:, t], self._square = self._units.surprise_at(*of_now, self._square)
+                squares[t], self._square = self._units.surprise_at(in_units[t], there[t], self._square)
         else:
-            squares, _ = self._units.surprise(residual, present, self._square)
-        self._past = seen[:, n:]
-        self._n_seen += n
-        return np.asarray(squares.sum(axis=2) / np.maximum(present.sum(axis=2), 1))
+            squares, _ = self._units.surprise_in_units(in_units, there, self._square)
+        return np.asarray((squares.sum(axis=2) / np.maximum(there.sum(axis=2), 1)).T)
