@@ -287,12 +287,7 @@ class Pipeline:
 
     @staticmethod
     def _parts(state: ScoringState) -> tuple[tuple[str, Any], ...]:
-        return (
-            ("engine", state.engine),
-            ("blocks", state.blocks),
-            ("health", state.health),
-            ("belief", state.belief),
-        )
+        return tuple((f.name, getattr(state, f.name)) for f in fields(state))
 
     @staticmethod
     def _digest(people: People, row: int) -> str | None:

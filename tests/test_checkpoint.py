@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,18 @@ def test_a_new_pipeline_goes_on_without_warming_up(scorer: Scorer, person: Perso
     assert "warming_up" not in codes
     assert "warming_up" in run(Pipeline(scorer, ["q"], make_clock=FixedClock), person(16.0), 10, 16)
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_every_part_of_the_state_is_kept(scorer: Scorer, person: Person) -> None:
+    before = Pipeline(scorer, ["p", "q"], make_clock=FixedClock)
+    run(before, person(16.0), 0, 8)
+    after = Pipeline(scorer, ["q"], make_clock=FixedClock)
+    after.load(before.save(), {1: 0})
+    saved, loaded, blank = before.save(), after.save(), scorer.initial_state(1)
+    kept = {f"{part.name}.{f.name}" for part in fields(blank) for f in fields(getattr(blank, part.name))}
+    assert kept <= set(saved)
+    assert "belief.log_odds" in kept
+    assert all(np.array_equal(saved[name][1], loaded[name][0]) for name in kept)
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "foreign", "empty"])

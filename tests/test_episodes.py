@@ -20,13 +20,13 @@ T0 = 1_700_000_000 * 10**9
 N, A, U = Decision.NORMAL, Decision.ANOMALOUS, Decision.UNSURE
 
 
-def verdict(decision: Decision, *, score: float = 3.0, reason: str = "between") -> Verdict:
+def verdict(decision: Decision, *, score: float = 3.0, p: float = 0.001, reason: str = "between") -> Verdict:
     return Verdict(
         end_tick=0,
         host_time_ns=0,
         decision=decision,
         score=score,
-        p_value=0.001,
+        p_value=p,
         belief_normal=0.1,
         belief_anomalous=0.8,
         reasons=(Reason(reason, f"because {reason}", 1.0),) if decision is U else (),
@@ -74,6 +74,14 @@ def test_two_of_three_open_an_episode_that_is_written_down_at_once() -> None:
     assert not draft.closed
     assert draft.fields["start_utc_ns"] == T0 + 1 * 10**9  # the block of the first hit began 2 s before its end
     assert draft.fields["ended"] == "restarted"  # true if nothing is ever written after it
+
+
+def test_without_a_promise_what_lasts_but_is_not_rare_opens_nothing_until_it_is() -> None:
+    b = builder()
+    assert feed(b, [A] * 5, p=0.03) == [[]] * 5
+    assert feed(b, [A], start=5, p=0.002) == [[]]
+    assert [len(d) for d in feed(b, [A], start=6, p=0.002)] == [1]
+    assert [len(d) for d in feed(builder(open_p=0.05), [A, A], p=0.03)] == [0, 1]
 
 
 def test_an_episode_closes_as_usual_after_quiet_and_its_fields_make_an_envelope() -> None:

@@ -261,13 +261,14 @@ def test_a_state_written_in_place_gives_the_bits_of_one_that_is_not_and_leaves_o
             assert np.array_equal(found.scores.channel, expected.scores.channel[at])
             assert np.array_equal(found.surprise.z, expected.surprise.z[at])
             assert np.array_equal(found.belief.reliability, expected.belief.reliability[at])
+            assert np.array_equal(found.belief.lean, expected.belief.lean[at])
             others = np.setdiff1d(np.arange(n), np.arange(n) if rows is None else rows)
             assert_same(kept.take(others), before.take(others))
     assert_same(kept, pure)
 
 
 def assert_same(a: ScoringState, b: ScoringState) -> None:
-    for own, other in ((a.engine, b.engine), (a.blocks, b.blocks), (a.health, b.health)):
+    for own, other in ((a.engine, b.engine), (a.blocks, b.blocks), (a.health, b.health), (a.belief, b.belief)):
         for f in fields(own):
             assert np.array_equal(getattr(own, f.name), getattr(other, f.name)), f.name
 
