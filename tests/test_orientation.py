@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from turns import degrees, random_turns, turned
 
 from kinedge.edge.enrol import enrol_recordings
 from kinedge.edge.enrolment import Enrolment
-from kinedge.edge.offline import frames_of, turn_recording
-from kinedge.edge.orientation import Alignment, FrameEstimator, align, rotate_samples, triads_of
+from kinedge.edge.offline import frames_of
+from kinedge.edge.orientation import FrameEstimator, align, rotate_samples, triads_of
 from kinedge.edge.people import People
 from kinedge.edge.pipeline import Pipeline
 from kinedge.edge.scoring import Scorer
@@ -23,7 +24,6 @@ from kinedge.errors import ConfigError, SignalError
 from kinedge.firmware_bridge.clock import FixedClock
 from kinedge.recording import Recording
 from kinedge.signals import IMU6, ImuChunk, SensorSpec
-from kinedge.training.rotations import matrix
 from kinedge.training.simulate import ImuModel, SimulationConfig, simulate
 
 Person = Callable[..., Recording]
@@ -43,21 +43,6 @@ def walk(
             imu=ImuModel(donning_deg=donning_deg),
         )
     )
-
-
-def random_turns(seed: int, n: int) -> np.ndarray:
-    q = np.random.default_rng(seed).normal(size=(n, 4))
-    return matrix(q / np.linalg.norm(q, axis=1, keepdims=True))
-
-
-def turned(recording: Recording, turns: np.ndarray) -> Recording:
-    """Mount the sensors otherwise: readings are what a sensor turned by ``turns`` would give."""
-    n = len(turns)
-    return turn_recording(recording, Alignment(turns, np.zeros(n), np.zeros(n), np.ones(n, bool)))
-
-
-def degrees(rotation: np.ndarray) -> np.ndarray:
-    return np.rad2deg(np.arccos(np.clip((np.trace(rotation, axis1=-2, axis2=-1) - 1) / 2, -1, 1)))
 
 
 @pytest.fixture(scope="module")

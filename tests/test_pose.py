@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from turns import degrees, random_turns, turned
 
 from kinedge.cli.app import main
 from kinedge.edge.enrol import enrol_recordings
 from kinedge.edge.enrolment import Enrolment, read_enrolment
-from kinedge.edge.offline import turn_recording
-from kinedge.edge.orientation import Alignment
 from kinedge.edge.people import People
 from kinedge.edge.pipeline import Pipeline
 from kinedge.edge.pose import POSES, Held, PoseFrames, StillWatch, align_poses, frames_of_poses
@@ -28,7 +27,6 @@ from kinedge.firmware_bridge.recorder import SessionWriter
 from kinedge.recording import Recording
 from kinedge.signals import ImuChunk
 from kinedge.training.poses import PoseHabit, pose_recording
-from kinedge.training.rotations import matrix
 from kinedge.training.simulate import ImuModel, SimulationConfig, mounting, simulate
 
 SENSORS = ("wrist_left", "wrist_right", "ankle_left")
@@ -46,20 +44,6 @@ def frames(recording: Recording) -> PoseFrames:
     found = frames_of_labels([recording])
     assert found is not None
     return found
-
-
-def random_turns(seed: int, n: int) -> np.ndarray:
-    q = np.random.default_rng(seed).normal(size=(n, 4))
-    return matrix(q / np.linalg.norm(q, axis=1, keepdims=True))
-
-
-def turned(recording: Recording, turns: np.ndarray) -> Recording:
-    n = len(turns)
-    return turn_recording(recording, Alignment(turns, np.zeros(n), np.zeros(n), np.ones(n, bool)))
-
-
-def degrees(rotation: np.ndarray) -> np.ndarray:
-    return np.rad2deg(np.arccos(np.clip((np.trace(rotation, axis1=-2, axis2=-1) - 1) / 2, -1, 1)))
 
 
 @pytest.fixture(scope="module")
