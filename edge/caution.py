@@ -16,8 +16,8 @@ rest on likelihood alone (Shafer 1976, chapter 11):
 Dempster's rule. Nothing is believed to be normal unless every sensor can be trusted: one that is silent, flat, stuck,
 copied, off the body or out of time ends "normal" at once; lost packets and clipping, which come and go, do so when the
 sensor could not be trusted for 15 s. What is not believed of the one is plausible of the other:
-``Pl(anomalous) = 1 - Bel(normal)``. An answer is given when its belief is high; otherwise it is "unsure", with what
-stood in the way.
+``Pl(anomalous) = 1 - Bel(normal)``. An answer is given when its belief is high, and "anomalous" only of a block that is
+rare among the cohort's; otherwise it is "unsure", with what stood in the way.
 
 The reliability is a product of shares of trust, one for each thing that can be wrong: ``(1 - missing)^0.3``,
 ``1 - saturated``, ``1 - repeated`` and so on, 0 for a flat line or the copy of another sensor
@@ -55,7 +55,7 @@ _TOO_LITTLE: Final = 0.25  # of a block missing: reason enough that it was not s
 _WORTH_NAMING: Final = 0.05  # nats of certainty
 _LOG_LR_LIMIT: Final = 20.0
 _CERTAIN: Final = 9.0  # nats: nothing of a sensor can be trusted
-_BETWEEN: Final = 0.3  # nats at most: where a sensor is in doubt, that is likelier the reason
+_BETWEEN: Final = 0.2  # nats at most: where a sensor is in doubt, that is likelier the reason
 _MEMORY_S: Final = 4.5  # after which evidence has faded to a third
 _OVERLAP: Final = 2.0  # blocks that share half their samples count whole; those that share more, less
 _ODDS_LIMIT: Final = 13.8  # log odds of one in a million
@@ -65,6 +65,7 @@ _LATELY_S: Final = 15.0  # ... for so long after the sensor could be trusted
 _SWAPPED: Final = 0.2
 _CLOCK_MS: Final = (60.0, 160.0)  # apart: as good as aligned; as bad as a fault (docs/caution.md)
 
+_ALPHA: Final = 0.07
 _UNSURE: Final = 0.57  # cost of an unsure answer, where a false call and a miss cost 1
 
 
@@ -91,13 +92,16 @@ _WORDS: Final[dict[Decision, Literal["normal", "anomalous", "unsure"]]] = {
 class CautionConfig(Config):
     """When an answer is given, and when not.
 
-    One knob, ``miss_cost``, sets the other two; each may still be given by itself. With the cost ``k`` of a miss
+    One knob, ``miss_cost``, sets the other three; each may still be given by itself. With the cost ``k`` of a miss
     (in false calls) shared out evenly, a miss costs ``sqrt(k)`` and a false call ``1 / sqrt(k)``. An answer is given
     when, even at its least plausible, it is expected to cost less than saying "unsure" would.
     """
 
     miss_cost: float = Field(
         default=1.0, ge=0.1, le=10, description="what calling a change normal costs, in false calls of a change"
+    )
+    alpha: float = Field(
+        default=_ALPHA, gt=0, lt=1, description="a block is rare when at most this share of the cohort's is as unusual"
     )
     min_belief_anomalous: float = Field(
         default=1 - _UNSURE, ge=0, le=1, description="below it nothing is called different; left out: of miss_cost"
@@ -116,6 +120,7 @@ class CautionConfig(Config):
             return given  # the defaults, or an error that names the field
         root = math.sqrt(cost)
         derived = {
+            "alpha": _ALPHA * cost,
             "min_belief_anomalous": min(max(1 - _UNSURE * root, 0.05), 0.95),
             "min_belief_normal": min(max(1 - _UNSURE / root, 0.05), 0.95),
         }
@@ -134,7 +139,8 @@ class CautionConfig(Config):
         )
         return (
             f"{weighs}: normal is said from a belief of {self.min_belief_normal:.2f} on, anomalous from "
-            f"{self.min_belief_anomalous:.2f} on; everything else is unsure"
+            f"{self.min_belief_anomalous:.2f} on and if at most {self.alpha:.1%} of ordinary blocks are as unusual; "
+            "everything else is unsure"
         )
 
 
@@ -146,7 +152,7 @@ class Reason:
     ----------
     code
         ``warming_up``, ``no_data``, ``missing``, ``saturated``, ``flat``, ``stuck``, ``off_body``, ``duplicate``,
-        ``swapped``, ``shifted``, ``clock``, ``not_valid`` or ``between``.
+        ``swapped``, ``shifted``, ``clock``, ``not_valid``, ``not_rare`` or ``between``.
     text
         For a person.
     weight
@@ -171,15 +177,20 @@ class BeliefState:
         Of a change at each sensor, where 0 says nothing.
     doubted_s : (n_streams, n_sensors)
         For how long each sensor could not be trusted; 0 where it can be, infinite where it never could.
+
+    lost : (n_streams, n_sensors)
+        Largest share of a block that was missing of late, fading as evidence does.
     """
 
     log_odds: F64
     doubted_s: F64
+    lost: F64
 
     @classmethod
     def initial(cls, n_streams: int, n_sensors: int) -> BeliefState:
         """Return the state of streams that have seen nothing."""
-        return cls(np.zeros((n_streams, n_sensors)), np.full((n_streams, n_sensors), np.inf))
+        zero = np.zeros((n_streams, n_sensors))
+        return cls(zero, np.full((n_streams, n_sensors), np.inf), zero.copy())
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,6 +210,8 @@ class Belief:
     decisive : (n_streams,)
         The larger belief, as a share of what an answer needs, of the block alone, if every sensor that was scored could
         be trusted.
+    lost : (n_streams, n_sensors)
+        Share of the data that was missing in this block or, fading, in one of the last seconds.
     """
 
     normal: F64
@@ -207,6 +220,7 @@ class Belief:
     decision: NDArray[np.int8]
     lean: F64
     decisive: F64
+    lost: F64
 
     @property
     def plausible_normal(self) -> F64:
@@ -282,8 +296,10 @@ def believe(
     b0, b1 = calibration.likelihood[..., 0], calibration.likelihood[..., 1]
     log_lr = np.clip(b0 + b1 * unusual.sensor, -_LOG_LR_LIMIT, _LOG_LR_LIMIT)
     weight = min(1.0, _OVERLAP * hop_s / block_s)
-    log_odds = _faded(state.log_odds, math.exp(-hop_s / _MEMORY_S)) + weight * reliability * log_lr
+    keep = math.exp(-hop_s / _MEMORY_S)
+    log_odds = _faded(state.log_odds, keep) + weight * reliability * log_lr
     log_odds = np.clip(log_odds, -_ODDS_LIMIT, _ODDS_LIMIT)
+    lost = np.maximum(scores.missing, keep * state.lost)
     mean = np.exp(log_odds).mean(axis=1)
     anomalous = np.maximum(1 - 1 / mean, 0)
     doubted_s = np.where(reliability >= _TRUSTED, 0.0, state.doubted_s + hop_s)
@@ -292,7 +308,7 @@ def believe(
     if health is not None:
         # with sides exchanged, a change is still a change, but nothing is surely normal
         normal *= (1 - health.swapped).min(axis=1)
-    is_anomalous = anomalous > config.min_belief_anomalous
+    is_anomalous = (anomalous > config.min_belief_anomalous) & (unusual.p_value <= config.alpha)
     is_normal = normal > config.min_belief_normal  # never both: one of the beliefs is 0
     decision = np.where(is_anomalous, Decision.ANOMALOUS, np.where(is_normal, Decision.NORMAL, Decision.UNSURE))
     alone = np.where(heard, np.exp(log_lr), 0.0).sum(axis=1) / np.maximum(heard.sum(axis=1), 1)
@@ -305,8 +321,9 @@ def believe(
         decision=decision.astype(np.int8),
         lean=np.log(mean),
         decisive=np.maximum(wholly, odd),
+        lost=lost,
     )
-    return belief, BeliefState(log_odds, doubted_s)
+    return belief, BeliefState(log_odds, doubted_s, lost)
 
 
 def _faded(log_odds: F64, keep: float) -> F64:
@@ -333,7 +350,9 @@ def reasons_of(
     warming = not bool(scores.full[stream])
     for i, sensor in enumerate(sensors):
         lost = {code: _nats(float(share[0, i])) for code, share in shares.items()}
-        lost["missing"] = min(_LOSS_NAMED * lost["missing"], _CERTAIN)
+        unsure = belief.decision[stream] == Decision.UNSURE
+        gone = max(scores.missing[stream, i], belief.lost[stream, i] if unsure else 0.0)
+        lost["missing"] = min(_LOSS_NAMED * _nats(float((1 - min(gone, 1)) ** _LOSS_POWER * (gone < _HALF))), _CERTAIN)
         if scores.missing[stream, i] >= _NO_DATA:
             # once a whole block has passed, silence is not a slow start
             found.append(Reason("no_data", f"no data from {sensor}", 1 + _CERTAIN, sensor))
@@ -354,8 +373,12 @@ def reasons_of(
     if warming:
         found.append(Reason("warming_up", "warming up: too little has been seen yet", 8.0))
     if belief.decision[stream] == Decision.UNSURE and not warming:
-        undecided = -math.log(min(max(float(belief.decisive[stream]), 1e-3), 1.0))
-        found.append(Reason("between", "between usual and unusual", min(undecided, _BETWEEN)))
+        if belief.anomalous[stream] > config.min_belief_anomalous:
+            text = "unusual, but not rarer than ordinary movement now and then is"
+            found.append(Reason("not_rare", text, _BETWEEN))
+        else:
+            undecided = -math.log(min(max(float(belief.decisive[stream]), 1e-3), 1.0))
+            found.append(Reason("between", "between usual and unusual", min(undecided, _BETWEEN)))
     return tuple(sorted(found, key=lambda r: -r.weight))
 
 
@@ -370,7 +393,10 @@ def _text(
     clock_ms: F64 | None,
 ) -> str:
     if code == "missing":
-        return f"{scores.missing[stream, i]:.0%} of the data from {sensor} is missing"
+        now = float(scores.missing[stream, i])
+        return (
+            f"{now:.0%} of the data from {sensor} is missing" if now else f"data from {sensor} was missing just before"
+        )
     if code == "clock" and clock_ms is not None:
         return f"the times of {sensor} may be {clock_ms[stream, i]:.0f} ms apart from another sensor's"
     if health is None:

@@ -104,6 +104,10 @@ _UNSURE: Final = {
         "the times of {place} may be too far from another sensor's",
         "les instants du capteur {from_place} sont peut-être trop décalés de ceux d'un autre",
     ),
+    "not_rare": (
+        "it is unusual, but not rarer than ordinary movement now and then is",
+        "c'est inhabituel, mais pas plus rare que des mouvements ordinaires",
+    ),
     "between": ("it lies between usual and unusual", "c'est entre l'habituel et l'inhabituel"),
 }
 _CHANGES: Final = {

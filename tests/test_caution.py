@@ -142,11 +142,26 @@ def test_the_same_seconds_say_the_same_however_often_they_are_looked_at() -> Non
 
 def test_streams_are_weighed_each_by_itself_and_the_state_before_is_not_changed() -> None:
     rng = np.random.default_rng(3)
-    before = BeliefState(rng.normal(size=(1, 2)), np.zeros((1, 2)))
+    before = BeliefState(rng.normal(size=(1, 2)), np.zeros((1, 2)), np.zeros((1, 2)))
     kept = before.log_odds.copy()
     one = weigh(scores(), unusual(0.5, -1, 0.3), before)[1].log_odds
     assert (before.log_odds == kept).all()
     assert (one == weigh(scores(), unusual(0.5, -1, 0.3), before)[1].log_odds).all()
+
+
+def test_unusual_but_not_rare_is_unsure_and_says_so() -> None:
+    decision, _, reasons = ask(scores(), unusual(-1, 4, 0.2))
+    assert decision is Decision.UNSURE
+    assert reasons[0].code == "not_rare"
+
+
+def test_what_was_missing_just_before_is_named_when_it_left_the_answer_open() -> None:
+    _, state = weigh(scores(missing=np.array([[0.4, 0.0]])), unusual(0.9, 0.9, 0.1))
+    belief, _ = weigh(scores(), unusual(0.9, 0.9, 0.1), state)
+    (first, *_) = reasons_of(0, scores(), unusual(0.9, 0.9, 0.1), belief, SENSORS, CONFIG)
+    assert belief.decision[0] == Decision.UNSURE
+    assert (first.code, first.sensor) == ("missing", "wrist_left")
+    assert first.text == "data from wrist_left was missing just before"
 
 
 def test_evidence_between_the_two_is_unsure_and_says_so() -> None:
@@ -274,6 +289,7 @@ def test_a_dearer_miss_makes_normal_rarer_and_anomalous_commoner(low: float, hig
     cheap, dear = CautionConfig(miss_cost=low), CautionConfig(miss_cost=high)
     assert cheap.min_belief_normal <= dear.min_belief_normal
     assert cheap.min_belief_anomalous >= dear.min_belief_anomalous
+    assert cheap.alpha <= dear.alpha
 
 
 def test_the_knob_at_one_is_the_default_and_each_limit_may_be_set_by_itself() -> None:
