@@ -131,7 +131,7 @@ class Tape:
 
     async def run(self) -> None:
         """Write what comes, each time in a thread, until ``end``."""
-        while not self._ending.is_set():
+        while not self._ending.is_set() or self._waiting:  # more may have come while the last was written
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._ending.wait(), _WRITE_EVERY_S)
             batch, self._waiting = self._waiting, deque()

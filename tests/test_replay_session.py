@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -399,6 +400,38 @@ def test_a_recording_waits_for_a_disk_that_refuses_and_is_whole_once_it_takes(tm
     assert session.complete
     assert [(c.sensor, c.host_time_ns) for c in session.chunks()] == [(c.sensor, c.host_time_ns) for c in chunks]
     assert session.scored
+
+
+def test_what_is_heard_while_the_last_is_being_written_is_in_the_recording(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = HostClock()
+    tape = Tape(tmp_path, {"p": {}}, segment_s=0.5, clock=clock, note=lambda text: None)
+    chunks = packets(demo_recording(seed=1, duration_s=8, events=()))
+    writing, go_on = threading.Event(), threading.Event()
+    take = SessionLog.take
+
+    def slowly(*args: Any, **more: Any) -> None:
+        writing.set()
+        go_on.wait(TIMEOUT_S)
+        take(*args, **more)
+
+    monkeypatch.setattr(SessionLog, "take", slowly)
+
+    async def run() -> None:
+        taping = asyncio.create_task(tape.run())
+        for sensor in ("wrist_left", "wrist_right"):
+            tape.put("p", sensor, DeviceInfo(SensorSpec(sensor), 50.0))
+        await asyncio.to_thread(writing.wait, TIMEOUT_S)
+        for chunk in chunks:
+            tape.put("p", chunk.sensor, chunk)
+        tape.end()
+        go_on.set()
+        await taping
+
+    asyncio.run(run())
+    session = read_session(tape.folder / "p")
+    assert [c.host_time_ns for c in session.chunks()] == [c.host_time_ns for c in chunks]
 
 
 def lines_until(process: subprocess.Popen[str], n: int) -> list[str]:
