@@ -190,7 +190,7 @@ class SessionWriter:
         to_json(event, where=f"event {kind}")
         if len(self._events) >= _MAX_BUFFERED_EVENTS:
             self.flush()
-        self._events.append({**event, "chunk": len(self._chunks)})
+        self._events.append({**event, "chunk": len(self._chunks), "tick": len(self._ticks)})
         self.flush_if_due()
 
     def tick(self, host_time_ns: int) -> None:

@@ -100,10 +100,16 @@ class Segment:
         events, ticks = deque(self.events), deque(self.ticks)
         for i in range(len(self.chunks) + 1):
             last = i == len(self.chunks)
-            while events and (last or events[0]["chunk"] <= i):
-                yield events.popleft()
-            while ticks and (last or ticks[0][0] <= i):
-                yield ticks.popleft()[1]
+            while True:
+                tick_is_next = bool(ticks) and (last or ticks[0][0] <= i)
+                event_is_next = bool(events) and (last or events[0]["chunk"] <= i)
+                # between two chunks, an event knows how many ticks were before it
+                if event_is_next and not (tick_is_next and events[0]["tick"] > len(self.ticks) - len(ticks)):
+                    yield events.popleft()
+                elif tick_is_next:
+                    yield ticks.popleft()[1]
+                else:
+                    break
             if not last:
                 yield self.chunks[i]
 
@@ -255,7 +261,12 @@ def _open(data: bytes, where: str) -> tuple[Any, Segment]:
             for when in ("before", "after")
         )
         events = [
-            {**event, "host_time_ns": _time(event["host_time_ns"]), "chunk": int(event.get("chunk", 0))}
+            {
+                **event,
+                "host_time_ns": _time(event["host_time_ns"]),
+                "chunk": int(event.get("chunk", 0)),
+                "tick": int(event.get("tick", 0)),  # not in recordings of before
+            }
             for event in description["events"]
         ]
         ticks = [(int(chunk), Tick(_time(time_ns))) for chunk, time_ns in description.get("ticks", ())]

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from kinedge.errors import ConfigError, SignalError, StoreError
 from kinedge.firmware_bridge.recorded import RecordedSession, read_session
 from kinedge.firmware_bridge.recorder import SessionWriter
-from kinedge.firmware_bridge.segments import Count, Segment, decode_segment, encode_segment, segment_name
+from kinedge.firmware_bridge.segments import Count, Segment, Tick, decode_segment, encode_segment, segment_name
 from kinedge.signals import ImuChunk, SensorSpec
 
 pyarrow = pytest.importorskip("pyarrow", reason="the extra 'record' is not installed")
@@ -229,6 +229,31 @@ def test_events_are_kept_in_order_beside_the_samples(tmp_path: Path) -> None:
     assert [e["percent"] for e in session.events] == [90, 89, 88, 87, 86]
     assert session.manifest["facts"] == {"subject": "p-001"}
     assert list(session.chunks()) == []
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.sampled_from(["chunk", "event", "tick", "later"]), max_size=30))
+def test_chunks_events_and_ticks_come_back_in_the_order_in_which_they_came(kinds: list[str]) -> None:
+    clock = Clock()
+    with tempfile.TemporaryDirectory() as folder:
+        with SessionWriter(Path(folder) / "s", segment_s=1, clock=clock) as writer:
+            writer.describe(LEFT)
+            for i, kind in enumerate(kinds):
+                if kind == "chunk":
+                    writer.write(make_chunk(LEFT, i, 1))
+                elif kind == "event":
+                    writer.note("battery", host_time_ns=i, percent=50)
+                elif kind == "tick":
+                    writer.tick(i)
+                else:
+                    clock.pass_s(2)  # the next begins another segment
+        found = list(read_session(Path(folder) / "s").in_order())
+    told = [
+        int(x.device_time_ns[0]) // INTERVAL_NS if isinstance(x, ImuChunk) else x.host_time_ns
+        if isinstance(x, Tick) else x["host_time_ns"]
+        for x in found
+    ]  # fmt: skip
+    assert told == [i for i, kind in enumerate(kinds) if kind != "later"]
 
 
 def test_kill_9_loses_at_most_the_segment_that_was_being_filled(tmp_path: Path) -> None:
