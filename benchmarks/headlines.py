@@ -39,7 +39,13 @@ def _range(values: Iterable[float], digits: int = 2) -> str:
 
 
 def _caution(rows: _Rows, data: str, key: str) -> str:
-    return _range(r[key] for r in rows if r["what"].startswith(data) and r.get(key) is not None)
+    of_data = [r for r in rows if r["what"].startswith(f"{data}, ") and "second half" not in r["what"]]
+    return _range(r[key] for r in of_data if r.get(key) is not None)
+
+
+def _over_band(rows: _Rows) -> str:
+    named = [f"simulated, {c}" for c in ("clean", "10 % loss", "30 % loss", "saturation", "dead sensor", "swap")]
+    return _range((r["u65"] - r["u65_band"] for r in rows if r["what"] in named), digits=3)
 
 
 def _false_on_real(*results: _Rows) -> str:
@@ -137,6 +143,13 @@ HEADLINES: Final[Sequence[Headline]] = (
         ("caution",),
         lambda rows: f"{_caution(rows, 'simulated', 'u80')} ({_caution(rows, 'simulated', 'u_plain')})",
         "0.82",
+        "caution",
+    ),
+    Headline(
+        "… u65 less that of a band of p-values, the six faults of the goal",
+        ("caution",),
+        _over_band,
+        "0",
         "caution",
     ),
     Headline(

@@ -148,9 +148,19 @@ TABLES: Final[Mapping[str, Table]] = {
     "caution": Table(
         ("caution",),
         {"what": "", "u80": "u80", "u80_band": "band of p-values", "u_plain": "plain threshold", "u65": "u65"}
-        | {"u65_band": "band, u65", "missed": "missed", "missed_plain": "missed, plain", "unsure": "unsure"}
+        | {"u65_band": "band, u65", "u65_over_band_se": "± of u65 less the band's", "missed": "missed"}
+        | {"missed_plain": "missed, plain", "false_calls": "false calls", "unsure": "unsure"}
         | {"aurc": "AURC", "aurc_plain": "AURC, plain", "right_reason": "right reason"},
         "kinedge bench caution",
+        lambda row: "second half" not in str(row["what"]),
+    ),
+    "caution-enrolled": Table(
+        ("caution",),
+        {"what": "", "u80": "u80", "u80_band": "band of p-values", "u65": "u65", "u65_band": "band, u65"}
+        | {"u65_over_band_se": "± of u65 less the band's", "missed": "missed", "false_calls": "false calls"}
+        | {"unsure": "unsure", "aurc": "AURC", "aurc_plain": "AURC, plain", "right_reason": "right reason"},
+        "kinedge bench caution --enrolled",
+        lambda row: "second half" in str(row["what"]),
     ),
     "attribution": Table(
         ("attribution",),
