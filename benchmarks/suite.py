@@ -84,10 +84,11 @@ SUITE: Final = (
     Entry("fleet", "fleet --people 24", "", 4.0),
     Entry(
         "caution",
-        "caution --subjects 16 --gait {data}/gait_healthy.npz --stanford {data}/fog_stanford.npz",
+        "caution --subjects 16 --tuning 6 --enrolled --gait {data}/gait_healthy.npz --stanford {data}/fog_stanford.npz "
+        "--daphnet {data}/daphnet.npz",
         "",
-        12.0,
-        ("gait_healthy.npz", "fog_stanford.npz"),
+        25.0,
+        ("gait_healthy.npz", "fog_stanford.npz", "daphnet.npz"),
     ),
     Entry(
         "tsb",
@@ -106,14 +107,6 @@ SUITE: Final = (
     Entry("attribution", "attribution --data {data}/smd.npz", "", 2.0, ("smd.npz",)),
     Entry(
         "attribution_fog", "attribution --stanford {data}/fog_stanford.npz --epochs 5", "", 10.0, ("fog_stanford.npz",)
-    ),
-    Entry(
-        "caution_enrolled_fog",
-        "caution --stanford {data}/fog_stanford.npz --enrolled --faults 'clean,30 % loss,off-body' "
-        "--subjects 2 --tuning 6",
-        "",
-        6.0,
-        ("fog_stanford.npz",),
     ),
     Entry("attribution_gait", "attribution --gait {data}/gait_healthy.npz --epochs 5", "", 10.0, ("gait_healthy.npz",)),
     Entry(
