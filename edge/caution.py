@@ -12,8 +12,8 @@ rest on likelihood alone (Shafer 1976, chapter 11):
 
     Bel(anomalous) = (1 - 1 / M)_+,    Bel(normal) = (1 - M)_+,    the rest for "cannot tell".
 
-"Anomalous anywhere" is an OR: a normal arm halves the odds of an abnormal one and never outvotes it, as it would in
-Dempster's rule. Nothing is believed to be normal unless every sensor can be trusted: one that is silent, flat, stuck,
+"Anomalous anywhere" is an OR: of two arms a normal one halves the odds of the other and never outvotes it, as it would
+in Dempster's rule. Nothing is believed to be normal unless every sensor can be trusted: one that is silent, flat, stuck,
 copied, off the body or out of time ends "normal" at once; lost packets and clipping, which come and go, do so when the
 sensor could not be trusted for 15 s. What is not believed of the one is plausible of the other:
 ``Pl(anomalous) = 1 - Bel(normal)``. An answer is given when its belief is high, and "anomalous" only of a block that is
@@ -62,6 +62,7 @@ _ODDS_LIMIT: Final = 13.8  # log odds of one in a million
 _TRUSTED: Final = 0.3  # reliability of a sensor that may stand behind "normal"
 _PASSING: Final = ("missing", "saturated")  # what comes and goes with movement and radio, and is bridged ...
 _LATELY_S: Final = 15.0  # ... for so long after the sensor could be trusted
+_LONG_S: Final = 3600.0  # counted no further: a checkpoint takes finite numbers only
 _SWAPPED: Final = 0.2
 _CLOCK_MS: Final = (60.0, 160.0)  # apart: as good as aligned; as bad as a fault (docs/caution.md)
 
@@ -176,7 +177,7 @@ class BeliefState:
     log_odds : (n_streams, n_sensors)
         Of a change at each sensor, where 0 says nothing.
     doubted_s : (n_streams, n_sensors)
-        For how long each sensor could not be trusted; 0 where it can be, infinite where it never could.
+        For how long each sensor could not be trusted; 0 where it can be, an hour where it never could.
 
     lost : (n_streams, n_sensors)
         Largest share of a block that was missing of late, fading as evidence does.
@@ -190,7 +191,7 @@ class BeliefState:
     def initial(cls, n_streams: int, n_sensors: int) -> BeliefState:
         """Return the state of streams that have seen nothing."""
         zero = np.zeros((n_streams, n_sensors))
-        return cls(zero, np.full((n_streams, n_sensors), np.inf), zero.copy())
+        return cls(zero, np.full((n_streams, n_sensors), _LONG_S), zero.copy())
 
 
 @dataclass(frozen=True, eq=False)
@@ -302,7 +303,7 @@ def believe(
     lost = np.maximum(scores.missing, keep * state.lost)
     mean = np.exp(log_odds).mean(axis=1)
     anomalous = np.maximum(1 - 1 / mean, 0)
-    doubted_s = np.where(reliability >= _TRUSTED, 0.0, state.doubted_s + hop_s)
+    doubted_s = np.where(reliability >= _TRUSTED, 0.0, np.minimum(state.doubted_s + hop_s, _LONG_S))
     trusted = (lasting >= _TRUSTED) & (doubted_s <= _LATELY_S)
     normal = np.where(trusted.all(axis=1), np.maximum(1 - mean, 0), 0.0)
     if health is not None:

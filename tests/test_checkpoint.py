@@ -75,6 +75,15 @@ def test_a_new_pipeline_goes_on_without_warming_up(scorer: Scorer, person: Perso
     assert path.stat().st_mode & 0o777 == 0o600
 
 
+def test_somebody_of_whom_nothing_was_heard_yet_stops_nobody_from_going_on(
+    scorer: Scorer, person: Person, tmp_path: Path
+) -> None:
+    bench = Bench(tmp_path / "edge.checkpoint")
+    bench.keeper.end(Pipeline(scorer, ["p", "q"], make_clock=FixedClock))
+    assert bench.keeper.restore(Pipeline(scorer, ["p", "q"], make_clock=FixedClock)) == ("p", "q")
+    assert not bench.notes
+
+
 def test_every_part_of_the_state_is_kept(scorer: Scorer, person: Person) -> None:
     before = Pipeline(scorer, ["p", "q"], make_clock=FixedClock)
     run(before, person(16.0), 0, 8)
