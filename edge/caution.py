@@ -13,9 +13,9 @@ rest on likelihood alone (Shafer 1976, chapter 11):
     Bel(anomalous) = (1 - 1 / M)_+,    Bel(normal) = (1 - M)_+,    the rest for "cannot tell".
 
 "Anomalous anywhere" is an OR: of two arms a normal one halves the odds of the other and never outvotes it, as it would
-in Dempster's rule. Nothing is believed to be normal unless every sensor can be trusted: one that is silent, flat, stuck,
-copied, off the body or out of time ends "normal" at once; lost packets and clipping, which come and go, do so when the
-sensor could not be trusted for 15 s. What is not believed of the one is plausible of the other:
+in Dempster's rule. Nothing is believed to be normal unless every sensor can be trusted: one that is silent, flat,
+stuck, copied, off the body or out of time ends "normal" at once; lost packets and clipping, which come and go, do so
+when the sensor could not be trusted for 15 s. What is not believed of the one is plausible of the other:
 ``Pl(anomalous) = 1 - Bel(normal)``. An answer is given when its belief is high, and "anomalous" only of a block that is
 rare among the cohort's; otherwise it is "unsure", with what stood in the way.
 
