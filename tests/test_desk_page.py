@@ -112,7 +112,7 @@ def test_the_list_is_filtered_by_what_is_clicked_and_walked_by_keys(collector: C
     page.keyboard.press("k")
     assert page.evaluate("document.activeElement.dataset.id") == newest[0]
     page.get_by_label("confirmed", exact=True).check()
-    page.wait_for_selector("a.line-new", state="detached")
+    there_are(page, "a.line", len(ids(collector, EPISODES.c.status == "confirmed")))  # it is empty for a moment
     assert set(page.locator("a.line").evaluate_all("all => all.map(a => a.dataset.status)")) == {"confirmed"}
     page.get_by_label("Person").select_option("p-002")
     wait_until(lambda: page.url.endswith("#/?subject=p-002&status=confirmed"), page.url)
