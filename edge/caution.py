@@ -238,7 +238,7 @@ def _shares(scores: BlockScores, health: SensorHealth | None, clock_ms: F64 | No
     """Return what is left of the trust in each sensor (n_streams, n_sensors) after each thing that may be wrong."""
     saturated = scores.saturated if health is None else np.maximum(scores.saturated, health.clipped)
     shares = {
-        "missing": (1 - np.minimum(scores.missing, 1)) ** _LOSS_POWER * (scores.missing < _HALF),
+        "missing": _left_of(scores.missing),
         "saturated": (1 - np.minimum(saturated, 1)) ** CLIPPED_POWER,
         "flat": 1.0 - scores.flat,
     }
@@ -353,7 +353,7 @@ def reasons_of(
         lost = {code: _nats(float(share[0, i])) for code, share in shares.items()}
         unsure = belief.decision[stream] == Decision.UNSURE
         gone = max(scores.missing[stream, i], belief.lost[stream, i] if unsure else 0.0)
-        lost["missing"] = min(_LOSS_NAMED * _nats(float((1 - min(gone, 1)) ** _LOSS_POWER * (gone < _HALF))), _CERTAIN)
+        lost["missing"] = min(_LOSS_NAMED * _nats(float(_left_of(np.float64(gone)))), _CERTAIN)
         if scores.missing[stream, i] >= _NO_DATA:
             # once a whole block has passed, silence is not a slow start
             found.append(Reason("no_data", f"no data from {sensor}", 1 + _CERTAIN, sensor))
@@ -412,6 +412,11 @@ def _text(
         "swapped": f"{sensor} reads like its other side: left and right exchanged?",
         "shifted": f"{sensor} has sat otherwise than before for minutes: slipped, or put on anew?",
     }[code]
+
+
+def _left_of(missing: Any) -> Any:
+    """Return what is left of the trust in a sensor of whose block this share is missing."""
+    return (1 - np.minimum(missing, 1)) ** _LOSS_POWER * (missing < _HALF)
 
 
 def _nats(share: float) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -137,16 +137,28 @@ def test_the_same_seconds_say_the_same_however_often_they_are_looked_at() -> Non
         for _ in range(round(8 / hop_s)):
             belief, state = weigh(scores(), unusual(-1, 1.3, 0.04), state, hop_s=hop_s)
         found.append(float(belief.lean[0]))
+    assert min(found) > 1
     assert np.ptp(found) < 0.3 * np.mean(found)
 
 
 def test_streams_are_weighed_each_by_itself_and_the_state_before_is_not_changed() -> None:
-    rng = np.random.default_rng(3)
-    before = BeliefState(rng.normal(size=(1, 2)), np.zeros((1, 2)), np.zeros((1, 2)))
-    kept = before.log_odds.copy()
-    one = weigh(scores(), unusual(0.5, -1, 0.3), before)[1].log_odds
-    assert (before.log_odds == kept).all()
-    assert (one == weigh(scores(), unusual(0.5, -1, 0.3), before)[1].log_odds).all()
+    seen = [(scores(), unusual(0.5, -1, 0.3)), (scores(missing=np.array([[0.3, 0.0]])), unusual(-1, 2, 0.02))]
+    states = [weigh(scores(), unusual(u, -1, 0.5))[1] for u in (-1, 1.5)]
+
+    def joined(parts: list[Any]) -> Any:
+        return replace(
+            parts[0], **{f.name: np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(parts[0])}
+        )
+
+    together = joined(states)
+    kept = together.log_odds.copy()
+    belief, after = weigh(joined([s for s, _ in seen]), joined([u for _, u in seen]), together)
+    assert (together.log_odds == kept).all()
+    for k, ((s, u), state) in enumerate(zip(seen, states, strict=True)):
+        alone, after_alone = weigh(s, u, state)
+        assert (belief.lean[k], belief.normal[k]) == (alone.lean[0], alone.normal[0])
+        assert all(np.array_equal(getattr(after, f.name)[k], getattr(after_alone, f.name)[0]) for f in fields(after))
+    assert belief.lean[0] != belief.lean[1]
 
 
 def test_unusual_but_not_rare_is_unsure_and_says_so() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from cuts import assert_any_cut_gives_the_same_bits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -120,21 +121,8 @@ def test_linear_scores_are_the_same_to_the_bit_however_samples_arrive(
     detector = FusedDetector([Branch(VarDetector(VarConfig(order=order, forget=forget)))], smoothing=smoothing)
     detector.fit(np.random.default_rng(seed).normal(size=(120, n_channels)))
     x = _eventful(260, n_channels, seed=seed)
-    fresh = detector.state
     with np.errstate(over="ignore"):
-        whole = detector.step(x)
-        end = detector.state
-        for edges in ([0, *sorted(set(cuts)), len(x)], list(range(len(x) + 1))):
-            detector.restore(fresh)
-            parts = []
-            for a, b in itertools.pairwise(edges):
-                parts.append(detector.step(x[a:b]))
-                if a % 3 == 0:  # kept and taken back by another one on the way
-                    kept, detector = detector.state, copy.deepcopy(detector)
-                    detector.restore(kept)
-            np.testing.assert_array_equal(np.concatenate(parts), whole)
-            for name, value in detector.state.items():
-                np.testing.assert_array_equal(value, end[name], err_msg=name)
+        assert_any_cut_gives_the_same_bits(detector, x, cuts, every=3)
 
 
 def test_a_refused_sample_leaves_the_linear_detector_as_it_was() -> None:

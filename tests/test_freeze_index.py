@@ -8,6 +8,7 @@ import pickle
 
 import numpy as np
 import pytest
+from cuts import assert_any_cut_gives_the_same_bits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -109,22 +110,7 @@ def test_no_error_piles_up_over_a_long_stream() -> None:
 def test_gait_scores_are_the_same_to_the_bit_however_samples_arrive(
     fused: FusedDetector, cuts: list[int], seed: int
 ) -> None:
-    x = _gait(450, seed=seed)
-    detector = copy.deepcopy(fused)
-    fresh = detector.state
-    whole = detector.step(x)
-    end = detector.state
-    for edges in ([0, *sorted(set(cuts)), len(x)], list(range(len(x) + 1))):
-        detector.restore(fresh)
-        parts = []
-        for a, b in itertools.pairwise(edges):
-            parts.append(detector.step(x[a:b]))
-            if a % 7 == 0:  # kept and taken back by another one on the way
-                kept, detector = detector.state, copy.deepcopy(fused)
-                detector.restore(kept)
-        np.testing.assert_array_equal(np.concatenate(parts), whole)
-        for name, value in detector.state.items():
-            np.testing.assert_array_equal(value, end[name], err_msg=name)
+    assert_any_cut_gives_the_same_bits(copy.deepcopy(fused), _gait(450, seed=seed), cuts, every=7)
 
 
 @settings(max_examples=12, deadline=None)

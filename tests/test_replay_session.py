@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import math
 import os
@@ -12,7 +11,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -24,6 +22,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sent_packets import INTERVAL_NS, START_NS, packets
 
 from kinedge.cli.app import main
 from kinedge.cli.replay_session import gateway_of, sessions_by_subject
@@ -31,7 +30,6 @@ from kinedge.edge.config import GatewayConfig
 from kinedge.edge.hostclock import HostClock
 from kinedge.edge.service import EdgeService
 from kinedge.edge.store import EpisodeStore
-from kinedge.edge.tape import Tape
 from kinedge.edge.verdict import Verdict
 from kinedge.edge.verdict_hours import VerdictHours
 from kinedge.edge.verdict_json import verdict_as_json
@@ -46,7 +44,6 @@ from kinedge.firmware_bridge.recorder import SessionWriter
 from kinedge.firmware_bridge.replay import play_on_ptys
 from kinedge.firmware_bridge.segments import Tick
 from kinedge.firmware_bridge.session_log import SessionLog, link_events
-from kinedge.recording import Recording
 from kinedge.signals import ImuChunk, SensorSpec
 from kinedge.training.scenario import DemoEvent, demo_recording
 
@@ -56,9 +53,6 @@ import kinedge.cli.replay  # noqa: F401  registers its command
 
 SPEED = 6.0
 TIMEOUT_S = 90.0
-INTERVAL_NS = 20_000_000
-PACKET = 10
-START_NS = 10**12
 UTC_NS = 1_700_000_000 * 10**9
 
 Said = list[tuple[str, Verdict]]
@@ -71,25 +65,6 @@ class Clock:
 
     def __call__(self) -> int:
         return self.now_ns
-
-
-def packets(recording: Recording, *, start_ns: int = START_NS) -> list[ImuChunk]:
-    """Return a recording as two devices with clocks of their own would send it, in order of arrival."""
-    rng = np.random.default_rng(5)
-    chunks = []
-    for spec in recording.sensors:
-        columns = recording.columns(spec.name)
-        offset_ns = int(rng.integers(10**9, 10**12))
-        for first in range(0, len(recording) - PACKET + 1, PACKET):
-            at = np.arange(first, first + PACKET, dtype=np.int64) * INTERVAL_NS
-            rows = slice(first, first + PACKET)
-            values, valid = recording.values[rows, columns], recording.valid[rows, columns]
-            arrival_ns = start_ns + int(at[-1]) + int(rng.integers(1_000_000, 30_000_000))
-            none = np.zeros_like(valid)
-            chunks.append(
-                ImuChunk(spec.name, at + offset_ns, values, valid, none, INTERVAL_NS, host_time_ns=arrival_ns)
-            )
-    return sorted(chunks, key=lambda c: c.host_time_ns or 0)
 
 
 def write_session(
@@ -367,71 +342,6 @@ def test_sessions_that_do_not_belong_together_are_not_played_together(tmp_path: 
         sessions_by_subject([read_session(tmp_path / n) for n in ("monday", "tuesday")])
     with pytest.raises(ConfigError, match="speed"):
         RecordedSource({"p": read_session(tmp_path / "monday")}, speed=0)
-
-
-def test_a_recording_waits_for_a_disk_that_refuses_and_is_whole_once_it_takes(tmp_path: Path) -> None:
-    notes: list[str] = []
-    clock = HostClock()
-    tape = Tape(tmp_path, {"p": {}}, segment_s=0.5, clock=clock, note=notes.append)
-    chunks = packets(demo_recording(seed=1, duration_s=8, events=()))
-
-    async def run() -> None:
-        taping = asyncio.create_task(tape.run())
-        for sensor in ("wrist_left", "wrist_right"):
-            tape.put("p", sensor, DeviceInfo(SensorSpec(sensor), 50.0))
-        tape.folder.rename(tmp_path / "away")
-        for chunk in chunks[:40]:
-            tape.put("p", chunk.sensor, chunk)
-            tape.tick(clock.now_ns())
-        async with asyncio.timeout(TIMEOUT_S) if sys.version_info >= (3, 11) else contextlib.nullcontext():
-            while not notes:
-                tape.tick(clock.now_ns())
-                await asyncio.sleep(0.01)
-        (tmp_path / "away").rename(tape.folder)
-        for chunk in chunks[40:]:
-            tape.put("p", chunk.sensor, chunk)
-        tape.end()
-        await taping
-
-    asyncio.run(run())
-    assert len(notes) == 1
-    assert "cannot be written" in notes[0]
-    session = read_session(tape.folder / "p")
-    assert session.complete
-    assert [(c.sensor, c.host_time_ns) for c in session.chunks()] == [(c.sensor, c.host_time_ns) for c in chunks]
-    assert session.scored
-
-
-def test_what_is_heard_while_the_last_is_being_written_is_in_the_recording(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clock = HostClock()
-    tape = Tape(tmp_path, {"p": {}}, segment_s=0.5, clock=clock, note=lambda text: None)
-    chunks = packets(demo_recording(seed=1, duration_s=8, events=()))
-    writing, go_on = threading.Event(), threading.Event()
-    take = SessionLog.take
-
-    def slowly(*args: Any, **more: Any) -> None:
-        writing.set()
-        go_on.wait(TIMEOUT_S)
-        take(*args, **more)
-
-    monkeypatch.setattr(SessionLog, "take", slowly)
-
-    async def run() -> None:
-        taping = asyncio.create_task(tape.run())
-        for sensor in ("wrist_left", "wrist_right"):
-            tape.put("p", sensor, DeviceInfo(SensorSpec(sensor), 50.0))
-        await asyncio.to_thread(writing.wait, TIMEOUT_S)
-        for chunk in chunks:
-            tape.put("p", chunk.sensor, chunk)
-        tape.end()
-        go_on.set()
-        await taping
-
-    asyncio.run(run())
-    session = read_session(tape.folder / "p")
-    assert [c.host_time_ns for c in session.chunks()] == [c.host_time_ns for c in chunks]
 
 
 def lines_until(process: subprocess.Popen[str], n: int) -> list[str]:
