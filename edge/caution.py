@@ -369,7 +369,11 @@ def reasons_of(
                 warming = True
         for code, nats in lost.items():
             if nats >= _WORTH_NAMING:
-                text = _text(code, sensor, sensors, stream, i, scores, health, clock_ms)
+                text = (
+                    f"data from {sensor} was missing just before"
+                    if code == "missing" and scores.missing[stream, i] < gone / 2
+                    else _text(code, sensor, sensors, stream, i, scores, health, clock_ms)
+                )
                 found.append(Reason(code, text, nats, sensor))
     if warming:
         found.append(Reason("warming_up", "warming up: too little has been seen yet", 8.0))
@@ -394,10 +398,7 @@ def _text(
     clock_ms: F64 | None,
 ) -> str:
     if code == "missing":
-        now = float(scores.missing[stream, i])
-        return (
-            f"{now:.0%} of the data from {sensor} is missing" if now else f"data from {sensor} was missing just before"
-        )
+        return f"{scores.missing[stream, i]:.0%} of the data from {sensor} is missing"
     if code == "clock" and clock_ms is not None:
         return f"the times of {sensor} may be {clock_ms[stream, i]:.0f} ms apart from another sensor's"
     if health is None:

@@ -169,8 +169,9 @@ def test_unusual_but_not_rare_is_unsure_and_says_so() -> None:
 
 def test_what_was_missing_just_before_is_named_when_it_left_the_answer_open() -> None:
     _, state = weigh(scores(missing=np.array([[0.4, 0.0]])), unusual(0.9, 0.9, 0.1))
-    belief, _ = weigh(scores(), unusual(0.9, 0.9, 0.1), state)
-    (first, *_) = reasons_of(0, scores(), unusual(0.9, 0.9, 0.1), belief, SENSORS, CONFIG)
+    now = scores(missing=np.array([[0.01, 0.0]]))
+    belief, _ = weigh(now, unusual(0.9, 0.9, 0.1), state)
+    (first, *_) = reasons_of(0, now, unusual(0.9, 0.9, 0.1), belief, SENSORS, CONFIG)
     assert belief.decision[0] == Decision.UNSURE
     assert (first.code, first.sensor) == ("missing", "wrist_left")
     assert first.text == "data from wrist_left was missing just before"
