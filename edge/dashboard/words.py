@@ -12,7 +12,7 @@ from kinedge.edge.caution import Decision, Reason
 from kinedge.edge.enrolment import Enrolment
 from kinedge.edge.enrolment_audit import Audit
 from kinedge.edge.narrative import Language, abstention, place_name, reason_words, summarise, usual_without
-from kinedge.edge.promise import Watched, promise
+from kinedge.edge.promise import Watched, placing, promise
 from kinedge.edge.scoring import Scorer
 from kinedge.edge.verdict import Verdict
 
@@ -106,6 +106,11 @@ def calibration_words(watched: Watched | None, *, personal: bool, aligned: str) 
             else both("", "")
         )
         return both(f"calibration valid{note['en']}", f"calibrage valable{note['fr']}")
+    if watched.unplaced:
+        return both(
+            f"calibration not valid: {placing(watched.unplaced, watched.ways)}",
+            f"calibrage non valable : {placing(watched.unplaced, watched.ways, language='fr')}",
+        )
     minutes = max(1, math.ceil(watched.valid_in_s / 60))
     when_en = f"valid after {minutes} more minute{'s' if minutes > 1 else ''} of ordinary movement"
     when_fr = f"valable après encore {minutes} minute{'s' if minutes > 1 else ''} de mouvement ordinaire"
