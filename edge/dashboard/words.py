@@ -99,10 +99,10 @@ def calibration_words(watched: Watched | None, *, personal: bool, aligned: str) 
     if watched.valid:
         note = (
             both(
-                "; how the sensors sit today is being learned from walking, or from the guided poses",
-                " ; la position des capteurs est en cours d'apprentissage, par la marche ou les postures guidées",
+                "; how one of the sensors sits today is not known, and it is not heard either",
+                " ; on ne sait pas comment l'un des capteurs est posé aujourd'hui, et rien n'en est reçu",
             )
-            if aligned == "pending"
+            if aligned in ("pending", "partly", "failed")
             else both("", "")
         )
         return both(f"calibration valid{note['en']}", f"calibrage valable{note['fr']}")
