@@ -17,17 +17,18 @@ from typing import Any
 import numpy as np
 
 from kinedge.edge.calibration import UNSCORED
-from kinedge.edge.engine import Engine, EngineState
+from kinedge.edge.engine import Engine, EngineState, Surprise
 from kinedge.edge.grid import Grid
 from kinedge.edge.hop_facts import look_at
-from kinedge.edge.native import health, hops, loader, surprise
+from kinedge.edge.native import blocks, health, hops, loader, surprise
 from kinedge.edge.reliability import ReliabilityMonitor
+from kinedge.edge.scores import BlockScorer
 from kinedge.edge.state_rows import take_rows
 from kinedge.signals import IMU6, SensorSpec
 
 PERIOD_NS = 20_000_000
 IMU9 = (*IMU6, "mag_x", "mag_y", "mag_z")
-WHOLE: tuple[Any, ...] = (health, surprise)  # modules whose functions are all there, or none
+WHOLE: tuple[Any, ...] = (blocks, health, surprise)  # modules whose functions are all there, or none
 
 
 @contextmanager
@@ -162,6 +163,31 @@ def sensor_health(seed: int) -> None:
         states.reverse()
 
 
+def block_scores(seed: int) -> None:
+    """Surprise of hop after hop, in changing company, with gaps, and with a precision for all or for each."""
+    rng = np.random.default_rng(seed)
+    m = sensors_of(rng, hop=int(rng.choice([5, 10])))
+    m.sensors = [SimpleNamespace(channels=s.channels) for s in m.sensor_specs]
+    n, n_channels = int(rng.choice([1, 5, 33, 70])), m.n_channels
+    scorer = BlockScorer(m, rng.uniform(0.1, 2.0, (n_channels, n_channels)))
+    states = [scorer.initial_state(n) for _ in range(2)]
+    for turn in range(8):
+        rows = np.arange(n) if turn % 3 == 0 else rng.permutation(n)[: int(rng.integers(1, n + 1))]
+        shape = (len(rows), m.hop, len(m.horizons), n_channels)
+        z = rng.normal(0, 3, shape).astype(np.float32)
+        told = Surprise(z, rng.normal(0, 9, shape).astype(np.float32), rng.random(shape) < rng.choice([0.1, 0.3, 1.0]))
+        values = worn(rng, len(rows), m.sensor_specs, np.array(m.center), m.hop)
+        valid, saturated = lossy(rng, values.shape), rng.random(values.shape) < 0.1
+        seen = look_at(values, valid, saturated)
+        own = rng.uniform(0.1, 2.0, (len(rows), n_channels, n_channels)) if turn % 2 else None
+        found = scorer.advance(told, values, valid, saturated, states[0], rows, precision=own, facts=seen)
+        assert scorer._native is not None and scorer._native._told is states[0]
+        with numpy_only():
+            same(found, scorer.advance(told, values, valid, saturated, states[1], rows, precision=own, facts=seen))
+        same(states[0], states[1])
+        states.reverse()
+
+
 def grid(seed: int) -> None:
     """Chunks of several people and sensors, with gaps, jitter, what is not finite, bursts and people who leave."""
     rng = np.random.default_rng(seed)
@@ -277,7 +303,7 @@ def engine(seed: int) -> None:
     assert isinstance(states[0], EngineState)
 
 
-CASES = {"facts": facts, "health": sensor_health, "grid": grid, "engine": engine}
+CASES = {"blocks": block_scores, "facts": facts, "health": sensor_health, "grid": grid, "engine": engine}
 
 
 if __name__ == "__main__":

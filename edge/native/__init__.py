@@ -4,6 +4,7 @@ It is optional. :func:`library` is None where it was not built, is of other sour
 ``KINEDGE_NATIVE=0``; then numpy does the work, and every verdict is the same.
 """
 
+from kinedge.edge.native.blocks import NativeBlocks
 from kinedge.edge.native.health import NativeHealth
 from kinedge.edge.native.hops import drop_before, interpolate, look_at
 from kinedge.edge.native.loader import ENVIRONMENT, implementation, library
@@ -11,6 +12,7 @@ from kinedge.edge.native.surprise import NativeStep
 
 __all__ = [
     "ENVIRONMENT",
+    "NativeBlocks",
     "NativeHealth",
     "NativeStep",
     "drop_before",
