@@ -13,6 +13,7 @@ from typing import Final
 
 import numpy as np
 
+from kinedge.edge import native
 from kinedge.edge.grid import Grid
 from kinedge.edge.grid_buffers import HOST_TIME, host_time
 from kinedge.errors import SignalError
@@ -39,6 +40,7 @@ class _Feed:
     columns: list[int] | None
     n_columns: int  # of chunks
     clock_row: int  # in the table of clocks; -1 for a clock that is not there
+    number: int  # of its numbers among those of all feeds
 
 
 def _picked(chunk: ImuChunk, columns: list[int]) -> ImuChunk:
@@ -178,29 +180,30 @@ class Arrivals:
                 return
         device_ns = np.concatenate(times)
         ends = np.cumsum(lengths)
-        rows = np.array([feed.clock_row for feed, _ in arrived], np.intp)
+        starts = ends - lengths
+        rows, people, columns = self._numbers.take([feed.number for feed, _ in arrived], axis=1)
         try:
             came_ns = np.array([chunk.host_time_ns for _, chunk in arrived], np.int64)
         except OverflowError:
             came_ns = np.full(len(arrived), FOREVER)
-        if max(np.abs(came_ns).max(), np.abs(device_ns[ends - 1]).max()) >= SANE:
+        last_ns = device_ns[ends - 1]
+        if max(np.abs(came_ns).max(), np.abs(last_ns).max()) >= SANE:
             self._take_in_each(arrived)
             return
-        found = self._table.update(rows, device_ns[ends - 1], came_ns, self._update_alone)
-        n = int(lengths[0])
-        if (lengths == n).all():
-            host_ns = host_time(device_ns.reshape(-1, n), *(a[:, None] for a in found)).reshape(-1)
-        else:
+        found = native.update_clocks(self._table, rows, last_ns, came_ns, self._update_alone)
+        host_ns = native.host_times(device_ns, lengths, found)
+        if host_ns is None:
             host_ns = host_time(device_ns, *(a.repeat(lengths) for a in found))
-        people = np.array([feed.row for feed, _ in arrived], np.intp)
-        columns = np.array([feed.column for feed, _ in arrived], np.intp)
         chunks = [chunk if feed.columns is None else _picked(chunk, feed.columns) for feed, chunk in arrived]
-        for column in range(len(self._grid.sensors)):
-            mine = columns == column
-            at = np.flatnonzero(mine)
-            if len(at):
-                of = [chunks[k] for k in at.tolist()]
-                self._grid.put_many(column, people[at], lengths[at], host_ns[mine.repeat(lengths)], of)
+        if len(self._grid.sensors) == 1:
+            self._grid.put_many(0, people, lengths, starts, host_ns, chunks)
+        else:
+            for column in range(len(self._grid.sensors)):
+                at = np.flatnonzero(columns == column)
+                if len(at):
+                    of = [chunks[k] for k in at.tolist()]
+                    self._grid.put_many(column, people[at], lengths[at], starts[at], host_ns, of)
+        self._grid.look_at(people)
 
     def _take_in_each(self, arrived: list[tuple[_Feed, ImuChunk]]) -> None:
         for feed, chunk in arrived:
@@ -237,6 +240,9 @@ class Arrivals:
             clock.move_to(ClockTable(1), 0)
         self._table, self._mapped = table, used
         self._feeds.clear()  # they know rows of the table before
+        # of each feed: the row of its clock, of its person, and its column
+        self._numbers = np.zeros((3, len(self._row) * len(self._channels)), np.intp)
+        self._number_of: dict[tuple[str, str], int] = {}
 
     def _feed(self, subject: str, chunk: ImuChunk, channels: tuple[str, ...]) -> _Feed | None:
         """Look up where the chunks of a sensor go, when something about them is new; None for one nobody uses."""
@@ -259,9 +265,11 @@ class Arrivals:
             self._grid.reset_sensor(row, sensor)
         self._boot_ids[key] = chunk.boot_id
         clock_row = self._in_table(clock) if type(clock) is ClockMap else -1
+        column, number = self._grid.column(sensor), self._number_of.setdefault(key, len(self._number_of))
+        self._numbers[:, number] = clock_row, row, column
         feed = _Feed(
             row=row,
-            column=self._grid.column(sensor),
+            column=column,
             clock=clock,
             is_map=clock_row >= 0,
             boot_id=chunk.boot_id,
@@ -269,6 +277,7 @@ class Arrivals:
             columns=columns,
             n_columns=len(channels),
             clock_row=clock_row,
+            number=number,
         )
         self._feeds[key] = feed
         return feed

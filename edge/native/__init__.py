@@ -5,6 +5,7 @@ It is optional. :func:`library` is None where it was not built, is of other sour
 """
 
 from kinedge.edge.native.blocks import NativeBlocks
+from kinedge.edge.native.clocks import clock_bounds, host_times, lay, update_clocks
 from kinedge.edge.native.health import NativeHealth
 from kinedge.edge.native.hops import drop_before, interpolate, look_at
 from kinedge.edge.native.loader import ENVIRONMENT, implementation, library
@@ -15,9 +16,13 @@ __all__ = [
     "NativeBlocks",
     "NativeHealth",
     "NativeStep",
+    "clock_bounds",
     "drop_before",
+    "host_times",
     "implementation",
     "interpolate",
+    "lay",
     "library",
     "look_at",
+    "update_clocks",
 ]
