@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kinedge.edge import native
 from kinedge.edge.grid import Grid
@@ -22,6 +23,9 @@ from kinedge.firmware_bridge.clock_table import FOREVER, SANE, ClockTable
 from kinedge.signals import ImuChunk
 
 __all__ = ["Arrivals"]
+
+F64 = NDArray[np.float64]
+Rows = NDArray[np.intp]
 
 _FEW: Final = 24  # chunks that are taken in one by one, as a step for all costs more
 _MANY: Final = 1024  # chunks that wait at most to be taken in: more of them leave the caches
@@ -97,7 +101,7 @@ class Arrivals:
         """Map a sensor by this clock from its next chunk on."""
         self.settle()
         self.clocks[subject][sensor] = clock
-        self._feeds.pop((subject, sensor), None)
+        self._forget_feed(subject, sensor)
 
     def hand_over(self, sensor: str, *, giver: str, taker: str) -> None:
         """Let a sensor be of another person from its next chunk on, with its clock.
@@ -114,7 +118,7 @@ class Arrivals:
         self.clocks[taker][sensor] = clock
         boot_id = self._boot_ids.get((giver, sensor))
         for subject in (giver, taker):
-            self._feeds.pop((subject, sensor), None)
+            self._forget_feed(subject, sensor)
             self._boot_ids.pop((subject, sensor), None)
         if boot_id is not None:
             self._boot_ids[(taker, sensor)] = boot_id
@@ -123,8 +127,30 @@ class Arrivals:
         """Forget a sensor that nobody wears any more."""
         self.settle()
         self.clocks[subject].pop(sensor, None)
-        self._feeds.pop((subject, sensor), None)
+        self._forget_feed(subject, sensor)
         self._boot_ids.pop((subject, sensor), None)
+
+    def _forget_feed(self, subject: str, sensor: str) -> None:
+        self._feeds.pop((subject, sensor), None)
+        if sensor in self._channels:
+            self._bounded[self._row[subject], self._grid.column(sensor)] = -1
+
+    def error_bounds_ns(self, people: Rows) -> tuple[F64, F64] | None:
+        """Return by how much mapped times of all sensors of some people may be early, and late, as their clocks do.
+
+        Returns
+        -------
+        early, late : (n_people, n_sensors)
+            Whole ns; NaN where a clock must be asked. None where each must be.
+        """
+        self.settle()
+        rows, delay_ns, shift_ns = np.moveaxis(self._bounded[people], 2, 0)
+        bounds = native.clock_bounds(self._table, rows.reshape(-1))
+        if bounds is None:
+            return None
+        line, to_move = bounds.reshape(2, *rows.shape)
+        more = to_move + shift_ns
+        return np.rint(line + more), np.rint(delay_ns + more)
 
     def push(self, subject: str, chunk: ImuChunk, channels: Sequence[str]) -> None:
         """Take a chunk, see ``Pipeline.push``."""
@@ -243,6 +269,8 @@ class Arrivals:
         # of each feed: the row of its clock, of its person, and its column
         self._numbers = np.zeros((3, len(self._row) * len(self._channels)), np.intp)
         self._number_of: dict[tuple[str, str], int] = {}
+        # of each person and column: the row of the clock, -1 where it must be asked itself, and what that was told
+        self._bounded = np.full((len(self._row), len(self._channels), 3), -1, np.int64)
 
     def _feed(self, subject: str, chunk: ImuChunk, channels: tuple[str, ...]) -> _Feed | None:
         """Look up where the chunks of a sensor go, when something about them is new; None for one nobody uses."""
@@ -267,6 +295,7 @@ class Arrivals:
         clock_row = self._in_table(clock) if type(clock) is ClockMap else -1
         column, number = self._grid.column(sensor), self._number_of.setdefault(key, len(self._number_of))
         self._numbers[:, number] = clock_row, row, column
+        self._bounded[row, column] = (clock_row, *clock.known_ns) if type(clock) is ClockMap else -1
         feed = _Feed(
             row=row,
             column=column,

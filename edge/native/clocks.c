@@ -186,20 +186,26 @@ API int64_t kinedge_clocks(int64_t *table_ints, double *table_floats, int64_t *t
 }
 
 /* What bounds the error of mapped times near the last update of the clocks in these rows (n), as ClockMap does it but
- * for what the map itself knows of its delay: bounds (2, n): the least by which a line may be early, and what the
- * published time still has to move. -1 where a row or its bins are outside, or a clock is for its own map.
+ * for what the map itself knows of its delay: bounds (2, n): by how much the line may be early, and what the published
+ * time still has to move; no number where the row is negative, or the map is to be asked itself. -1 where a row or its
+ * bins are outside.
  */
 API int32_t kinedge_clock_bounds(const int64_t *table_ints, const double *table_floats, const int64_t *table_at,
                                  const int64_t *table_residual, int64_t n_table, const int64_t *rows, int64_t n,
                                  double *bounds)
 {
     for (int64_t k = 0; k < n; k++) {
-        if (rows[k] < 0 || rows[k] >= n_table)
+        bounds[k] = bounds[n + k] = NAN;
+        if (rows[k] >= n_table)
             return -1;
+        if (rows[k] < 0)
+            continue;
         const int64_t *ints = table_ints + rows[k] * N_INTS, *at = table_at + rows[k] * N_BINS;
         const int64_t *residual = table_residual + rows[k] * N_BINS;
         const double *floats = table_floats + rows[k] * N_FLOATS;
-        if (ints[START] < 0 || ints[END] > N_BINS || ints[START] >= ints[END] || ints[ALONE] || ints[N_UPDATES] <= 0)
+        if (ints[ALONE] || ints[N_UPDATES] <= 0)
+            continue;
+        if (ints[START] < 0 || ints[END] > N_BINS || ints[START] >= ints[END])
             return -1;
         const int64_t now = ints[NOW];
         double least = INFINITY;

@@ -74,12 +74,13 @@ def _of_table(table: ClockTable) -> tuple[Any, ...]:
 
 
 def clock_bounds(table: ClockTable, rows: Rows) -> F64 | None:
-    """Return what bounds the errors of some clocks, of which none is to be asked itself; None where each must be.
+    """Return what bounds the errors of some clocks, those in rows that are not negative; None where each must be asked.
 
     Returns
     -------
     (2, n_rows)
-        By how much each line may be early at least, and what the published time still has to move, ns.
+        By how much each line may be early, and what the published time still has to move, ns; NaN where the clock must
+        be asked.
     """
     functions, rows = _functions(), np.ascontiguousarray(rows, np.int64)
     if functions is None:
