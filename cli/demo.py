@@ -20,6 +20,7 @@ from kinedge.cli.app import app
 from kinedge.cli.live import LiveView
 from kinedge.cli.session import found_episode, run_folder, running, running_collector
 from kinedge.edge.caution import Decision
+from kinedge.edge.narrative import usual_without
 from kinedge.edge.pipeline import Scored
 from kinedge.edge.store import EpisodeStore
 from kinedge.edge.verdict import Verdict
@@ -87,6 +88,7 @@ def _run_edge(
         view.take(scored, verdict)
         why = verdict.reasons[0].text if verdict.reasons and verdict.decision is Decision.UNSURE else ""
         decisions[(verdict.decision, verdict.reasons[0].code if why else "")] += 1
+        why = usual_without(verdict.without) if verdict.without else why
         line = f"{verdict.decision.word}{': ' + why if why else ''}"
         if not console.is_terminal and line != last:
             console.print(line, highlight=False)

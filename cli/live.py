@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kinedge.edge.caution import Decision
+from kinedge.edge.narrative import usual_without
 from kinedge.edge.pipeline import Scored
 from kinedge.edge.service import EdgeService
 from kinedge.edge.verdict import Verdict
@@ -119,6 +120,9 @@ class LiveView:
         if v.decision is Decision.ANOMALOUS:
             share = v.sensor_share[v.top_sensor]
             answer.append(f"  the surprise starts at {v.top_sensor} ({share:.0%}), {v.top_channel}", style="default")
+        elif v.without:
+            answer = Text(usual_without(v.without).upper(), style=_STYLE[Decision.UNSURE])
+            answer.append("  " + "; ".join(r.text for r in v.reasons[:2]), style="default")
         elif v.reasons:
             answer.append("  " + "; ".join(r.text for r in v.reasons[:2]), style="default")
         grid.add_row("answer", answer)

@@ -177,7 +177,7 @@ async def play(
     clock = HostClock(speed=speed)
     counts = {d: 0 for d in Decision}
     service = EdgeService(
-        config, host_clock=clock, on_scored=lambda _, v: counts.update({v.decision: counts[v.decision] + 1})
+        config, host_clock=clock, on_scored=lambda _, v: counts.update({v.of_all: counts[v.of_all] + 1})
     )
     stop = asyncio.Event()
     serving = asyncio.create_task(service.run(stop))

@@ -72,7 +72,7 @@ def replay_sessions(
     counts: Counter[Decision] = Counter()
 
     def on_scored(scored: Scored, verdict: Verdict) -> None:
-        counts[verdict.decision] += 1
+        counts[verdict.of_all] += 1
         if as_json:
             model = {"model_digest": service.scorer.bundle.digest}
             sys.stdout.write(json.dumps({**verdict_as_json(scored.subject, verdict), **model}) + "\n")

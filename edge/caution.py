@@ -15,9 +15,10 @@ rest on likelihood alone (Shafer 1976, chapter 11):
 "Anomalous anywhere" is an OR: of two arms a normal one halves the odds of the other and never outvotes it, as it would
 in Dempster's rule. Nothing is believed to be normal unless every sensor can be trusted: one that is silent, flat,
 stuck, copied, off the body or out of time ends "normal" at once; lost packets and clipping, which come and go, do so
-when the sensor could not be trusted for 15 s. What is not believed of the one is plausible of the other:
-``Pl(anomalous) = 1 - Bel(normal)``. An answer is given when its belief is high, and "anomalous" only of a block that is
-rare among the cohort's; otherwise it is "unsure", with what stood in the way.
+when the sensor could not be trusted for 15 s. With ``without_sensor = "others"`` the sensors that are left may be
+called normal, from a higher belief on, and those that are not are named. What is not believed of the one is plausible
+of the other: ``Pl(anomalous) = 1 - Bel(normal)``. An answer is given when its belief is high, and "anomalous" only of a
+block that is rare among the cohort's; otherwise it is "unsure", with what stood in the way.
 
 The reliability is a product of shares of trust, one for each thing that can be wrong: ``(1 - missing)^0.3``,
 ``1 - saturated``, ``1 - repeated`` and so on, 0 for a flat line or the copy of another sensor
@@ -27,17 +28,16 @@ The reliability is a product of shares of trust, one for each thing that can be 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from enum import IntEnum
 from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
 
-from kinedge.config import Config
 from kinedge.edge.calibration import UNSCORED, Calibration, Unusualness
+from kinedge.edge.caution_setting import CautionConfig
 from kinedge.edge.reliability import CLIPPED_POWER, SensorHealth
 from kinedge.edge.scores import BlockScores
 
@@ -66,9 +66,6 @@ _LONG_S: Final = 3600.0  # counted no further: a checkpoint takes finite numbers
 _SWAPPED: Final = 0.2
 _CLOCK_MS: Final = (60.0, 160.0)  # apart: as good as aligned; as bad as a fault (docs/caution.md)
 
-_ALPHA: Final = 0.07
-_UNSURE: Final = 0.57  # cost of an unsure answer, where a false call and a miss cost 1
-
 
 class Decision(IntEnum):
     """The three answers."""
@@ -88,61 +85,6 @@ _WORDS: Final[dict[Decision, Literal["normal", "anomalous", "unsure"]]] = {
     Decision.ANOMALOUS: "anomalous",
     Decision.UNSURE: "unsure",
 }
-
-
-class CautionConfig(Config):
-    """When an answer is given, and when not.
-
-    One knob, ``miss_cost``, sets the other three; each may still be given by itself. With the cost ``k`` of a miss
-    (in false calls) shared out evenly, a miss costs ``sqrt(k)`` and a false call ``1 / sqrt(k)``. An answer is given
-    when, even at its least plausible, it is expected to cost less than saying "unsure" would.
-    """
-
-    miss_cost: float = Field(
-        default=1.0, ge=0.1, le=10, description="what calling a change normal costs, in false calls of a change"
-    )
-    alpha: float = Field(
-        default=_ALPHA, gt=0, lt=1, description="a block is rare when at most this share of the cohort's is as unusual"
-    )
-    min_belief_anomalous: float = Field(
-        default=1 - _UNSURE, ge=0, le=1, description="below it nothing is called different; left out: of miss_cost"
-    )
-    min_belief_normal: float = Field(
-        default=1 - _UNSURE, ge=0, le=1, description="below it nothing is called normal; left out: of miss_cost"
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _follow_the_knob(cls, given: Any) -> Any:
-        if not isinstance(given, Mapping):
-            return given
-        cost = given.get("miss_cost")
-        if isinstance(cost, bool) or not isinstance(cost, int | float) or not 0.1 <= cost <= 10:
-            return given  # the defaults, or an error that names the field
-        root = math.sqrt(cost)
-        derived = {
-            "alpha": _ALPHA * cost,
-            "min_belief_anomalous": min(max(1 - _UNSURE * root, 0.05), 0.95),
-            "min_belief_normal": min(max(1 - _UNSURE / root, 0.05), 0.95),
-        }
-        return {**derived, **given}
-
-    @property
-    def meaning(self) -> str:
-        """What the setting means, in words; shown wherever the setting is."""
-        k = self.miss_cost
-        weighs = (
-            "a missed change weighs as much as a false call"
-            if k == 1
-            else f"a missed change weighs as much as {k:g} false calls"
-            if k > 1
-            else f"a false call weighs as much as {1 / k:g} missed changes"
-        )
-        return (
-            f"{weighs}: normal is said from a belief of {self.min_belief_normal:.2f} on, anomalous from "
-            f"{self.min_belief_anomalous:.2f} on and if at most {self.alpha:.1%} of ordinary blocks are as unusual; "
-            "everything else is unsure"
-        )
 
 
 @dataclass(frozen=True)
@@ -213,6 +155,11 @@ class Belief:
         be trusted.
     lost : (n_streams, n_sensors)
         Share of the data that was missing in this block or, fading, in one of the last seconds.
+    others : (n_streams,)
+        Belief that what the other sensors show is as usual, where one is out; 0 unless that is asked for. It is no part
+        of ``normal``.
+    without : (n_streams, n_sensors) bool
+        Sensors that "normal" is said without; none of any other answer.
     """
 
     normal: F64
@@ -222,6 +169,8 @@ class Belief:
     lean: F64
     decisive: F64
     lost: F64
+    others: F64
+    without: NDArray[np.bool_]
 
     @property
     def plausible_normal(self) -> F64:
@@ -312,6 +261,13 @@ def believe(
     is_anomalous = (anomalous > config.min_belief_anomalous) & (unusual.p_value <= config.alpha)
     is_normal = normal > config.min_belief_normal  # never both: one of the beliefs is 0
     decision = np.where(is_anomalous, Decision.ANOMALOUS, np.where(is_normal, Decision.NORMAL, Decision.UNSURE))
+    others, without = np.zeros(len(mean)), np.zeros(trusted.shape, bool)
+    if config.without_sensor == "others":
+        out = lasting < _TRUSTED
+        others = _believe_others(log_odds, mean, out, reliability, health)
+        by_others = (decision == Decision.UNSURE) & (others > config.min_belief_others)
+        decision = np.where(by_others, Decision.NORMAL, decision)
+        without = by_others[:, None] & out
     alone = np.where(heard, np.exp(log_lr), 0.0).sum(axis=1) / np.maximum(heard.sum(axis=1), 1)
     wholly = (1 - alone) / max(config.min_belief_normal, 1e-9)
     odd = (1 - 1 / np.maximum(alone, 1e-9)) / max(config.min_belief_anomalous, 1e-9)
@@ -323,8 +279,27 @@ def believe(
         lean=np.log(mean),
         decisive=np.maximum(wholly, odd),
         lost=lost,
+        others=others,
+        without=without,
     )
     return belief, BeliefState(log_odds, doubted_s, lost)
+
+
+def _believe_others(
+    log_odds: F64, mean: F64, out: NDArray[np.bool_], reliability: F64, health: SensorHealth | None
+) -> F64:
+    """Return the belief (n_streams,) that the sensors that are not ``out`` are normal; 0 where none is, or all are.
+
+    Of the others nothing is bridged: each must be trusted now. So nothing is left out for clipping or loss, which come
+    with movement. What a sensor last said of a change before it was out is remembered as long as evidence is.
+    """
+    n = (~out).sum(axis=1)
+    odds = np.where(out, 0.0, np.exp(log_odds)).sum(axis=1) / np.maximum(n, 1)
+    surely = ((reliability >= _TRUSTED) | out).all(axis=1) & (mean < 1)
+    others = np.where(surely & out.any(axis=1) & (n > 0), np.maximum(1 - odds, 0.0), 0.0)
+    if health is not None:
+        others *= (1 - health.swapped).min(axis=1)
+    return others
 
 
 def _faded(log_odds: F64, keep: float) -> F64:

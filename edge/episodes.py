@@ -18,7 +18,7 @@ from kinedge.arrays import arrays_to_npz
 from kinedge.canonical import sha256_hex
 from kinedge.config import Config
 from kinedge.edge.caution import Decision, Reason
-from kinedge.edge.narrative import Phrase, abstention, summarise
+from kinedge.edge.narrative import Phrase, abstention, summarise, usual_without
 from kinedge.edge.verdict import Verdict
 from kinedge.envelope import Abstention, Contribution, Explanation, RawSlice, TrailPoint
 from kinedge.signals import Quantity, quantity_of
@@ -278,8 +278,8 @@ def _note(o: _Open, verdict: Verdict, point: TrailPoint, end_utc_ns: int) -> Non
     if len(o.trail) < _MAX_TRAIL:
         o.trail.append(point)
     o.n_verdicts += 1
-    o.n_unsure += verdict.decision is Decision.UNSURE
-    for r in verdict.reasons[:1] if verdict.decision is Decision.UNSURE else ():
+    o.n_unsure += verdict.of_all is Decision.UNSURE
+    for r in verdict.reasons[:1] if verdict.of_all is Decision.UNSURE else ():
         o.unsure.setdefault((r.code, r.sensor), []).append(r)
     if verdict.decision is not Decision.ANOMALOUS:
         return
@@ -301,19 +301,20 @@ def _note(o: _Open, verdict: Verdict, point: TrailPoint, end_utc_ns: int) -> Non
 
 
 def _trail_point(verdict: Verdict, end_utc_ns: int) -> TrailPoint:
+    said = (usual_without(verdict.without),) if verdict.without else ()
     return TrailPoint(
         wall_time_utc_ns=end_utc_ns,
-        decision=verdict.decision.word,
+        decision=verdict.of_all.word,
         score=round(verdict.score, 6),
         p_value=round(verdict.p_value, 9),
         belief_normal=round(verdict.belief_normal, 6),
         belief_anomalous=round(verdict.belief_anomalous, 6),
-        reasons=tuple(r.text for r in verdict.reasons),
+        reasons=(*said, *(r.text for r in verdict.reasons)),
     )
 
 
 def _how_it_ended(quiet: list[Verdict]) -> Ended:
-    if any(v.decision is Decision.NORMAL for v in quiet):
+    if any(v.of_all is Decision.NORMAL for v in quiet):
         return "as_usual"
     lost = sum(bool(v.reasons) and v.reasons[0].code == "no_data" for v in quiet)
     return "sensor_lost" if lost * 2 > len(quiet) else "unclear"

@@ -10,7 +10,7 @@ Source of the form: Yager, "A new approach to the summarization of data", Inform
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -26,6 +26,7 @@ __all__ = [
     "reason_words",
     "slow_change",
     "summarise",
+    "usual_without",
     "why_not",
 ]
 
@@ -265,6 +266,12 @@ def why_not(code: str, sensor: str | None, *, language: Language = "en") -> str:
         return code.replace("_", " ")
     place = place_name(sensor, language=language) if sensor else ""
     return words[_LANGUAGES.index(language)].format(place=place, from_place=_from(place))
+
+
+def usual_without(sensors: Sequence[str], *, language: Language = "en") -> str:
+    """Say that all is as usual, but for sensors that could not be asked."""
+    usual, joined = (("as usual, without ", " and "), ("comme d'habitude, sans ", " et "))[_LANGUAGES.index(language)]
+    return _sentence(usual + joined.join(place_name(sensor, language=language) for sensor in sensors))
 
 
 def slow_change(kind: str, *, sensor: str, day: str, value: float, expected: float) -> dict[Language, str]:

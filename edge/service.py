@@ -463,7 +463,7 @@ class EdgeService:
         began_ns = time.perf_counter_ns()
         verdict = scored.batch.verdict(scored.stream)
         end_utc_ns = self.episodes.step(scored, verdict)
-        self.verdict_counts[verdict.decision.word] += 1
+        self.verdict_counts[verdict.of_all.word] += 1
         if self._source is not None or self._wall.is_set:  # hours of 1970 are nobody's
             self.tally.add(scored.subject, verdict, self.episodes.builders[scored.subject], end_utc_ns=end_utc_ns)
         self.times.add("decide", (time.perf_counter_ns() - began_ns) / 1e9)

@@ -57,6 +57,8 @@ class Verdict:
     add up to 1: the rest is "cannot tell". ``channel_share`` and ``sensor_share`` say where the surprise starts, and
     ``smallest_set`` which few channels account for most of it (empty when the answer is normal).
     ``sensor_movement`` is how much each sensor moved: 0 as the median, 1 a step of the usual range more.
+    ``without`` names the sensors that "normal" leaves out, and is empty for every other answer; ``belief_others`` is
+    what that rests on, and no part of ``belief_normal``.
     """
 
     end_tick: int
@@ -76,6 +78,16 @@ class Verdict:
     smallest_set: tuple[str, ...] = ()
     basis: Basis = Basis()
     watched: Watched | None = None
+    without: tuple[str, ...] = ()
+    belief_others: float = 0.0
+
+    @property
+    def of_all(self) -> Decision:
+        """What is said of all sensors together: unsure where "normal" is said without one.
+
+        Whatever counts or keeps answers and has no room for names goes by this.
+        """
+        return Decision.UNSURE if self.without else self.decision
 
     @property
     def plausible_normal(self) -> float:
@@ -150,6 +162,7 @@ class VerdictBatch:
             decision = Decision.UNSURE
             reasons = (*reasons, Reason("not_valid", watched.why_invalid, 7.0))
             reasons = tuple(sorted(reasons, key=lambda r: -r.weight))
+        left_out = self.belief.without[stream] if decision is Decision.NORMAL else ()
         return Verdict(
             end_tick=self.end_tick,
             host_time_ns=self.host_time_ns,
@@ -168,6 +181,8 @@ class VerdictBatch:
             smallest_set=() if decision is Decision.NORMAL else self._smallest_set(stream),
             basis=self.bases[stream] if self.bases else Basis(),
             watched=watched,
+            without=tuple(s for s, out in zip(self.sensors, left_out, strict=False) if out),
+            belief_others=float(self.belief.others[stream]),
         )
 
     def _smallest_set(self, stream: int) -> tuple[str, ...]:

@@ -225,8 +225,8 @@ class VerdictTally:
                 del self._waiting[next(iter(self._waiting))]
                 self.n_dropped += 1
             counted = self._waiting[key] = _Counted(hop_s, basis)
-        counted.counts[verdict.decision.word] += 1
-        if verdict.decision is Decision.UNSURE:
+        counted.counts[verdict.of_all.word] += 1
+        if verdict.of_all is Decision.UNSURE:
             first = verdict.reasons[0] if verdict.reasons else None
             counted.reasons[(first.code, first.sensor or "") if first else (_UNNAMED, "")] += 1
 

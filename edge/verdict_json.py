@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from kinedge.edge.caution import Decision
-from kinedge.edge.narrative import abstention
+from kinedge.edge.narrative import abstention, usual_without
 from kinedge.edge.verdict import Basis, Verdict
 
-__all__ = ["basis_fields", "verdict_as_json", "watched_fields", "why_unsure"]
+__all__ = ["basis_fields", "verdict_as_json", "watched_fields", "why_unsure", "without_fields"]
 
 
 def basis_fields(basis: Basis) -> dict[str, Any]:
@@ -27,6 +27,20 @@ def why_unsure(verdict: Verdict) -> dict[str, Any]:
         return {}
     first = verdict.reasons[0]
     return {"why_unsure": {"en": abstention(first), "fr": abstention(first, language="fr")}}
+
+
+def without_fields(verdict: Verdict) -> dict[str, Any]:
+    """Return which sensors "normal" leaves out, also in words; nothing where it leaves out none."""
+    if not verdict.without:
+        return {}
+    return {
+        "without": list(verdict.without),
+        "belief_others": round(verdict.belief_others, 4),
+        "usual_without": {
+            "en": usual_without(verdict.without),
+            "fr": usual_without(verdict.without, language="fr"),
+        },
+    }
 
 
 def watched_fields(verdict: Verdict) -> dict[str, Any]:
@@ -63,6 +77,7 @@ def verdict_as_json(subject: str, verdict: Verdict) -> dict[str, Any]:
             {"code": r.code, "text": r.text, "sensor": r.sensor, "weight": round(r.weight, 4)} for r in verdict.reasons
         ],
         **why_unsure(verdict),
+        **without_fields(verdict),
         "sensor_share": {k: round(v, 4) for k, v in verdict.sensor_share.items()},
         "top_channel": verdict.top_channel,
         "calibration": verdict.basis.calibration,

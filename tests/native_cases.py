@@ -9,31 +9,39 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
+from kinedge.edge.calibration import UNSCORED
 from kinedge.edge.engine import Engine, EngineState
 from kinedge.edge.grid import Grid
 from kinedge.edge.hop_facts import look_at
-from kinedge.edge.native import hops, loader, surprise
+from kinedge.edge.native import health, hops, loader, surprise
+from kinedge.edge.reliability import ReliabilityMonitor
+from kinedge.edge.state_rows import take_rows
 from kinedge.signals import IMU6, SensorSpec
 
 PERIOD_NS = 20_000_000
+IMU9 = (*IMU6, "mag_x", "mag_y", "mag_z")
+WHOLE: tuple[Any, ...] = (health, surprise)  # modules whose functions are all there, or none
 
 
 @contextmanager
 def numpy_only() -> Iterator[None]:
     """Let numpy do the work for a while."""
-    kept = hops._functions, surprise._functions
+    kept = {module: module._functions for module in (hops, *WHOLE)}
     hops._functions = lambda: (None,) * len(hops._SIGNATURES)  # type: ignore[assignment]
-    surprise._functions = lambda: None  # type: ignore[assignment]
+    for module in WHOLE:
+        module._functions = lambda: None
     try:
         yield
     finally:
-        hops._functions, surprise._functions = kept
+        for module, functions in kept.items():
+            module._functions = functions  # type: ignore[attr-defined]
 
 
 def same(a: Any, b: Any) -> None:
@@ -76,30 +84,82 @@ def facts(seed: int) -> None:
         same(found, look_at(values, valid, saturated, pairs=pairs))
 
 
-def marks(seed: int) -> None:
-    """Samples that repeat themselves, within a sensor, between sensors and from hop to hop, with gaps."""
+SENSORS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("wrist_left", IMU6),
+    ("wrist_right", IMU6),
+    ("back", IMU6[:3]),
+    ("ankle", IMU9),
+    ("wrist_left", IMU9),
+    ("wrist_right", IMU9),
+    ("back", IMU6[2:5]),
+    ("ankle", IMU6[3:]),
+)
+
+
+def worn(rng: np.random.Generator, n: int, specs: list[SensorSpec], center: np.ndarray, n_samples: int) -> np.ndarray:
+    """Samples (n, n_samples, n_channels) of people with sensors that are still, copies, exchanged, clipped or stuck."""
+    values = center + rng.normal(size=(n, n_samples, len(center)))
+    edges = np.cumsum([0, *(s.n_channels for s in specs)])
+    parts = [slice(a, b) for a, b in pairwise(edges)]
+    for stream in values:
+        kind, at, other = rng.integers(6), *(parts[i] for i in rng.integers(0, len(parts), 2))
+        if kind == 0:
+            stream[:, at] = center[at] + rng.choice([0, 1e-3, 30]) * rng.normal(size=(1, at.stop - at.start))
+        elif kind == 1 and at.stop - at.start == other.stop - other.start:
+            stream[:, at] = stream[:, other] * rng.choice([1.0, 1.001])
+        elif kind == 2 and at.stop - at.start == other.stop - other.start:
+            stream[:, [*range(*at.indices(99))]], stream[:, other] = stream[:, other].copy(), stream[:, at].copy()
+        elif kind == 3:
+            stream[:, at] = np.clip(stream[:, at], center[at] - 0.2, center[at] + 0.7)
+        elif kind == 4:
+            stream[:, at] = stream[rng.integers(0, 3, n_samples), at]
+    return values.astype(np.float32)
+
+
+def sensors_of(rng: np.random.Generator, *, hop: int) -> Any:
+    """Return a manifest, as far as sensors, blocks and scores need it."""
+    chosen = sorted(rng.permutation(4)[: int(rng.integers(1, 5))].tolist())
+    specs = [SensorSpec(*SENSORS[i + 4 * int(rng.integers(2))]) for i in chosen]
+    n_channels = sum(s.n_channels for s in specs)
+    return SimpleNamespace(
+        sensor_specs=specs,
+        sensors=specs,
+        hop=hop,
+        block=hop * int(rng.integers(1, 5)),
+        rate_hz=50.0,
+        n_channels=n_channels,
+        horizons=(1, 4),
+        center=rng.normal(0, 5, n_channels).tolist(),
+        scale=rng.uniform(0.5, 2.0, n_channels).tolist(),
+    )
+
+
+def sensor_health(seed: int) -> None:
+    """Sensors that are fine or not, hop after hop, in changing company."""
     rng = np.random.default_rng(seed)
-    widths = rng.integers(1, 7, int(rng.integers(1, 4)))
-    edges = np.array([0, *np.cumsum(widths)], np.int64)
-    factors = rng.integers(1, 2**63, edges[-1], dtype=np.uint64) | np.uint64(1)
-    n, hop = int(rng.integers(1, 40)), int(rng.choice([1, 10, 50]))
-    before = np.zeros((n, len(widths), hop * int(rng.integers(1, 5))), np.uint64)
-    for _ in range(5):
-        values = rng.integers(0, 30, (n, hop, edges[-1])).astype(np.float32)
-        valid = lossy(rng, values.shape)
-        found = hops.mark(values, valid, factors, edges, before)
-        assert found is not None
-        own = np.zeros((n, len(widths), hop), np.uint64)
-        for g in range(len(widths)):
-            part = slice(edges[g], edges[g + 1])
-            numbers = (values[..., part].view(np.uint32) * factors[part]).sum(axis=2, dtype=np.uint64) | np.uint64(1)
-            own[:, g] = np.where(valid[..., part].all(axis=2), numbers, np.uint64(0))
-        after = np.concatenate([before[:, :, hop:], own], axis=2)
-        same(found[0], after)
-        distinct = np.array([[len(set(row.tolist()) - {0}) for row in stream] for stream in after])
-        same(found[1], (after != 0).sum(axis=2))
-        same(found[2], (after != 0).sum(axis=2) - distinct)
-        before = found[0]
+    m = sensors_of(rng, hop=int(rng.choice([5, 10, 50])))
+    monitor, n = ReliabilityMonitor(m), int(rng.integers(1, 20))
+    before = monitor.initial_state(n)
+    for name in ("side", "side_weight", "belongs", "usual_gravity", "usual_weight", "unusual"):
+        at = getattr(before, name)
+        at[:] = rng.uniform(-1 if name in ("side", "belongs", "usual_gravity") else 0, 1, at.shape)
+    states = [before, take_rows(before, np.arange(n))]
+    for turn in range(14):
+        if turn % 5 == 0:
+            values = worn(rng, n, m.sensor_specs, np.array(m.center), 5 * m.hop)
+        rows = np.arange(n) if turn % 3 == 0 else rng.permutation(n)[: int(rng.integers(1, n + 1))]
+        now = np.ascontiguousarray(values[rows, turn % 5 * m.hop : (turn % 5 + 1) * m.hop])
+        valid = lossy(rng, now.shape)
+        u = rng.choice([UNSCORED, 0.1, 2.0], (len(rows), len(m.sensors)))
+        seen = monitor.look_at(now, valid)
+        found = monitor.advance(now, valid, states[0], rows, facts=seen)
+        assert monitor._native is not None and monitor._native._told is states[0]
+        monitor.learn_from(u, states[0], rows)
+        with numpy_only():
+            same(found, monitor.advance(now, valid, states[1], rows, facts=seen))
+            monitor.learn_from(u, states[1], rows)
+        same(states[0], states[1])
+        states.reverse()
 
 
 def grid(seed: int) -> None:
@@ -217,7 +277,7 @@ def engine(seed: int) -> None:
     assert isinstance(states[0], EngineState)
 
 
-CASES = {"facts": facts, "marks": marks, "grid": grid, "engine": engine}
+CASES = {"facts": facts, "health": sensor_health, "grid": grid, "engine": engine}
 
 
 if __name__ == "__main__":

@@ -72,7 +72,7 @@ def rows_of(days: list[MeasuredDay], *, affected: bool) -> tuple[list[MeasuresRo
 def said(decision: Decision, *reasons: tuple[str, str | None]) -> Any:
     """Return what the tally reads of a verdict."""
     found = tuple(Reason(code, code, 5.0 - i, sensor) for i, (code, sensor) in enumerate(reasons))
-    return SimpleNamespace(decision=decision, reasons=found)
+    return SimpleNamespace(decision=decision, of_all=decision, reasons=found)
 
 
 async def answer(store: EpisodeStore, subject: str, script: list[tuple[int, Any, int]], basis: Any = BASIS) -> None:

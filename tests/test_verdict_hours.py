@@ -27,7 +27,7 @@ BASIS = {"model_digest": "a" * 64, "config_digest": "b" * 64, "kinedge_version":
 def said(decision: Decision, *reasons: tuple[str, str | None]) -> Any:
     """Return what the tally reads of a verdict."""
     found = tuple(Reason(code, code, 5.0 - i, sensor) for i, (code, sensor) in enumerate(reasons))
-    return SimpleNamespace(decision=decision, reasons=found)
+    return SimpleNamespace(decision=decision, of_all=decision, reasons=found)
 
 
 BUILDER: Any = SimpleNamespace(hop_s=0.5, provenance=BASIS)

@@ -117,7 +117,7 @@ class PersonTrack:
         """Take the newest."""
         self.verdict, self.utc_ns = verdict, utc_ns
         self.recent.append(verdict)
-        word = verdict.decision.word
+        word = verdict.of_all.word
         self.points.append(
             Point(utc_ns, word, verdict.score, verdict.p_value, verdict.belief_normal, verdict.belief_anomalous)
         )

@@ -11,7 +11,7 @@ from kinedge.edge.alarm import AlarmConfig
 from kinedge.edge.caution import Decision, Reason
 from kinedge.edge.enrolment import Enrolment
 from kinedge.edge.enrolment_audit import Audit
-from kinedge.edge.narrative import Language, abstention, place_name, reason_words, summarise
+from kinedge.edge.narrative import Language, abstention, place_name, reason_words, summarise, usual_without
 from kinedge.edge.promise import Watched, promise
 from kinedge.edge.scoring import Scorer
 from kinedge.edge.verdict import Verdict
@@ -54,7 +54,7 @@ def reasons_words(reason: Reason) -> Words:
 
 
 def sentence_words(verdict: Verdict, recent: Sequence[Verdict], *, hop_s: float) -> Words | None:
-    """Say what a verdict means; None where it is as usual, and nothing needs saying.
+    """Say what a verdict means; None where all is as usual, and nothing needs saying.
 
     Parameters
     ----------
@@ -65,6 +65,8 @@ def sentence_words(verdict: Verdict, recent: Sequence[Verdict], *, hop_s: float)
     hop_s
         Between two of them.
     """
+    if verdict.without:
+        return {language: usual_without(verdict.without, language=language) for language in _LANGUAGES}
     if verdict.decision is Decision.NORMAL:
         return None
     if verdict.decision is Decision.UNSURE:

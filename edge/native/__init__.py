@@ -4,8 +4,18 @@ It is optional. :func:`library` is None where it was not built, is of other sour
 ``KINEDGE_NATIVE=0``; then numpy does the work, and every verdict is the same.
 """
 
-from kinedge.edge.native.hops import drop_before, interpolate, look_at, mark
+from kinedge.edge.native.health import NativeHealth
+from kinedge.edge.native.hops import drop_before, interpolate, look_at
 from kinedge.edge.native.loader import ENVIRONMENT, implementation, library
 from kinedge.edge.native.surprise import NativeStep
 
-__all__ = ["ENVIRONMENT", "NativeStep", "drop_before", "implementation", "interpolate", "library", "look_at", "mark"]
+__all__ = [
+    "ENVIRONMENT",
+    "NativeHealth",
+    "NativeStep",
+    "drop_before",
+    "implementation",
+    "interpolate",
+    "library",
+    "look_at",
+]
