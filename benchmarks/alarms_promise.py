@@ -181,14 +181,16 @@ def _measure(
 ) -> None:
     enrolments = {p.subject: p.enrolment for p in people}
     first = settings[ALARMS[0]]
-    days: tuple[tuple[str, list[Recording], Mapping[str, AlarmConfig], dict[str, bool]], ...] = (
-        ("same day", [p.same for p in people], settings, {"aligned": False, "worn": True}),
-        ("new day", [p.new for p in people], settings, {}),
-        ("new day, not aligned", [p.new for p in people], {_AS_KNOWN: first}, {"aligned": False}),
-        ("new day, 10 % loss", [p.lossy for p in people], {ALARMS[0]: first}, {}),
+    days: tuple[tuple[str, list[Recording], Mapping[str, AlarmConfig]], ...] = (
+        ("same day", [p.same for p in people], settings),
+        ("new day", [p.new for p in people], settings),
+        ("new day, not aligned", [p.new for p in people], {_AS_KNOWN: first}),
+        ("new day, 10 % loss", [p.lossy for p in people], {ALARMS[0]: first}),
     )
-    for day, recordings, compared, how in days:
-        for name, told in watch(scorer, enrolments, recordings, compared, as_known=(_AS_KNOWN,), **how).items():
+    for day, recordings, compared in days:
+        aligned, worn = day not in ("same day", "new day, not aligned"), day == "same day"
+        said = watch(scorer, enrolments, recordings, compared, aligned=aligned, worn=worn, as_known=(_AS_KNOWN,))
+        for name, told in said.items():
             rows[day, name].add(told, block_s=block_s)
     changed = watch(scorer, enrolments, [p.anomalous for p in people], settings)
     for name, told in changed.items():

@@ -8,7 +8,7 @@ over time, sample after sample, so that no bit hangs on who else is in the step.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -45,6 +45,9 @@ class HopFacts:
     shared
         For each pair of sensors that was asked for, (n_streams, n_channels of one): sums of the products of both
         sensors' differences from their levels.
+    whole, together
+        The memory of all but ``shared``, (10, n_streams, n_channels), in this order, and that of ``shared``, one pair
+        beside the other.
     """
 
     n_valid: F32
@@ -57,16 +60,15 @@ class HopFacts:
     n_high: F32
     step2: F32
     n_steps: F32
-    shared: tuple[F32, ...] = ()
+    shared: tuple[F32, ...]
+    whole: F32
+    together: F32
 
     def exchanged(self, rows: NDArray[np.intp], there: NDArray[np.intp], back: NDArray[np.intp]) -> HopFacts:
         """Return the facts with channels ``there`` of some streams taken from ``back``; without those of pairs."""
-        changed = {}
-        for name, facts in vars(self).items():
-            if name != "shared":
-                changed[name] = facts.copy()
-                changed[name][np.ix_(rows, there)] = facts[np.ix_(rows, back)]
-        return replace(self, shared=(), **changed)
+        out, at = self.whole.copy(), rows[:, None]
+        out[:, at, there] = self.whole[:, at, back]
+        return _named(out, self.together[:, :0], ())
 
 
 def look_at(
@@ -87,17 +89,17 @@ def look_at(
     together = np.empty((n_streams, sum(widths)), np.float32)
     shared = tuple(np.split(together, np.cumsum(widths)[:-1], axis=1)) if pairs else ()
     if native.look_at(values, valid, saturated, pairs, out, together):
-        return _named(out, shared)
+        return _named(out, together, shared)
     for start in range(0, n_streams, STREAMS_IN_CACHE):
         rows = slice(start, start + STREAMS_IN_CACHE)
         _look(values[rows], valid[rows], out[:, rows], pairs, [s[rows] for s in shared])
     out[1] = saturated.sum(axis=1, dtype=np.int32) if saturated is not None and saturated.any() else 0
-    return _named(out, shared)
+    return _named(out, together, shared)
 
 
-def _named(out: F32, shared: tuple[F32, ...]) -> HopFacts:
+def _named(out: F32, together: F32, shared: tuple[F32, ...]) -> HopFacts:
     n_valid, n_saturated, level, power, low, high, n_low, n_high, step2, n_steps = out
-    return HopFacts(n_valid, n_saturated, level, power, low, high, n_low, n_high, step2, n_steps, shared)
+    return HopFacts(n_valid, n_saturated, level, power, low, high, n_low, n_high, step2, n_steps, shared, out, together)
 
 
 def _look(values: F32, valid: Mask, out: F32, pairs: Sequence[tuple[slice, slice]], shared: list[F32]) -> None:

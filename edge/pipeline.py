@@ -410,7 +410,7 @@ class Pipeline:
         calibration = self.people.calibration
         if calibration is not None and not everybody:
             calibration = calibration.rows(rows)
-        clock_ms = self._clock_watch.look(rows, index, self._arrivals.clocks_by_row)
+        clock_ms = self._clock_watch.look(rows, index, self._arrivals.clocks_by_row, self._arrivals.error_bounds_ns)
         ends = (first_tick + hop).tolist()
         batch, self._state = self.scorer.advance(
             *turned,
@@ -423,8 +423,8 @@ class Pipeline:
         gap_s = np.where(last != _NONE_YET, index - last - 1, 0) * (hop / self.scorer.manifest.rate_hz)
         still_s = np.zeros_like(batch.scores.missing) if batch.health is None else batch.health.still_s
         off = self._wear.look(rows, gap_s, batch.scores.missing, still_s)
-        for k in np.flatnonzero(off.any(axis=1)):
-            self.people.taken_off(int(rows[k]), off[k])
+        for one in np.flatnonzero(off.any(axis=1)):
+            self.people.taken_off(int(rows[one]), off[one])
         bases, who = self.people.bases, rows.tolist()
         batch = replace(
             batch,

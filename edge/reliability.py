@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import combinations
 from typing import Any, Final
 
@@ -33,9 +33,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinedge.bundle import Manifest
-from kinedge.edge import native
 from kinedge.edge.calibration import UNSCORED
 from kinedge.edge.hop_facts import HopFacts, look_at
+from kinedge.edge.native import NativeHealth
+from kinedge.edge.sensor_health import CLIPPED_POWER, HealthState, SensorHealth
+from kinedge.edge.state_rows import take_rows, write_rows
 from kinedge.signals import Quantity, quantity_of
 
 __all__ = ["CLIPPED_POWER", "HealthState", "ReliabilityMonitor", "SensorHealth"]
@@ -65,90 +67,9 @@ _UNUSUAL: Final = 0.5  # u of a sensor: halfway from the median to the 99 % quan
 _PERSIST_S: Final = 90.0
 _PERSIST_LIMITS: Final = (0.6, 0.8)  # share of recent hops that were unusual
 _NEVER_S: Final = 10.0
-CLIPPED_POWER: Final = 6  # a clipped sample misleads about its neighbours, too
-_OUT: Final = 0.5  # trust below which a sensor is kept from the model
+_AXES: Final = 3
 _FITS: Final = 0.4  # of the way between two sensors' usual levels: clearly that of the one
 _TURNED: Final = float(np.cos(np.deg2rad(25.0)))
-
-
-@dataclass(frozen=True, eq=False)
-class SensorHealth:
-    """What stands against trusting a sensor; all (n_streams, n_sensors).
-
-    Parameters
-    ----------
-    repeated, clipped
-        Share of samples, in the block and of late.
-    off_body, swapped, shifted
-        0 (no sign of it) to 1 (certain).
-    still_s
-        How long the sensor has been still.
-    twin
-        Index of the sensor that gives the same signal, -1 without one.
-    copy : bool
-        It has a twin, and is not known to be the original.
-    """
-
-    repeated: F64
-    clipped: F64
-    off_body: F64
-    swapped: F64
-    shifted: F64
-    still_s: F64
-    twin: NDArray[np.int64]
-    copy: Mask
-
-    @classmethod
-    def fine(cls, n_streams: int, n_sensors: int) -> SensorHealth:
-        """Return the health of sensors against which nothing speaks."""
-        zero = np.zeros((n_streams, n_sensors))
-        return cls(zero, zero, zero, zero, zero, zero, np.full(zero.shape, -1, np.int64), np.zeros(zero.shape, bool))
-
-    @property
-    def out(self) -> Mask:
-        """Which sensors the model must not see."""
-        trust = (1 - self.repeated) * (1 - self.clipped) ** CLIPPED_POWER * (1 - self.off_body) * ~self.copy
-        kept_out: Mask = trust < _OUT
-        return kept_out
-
-
-@dataclass(frozen=True, eq=False)
-class HealthState:
-    """What the monitor remembers; streams are the first axis of every array.
-
-    Parameters
-    ----------
-    marks : (n, n_sensors, block) uint64
-        One number per sample of the last block, 0 where missing; equal samples have equal numbers.
-    clipped : (n, n_sensors)
-        Share of samples at an extreme, the largest of late, decaying.
-    likeness : (n, n_hops of 4 s, n_pairs, 2)
-        Power of the difference of two sensors, and of both.
-    n_still, n_lone : (n, n_sensors)
-        Hops for which the sensor has been still; of these, with another one moving (four each if it moves strongly).
-    side, side_weight : (n, n_pairs)
-        Decaying sums: how much nearer both sensors of a pair are to their own usual levels than to the other's.
-    belongs : (n, n_pairs)
-        The same of the first sensor's signal alone; 1 where it is the first one's, -1 the second's.
-    gravity, usual_gravity, last : (n, n_sensors, 3)
-        Mean acceleration: decaying and recent, decaying and of usual movement, of the last hop.
-    usual_weight, unusual : (n, n_sensors)
-        Decaying sums of hops that were usual, and of those that were not.
-    """
-
-    marks: NDArray[np.uint64]
-    clipped: F64
-    likeness: F64
-    n_still: NDArray[np.int64]
-    n_lone: NDArray[np.int64]
-    side: F64
-    side_weight: F64
-    belongs: F64
-    gravity: F64
-    usual_gravity: F64
-    last: F64
-    usual_weight: F64
-    unusual: F64
 
 
 class ReliabilityMonitor:
@@ -178,14 +99,12 @@ class ReliabilityMonitor:
         self._acc = [
             np.array([c for c in range(g.start, g.stop) if quantities[c] is Quantity.ACC]) for g in self._groups
         ]
-        self._has_gravity = np.array([len(c) == 3 for c in self._acc])
+        self._has_gravity = np.array([len(c) == _AXES for c in self._acc])
         # odd factors by place within the sensor: copies of a sample get equal marks wherever they stand
         factors = np.random.default_rng(1).integers(1, 2**63, 64, dtype=np.uint64) | np.uint64(1)
         self._mark_of = np.zeros((start, len(specs)), np.uint64)
         for i, g in enumerate(self._groups):
             self._mark_of[g, i] = factors[np.arange(g.stop - g.start) % 64]
-        self._factors: NDArray[np.uint64] = self._mark_of.max(axis=1)
-        self._edges = np.array([*self._starts, start], np.int64)
         pairs = [(a, b) for a, b in combinations(range(len(specs)), 2) if specs[a].channels == specs[b].channels]
         self._pairs = pairs
         # one unit for both of a pair, or a copy would differ from itself
@@ -200,13 +119,69 @@ class ReliabilityMonitor:
             k for k, (a, b) in enumerate(pairs) if _other_side(names[a]) == names[b] and self._apart[k] >= _SWAP_APART
         ]
 
+        self._native = self._in_c() if NativeHealth.is_there() else None
+
+    def _in_c(self) -> NativeHealth:
+        """Return the monitor in C, told all that it must know of the model."""
+        edges = np.array([*self._starts, len(self._center)], np.int64)
+        acc = np.array([c if len(c) == _AXES else [-1] * _AXES for c in self._acc], np.int64)
+        share = 2 * (self._hop * self._n_alike)
+        return NativeHealth(
+            {
+                "hop": self._hop,
+                "n_channels": len(self._center),
+                "n_sensors": len(self._groups),
+                "block": self._hop * self._n_hops,
+                "n_alike": self._n_alike,
+                "n_pairs": len(self._pairs),
+                "heard_from": self._hop // 4,
+                "clipped_from": _CLIPPED_FROM,
+                "moves": _MOVES,
+                "shakes": _SHAKES,
+                "clipped_keep": np.exp(-self._hop_s / _CLIPPED_S),
+                "twin": _TWIN,
+                "twin_equal": _TWIN_EQUAL,
+                "fits": _FITS,
+                "side_keep": np.exp(-self._hop_s / _SWAP_S),
+                "known_from": 1 - np.exp(-_SWAP_AFTER_S / _SWAP_S),
+                "doubt": _SWAP_LIMITS[0],
+                "belief": _SWAP_LIMITS[1],
+                "hop_s": self._hop_s,
+                "still_share": self._hop_s / _STILL_S,
+                "lone_share": self._hop_s / _LONE_S,
+                "gravity_keep": np.exp(-self._hop_s / _LEVEL_S),
+                "persist_low": _PERSIST_LIMITS[0],
+                "persist_high": _PERSIST_LIMITS[1],
+                "turned": _TURNED,
+                "never_from": 1 - np.exp(-_NEVER_S / _USUAL_S),
+                "usual_keep": np.exp(-self._hop_s / _USUAL_S),
+                "persist_keep": np.exp(-self._hop_s / _PERSIST_S),
+                "unusual_from": _UNUSUAL,
+                "unscored": UNSCORED,
+            },
+            starts=edges,
+            acc=acc,
+            pairs=np.array(self._pairs, np.int64).reshape(-1, 2),
+            factors=self._mark_of.max(axis=1),
+            still_limit=self._still_limit,
+            inverse_unit=self._inverse_unit,
+            weight=self._inverse_unit**2,
+            range=_CLIPPED_RANGE * self._scale,
+            center=self._center,
+            unit=self._unit,
+            widths=self._widths,
+            apart=self._apart,
+            enough=np.array([share * self._widths[a] * _MOVES**2 for a, _ in self._pairs]),
+            told_apart=self._apart >= _SWAP_APART,
+            sides=np.isin(np.arange(len(self._pairs)), self._sides),
+        )
+
     def initial_state(self, n_streams: int) -> HealthState:
         """Return the state of streams that have seen nothing."""
         n, s = n_streams, len(self._groups)
-        zero = np.zeros((n, s))
         return HealthState(
             marks=np.zeros((n, s, self._hop * self._n_hops), np.uint64),
-            clipped=zero,
+            clipped=np.zeros((n, s)),
             likeness=np.zeros((n, self._n_alike, len(self._pairs), 2)),
             n_still=np.zeros((n, s), np.int64),
             n_lone=np.zeros((n, s), np.int64),
@@ -216,8 +191,8 @@ class ReliabilityMonitor:
             gravity=np.zeros((n, s, 3)),
             usual_gravity=np.zeros((n, s, 3)),
             last=np.zeros((n, s, 3)),
-            usual_weight=zero,
-            unusual=zero,
+            usual_weight=np.zeros((n, s)),
+            unusual=np.zeros((n, s)),
         )
 
     def look_at(self, values: F32, valid: Mask, saturated: Mask | None = None) -> HopFacts:
@@ -262,6 +237,34 @@ class ReliabilityMonitor:
             last=last,
         )
         return self._health(after, n_known, n_again), after
+
+    def advance(
+        self, values: F32, valid: Mask, state: HealthState, rows: NDArray[np.intp], *, facts: HopFacts
+    ) -> SensorHealth:
+        """Judge the sensors of some streams as ``step`` does, to the bit, but write what is remembered into ``state``.
+
+        Parameters
+        ----------
+        values, valid, facts
+            Of these streams.
+        state
+            Of all, each array its own.
+        rows : (n_streams,)
+            Which they are, each at most once.
+        """
+        if self._native is not None:
+            found = self._native.step(values, valid, facts.whole, facts.together, state, rows)
+            if found is not None:
+                (repeated, clipped, off_body, swapped, shifted, still_s), twin, copy = found
+                return SensorHealth(repeated, clipped, off_body, swapped, shifted, still_s, twin, copy)
+        health, after = self.step(values, valid, take_rows(state, rows), facts=facts)
+        write_rows(state, rows, after)
+        return health
+
+    def learn_from(self, sensor_u: F64, state: HealthState, rows: NDArray[np.intp]) -> None:
+        """Take in how unusual the hop was that ``advance`` has just looked at, as ``learn`` does."""
+        if self._native is None or not self._native.learn(sensor_u, state, rows):
+            write_rows(state, rows, self.learn(sensor_u, take_rows(state, rows)))
 
     def learn(self, sensor_u: F64, state: HealthState) -> HealthState:
         """Take in how unusual the hop just looked at was; without it nothing is ever found shifted.
@@ -336,9 +339,6 @@ class ReliabilityMonitor:
         self, values: F32, valid: Mask, before: NDArray[np.uint64]
     ) -> tuple[NDArray[np.uint64], NDArray[np.int64], NDArray[np.int64]]:
         """Return the marks after a hop, how many there are, and how many of them stood there before."""
-        found = native.mark(values, valid, self._factors, self._edges, before)
-        if found is not None:
-            return found
         marks = np.concatenate([before[:, :, self._hop :], self._marks(values, valid)], axis=2)
         in_order = np.sort(marks, axis=2)
         n_again = ((in_order[:, :, 1:] == in_order[:, :, :-1]) & (in_order[:, :, 1:] != 0)).sum(axis=2)

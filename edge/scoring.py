@@ -5,9 +5,8 @@ The same code scores a live stream, a replay, a benchmark and a calibration set.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
-from typing import Any, TypeVar
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +18,7 @@ from kinedge.edge.caution import BeliefState, CautionConfig
 from kinedge.edge.engine import Engine, EngineState, Surprise
 from kinedge.edge.reliability import HealthState, ReliabilityMonitor
 from kinedge.edge.scores import BlockScorer, BlockScores, ScorerState
+from kinedge.edge.state_rows import put_rows, take_rows, write_rows
 from kinedge.edge.verdict import VerdictBatch, judge
 from kinedge.units import period_ns
 
@@ -26,7 +26,6 @@ __all__ = ["Scorer", "ScoringState", "put_rows", "take_rows"]
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
-StateT = TypeVar("StateT", EngineState, ScorerState, HealthState, BeliefState)
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,31 +61,10 @@ class ScoringState:
 
     def write(self, rows: NDArray[np.intp], part: ScoringState) -> None:
         """Replace some streams in place, of a state that is ``owned``: thousands of others are not copied."""
-        _write_rows(self.engine, rows, part.engine)
-        _write_rows(self.blocks, rows, part.blocks)
-        _write_rows(self.health, rows, part.health)
-        _write_rows(self.belief, rows, part.belief)
-
-
-def take_rows(state: StateT, rows: NDArray[np.intp]) -> StateT:
-    """Return the state of some streams."""
-    parts: Mapping[str, Any] = {f.name: getattr(state, f.name)[rows] for f in fields(state)}
-    return replace(state, **parts)
-
-
-def _write_rows(state: StateT, rows: NDArray[np.intp], part: StateT) -> None:
-    for f in fields(state):
-        getattr(state, f.name)[rows] = getattr(part, f.name)
-
-
-def put_rows(state: StateT, rows: NDArray[np.intp], part: StateT) -> StateT:
-    """Return the state with some streams replaced."""
-    merged: dict[str, Any] = {}
-    for f in fields(state):
-        whole = getattr(state, f.name).copy()
-        whole[rows] = getattr(part, f.name)
-        merged[f.name] = whole
-    return replace(state, **merged)
+        write_rows(self.engine, rows, part.engine)
+        write_rows(self.blocks, rows, part.blocks)
+        write_rows(self.health, rows, part.health)
+        write_rows(self.belief, rows, part.belief)
 
 
 class Scorer:
@@ -197,11 +175,10 @@ class Scorer:
             after.append(engine)
             return surprise
 
-        before = state.blocks, state.health, state.belief
-        batch, blocks, health, belief = self._step(
-            values, valid, saturated, before, run, end_tick, calibration, clock_ms
-        )
-        return batch, ScoringState(after[0], blocks, health, belief)
+        every = np.arange(len(values))
+        own = take_rows(state.blocks, every), take_rows(state.health, every), take_rows(state.belief, every)
+        batch = self._step(values, valid, saturated, own, every, run, end_tick, calibration, clock_ms)
+        return batch, ScoringState(after[0], *own)
 
     def advance(
         self,
@@ -230,48 +207,41 @@ class Scorer:
         def run(values: F32, seen: NDArray[np.bool_]) -> Surprise:
             return self.engine.advance(values, seen, state.engine, rows)
 
-        before = state.blocks, state.health, state.belief
-        if rows is not None:
-            before = take_rows(before[0], rows), take_rows(before[1], rows), take_rows(before[2], rows)
-        batch, blocks, health, belief = self._step(
-            values, valid, saturated, before, run, end_tick, calibration, clock_ms
-        )
-        if rows is None:
-            return batch, ScoringState(state.engine, blocks, health, belief)
-        _write_rows(state.blocks, rows, blocks)
-        _write_rows(state.health, rows, health)
-        _write_rows(state.belief, rows, belief)
-        return batch, state
+        at = np.arange(len(values)) if rows is None else np.ascontiguousarray(rows)
+        own = state.blocks, state.health, state.belief
+        return self._step(values, valid, saturated, own, at, run, end_tick, calibration, clock_ms), state
 
     def _step(
         self,
         values: F32,
         valid: NDArray[np.bool_],
         saturated: NDArray[np.bool_],
-        before: tuple[ScorerState, HealthState, BeliefState],
+        own: tuple[ScorerState, HealthState, BeliefState],
+        rows: NDArray[np.intp],
         run: Callable[[F32, NDArray[np.bool_]], Surprise],
         end_tick: int,
         calibration: Calibration | None,
         clock_ms: F64 | None,
-    ) -> tuple[VerdictBatch, ScorerState, HealthState, BeliefState]:
-        blocks, health_state, believed = before
+    ) -> VerdictBatch:
+        """Score and judge one hop of these rows of the states, which are written to."""
+        blocks, health_state, believed = own
         facts = self.monitor.look_at(values, valid, saturated)
-        health, health_state = self.monitor.step(values, valid, health_state, facts=facts)
+        health = self.monitor.advance(values, valid, health_state, rows, facts=facts)
         values, valid, saturated, used = self.monitor.repair(values, valid, saturated, health)
         facts = self.monitor.repair_facts(facts, health)
         surprise = run(values, valid if used.all() else valid & used[:, None])
         precision = None if calibration is None or calibration.which is None else calibration.precision
-        scores, blocks = self.blocks.step(surprise, values, valid, saturated, blocks, precision=precision, facts=facts)
+        scores = self.blocks.advance(surprise, values, valid, saturated, blocks, rows, precision=precision, facts=facts)
         chosen = calibration or self.calibration
         unusual = chosen.assess(scores, self.groups)
-        health_state = self.monitor.learn(unusual.sensor, health_state)
-        batch, believed = judge(
+        self.monitor.learn_from(unusual.sensor, health_state, rows)
+        batch, belief = judge(
             scores,
             surprise,
             unusual,
             chosen,
             self.caution,
-            believed,
+            take_rows(believed, rows),
             hop_s=self.manifest.hop / self.manifest.rate_hz,
             block_s=self.manifest.block / self.manifest.rate_hz,
             health=health,
@@ -282,4 +252,5 @@ class Scorer:
             sensors=self.sensors,
             channels=self.channels,
         )
-        return batch, blocks, health_state, believed
+        write_rows(believed, rows, belief)
+        return batch

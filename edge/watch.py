@@ -55,10 +55,7 @@ class AlarmWatch:
         self._baselines = [e.baseline for e in enrolled]
         self._groups = scorer.groups
         self._sensors = scorer.sensors
-        self._ways: list[tuple[Way, ...]] = [
-            tuple(w for w, can in (("walking", people.can_align), ("poses", people.can_pose)) if can(s))
-            for s in (people.subjects[i] for i in self._row_of)
-        ]
+        self._ways = [_ways_of(people, people.subjects[i]) for i in self._row_of]
         self._promises = [
             promise(config, audit=e.manifest.audit.verdict, n_subjects=int(cohort.n_subjects[0])) for e in enrolled
         ]
@@ -150,8 +147,9 @@ class AlarmWatch:
         # after a leap of the grid the blocks between were never seen, and no history is known
         leapt = self._block[own] + 1 != block
         part = replace(part, known=part.known & ~leapt[:, None, None])
-        away = np.zeros_like(gappy) if away is None else away & ~gappy & (unusual.sensor[at] > UNSCORED)
-        step, part = self._alarms.step(u, q95, part, rows=own, placed=~away.any(axis=1))
+        away = np.zeros(gappy.shape, bool) if away is None else away & ~gappy & (unusual.sensor[at] > UNSCORED)
+        placed: NDArray[np.bool_] = np.asarray(~away.any(axis=1))
+        step, part = self._alarms.step(u, q95, part, rows=own, placed=placed)
         self._state = put_streams(self._state, own, part)
         self._block[own] = block
         for k, row in enumerate(own):
@@ -167,3 +165,9 @@ class AlarmWatch:
                 unplaced=tuple(s for s, a in zip(self._sensors, away[k], strict=True) if a),
                 ways=self._ways[row],
             )
+
+
+def _ways_of(people: People, subject: str) -> tuple[Way, ...]:
+    walking: tuple[Way, ...] = ("walking",) if people.can_align(subject) else ()
+    poses: tuple[Way, ...] = ("poses",) if people.can_pose(subject) else ()
+    return walking + poses

@@ -9,31 +9,42 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from kinedge.edge.engine import Engine, EngineState
+from kinedge.edge.arrivals import Arrivals
+from kinedge.edge.calibration import UNSCORED
+from kinedge.edge.engine import Engine, EngineState, Surprise
 from kinedge.edge.grid import Grid
 from kinedge.edge.hop_facts import look_at
-from kinedge.edge.native import hops, loader, surprise
-from kinedge.signals import IMU6, SensorSpec
+from kinedge.edge.native import blocks, clocks, health, hops, loader, surprise
+from kinedge.edge.reliability import ReliabilityMonitor
+from kinedge.edge.scores import BlockScorer
+from kinedge.edge.state_rows import take_rows
+from kinedge.firmware_bridge.clock import ClockMap
+from kinedge.signals import IMU6, ImuChunk, SensorSpec
 
 PERIOD_NS = 20_000_000
+IMU9 = (*IMU6, "mag_x", "mag_y", "mag_z")
+WHOLE: tuple[Any, ...] = (blocks, clocks, health, surprise)  # modules whose functions are all there, or none
 
 
 @contextmanager
 def numpy_only() -> Iterator[None]:
     """Let numpy do the work for a while."""
-    kept = hops._functions, surprise._functions
+    kept = {module: module._functions for module in (hops, *WHOLE)}
     hops._functions = lambda: (None,) * len(hops._SIGNATURES)  # type: ignore[assignment]
-    surprise._functions = lambda: None  # type: ignore[assignment]
+    for module in WHOLE:
+        module._functions = lambda: None
     try:
         yield
     finally:
-        hops._functions, surprise._functions = kept
+        for module, functions in kept.items():
+            module._functions = functions  # type: ignore[attr-defined]
 
 
 def same(a: Any, b: Any) -> None:
@@ -76,30 +87,107 @@ def facts(seed: int) -> None:
         same(found, look_at(values, valid, saturated, pairs=pairs))
 
 
-def marks(seed: int) -> None:
-    """Samples that repeat themselves, within a sensor, between sensors and from hop to hop, with gaps."""
+SENSORS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("wrist_left", IMU6),
+    ("wrist_right", IMU6),
+    ("back", IMU6[:3]),
+    ("ankle", IMU9),
+    ("wrist_left", IMU9),
+    ("wrist_right", IMU9),
+    ("back", IMU6[2:5]),
+    ("ankle", IMU6[3:]),
+)
+
+
+def worn(rng: np.random.Generator, n: int, specs: list[SensorSpec], center: np.ndarray, n_samples: int) -> np.ndarray:
+    """Samples (n, n_samples, n_channels) of people with sensors that are still, copies, exchanged, clipped or stuck."""
+    values = center + rng.normal(size=(n, n_samples, len(center)))
+    edges = np.cumsum([0, *(s.n_channels for s in specs)])
+    parts = [slice(a, b) for a, b in pairwise(edges)]
+    for stream in values:
+        kind, at, other = rng.integers(6), *(parts[i] for i in rng.integers(0, len(parts), 2))
+        if kind == 0:
+            stream[:, at] = center[at] + rng.choice([0, 1e-3, 30]) * rng.normal(size=(1, at.stop - at.start))
+        elif kind == 1 and at.stop - at.start == other.stop - other.start:
+            stream[:, at] = stream[:, other] * rng.choice([1.0, 1.001])
+        elif kind == 2 and at.stop - at.start == other.stop - other.start:
+            stream[:, [*range(*at.indices(99))]], stream[:, other] = stream[:, other].copy(), stream[:, at].copy()
+        elif kind == 3:
+            stream[:, at] = np.clip(stream[:, at], center[at] - 0.2, center[at] + 0.7)
+        elif kind == 4:
+            stream[:, at] = stream[rng.integers(0, 3, n_samples), at]
+    return values.astype(np.float32)
+
+
+def sensors_of(rng: np.random.Generator, *, hop: int) -> Any:
+    """Return a manifest, as far as sensors, blocks and scores need it."""
+    chosen = sorted(rng.permutation(4)[: int(rng.integers(1, 5))].tolist())
+    specs = [SensorSpec(*SENSORS[i + 4 * int(rng.integers(2))]) for i in chosen]
+    n_channels = sum(s.n_channels for s in specs)
+    return SimpleNamespace(
+        sensor_specs=specs,
+        sensors=specs,
+        hop=hop,
+        block=hop * int(rng.integers(1, 5)),
+        rate_hz=50.0,
+        n_channels=n_channels,
+        horizons=(1, 4),
+        center=rng.normal(0, 5, n_channels).tolist(),
+        scale=rng.uniform(0.5, 2.0, n_channels).tolist(),
+    )
+
+
+def sensor_health(seed: int) -> None:
+    """Sensors that are fine or not, hop after hop, in changing company."""
     rng = np.random.default_rng(seed)
-    widths = rng.integers(1, 7, int(rng.integers(1, 4)))
-    edges = np.array([0, *np.cumsum(widths)], np.int64)
-    factors = rng.integers(1, 2**63, edges[-1], dtype=np.uint64) | np.uint64(1)
-    n, hop = int(rng.integers(1, 40)), int(rng.choice([1, 10, 50]))
-    before = np.zeros((n, len(widths), hop * int(rng.integers(1, 5))), np.uint64)
-    for _ in range(5):
-        values = rng.integers(0, 30, (n, hop, edges[-1])).astype(np.float32)
-        valid = lossy(rng, values.shape)
-        found = hops.mark(values, valid, factors, edges, before)
-        assert found is not None
-        own = np.zeros((n, len(widths), hop), np.uint64)
-        for g in range(len(widths)):
-            part = slice(edges[g], edges[g + 1])
-            numbers = (values[..., part].view(np.uint32) * factors[part]).sum(axis=2, dtype=np.uint64) | np.uint64(1)
-            own[:, g] = np.where(valid[..., part].all(axis=2), numbers, np.uint64(0))
-        after = np.concatenate([before[:, :, hop:], own], axis=2)
-        same(found[0], after)
-        distinct = np.array([[len(set(row.tolist()) - {0}) for row in stream] for stream in after])
-        same(found[1], (after != 0).sum(axis=2))
-        same(found[2], (after != 0).sum(axis=2) - distinct)
-        before = found[0]
+    m = sensors_of(rng, hop=int(rng.choice([5, 10, 50])))
+    monitor, n = ReliabilityMonitor(m), int(rng.integers(1, 20))
+    before = monitor.initial_state(n)
+    for name in ("side", "side_weight", "belongs", "usual_gravity", "usual_weight", "unusual"):
+        at = getattr(before, name)
+        at[:] = rng.uniform(-1 if name in ("side", "belongs", "usual_gravity") else 0, 1, at.shape)
+    states = [before, take_rows(before, np.arange(n))]
+    for turn in range(14):
+        if turn % 5 == 0:
+            values = worn(rng, n, m.sensor_specs, np.array(m.center), 5 * m.hop)
+        rows = np.arange(n) if turn % 3 == 0 else rng.permutation(n)[: int(rng.integers(1, n + 1))]
+        now = np.ascontiguousarray(values[rows, turn % 5 * m.hop : (turn % 5 + 1) * m.hop])
+        valid = lossy(rng, now.shape)
+        u = rng.choice([UNSCORED, 0.1, 2.0], (len(rows), len(m.sensors)))
+        seen = monitor.look_at(now, valid)
+        found = monitor.advance(now, valid, states[0], rows, facts=seen)
+        assert monitor._native is not None and monitor._native._told is states[0]
+        monitor.learn_from(u, states[0], rows)
+        with numpy_only():
+            same(found, monitor.advance(now, valid, states[1], rows, facts=seen))
+            monitor.learn_from(u, states[1], rows)
+        same(states[0], states[1])
+        states.reverse()
+
+
+def block_scores(seed: int) -> None:
+    """Surprise of hop after hop, in changing company, with gaps, and with a precision for all or for each."""
+    rng = np.random.default_rng(seed)
+    m = sensors_of(rng, hop=int(rng.choice([5, 10])))
+    m.sensors = [SimpleNamespace(channels=s.channels) for s in m.sensor_specs]
+    n, n_channels = int(rng.choice([1, 5, 33, 70])), m.n_channels
+    scorer = BlockScorer(m, rng.uniform(0.1, 2.0, (n_channels, n_channels)))
+    states = [scorer.initial_state(n) for _ in range(2)]
+    for turn in range(8):
+        rows = np.arange(n) if turn % 3 == 0 else rng.permutation(n)[: int(rng.integers(1, n + 1))]
+        shape = (len(rows), m.hop, len(m.horizons), n_channels)
+        z = rng.normal(0, 3, shape).astype(np.float32)
+        told = Surprise(z, rng.normal(0, 9, shape).astype(np.float32), rng.random(shape) < rng.choice([0.1, 0.3, 1.0]))
+        values = worn(rng, len(rows), m.sensor_specs, np.array(m.center), m.hop)
+        valid, saturated = lossy(rng, values.shape), rng.random(values.shape) < 0.1
+        seen = look_at(values, valid, saturated)
+        own = rng.uniform(0.1, 2.0, (len(rows), n_channels, n_channels)) if turn % 2 else None
+        found = scorer.advance(told, values, valid, saturated, states[0], rows, precision=own, facts=seen)
+        assert scorer._native is not None and scorer._native._told is states[0]
+        with numpy_only():
+            same(found, scorer.advance(told, values, valid, saturated, states[1], rows, precision=own, facts=seen))
+        same(states[0], states[1])
+        states.reverse()
 
 
 def grid(seed: int) -> None:
@@ -160,6 +248,60 @@ def grid(seed: int) -> None:
     assert n_taken > n_people
 
 
+def arrivals(seed: int) -> None:
+    """Chunks of many people that wait together: clocks that drift, are silent, start anew or go astray, and bursts."""
+    rng = np.random.default_rng(seed)
+    specs = [SensorSpec("a", IMU6[:2]), SensorSpec("b", IMU6[:3])][: 1 + seed % 2]
+    people = [f"p{i}" for i in range(int(rng.integers(1, 40)))]
+    both = []
+    for _ in range(2):
+        grid = Grid(specs, np.zeros(len(people), np.int64), rate_hz=50, hop=10)
+        both.append((grid, Arrivals(grid, people, ClockMap)))
+    keys = [(p, s) for p in people for s in specs]
+    device = {(p, s.name): int(rng.integers(0, 10**13)) for p, s in keys}
+    offset = int(rng.integers(-(10**15), 10**15))
+    for turn in range(60):
+        for p, s in keys:
+            for _ in range(int(rng.choice([0, 1, 1, 1, 3]))):
+                n, key = int(rng.integers(1, 12)), (p, s.name)
+                if rng.random() < 0.02:
+                    device[key] += int(rng.choice([-150, -1, 0, 5, 15, 70])) * 10**9
+                time = device[key] + np.arange(1, n + 1) * PERIOD_NS
+                device[key] = int(time[-1])
+                values = rng.normal(size=(n, s.n_channels)).astype(np.float32)
+                shape, late = values.shape, int(rng.exponential(8e6)) + (10**16 if rng.random() < 0.003 else 0)
+                odd = rng.random() < 0.1 * (seed % 3)
+                valid, saturated = rng.random(shape) >= 0.1 * odd, rng.random(shape) < 0.1 * odd
+                host_ns = int(device[key] * (1 + 2e-5)) + offset + late
+                interval_ns = PERIOD_NS if rng.random() < 0.99 else PERIOD_NS // 2
+                chunk = ImuChunk(s.name, time, values, valid, saturated, interval_ns, host_time_ns=host_ns)
+                for _, a in both:
+                    a.push(p, chunk, s.channels)
+        (one, a), (other, b) = both
+        a.settle()
+        with numpy_only():
+            b.settle()
+        assert one.due == other.due
+        same((one._last, one._first), (other._last, other._first))
+        for k, buffers in enumerate(one._buffers):
+            used = np.arange(buffers.n_slots) < buffers.n[:, None]  # what lies behind that is nobody's
+            for name in ("n", "held", "last"):
+                same(getattr(buffers, name), getattr(other._buffers[k], name))
+            for name in ("time", "values", "valid", "saturated"):
+                same(getattr(buffers, name)[used], getattr(other._buffers[k], name)[used])
+        for p, s in keys:
+            clock, own = a.clocks[p].get(s.name), b.clocks[p].get(s.name)
+            if isinstance(clock, ClockMap) and isinstance(own, ClockMap) and clock.n_updates:
+                assert (clock.mapping, clock.error_bounds_ns) == (own.mapping, own.error_bounds_ns)
+        if turn % 3 == 2:
+            due = np.flatnonzero(one.n_final() >= 10)
+            with numpy_only():
+                same(due, np.flatnonzero(other.n_final() >= 10))
+            found = one.take(due, 10)
+            with numpy_only(), np.errstate(all="ignore"):
+                same(found, other.take(due, 10))
+
+
 class Backend:
     """A forecaster whose answer hangs on all that it is given; its scale is sometimes not to be believed."""
 
@@ -217,7 +359,14 @@ def engine(seed: int) -> None:
     assert isinstance(states[0], EngineState)
 
 
-CASES = {"facts": facts, "marks": marks, "grid": grid, "engine": engine}
+CASES = {
+    "arrivals": arrivals,
+    "blocks": block_scores,
+    "facts": facts,
+    "health": sensor_health,
+    "grid": grid,
+    "engine": engine,
+}
 
 
 if __name__ == "__main__":

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import platform
+import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -45,8 +48,10 @@ def bundle_of(config: ForecasterConfig, graph: bytes) -> Bundle:
     return cast(Bundle, SimpleNamespace(manifest=manifest, model_bytes=lambda _precision="fp32": graph))
 
 
-def by_numpy(f: Forecaster, x: np.ndarray, mask: np.ndarray, state: np.ndarray) -> tuple[np.ndarray, ...]:
-    """One stream, sample by sample: the sums of the C in the order of the C."""
+def by_numpy(
+    f: Forecaster, x: np.ndarray, mask: np.ndarray, state: np.ndarray, *, fused: bool
+) -> tuple[np.ndarray, ...]:
+    """One stream, sample by sample: the sums of the C in the order of the C, each product rounded or not."""
     s, parts, at = f.shape, {}, 0
     for name, dims in s.floats.items():
         padded = dims[-1] if name.startswith("log") else -(-dims[-1] // 8) * 8
@@ -55,10 +60,11 @@ def by_numpy(f: Forecaster, x: np.ndarray, mask: np.ndarray, state: np.ndarray) 
         at += n_rows * padded
     assert at == len(f.weights)
 
-    def product(rows: list[np.ndarray], name: str) -> np.ndarray:
+    def sums(rows: list[np.ndarray], name: str) -> np.ndarray:
         total = np.zeros(parts[name].shape[1], np.float32)
         for value, weights in zip(np.concatenate(rows), parts[name], strict=True):
-            total += value * weights
+            product = np.longdouble(value) * weights if fused else value * weights
+            total = (total + product).astype(np.float32)
         return total
 
     cuts = np.cumsum(s.state_sizes)[:-1]
@@ -67,16 +73,16 @@ def by_numpy(f: Forecaster, x: np.ndarray, mask: np.ndarray, state: np.ndarray) 
     blocks = lines[s.var_order > 0 :]
     mus, scales = [], []
     for now, there in zip(x, mask, strict=True):
-        h = product([now, there], "inp_weight") + parts["inp_bias"][0]
+        h = sums([now, there], "inp_weight") + parts["inp_bias"][0]
         for i, (line, d) in enumerate(zip(blocks, s.dilations, strict=True), start=1):
             line.append(np.maximum(h, 0))
-            h = h + (product(line[::d], f"conv_{i}_weight") + parts[f"conv_{i}_bias"][0])
+            h = h + (sums(line[::d], f"conv_{i}_weight") + parts[f"conv_{i}_bias"][0])
             del line[0]
-        head = product([np.maximum(h, 0)], "head_weight") + parts["head_bias"][0]
+        head = sums([np.maximum(h, 0)], "head_weight") + parts["head_bias"][0]
         mu = head[: s.n_outputs]
         if s.var_order:
             lines[0].append(now)
-            mu = product(lines[0], "var_weight") + mu
+            mu = sums(lines[0], "var_weight") + mu
             del lines[0][0]
         mus.append(mu)
         scales.append(np.clip(head[s.n_outputs :], parts["log_sigma_min"][0], parts["log_sigma_max"][0]))
@@ -99,8 +105,9 @@ def test_every_shape_of_network_gives_the_bits_of_its_sums_and_what_onnx_runtime
         np.testing.assert_allclose(own, other, rtol=0, atol=1e-5 * max(1.0, float(np.abs(other).max())))
     forecaster = read_forecaster(graph, backend.manifest)
     for i in {0, n_streams - 1}:
-        for own, expected in zip(found, by_numpy(forecaster, x[i], mask[i], state[i]), strict=True):
-            np.testing.assert_array_equal(own[i], expected)
+        own = [part[i] for part in found]
+        both = (by_numpy(forecaster, x[i], mask[i], state[i], fused=fused) for fused in (True, False))
+        assert any(all(map(np.array_equal, own, expected)) for expected in both)
 
 
 @needs_library
@@ -242,9 +249,31 @@ def test_the_shipped_model_keeps_the_promise_of_parity(bundle: Bundle) -> None:
         assert float(np.abs(own - other).max()) <= 1e-5 * float(np.abs(other).max())
 
 
-def test_the_c_stays_within_its_arrays(tmp_path: Path) -> None:
-    flags = ["-std=gnu99", "-O1", f"-I{C_SOURCES}"]
+@pytest.mark.parametrize("width", ["KINEDGE_NARROW", "OF_THIS_PROCESSOR"])
+def test_the_c_stays_within_its_arrays(tmp_path: Path, width: str) -> None:
+    flags = ["-std=gnu99", "-O1", f"-I{C_SOURCES}", f"-D{width}"]
     program = compile_c(tmp_path / "tcn", Path(__file__).with_name("native_tcn.c"), C_SOURCES / "tcn.c", flags=flags)
-    done = subprocess.run([program, "400"], capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run([program, "200"], capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert int(done.stdout.split()[0]) > 100
+    assert int(done.stdout.split()[0]) > 50
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="all others have one width of vectors")
+def test_a_processor_without_wide_vectors_gives_its_own_sums(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if shutil.which("gcc") is None:
+        pytest.skip("no C compiler here")
+    built = tmp_path / "narrow.so"
+    flags = ["-std=gnu99", "-O2", "-ffp-contract=off", "-fPIC", "-shared", "-DKINEDGE_NARROW"]
+    subprocess.run(["gcc", *flags, C_SOURCES / "tcn.c", "-o", built], check=True, timeout=120)
+    function = ctypes.CDLL(str(built)).kinedge_tcn
+    function.argtypes = [ctypes.c_void_p, ctypes.c_int64]
+    monkeypatch.setattr("kinedge.edge.backends.native._function", lambda: function)
+    x, mask = random_input(2, 70, bundle.manifest.n_channels)
+    state = np.random.default_rng(1).normal(size=(2, bundle.manifest.state_size)).astype(np.float32)
+    found = NativeBackend(bundle).step(x, mask, state)
+    forecaster = read_forecaster(bundle.model_bytes(), bundle.manifest)
+    for i in range(2):
+        for own, expected in zip(found, by_numpy(forecaster, x[i], mask[i], state[i], fused=False), strict=True):
+            np.testing.assert_array_equal(own[i], expected)

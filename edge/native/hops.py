@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 from kinedge.edge.native.arrays import address, is_plain
 from kinedge.edge.native.loader import library
 
-__all__ = ["drop_before", "interpolate", "look_at", "mark"]
+__all__ = ["drop_before", "interpolate", "look_at"]
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
-U64 = NDArray[np.uint64]
 Mask = NDArray[np.bool_]
 
 _P: Final = ctypes.c_void_p
@@ -26,7 +25,6 @@ _SIGNATURES: Final[dict[str, list[Any]]] = {
     "kinedge_interpolate": [*[_P] * 6, _N, _N, _N, _P, _P, _N, _N, _N, _P, _P, _P, _N, _N],
     "kinedge_drop_before": [*[_P] * 5, _N, _N, _N, _P, _P, _P, _N, _P],
     "kinedge_facts": [_P, _P, _P, _N, _N, _N, _P, _N, _N, _P, _P, _P],
-    "kinedge_marks": [_P, _P, _N, _N, _N, _P, _P, _N, _P, _N, _P, _P, _P],
 }
 
 
@@ -154,43 +152,3 @@ def look_at(
 @lru_cache(maxsize=16)
 def _columns(pairs: tuple[tuple[int, int, int], ...]) -> I64:
     return np.array(pairs, np.int64).reshape(-1, 3)
-
-
-def mark(values: F32, valid: Mask, factors: U64, starts: I64, marks: U64) -> tuple[U64, I64, I64] | None:
-    """Push a number for each sample of each sensor onto those of the block before; None where numpy must.
-
-    Parameters
-    ----------
-    values, valid : (n_streams, hop, n_channels)
-    factors : (n_channels,) uint64
-    starts : (n_sensors + 1,) int64
-        First columns of the sensors, and the number of columns.
-    marks : (n_streams, n_sensors, block) uint64
-        Not changed.
-
-    Returns
-    -------
-    marks, n_known, n_again
-        After the hop; how many are not 0, and how many of them stood there before, (n_streams, n_sensors).
-    """
-    function = _functions()[3]
-    shape, block = values.shape, marks.shape[2]
-    n_sensors = len(starts) - 1
-    if function is None or not (is_plain(values, np.float32, shape) and is_plain(valid, np.bool_, shape)):
-        return None
-    if not is_plain(marks, np.uint64, (shape[0], n_sensors, block)):
-        return None
-    after = np.empty_like(marks)
-    known, again = np.empty((shape[0], n_sensors), np.int64), np.empty((shape[0], n_sensors), np.int64)
-    done = function(
-        address(values),
-        address(valid),
-        *shape,
-        address(factors),
-        address(starts),
-        n_sensors,
-        address(marks),
-        block,
-        *map(address, (after, known, again)),
-    )
-    return (after, known, again) if done == 0 else None

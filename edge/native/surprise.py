@@ -9,26 +9,21 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from kinedge.edge.native.arrays import address
 from kinedge.edge.native.loader import library
+from kinedge.edge.native.record import DOUBLE, INT64, POINTER, Record, structure
 
 __all__ = ["NativeStep"]
 
-_FIELDS: Final[dict[Any, str]] = {
-    ctypes.c_int64: "n_streams n_rows n_memory n_samples n_horizons n_channels max_horizon state_size n_weights",
-    ctypes.c_double: "clip z_limit",
-    ctypes.c_void_p: "horizons needed center inverse_scale inverse_nu half_nu_1 weight "
-    "x mask model_in expected mu log_sigma model_out values valid rows z nats ok "
-    "model old_mu old_log_sigma held held_age n_seen "
-    "model_after mu_after log_sigma_after held_after held_age_after n_seen_after",
-}
+_Step: Final = structure(  # ``kinedge_step`` of ``surprise.h``
+    "_Step",
+    (INT64, "n_streams n_rows n_memory n_samples n_horizons n_channels max_horizon state_size n_weights"),
+    (DOUBLE, "clip z_limit"),
+    (POINTER, "horizons needed center inverse_scale inverse_nu half_nu_1 weight"),
+    (POINTER, "x mask model_in expected mu log_sigma model_out values valid rows z nats ok"),
+    (POINTER, "model old_mu old_log_sigma held held_age n_seen"),
+    (POINTER, "model_after mu_after log_sigma_after held_after held_age_after n_seen_after"),
+)
 _FUNCTIONS: Final = ("kinedge_prepare", "kinedge_differ", "kinedge_standardise", "kinedge_finish")
-
-
-class _Step(ctypes.Structure):
-    """``kinedge_step`` of ``surprise.h``."""
-
-    _fields_ = tuple((name, kind) for kind, names in _FIELDS.items() for name in names.split())
 
 
 @cache
@@ -43,7 +38,7 @@ def _functions() -> tuple[Any, ...] | None:
 
 
 class NativeStep:
-    """A step of an engine; what is told of it by ``set`` stays until it is told anew.
+    """A step of an engine; what is told of it by ``set``, as a ``Record`` takes it, stays until it is told anew.
 
     Raises
     ------
@@ -56,23 +51,13 @@ class NativeStep:
         if functions is None:
             raise RuntimeError("no native library is loaded")
         self._prepare, self._differ, self._standardise, self._finish = functions
-        self._step = _Step()
-        self._at = ctypes.addressof(self._step)
-        self._kept: dict[str, NDArray[Any]] = {}
+        record = Record(_Step)
+        self._at, self.set = record.at, record.set
 
     @staticmethod
     def is_there() -> bool:
         """Whether the library is."""
         return _functions() is not None
-
-    def set(self, numbers: dict[str, int | float] | None = None, **arrays: NDArray[Any]) -> None:
-        """Tell sizes and factors, and arrays, which must be plain and are kept until others take their places."""
-        step = self._step
-        for name, number in (numbers or {}).items():
-            setattr(step, name, number)
-        for name, array in arrays.items():
-            setattr(step, name, address(array))
-        self._kept.update(arrays)
 
     def prepare(self, start: int, stop: int) -> None:
         """Normalise, fill gaps, and bring mask and state to the forecaster."""

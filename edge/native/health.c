@@ -1,0 +1,305 @@
+/* How far each sensor can be trusted: a hop of some streams, whose states are written where they are.
+ *
+ * kinedge/edge/reliability.py does the same in numpy, and says why; here is only how.
+ */
+#include <math.h>
+#include <string.h>
+
+#include "sums.h"
+
+/* As kinedge/edge/native/health.py fills it in: every field is eight bytes, in this order. */
+typedef struct {
+    /* sizes: streams of this step, rows of the state */
+    int64_t n_streams, n_rows, hop, n_channels, n_sensors, block, n_alike, n_pairs, heard_from, clipped_from;
+    double moves, shakes, clipped_keep, twin, twin_equal, fits, side_keep, known_from, doubt, belief, hop_s;
+    double still_share, lone_share, gravity_keep, persist_low, persist_high, turned, never_from, usual_keep;
+    double persist_keep, unusual_from, unscored;
+    /* of the model: starts (n_sensors + 1), acc (n_sensors, 3) or -1, pairs (n_pairs, 2); of channels, sensors, pairs */
+    const int64_t *starts, *acc, *pairs;
+    const uint64_t *factors;
+    const float *still_limit, *inverse_unit, *weight;
+    const double *range, *center, *unit, *widths, *apart, *enough;
+    const uint8_t *told_apart, *sides;
+    /* of the hop: values, valid (n_streams, hop, n_channels); facts (10, n_streams, n_channels) as HopFacts has them;
+     * shared (n_streams, widths of the pairs one behind the other); which rows of the state */
+    const float *values;
+    const uint8_t *valid;
+    const float *facts, *shared;
+    const int64_t *rows;
+    /* the state, as HealthState has it */
+    uint64_t *marks;
+    double *clipped, *likeness;
+    int64_t *n_still, *n_lone;
+    double *side, *side_weight, *belongs, *gravity, *usual_gravity, *last, *usual_weight, *unusual;
+    /* what is found: (6, n_streams, n_sensors) repeated, clipped, off_body, swapped, shifted, still_s; (n_streams,
+     * n_sensors) twin, copy */
+    double *found;
+    int64_t *twins;
+    uint8_t *copies;
+} kinedge_health;
+
+PAIRWISE(sum_of_floats, float)
+
+#define MOST_SENSORS 64
+#define MOST_WIDTH 256
+#define TABLE 1024 /* twice the longest block, so that a free place is always near */
+
+static double within(double x, double low, double high)
+{
+    x = x >= low || x != x ? x : low;
+    return x <= high || x != x ? x : high;
+}
+
+static double larger(double a, double b)
+{
+    return a >= b || a != a ? a : b;
+}
+
+/* Push one number for each sample of a sensor, from the bits of its channels, 0 where one is missing, onto those of the
+ * block before; return by how many of those that are not 0 another one stood before. */
+static double push_marks(const kinedge_health *h, int64_t stream, int64_t g, uint64_t *marks)
+{
+    const int64_t kept = h->block - h->hop;
+    memmove(marks, marks + h->hop, (size_t)kept * sizeof *marks);
+    for (int64_t k = 0; k < h->hop; k++) {
+        const int64_t row = (stream * h->hop + k) * h->n_channels;
+        uint64_t mark = 0;
+        uint8_t there = 1;
+        for (int64_t c = h->starts[g]; c < h->starts[g + 1]; c++) {
+            uint32_t bits;
+            memcpy(&bits, h->values + row + c, sizeof bits);
+            mark += bits * h->factors[c];
+            there &= h->valid[row + c];
+        }
+        marks[kept + k] = there ? mark | 1u : 0u;
+    }
+    uint64_t table[TABLE];
+    memset(table, 0, sizeof table);
+    int64_t known = 0, again = 0;
+    for (int64_t k = 0; k < h->block; k++) {
+        if (!marks[k])
+            continue;
+        known++;
+        uint64_t place = (marks[k] * UINT64_C(0x9E3779B97F4A7C15)) >> 54;
+        while (table[place] && table[place] != marks[k])
+            place = (place + 1) % TABLE;
+        again += table[place] == marks[k];
+        table[place] = marks[k];
+    }
+    return (double)again / (double)(known - 1 > 1 ? known - 1 : 1);
+}
+
+/* Squared distance of a sensor's acceleration from the usual one of another, in scales. */
+static double distance(const kinedge_health *h, const float *level, int64_t sensor, int64_t like)
+{
+    double sum = 0;
+    for (int64_t i = 0; i < 3; i++) {
+        const int64_t own = h->acc[3 * sensor + i], usual = h->acc[3 * like + i];
+        const double apart = ((double)level[own] - h->center[usual]) / h->unit[usual];
+        sum += apart * apart;
+    }
+    return sum;
+}
+
+static void decay(double *sum, double keep, double now, double apart)
+{
+    *sum = keep * *sum + (1 - keep) * within(now / apart, -2.0, 2.0);
+}
+
+static int outside(const kinedge_health *h)
+{
+    if (h->block > TABLE / 2 || h->hop < 1 || h->hop > h->block || h->n_sensors > MOST_SENSORS || h->n_alike < 1)
+        return -1;
+    for (int64_t g = 0; g < h->n_sensors; g++) {
+        if (h->starts[g] < 0 || h->starts[g] >= h->starts[g + 1] || h->starts[g + 1] > h->n_channels ||
+            h->starts[g + 1] - h->starts[g] > MOST_WIDTH)
+            return -1;
+        for (int64_t i = 0; i < 3; i++)
+            if (h->acc[3 * g + i] < -1 || h->acc[3 * g + i] >= h->n_channels)
+                return -1;
+    }
+    for (int64_t p = 0; p < h->n_pairs; p++) {
+        const int64_t a = h->pairs[2 * p], b = h->pairs[2 * p + 1];
+        if (a < 0 || b < 0 || a >= h->n_sensors || b >= h->n_sensors ||
+            (h->told_apart[p] && (h->acc[3 * a] < 0 || h->acc[3 * b] < 0)))
+            return -1;
+    }
+    for (int64_t i = 0; i < h->n_streams; i++)
+        if (h->rows[i] < 0 || h->rows[i] >= h->n_rows)
+            return -1;
+    return 0;
+}
+
+/* What the facts of the hop add to the state of one stream; which sensors were heard. */
+static void add_facts(const kinedge_health *h, int64_t stream, int64_t row, uint8_t *heard)
+{
+    const int64_t C = h->n_channels, S = h->n_sensors, plane = h->n_streams * C;
+    const float *fact = h->facts + stream * C, *n_valid = fact, *level = fact + 2 * plane, *power = fact + 3 * plane,
+                *low = fact + 4 * plane, *high = fact + 5 * plane, *n_low = fact + 6 * plane, *n_high = fact + 7 * plane;
+    uint8_t still[MOST_SENSORS];
+    float of_one[MOST_WIDTH], powers[MOST_SENSORS];
+    double most = 0;
+    for (int64_t g = 0; g < S; g++) {
+        const int64_t first = h->starts[g], width = h->starts[g + 1] - first;
+        float least = n_valid[first];
+        double share = 0;
+        still[g] = 1;
+        for (int64_t i = 0; i < width; i++) {
+            const int64_t c = first + i;
+            least = n_valid[c] < least ? n_valid[c] : least;
+            const float n = n_valid[c] > 1.0f ? n_valid[c] : 1.0f, spread = sqrtf(power[c] / n);
+            still[g] &= spread < h->still_limit[c];
+            of_one[i] = spread * h->inverse_unit[c];
+            const float from = (float)h->clipped_from;
+            const float at_ends = (n_high[c] >= from ? n_high[c] - 1 : 0) + (n_low[c] >= from ? n_low[c] - 1 : 0);
+            const double now = ((double)high[c] > (double)low[c] + h->range[c] ? at_ends : 0) / (double)n;
+            share = i ? larger(share, now) : now;
+        }
+        heard[g] = least >= (float)h->heard_from;
+        const double moves = (double)(width > 1 ? of_one[0] + sum_of_floats(of_one + 1, width - 1) : of_one[0]) / h->widths[g];
+        most = g ? larger(most, moves) : moves;
+        double *clipped = h->clipped + row * S + g;
+        *clipped = larger(*clipped * h->clipped_keep, share < 1.0 || share != share ? share : 1.0);
+        for (int64_t i = 0; i < width; i++)
+            of_one[i] = power[first + i] * h->weight[first + i];
+        powers[g] = width > 1 ? of_one[0] + sum_of_floats(of_one + 1, width - 1) : of_one[0];
+    }
+    for (int64_t g = 0; g < S; g++) {
+        if (!heard[g])
+            continue;
+        int64_t *n_still = h->n_still + row * S + g, *n_lone = h->n_lone + row * S + g;
+        *n_still = still[g] ? *n_still + 1 : 0;
+        /* itself it does not move: what moves most is another one */
+        *n_lone = still[g] ? *n_lone + (most > h->moves) + 3 * (most > h->shakes) : 0;
+        const int64_t *acc = h->acc + 3 * g;
+        double *last = h->last + (row * S + g) * 3, *gravity = h->gravity + (row * S + g) * 3;
+        for (int64_t i = 0; i < 3; i++) {
+            last[i] = acc[0] >= 0 ? (double)level[acc[i]] : 0.0;
+            gravity[i] = h->gravity_keep * gravity[i] + (1 - h->gravity_keep) * last[i];
+        }
+    }
+    double *likeness = h->likeness + row * h->n_alike * h->n_pairs * 2;
+    memmove(likeness, likeness + h->n_pairs * 2, (size_t)((h->n_alike - 1) * h->n_pairs * 2) * sizeof *likeness);
+    likeness += (h->n_alike - 1) * h->n_pairs * 2;
+    int64_t at = 0, n_shared = 0;
+    for (int64_t p = 0; p < h->n_pairs; p++)
+        n_shared += h->starts[h->pairs[2 * p] + 1] - h->starts[h->pairs[2 * p]];
+    for (int64_t p = 0; p < h->n_pairs; p++) {
+        const int64_t a = h->pairs[2 * p], b = h->pairs[2 * p + 1], first = h->starts[a], width = h->starts[a + 1] - first;
+        for (int64_t i = 0; i < width; i++)
+            of_one[i] = h->shared[stream * n_shared + at + i] * h->weight[first + i];
+        at += width;
+        const float both = powers[a] + powers[b];
+        likeness[2 * p] = both - 2 * sum_of_floats(of_one, width);
+        likeness[2 * p + 1] = both;
+        if (!h->told_apart[p] || !heard[a] || !heard[b])
+            continue;
+        const double one = distance(h, level, a, b) - distance(h, level, a, a);
+        const double other = distance(h, level, b, a) - distance(h, level, b, b), apart = h->apart[p];
+        const int64_t k = row * h->n_pairs + p;
+        decay(h->side + k, h->side_keep, (one + other) / 2, apart);
+        decay(h->belongs + k, h->side_keep, one, apart);
+        decay(h->side_weight + k, h->side_keep, apart, apart);
+    }
+}
+
+static double shifted(const kinedge_health *h, int64_t at)
+{
+    const double *now = h->gravity + 3 * at, *usual = h->usual_gravity + 3 * at;
+    const double product = now[0] * usual[0] + now[1] * usual[1] + now[2] * usual[2];
+    const double length = sqrt(now[0] * now[0] + now[1] * now[1] + now[2] * now[2]) *
+                          sqrt(usual[0] * usual[0] + usual[1] * usual[1] + usual[2] * usual[2]);
+    if (!(product < h->turned * length) && !(h->usual_weight[at] < h->never_from))
+        return 0.0;
+    return within((h->unusual[at] - h->persist_low) / (h->persist_high - h->persist_low), 0.0, 1.0);
+}
+
+/* What speaks against the two sensors of each pair. */
+static void judge_pairs(const kinedge_health *h, int64_t stream, int64_t row)
+{
+    const int64_t S = h->n_sensors, P = h->n_pairs, A = h->n_alike;
+    double *swapped = h->found + (3 * h->n_streams + stream) * S;
+    for (int64_t p = 0; p < P; p++) {
+        const int64_t a = h->pairs[2 * p], b = h->pairs[2 * p + 1], at = row * P + p;
+        const double weight = larger(h->side_weight[at], 1e-9);
+        if (h->sides[p]) {
+            const double towards = h->side[at] / weight;
+            swapped[a] = swapped[b] = h->side_weight[at] > h->known_from
+                                          ? within((h->doubt - towards) / (h->doubt - h->belief), 0.0, 1.0)
+                                          : 0.0;
+        }
+        double difference = 0, both = 0;
+        for (int64_t i = 0; i < A; i++) {
+            const double *likeness = h->likeness + ((row * A + i) * P + p) * 2;
+            difference += likeness[0];
+            both += likeness[1];
+        }
+        int same = both > h->enough[p] && difference < h->twin * both;
+        if (!same) {
+            const uint64_t *one = h->marks + (row * S + a) * h->block, *other = h->marks + (row * S + b) * h->block;
+            int64_t equal = 0;
+            for (int64_t k = 0; k < h->block; k++)
+                equal += (one[k] == other[k]) & (one[k] != 0);
+            same = (double)equal / (double)h->block > h->twin_equal;
+        }
+        if (!same)
+            continue;
+        const double belongs = h->belongs[at] / weight;
+        h->twins[stream * S + a] = b;
+        h->twins[stream * S + b] = a;
+        h->copies[stream * S + a] |= belongs < h->fits;
+        h->copies[stream * S + b] |= belongs > -h->fits;
+    }
+}
+
+/* Judge the sensors of all streams of the step by one hop. -1, having done nothing, where something is outside. */
+API int32_t kinedge_health_step(const kinedge_health *h)
+{
+    if (outside(h))
+        return -1;
+    const int64_t S = h->n_sensors, plane = h->n_streams * S;
+    for (int64_t stream = 0; stream < h->n_streams; stream++) {
+        const int64_t row = h->rows[stream];
+        uint8_t heard[MOST_SENSORS];
+        add_facts(h, stream, row, heard);
+        double *found = h->found + stream * S;
+        for (int64_t g = 0; g < S; g++) {
+            const int64_t at = row * S + g;
+            const double lain = larger((double)h->n_still[at] * h->still_share, (double)h->n_lone[at] * h->lone_share);
+            found[g] = push_marks(h, stream, g, h->marks + at * h->block);
+            found[plane + g] = h->clipped[at];
+            found[2 * plane + g] = within(1.5 * lain - 0.5, 0.0, 1.0);
+            found[3 * plane + g] = 0.0;
+            found[4 * plane + g] = h->acc[3 * g] >= 0 ? shifted(h, at) : 0.0;
+            found[5 * plane + g] = (double)h->n_still[at] * h->hop_s;
+            h->twins[stream * S + g] = -1;
+            h->copies[stream * S + g] = 0;
+        }
+        judge_pairs(h, stream, row);
+    }
+    return 0;
+}
+
+/* Take in how unusual the hop just looked at was: sensor_u (n_streams, n_sensors). */
+API int32_t kinedge_health_learn(const kinedge_health *h, const double *sensor_u)
+{
+    if (outside(h))
+        return -1;
+    const int64_t S = h->n_sensors;
+    for (int64_t i = 0; i < h->n_streams; i++)
+        for (int64_t g = 0; g < S; g++) {
+            const double u = sensor_u[i * S + g];
+            const int64_t at = h->rows[i] * S + g;
+            const int known = u > h->unscored, odd = u > h->unusual_from;
+            if (!known)
+                continue;
+            double *share = h->unusual + at;
+            *share = h->persist_keep * *share + (1 - h->persist_keep) * odd;
+            if (odd)
+                continue;
+            h->usual_weight[at] = h->usual_keep * h->usual_weight[at] + (1 - h->usual_keep);
+            for (int64_t k = 3 * at; k < 3 * at + 3; k++)
+                h->usual_gravity[k] = h->usual_keep * h->usual_gravity[k] + (1 - h->usual_keep) * h->last[k];
+        }
+    return 0;
+}

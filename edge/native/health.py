@@ -1,0 +1,129 @@
+"""Typed functions of ``health.c``: how far the sensors of some streams can be trusted, hop by hop."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kinedge.edge.native.arrays import address, is_plain
+from kinedge.edge.native.loader import library
+from kinedge.edge.native.record import DOUBLE, INT64, POINTER, Record, structure
+
+__all__ = ["NativeHealth"]
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+_STATE: Final = (
+    "marks clipped likeness n_still n_lone side side_weight belongs gravity usual_gravity last usual_weight unusual"
+)
+_Health: Final = structure(
+    "_Health",
+    (INT64, "n_streams n_rows hop n_channels n_sensors block n_alike n_pairs heard_from clipped_from"),
+    (DOUBLE, "moves shakes clipped_keep twin twin_equal fits side_keep known_from doubt belief hop_s"),
+    (DOUBLE, "still_share lone_share gravity_keep persist_low persist_high turned never_from usual_keep"),
+    (DOUBLE, "persist_keep unusual_from unscored"),
+    (POINTER, "starts acc pairs factors still_limit inverse_unit weight range center unit widths apart enough"),
+    (POINTER, f"told_apart sides values valid facts shared rows {_STATE} found twins copies"),
+)
+_LONGEST: Final = 512  # samples of a block
+_MOST_SENSORS: Final = 64
+
+
+@cache
+def _functions() -> tuple[Any, Any] | None:
+    loaded = library()
+    if loaded is None:
+        return None
+    step, learn = loaded.kinedge_health_step, loaded.kinedge_health_learn
+    step.argtypes, step.restype = [ctypes.c_void_p], ctypes.c_int32
+    learn.argtypes, learn.restype = [ctypes.c_void_p, ctypes.c_void_p], ctypes.c_int32
+    return step, learn
+
+
+class NativeHealth:
+    """The monitor of one model in C.
+
+    Parameters
+    ----------
+    numbers, arrays
+        Sizes, factors and constants of the model, by their names in ``health.c``.
+    """
+
+    def __init__(self, numbers: Mapping[str, float], **arrays: NDArray[Any]) -> None:
+        self._record = Record(_Health)
+        self._record.set(numbers, **arrays)
+        self._n_sensors, self._hop = int(numbers["n_sensors"]), int(numbers["hop"])
+        self._n_channels = int(numbers["n_channels"])
+        self._fits = numbers["block"] <= _LONGEST and self._n_sensors <= _MOST_SENSORS
+        self._told: object = None
+        self._rows: object = None
+
+    @staticmethod
+    def is_there() -> bool:
+        """Whether the library is."""
+        return _functions() is not None
+
+    def step(
+        self, values: F32, valid: Mask, facts: F32, shared: F32, state: Any, rows: NDArray[np.intp]
+    ) -> tuple[F64, NDArray[np.int64], Mask] | None:
+        """Judge one hop and write what is remembered; None, with nothing written, where numpy must do it.
+
+        Parameters
+        ----------
+        values, valid : (n_streams, hop, n_channels)
+        facts, shared
+            ``HopFacts.whole``.
+        state
+            A ``HealthState`` of all streams.
+        rows : (n_streams,)
+            Which of them these are.
+
+        Returns
+        -------
+        found : (6, n_streams, n_sensors)
+            Repeated, clipped, off body, swapped, shifted, and for how long still.
+        twin, copy : (n_streams, n_sensors)
+        """
+        functions, n, record = _functions(), len(rows), self._record
+        shape = (n, self._hop, self._n_channels)
+        if functions is None or not self._fits or facts.shape[1] != n:
+            return None
+        if not (is_plain(values, np.float32, shape) and is_plain(valid, np.bool_, shape)):
+            return None
+        if self._told is not state:
+            arrays = {name: getattr(state, name) for name in _STATE.split()}
+            if not all(a.flags.c_contiguous and a.flags.aligned for a in arrays.values()):
+                return None
+            record.set({"n_rows": len(state.marks)}, **arrays)
+            self._told = state  # a pipeline's is the same hop after hop
+        found = np.empty((6, n, self._n_sensors))
+        twins, copies = np.empty(found.shape[1:], np.int64), np.empty(found.shape[1:], bool)
+        record.set(
+            {"n_streams": n},
+            values=values,
+            valid=valid,
+            facts=facts,
+            shared=shared,
+            rows=rows,
+            found=found,
+            twins=twins,
+            copies=copies,
+        )
+        self._rows = rows
+        return (found, twins, copies) if functions[0](record.at) == 0 else None
+
+    def learn(self, sensor_u: F64, state: Any, rows: NDArray[np.intp]) -> bool:
+        """Take in how unusual the hop of the last ``step``, of these streams, was; False where numpy must."""
+        functions = _functions()
+        if functions is None or self._told is not state or self._rows is not rows:
+            return False
+        if not is_plain(sensor_u, np.float64, (len(rows), self._n_sensors)):
+            return False
+        return bool(functions[1](self._record.at, address(sensor_u)) == 0)

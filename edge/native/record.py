@@ -1,0 +1,40 @@
+"""Structures of eight-byte fields that C reads, filled in from Python: what is told once need not be told again."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping
+from typing import Any
+
+from numpy.typing import NDArray
+
+from kinedge.edge.native.arrays import address
+
+__all__ = ["DOUBLE", "INT64", "POINTER", "Record", "structure"]
+
+INT64, DOUBLE, POINTER = ctypes.c_int64, ctypes.c_double, ctypes.c_void_p
+
+
+def structure(name: str, *fields: tuple[Any, str]) -> type[ctypes.Structure]:
+    """Return the structure with these fields: a type, and the names of those that are of it, in C's order."""
+    every = tuple((field, kind) for kind, names in fields for field in names.split())
+    return type(name, (ctypes.Structure,), {"_fields_": every})
+
+
+class Record:
+    """One such structure; ``at`` is where it lies."""
+
+    def __init__(self, kind: type[ctypes.Structure]) -> None:
+        self._fields = kind()
+        self.at = ctypes.addressof(self._fields)
+        self._kept: dict[str, NDArray[Any]] = {}
+
+    def set(self, numbers: Mapping[str, float] | None = None, **arrays: NDArray[Any]) -> None:
+        """Tell sizes and factors, and arrays, which must be plain and are kept until others take their places."""
+        fields = self._fields
+        if numbers:
+            for name, number in numbers.items():
+                setattr(fields, name, number)
+        for name, array in arrays.items():
+            setattr(fields, name, address(array))
+        self._kept.update(arrays)

@@ -1,0 +1,97 @@
+"""What is known about the sensors of streams, and what is remembered to know it (``kinedge.edge.reliability``)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["CLIPPED_POWER", "HealthState", "SensorHealth"]
+
+F64 = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+CLIPPED_POWER: Final = 6  # a clipped sample misleads about its neighbours, too
+_OUT: Final = 0.5  # trust below which a sensor is kept from the model
+
+
+@dataclass(frozen=True, eq=False)
+class SensorHealth:
+    """What stands against trusting a sensor; all (n_streams, n_sensors).
+
+    Parameters
+    ----------
+    repeated, clipped
+        Share of samples, in the block and of late.
+    off_body, swapped, shifted
+        0 (no sign of it) to 1 (certain).
+    still_s
+        How long the sensor has been still.
+    twin
+        Index of the sensor that gives the same signal, -1 without one.
+    copy : bool
+        It has a twin, and is not known to be the original.
+    """
+
+    repeated: F64
+    clipped: F64
+    off_body: F64
+    swapped: F64
+    shifted: F64
+    still_s: F64
+    twin: NDArray[np.int64]
+    copy: Mask
+
+    @classmethod
+    def fine(cls, n_streams: int, n_sensors: int) -> SensorHealth:
+        """Return the health of sensors against which nothing speaks."""
+        zero = np.zeros((n_streams, n_sensors))
+        return cls(zero, zero, zero, zero, zero, zero, np.full(zero.shape, -1, np.int64), np.zeros(zero.shape, bool))
+
+    @property
+    def out(self) -> Mask:
+        """Which sensors the model must not see."""
+        trust = (1 - self.repeated) * (1 - self.clipped) ** CLIPPED_POWER * (1 - self.off_body) * ~self.copy
+        kept_out: Mask = trust < _OUT
+        return kept_out
+
+
+@dataclass(frozen=True, eq=False)
+class HealthState:
+    """What the monitor remembers; streams are the first axis of every array.
+
+    Parameters
+    ----------
+    marks : (n, n_sensors, block) uint64
+        One number per sample of the last block, 0 where missing; equal samples have equal numbers.
+    clipped : (n, n_sensors)
+        Share of samples at an extreme, the largest of late, decaying.
+    likeness : (n, n_hops of 4 s, n_pairs, 2)
+        Power of the difference of two sensors, and of both.
+    n_still, n_lone : (n, n_sensors)
+        Hops for which the sensor has been still; of these, with another one moving (four each if it moves strongly).
+    side, side_weight : (n, n_pairs)
+        Decaying sums: how much nearer both sensors of a pair are to their own usual levels than to the other's.
+    belongs : (n, n_pairs)
+        The same of the first sensor's signal alone; 1 where it is the first one's, -1 the second's.
+    gravity, usual_gravity, last : (n, n_sensors, 3)
+        Mean acceleration: decaying and recent, decaying and of usual movement, of the last hop.
+    usual_weight, unusual : (n, n_sensors)
+        Decaying sums of hops that were usual, and of those that were not.
+    """
+
+    marks: NDArray[np.uint64]
+    clipped: F64
+    likeness: F64
+    n_still: NDArray[np.int64]
+    n_lone: NDArray[np.int64]
+    side: F64
+    side_weight: F64
+    belongs: F64
+    gravity: F64
+    usual_gravity: F64
+    last: F64
+    usual_weight: F64
+    unusual: F64
