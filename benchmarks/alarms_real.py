@@ -10,7 +10,7 @@ copy of each recording, shows that the alarm is not merely silent.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -56,19 +56,28 @@ class _Count:
     noises: int = 0
 
 
-def bench_alarms_real(data: Path, bundles: Sequence[Path], *, name: str, enrol_share: float = 0.5) -> dict[str, Any]:
-    """Measure each bundle on the person it was not trained on.
+def bench_alarms_real(
+    data: Path,
+    bundles: Mapping[str, Path],
+    *,
+    name: str,
+    enrol_share: float = 0.5,
+    progress: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Measure people by models that were not trained on them.
 
     Parameters
     ----------
     data
         A data set as its owner publishes it, or as npz.
     bundles
-        Each trained without one person, its file named ``...-PERSON.kinedge``.
+        A model for each person, trained without them.
     name
         Of the data set.
     enrol_share
         Of each person's ordinary time, the first.
+    progress
+        Called with what is being done.
 
     Raises
     ------
@@ -78,9 +87,9 @@ def bench_alarms_real(data: Path, bundles: Sequence[Path], *, name: str, enrol_s
     settings = alarm_settings(_HOURS)
     totals = {way: _Count() for way in ALARMS}
     rows, audits = [], []
-    for path in bundles:
+    for person, path in bundles.items():
+        progress(f"watching {person}")
         scorer = Scorer(read_bundle(path))
-        person = path.stem.rpartition("-")[2]
         manifest = scorer.manifest
         recordings = [
             align_recording(r.select(manifest.sensor_specs), rate_hz=manifest.rate_hz)
@@ -88,7 +97,7 @@ def bench_alarms_real(data: Path, bundles: Sequence[Path], *, name: str, enrol_s
             if r.subject == person
         ]
         if not recordings:
-            raise SignalError(f"{data}: nothing of {person}; name the bundle after whom it left out")
+            raise SignalError(f"{data}: nothing of {person}, whom {path.name} left out")
         enrolment, rest = enrolled_on_first(scorer, recordings, enrol_share)
         audits.append(f"{person}: {enrolment.manifest.usable_s:.0f} s, {enrolment.manifest.audit.verdict}")
         alarms = {way: _alarms(scorer, enrolment, config) for way, config in settings.items()}
@@ -101,7 +110,7 @@ def bench_alarms_real(data: Path, bundles: Sequence[Path], *, name: str, enrol_s
     rows += [_row(f"{name} all, {way}", totals[way], settings[way]) for way in ALARMS]
     facts = {
         "data": name,
-        "bundles": ", ".join(p.stem for p in bundles),
+        "bundles": ", ".join(f"{person}: {read_bundle(path).digest[:8]}" for person, path in bundles.items()),
         "hours_per_false_episode": _HOURS,
         "enrolled": "; ".join(audits),
         "enrol_share": enrol_share,

@@ -8,7 +8,7 @@ of another day; ``aligned`` turns the sensors of a walk into the frames of the e
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -32,18 +32,25 @@ __all__ = ["bench_freezing", "enrol_on_ordinary"]
 _WAYS: Final = ("cohort", "enrolled", "enrolled, aligned")
 
 
-def bench_freezing(bundles: Sequence[Path], data: Path, *, label: str = "freeze") -> dict[str, Any]:
-    """Measure each bundle on the patients it was not trained on.
+def bench_freezing(
+    bundles: Mapping[str, Path],
+    data: Path,
+    *,
+    label: str = "freeze",
+    progress: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Measure patients by models that were not trained on them.
 
     Parameters
     ----------
     bundles
-        Each made with ``kinedge train examples/freezing-of-gait.toml --leave-out PATIENT``, its file named
-        ``...-PATIENT.kinedge``.
+        A model for each patient, as ``kinedge train examples/freezing-of-gait.toml --leave-out PATIENT`` makes it.
     data
         The npz of fog_stanford.
     label
         Of the events.
+    progress
+        Called with what is being done.
 
     Raises
     ------
@@ -52,18 +59,18 @@ def bench_freezing(bundles: Sequence[Path], data: Path, *, label: str = "freeze"
     """
     rows = []
     totals = {way: EpisodeMetrics() for way in _WAYS}
-    for path in bundles:
+    for patient, path in bundles.items():
+        progress(f"scoring {patient}")
         bundle = read_bundle(path)
         scorer = Scorer(bundle)
         manifest = scorer.manifest
-        patient = path.stem.rpartition("-")[2]
         walks = [
             align_recording(r.select(manifest.sensor_specs), rate_hz=manifest.rate_hz)
             for r in DATASETS["fog_stanford"](data, sensors=scorer.sensors)
             if r.subject == patient
         ]
         if len(walks) < 2:
-            raise SignalError(f"{data}: fewer than two walks of {patient}; name the bundle after whom it left out")
+            raise SignalError(f"{data}: fewer than two walks of {patient}, whom {path.name} left out")
         found = {way: EpisodeMetrics() for way in _WAYS}
         seconds = []
         for i, walk in enumerate(walks):
@@ -79,7 +86,10 @@ def bench_freezing(bundles: Sequence[Path], data: Path, *, label: str = "freeze"
             enrolled_s = "" if way == "cohort" else round(float(np.mean(seconds)))
             rows.append({"what": f"{patient}, {way}", "enrolled_s": enrolled_s, **_figures(metrics)})
     rows += [{"what": f"all, {way}", "enrolled_s": "", **_figures(m)} for way, m in totals.items()]
-    settings = {"data": data.stem, "bundles": ", ".join(p.stem for p in bundles)}
+    settings = {
+        "data": data.stem,
+        "bundles": ", ".join(f"{patient}: {read_bundle(path).digest[:8]}" for patient, path in bundles.items()),
+    }
     return result("freezing_enrolled", rows, settings=settings)
 
 

@@ -69,6 +69,7 @@ def _register() -> None:
         bench_caution,
         bench_collector,
         bench_dashboard,
+        bench_left_out,
         bench_peers,
         bench_people,
         bench_results,
@@ -101,10 +102,9 @@ def _register() -> None:
     from kinedge.cli import compile as compile_
 
     _ = audit, bench, collect, compile_, config, data, demo, doctor, emulate, enrol, enroll_gateway, episodes
-    _ = bench_ab, bench_all, bench_caution, bench_collector, bench_dashboard, bench_people, bench_peers, bench_results
-    _ = bench_stages, feedback, inspect, keys, measures, models, quantize, record, replay, report, run, scan
-    _ = sync, train
-    _ = collect_demo, pose
+    _ = bench_ab, bench_all, bench_caution, bench_collector, bench_dashboard, bench_left_out, bench_people, bench_peers
+    _ = bench_results, bench_stages, collect_demo, feedback, inspect, keys, measures, models, pose, quantize, record
+    _ = replay, report, run, scan, sync, train
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 from rich.console import Console
@@ -20,6 +20,7 @@ from kinedge.edge.config import DEFAULT_BUNDLE
 from kinedge.errors import ConfigError
 
 __all__ = [
+    "MODELS",
     "bench",
     "clap",
     "clock",
@@ -35,6 +36,8 @@ __all__ = [
     "step",
     "throughput",
 ]
+
+MODELS: Final = Path("bench-models")  # of models that a benchmark trains for itself
 
 
 class CpuBackend(str, Enum):
@@ -265,10 +268,13 @@ def gpu(
 
 @bench.command()
 def parity(
-    bundles: Annotated[list[Path], typer.Argument(help=".kinedge files that kinedge quantize made.")],
+    bundles: Annotated[list[Path] | None, typer.Argument(help=".kinedge files that kinedge quantize made.")] = None,
     data: Annotated[
         Path | None, typer.Option("--data", "-d", help="Prove one bundle anew, on the test part of the data it is of.")
     ] = None,
+    gait: Annotated[Path | None, typer.Option(help="gait_healthy: train, quantize and prove models of it.")] = None,
+    stanford: Annotated[Path | None, typer.Option(help="fog_stanford: the same.")] = None,
+    models: Annotated[Path, typer.Option(help="Where models that are made are kept.")] = MODELS,
     path: Annotated[Path | None, typer.Option(help="Where the data lies, in place of the file's path.")] = None,
     leave_out: Annotated[list[str] | None, typer.Option(help="As when it was trained; may be repeated.")] = None,
     injected: Annotated[int, typer.Option(min=2, max=10_000, help="Pieces that are tampered with.")] = 60,
@@ -278,7 +284,10 @@ def parity(
     """Show how far every form of a model answers the same: torch, ONNX whole and streamed, fp16, int8, TensorRT.
 
     Without --data the proofs that the bundles carry; with it, a new one with every backend of this machine. What a
-    machine does not have is "not run".
+    machine does not have is "not run". With --gait and --stanford models are made first, three of each data set, which
+    takes minutes each, and kept.
+
+    Example: kinedge bench parity --gait gait_healthy.npz --out parity.json
 
     Example: kinedge bench parity wrists-int8.kinedge --data wrists.toml --out parity.json
     """
@@ -287,12 +296,21 @@ def parity(
     with need_extra("quantize"):
         from kinedge.benchmarks.parity import bench_parity, prove_here
         from kinedge.cli.quantize import parts_for
-    if data is None:
-        found = bench_parity(bundles)
-    elif len(bundles) > 1:
+    given = list(bundles or ())
+    made_of = {name: path for name, path in (("gait_healthy", gait), ("fog_stanford", stanford)) if path is not None}
+    if bool(given) == bool(made_of):
+        raise ConfigError("give bundles, or data sets to make some of (--gait, --stanford)")
+    if made_of:
+        with need_extra("train"):
+            from kinedge.benchmarks.left_out import models_proven
+        with Console(stderr=True).status("reading", spinner="line") as status:
+            found = bench_parity(models_proven(made_of, models, progress=status.update))
+    elif data is None:
+        found = bench_parity(given)
+    elif len(given) > 1:
         raise ConfigError("--data is of one bundle: give one, or leave --data out for the proofs they carry")
     else:
-        bundle = read_bundle(bundles[0])
+        bundle = read_bundle(given[0])
         with Console(stderr=True).status("loading", spinner="line") as status:
             how, parts = parts_for(
                 bundle,
@@ -300,7 +318,7 @@ def parity(
                 where=path,
                 leave_out=tuple(leave_out or ()),
                 other_people=False,
-                bundle_name=str(bundles[0]),
+                bundle_name=str(given[0]),
             )
             found = prove_here(
                 bundle,

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -35,6 +36,10 @@ def all_(
     quick: Annotated[bool, typer.Option("--quick", help="A minute for all: that they run, not what they say.")] = False,
     again: Annotated[bool, typer.Option("--again", help="Run also what is there already.")] = False,
     tables: Annotated[list[Path] | None, typer.Option(help="Documents whose tables are written at the end.")] = None,
+    python: Annotated[
+        list[str] | None,
+        typer.Option(metavar="LIBRARY=PYTHON", help="Handed to kinedge bench peers; may be given again."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be run, and how long it takes.")] = False,
 ) -> None:
     """Measure everything that the results are made of; a run that was cut off goes on where it stopped.
@@ -43,7 +48,7 @@ def all_(
 
     That every benchmark runs, in a minute: kinedge bench all --quick
     """
-    entries = chosen([name for name in only.split(",") if name], quick=quick)
+    entries = [_with_python(e, python or []) for e in chosen([n for n in only.split(",") if n], quick=quick)]
     console = Console(stderr=True)
     with contextlib.ExitStack() as stack:
         if quick:
@@ -73,6 +78,13 @@ def all_(
             write_tables(list(tables), results=folder, check=False)
     if failed := [entry.name for entry, said, _ in outcomes if said.startswith("failed")]:
         raise BackendError(f"{', '.join(failed)} failed; run them alone with kinedge bench to see more")
+
+
+def _with_python(entry: Entry, python: list[str]) -> Entry:
+    """Return the entry of peers with the interpreters of libraries that live apart."""
+    if entry.name != "peers" or not python:
+        return entry
+    return replace(entry, command=f"{entry.command} {shlex.join(f'--python={p}' for p in python)}")
 
 
 def _one(entry: Entry, folder: Path, data: Path | None, *, quick: bool, again: bool) -> str:

@@ -18,14 +18,12 @@ from kinedge.errors import ConfigError
 __all__ = [
     "ablations",
     "alarms",
-    "alarms_real",
     "anomalies",
     "arm_use",
     "attribution",
     "enrolment",
     "exercises",
     "freezing",
-    "freezing_enrolled",
     "gait",
     "tsb",
 ]
@@ -116,39 +114,6 @@ def alarms(
         )
     columns = ["what", "hours", "valid", "false", "of_promise", "people_with_one", "found", "median_delay_s"]
     deliver(found, out, as_json=as_json, columns=columns)
-
-
-@bench.command("alarms-real")
-def alarms_real(
-    data: Annotated[Path, typer.Option(help="The data set.")],
-    bundles: Annotated[list[Path], typer.Argument(help="...-PERSON.kinedge, each trained without that person.")],
-    name: Annotated[str, typer.Option(help="Of the data set, as in kinedge data.")] = "daphnet",
-    out: Annotated[Path | None, typer.Option(help="Write the result as JSON there.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
-) -> None:
-    """Enrol real people on the first half of their ordinary time, and count false episodes in the rest.
-
-    Example: kinedge bench alarms-real --data daphnet.npz without-S01.kinedge without-S02.kinedge without-S03.kinedge
-    """
-    from kinedge.benchmarks.alarms_real import bench_alarms_real
-
-    deliver(bench_alarms_real(data, bundles, name=name), out, as_json=as_json)
-
-
-@bench.command("freezing-enrolled")
-def freezing_enrolled(
-    data: Annotated[Path, typer.Option(help="The npz of fog_stanford.")],
-    bundles: Annotated[list[Path], typer.Argument(help="...-PATIENT.kinedge, each trained without that patient.")],
-    out: Annotated[Path | None, typer.Option(help="Write the result as JSON there.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
-) -> None:
-    """Find freezes by models of the other patients, compared with those and with the patient's own other walks.
-
-    Example: kinedge bench freezing-enrolled --data fog_stanford.npz fog-pt3.kinedge fog-pt5.kinedge
-    """
-    from kinedge.benchmarks.freezing import bench_freezing
-
-    deliver(bench_freezing(bundles, data), out, as_json=as_json)
 
 
 @bench.command()

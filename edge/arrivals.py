@@ -12,7 +12,9 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
+from kinedge.edge import native
 from kinedge.edge.grid import Grid
 from kinedge.edge.grid_buffers import HOST_TIME, host_time
 from kinedge.errors import SignalError
@@ -21,6 +23,9 @@ from kinedge.firmware_bridge.clock_table import FOREVER, SANE, ClockTable
 from kinedge.signals import ImuChunk
 
 __all__ = ["Arrivals"]
+
+F64 = NDArray[np.float64]
+Rows = NDArray[np.intp]
 
 _FEW: Final = 24  # chunks that are taken in one by one, as a step for all costs more
 _MANY: Final = 1024  # chunks that wait at most to be taken in: more of them leave the caches
@@ -39,6 +44,7 @@ class _Feed:
     columns: list[int] | None
     n_columns: int  # of chunks
     clock_row: int  # in the table of clocks; -1 for a clock that is not there
+    number: int  # of its numbers among those of all feeds
 
 
 def _picked(chunk: ImuChunk, columns: list[int]) -> ImuChunk:
@@ -95,7 +101,7 @@ class Arrivals:
         """Map a sensor by this clock from its next chunk on."""
         self.settle()
         self.clocks[subject][sensor] = clock
-        self._feeds.pop((subject, sensor), None)
+        self._forget_feed(subject, sensor)
 
     def hand_over(self, sensor: str, *, giver: str, taker: str) -> None:
         """Let a sensor be of another person from its next chunk on, with its clock.
@@ -112,7 +118,7 @@ class Arrivals:
         self.clocks[taker][sensor] = clock
         boot_id = self._boot_ids.get((giver, sensor))
         for subject in (giver, taker):
-            self._feeds.pop((subject, sensor), None)
+            self._forget_feed(subject, sensor)
             self._boot_ids.pop((subject, sensor), None)
         if boot_id is not None:
             self._boot_ids[(taker, sensor)] = boot_id
@@ -121,8 +127,30 @@ class Arrivals:
         """Forget a sensor that nobody wears any more."""
         self.settle()
         self.clocks[subject].pop(sensor, None)
-        self._feeds.pop((subject, sensor), None)
+        self._forget_feed(subject, sensor)
         self._boot_ids.pop((subject, sensor), None)
+
+    def _forget_feed(self, subject: str, sensor: str) -> None:
+        self._feeds.pop((subject, sensor), None)
+        if sensor in self._channels:
+            self._bounded[self._row[subject], self._grid.column(sensor)] = -1
+
+    def error_bounds_ns(self, people: Rows) -> tuple[F64, F64] | None:
+        """Return by how much mapped times of all sensors of some people may be early, and late, as their clocks do.
+
+        Returns
+        -------
+        early, late : (n_people, n_sensors)
+            Whole ns; NaN where a clock must be asked. None where each must be.
+        """
+        self.settle()
+        rows, delay_ns, shift_ns = np.moveaxis(self._bounded[people], 2, 0)
+        bounds = native.clock_bounds(self._table, rows.reshape(-1))
+        if bounds is None:
+            return None
+        line, to_move = bounds.reshape(2, *rows.shape)
+        more = to_move + shift_ns
+        return np.rint(line + more), np.rint(delay_ns + more)
 
     def push(self, subject: str, chunk: ImuChunk, channels: Sequence[str]) -> None:
         """Take a chunk, see ``Pipeline.push``."""
@@ -178,29 +206,30 @@ class Arrivals:
                 return
         device_ns = np.concatenate(times)
         ends = np.cumsum(lengths)
-        rows = np.array([feed.clock_row for feed, _ in arrived], np.intp)
+        starts = ends - lengths
+        rows, people, columns = self._numbers.take([feed.number for feed, _ in arrived], axis=1)
         try:
             came_ns = np.array([chunk.host_time_ns for _, chunk in arrived], np.int64)
         except OverflowError:
             came_ns = np.full(len(arrived), FOREVER)
-        if max(np.abs(came_ns).max(), np.abs(device_ns[ends - 1]).max()) >= SANE:
+        last_ns = device_ns[ends - 1]
+        if max(np.abs(came_ns).max(), np.abs(last_ns).max()) >= SANE:
             self._take_in_each(arrived)
             return
-        found = self._table.update(rows, device_ns[ends - 1], came_ns, self._update_alone)
-        n = int(lengths[0])
-        if (lengths == n).all():
-            host_ns = host_time(device_ns.reshape(-1, n), *(a[:, None] for a in found)).reshape(-1)
-        else:
+        found = native.update_clocks(self._table, rows, last_ns, came_ns, self._update_alone)
+        host_ns = native.host_times(device_ns, lengths, found)
+        if host_ns is None:
             host_ns = host_time(device_ns, *(a.repeat(lengths) for a in found))
-        people = np.array([feed.row for feed, _ in arrived], np.intp)
-        columns = np.array([feed.column for feed, _ in arrived], np.intp)
         chunks = [chunk if feed.columns is None else _picked(chunk, feed.columns) for feed, chunk in arrived]
-        for column in range(len(self._grid.sensors)):
-            mine = columns == column
-            at = np.flatnonzero(mine)
-            if len(at):
-                of = [chunks[k] for k in at.tolist()]
-                self._grid.put_many(column, people[at], lengths[at], host_ns[mine.repeat(lengths)], of)
+        if len(self._grid.sensors) == 1:
+            self._grid.put_many(0, people, lengths, starts, host_ns, chunks)
+        else:
+            for column in range(len(self._grid.sensors)):
+                at = np.flatnonzero(columns == column)
+                if len(at):
+                    of = [chunks[k] for k in at.tolist()]
+                    self._grid.put_many(column, people[at], lengths[at], starts[at], host_ns, of)
+        self._grid.look_at(people)
 
     def _take_in_each(self, arrived: list[tuple[_Feed, ImuChunk]]) -> None:
         for feed, chunk in arrived:
@@ -237,6 +266,11 @@ class Arrivals:
             clock.move_to(ClockTable(1), 0)
         self._table, self._mapped = table, used
         self._feeds.clear()  # they know rows of the table before
+        # of each feed: the row of its clock, of its person, and its column
+        self._numbers = np.zeros((3, len(self._row) * len(self._channels)), np.intp)
+        self._number_of: dict[tuple[str, str], int] = {}
+        # of each person and column: the row of the clock, -1 where it must be asked itself, and what that was told
+        self._bounded = np.full((len(self._row), len(self._channels), 3), -1, np.int64)
 
     def _feed(self, subject: str, chunk: ImuChunk, channels: tuple[str, ...]) -> _Feed | None:
         """Look up where the chunks of a sensor go, when something about them is new; None for one nobody uses."""
@@ -259,9 +293,12 @@ class Arrivals:
             self._grid.reset_sensor(row, sensor)
         self._boot_ids[key] = chunk.boot_id
         clock_row = self._in_table(clock) if type(clock) is ClockMap else -1
+        column, number = self._grid.column(sensor), self._number_of.setdefault(key, len(self._number_of))
+        self._numbers[:, number] = clock_row, row, column
+        self._bounded[row, column] = (clock_row, *clock.known_ns) if type(clock) is ClockMap else -1
         feed = _Feed(
             row=row,
-            column=self._grid.column(sensor),
+            column=column,
             clock=clock,
             is_map=clock_row >= 0,
             boot_id=chunk.boot_id,
@@ -269,6 +306,7 @@ class Arrivals:
             columns=columns,
             n_columns=len(channels),
             clock_row=clock_row,
+            number=number,
         )
         self._feeds[key] = feed
         return feed

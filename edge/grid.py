@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinedge.edge import native
-from kinedge.edge.grid_buffers import HOST_TIME, NEVER, Buffers, before_in_group, host_time
+from kinedge.edge.grid_buffers import HOST_TIME, NEVER, Buffers, host_time
 from kinedge.edge.grid_ticks import averaged, interpolate, track
 from kinedge.errors import SignalError
 from kinedge.firmware_bridge.clock import Mapping
@@ -246,57 +246,42 @@ class Grid:
         if last_ns > self._hop_end_ns[person] - self.period_ns and person not in self.due:
             self._look(person)
 
-    def put_many(self, column: int, people: Rows, lengths: I64, host_ns: I64, chunks: Sequence[ImuChunk]) -> None:
+    def put_many(
+        self, column: int, people: Rows, lengths: I64, starts: I64, host_ns: I64, chunks: Sequence[ImuChunk]
+    ) -> None:
         """Take chunks of one sensor of many people, in host time; as if each was ``put``, in one step for most.
+
+        Ask ``look_at`` about these people afterwards.
 
         Parameters
         ----------
         column
             The sensor.
-        people, lengths : (n,)
-            Whose each chunk is, and how many samples it has, at least one. Those of one person come in their order.
+        people, lengths, starts : (n,)
+            Whose each chunk is, how many samples it has, at least one, and where these begin in ``host_ns``. Those of
+            one person come in their order.
         host_ns : (n_samples,) int64
-            Of all chunks, one behind the other.
+            Of all chunks, and maybe others.
         chunks
             With the sensor's channels; they are only read, and must not change later.
         """
         buffers = self._buffers[column]
-        ends = np.cumsum(lengths)
-        first_ns, last_ns = host_ns[ends - lengths], host_ns[ends - 1]
-        # whatever is unusual of a person (another rate, averages, late samples, no room) is looked at chunk by chunk
-        plain = buffers.interval[people] == np.array([c.interval_ns for c in chunks], np.int64)
-        plain &= buffers.widths[people] == 1
-        held = buffers.n[people]
-        plain &= buffers.held[people] == held
-        held += before_in_group(people, lengths)
-        held += lengths
-        plain &= held <= buffers.n_slots
-        order = np.argsort(people, kind="stable")
-        same = people[order[1:]] == people[order[:-1]]
-        before_ns = buffers.last[people]
-        before_ns[order[1:][same]] = last_ns[order[:-1][same]]
-        plain &= first_ns > before_ns
-        if not plain.all():
-            plain &= ~np.isin(people, people[~plain])
-            for k in np.flatnonzero(~plain).tolist():
-                c, time_ns = chunks[k], host_ns[ends[k] - lengths[k] : ends[k]]
+        odd = buffers.lay(people, lengths, starts, host_ns, chunks)
+        first_ns = host_ns[starts]
+        if odd.any():
+            # whatever is unusual of a person (another rate, averages, late samples, no room) is looked at by itself
+            for k in np.flatnonzero(odd).tolist():
+                c, time_ns = chunks[k], host_ns[starts[k] : starts[k] + lengths[k]]
                 self.put(int(people[k]), column, time_ns, c.values, c.valid, c.saturated, interval_ns=c.interval_ns)
-            host_ns = host_ns[plain.repeat(lengths)]
-            chunks = [chunks[k] for k in np.flatnonzero(plain).tolist()]
-            people, lengths, first_ns, last_ns = people[plain], lengths[plain], first_ns[plain], last_ns[plain]
-            if not len(people):
-                return
-        buffers.lay(people, lengths, host_ns, chunks)
-        np.maximum.at(buffers.last, people, last_ns)  # the last of each: they increase
+            people, first_ns = people[~odd], first_ns[~odd]
         self._last[people, column] = buffers.last[people]
         new = np.flatnonzero(self.next_tick[people] == NEVER)
         for person, first in zip(people[new].tolist(), first_ns[new].tolist(), strict=True):
             known = int(self._first[person])
             self._first[person] = first if known == NEVER else min(known, first)
-        self._look_at(people)
 
-    def _look_at(self, people: Rows) -> None:
-        """Note whose hop is complete, of some people."""
+    def look_at(self, people: Rows) -> None:
+        """Note whose hop is complete, of people who were put something."""
         end_ns = self._hop_end[people] - self.period_ns
         complete = self._buffers[0].last[people] > end_ns
         for buffers in self._buffers[1:]:

@@ -171,42 +171,91 @@ class Buffers:
         slots = (first - np.cumsum(n_new) + n_new).repeat(n_new)
         slots += np.arange(len(slots))
         self.n[row] += n_new
-        self._lay(slots, host_ns, values, valid, saturated)
+        self._lay(slots, host_ns, *self._joined(values, valid, saturated))
 
-    def lay(self, people: Rows, n_new: I64, host_ns: I64, chunks: Sequence[ImuChunk]) -> None:
-        """Copy chunks straight to the slots, behind what is there; nothing waits of these people, and there is room.
+    def lay(self, people: Rows, n_new: I64, starts: I64, host_ns: I64, chunks: Sequence[ImuChunk]) -> Mask:
+        """Copy chunks straight to the slots, behind what is there, where nothing of their people is unusual.
 
         Parameters
         ----------
-        people, n_new : (n,)
-            Whose each chunk is, and how many samples it has; those of one person in their order.
+        people, n_new, starts : (n,)
+            Whose each chunk is, how many samples it has, and where these begin in ``host_ns``; those of one person in
+            their order.
         host_ns : (n_samples,) int64
-            Of all of them, one chunk behind the other.
+            Of all of them, and maybe others.
         chunks
             What is in them.
+
+        Returns
+        -------
+        (n,) bool
+            Which were left: all of a person of whom one is of another interval, averaged, late, or without room, or for
+            whom others wait.
         """
+        intervals = np.array([c.interval_ns for c in chunks], np.int64)
+        values, valid, saturated = self._joined(
+            [c.values for c in chunks], [c.valid for c in chunks], [c.saturated for c in chunks]
+        )
+        slots = self.time, self.values, self.valid, self.saturated
+        numbers = self.n, self.held, self.last, self.interval, self.widths
+        odd = native.lay(slots, numbers, people, n_new, intervals, starts, host_ns, (values, valid, saturated))
+        if odd is not None:
+            return odd
+        plain = self._are_plain(people, n_new, intervals, host_ns[starts], host_ns[starts + n_new - 1])
+        people, n_new, starts, rows = people[plain], n_new[plain], starts[plain], plain.repeat(n_new)
+        if not len(people):
+            return ~plain
         first = people * self.n_slots + self.n[people] + before_in_group(people, n_new)
-        slots = (first - np.cumsum(n_new) + n_new).repeat(n_new)
-        slots += np.arange(len(slots))
+        at = np.arange(int(n_new.sum()))
+        begin = np.cumsum(n_new) - n_new
+        times = host_ns[(starts - begin).repeat(n_new) + at]
+        slots_at = (first - begin).repeat(n_new) + at
         np.add.at(self.n, people, n_new)
         np.add.at(self.held, people, n_new)
-        values, valid, saturated = [c.values for c in chunks], [c.valid for c in chunks], [c.saturated for c in chunks]
-        self._lay(slots, host_ns, values, valid, saturated)
+        np.maximum.at(self.last, people, host_ns[starts + n_new - 1])  # the last of each: they increase
+        self._lay(slots_at, times, values[rows], *(None if a is None else a[rows] for a in (valid, saturated)))
+        return ~plain
 
-    def _lay(
-        self, slots: I64, host_ns: I64, values: Sequence[F32], valid: Sequence[Mask], saturated: Sequence[Mask]
-    ) -> None:
-        self.time.reshape(-1)[slots] = host_ns
-        all_values, all_valid, all_saturated = self.flat
-        all_values[slots] = np.concatenate(values)
+    def _are_plain(self, people: Rows, n_new: I64, intervals: I64, first_ns: I64, last_ns: I64) -> Mask:
+        """Return (n,) of which people nothing is unusual."""
+        plain: Mask = self.interval[people] == intervals
+        plain &= self.widths[people] == 1
+        held = self.n[people]
+        plain &= self.held[people] == held
+        held += before_in_group(people, n_new)
+        held += n_new
+        plain &= held <= self.n_slots
+        order = np.argsort(people, kind="stable")
+        same = people[order[1:]] == people[order[:-1]]
+        before_ns = self.last[people]
+        before_ns[order[1:][same]] = last_ns[order[:-1][same]]
+        plain &= first_ns > before_ns
+        if not plain.all():
+            plain &= ~np.isin(people, people[~plain])
+        return plain
+
+    def _joined(
+        self, values: Sequence[F32], valid: Sequence[Mask], saturated: Sequence[Mask]
+    ) -> tuple[F32, Mask | None, Mask | None]:
+        """Return what is in some chunks; None for valid and saturated where all are as all slots are."""
         # nearly always all are valid and none saturated, and so are all slots
         new_valid, new_saturated = np.concatenate(valid), np.concatenate(saturated)
-        if self.some_invalid or not new_valid.all():
-            self.some_invalid = True
-            all_valid[slots] = new_valid
-        if self.some_saturated or new_saturated.any():
-            self.some_saturated = True
-            all_saturated[slots] = new_saturated
+        self.some_invalid = self.some_invalid or not new_valid.all()
+        self.some_saturated = self.some_saturated or bool(new_saturated.any())
+        return (
+            np.concatenate(values),
+            new_valid if self.some_invalid else None,
+            new_saturated if self.some_saturated else None,
+        )
+
+    def _lay(self, slots: I64, host_ns: I64, values: F32, valid: Mask | None, saturated: Mask | None) -> None:
+        self.time.reshape(-1)[slots] = host_ns
+        all_values, all_valid, all_saturated = self.flat
+        all_values[slots] = values
+        if valid is not None:
+            all_valid[slots] = valid
+        if saturated is not None:
+            all_saturated[slots] = saturated
 
     def _with_room(self, person: int) -> list[Chunk]:
         """Return, and no longer keep, the chunks that have room; the last one may be cut."""

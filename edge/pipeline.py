@@ -395,7 +395,7 @@ class Pipeline:
         calibration = self.people.calibration
         if calibration is not None and not everybody:
             calibration = calibration.rows(rows)
-        clock_ms = self._clock_watch.look(rows, index, self._arrivals.clocks_by_row)
+        clock_ms = self._clock_watch.look(rows, index, self._arrivals.clocks_by_row, self._arrivals.error_bounds_ns)
         ends = (first_tick + hop).tolist()
         batch, self._state = self.scorer.advance(
             *turned,

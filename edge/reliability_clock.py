@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from typing import Final
 
@@ -14,7 +14,9 @@ from kinedge.firmware_bridge.clock import Clock
 
 __all__ = ["ClockWatch", "spread_ms"]
 
-_EVERY: Final = 8  # hops between two looks at one person's clocks: bounds change slowly, and each look is a Python loop
+F64 = NDArray[np.float64]
+
+_EVERY: Final = 8  # hops between two looks at one person's clocks: bounds change slowly
 
 
 def spread_ms(clocks: Mapping[str, Clock], sensors: Sequence[str]) -> NDArray[np.float64]:
@@ -56,8 +58,12 @@ class ClockWatch:
             self._ms[new], self._seen[new] = other._ms[old], other._seen[old]
 
     def look(
-        self, rows: NDArray[np.intp], hop: NDArray[np.int64], clocks: Sequence[Mapping[str, Clock]]
-    ) -> NDArray[np.float64]:
+        self,
+        rows: NDArray[np.intp],
+        hop: NDArray[np.int64],
+        clocks: Sequence[Mapping[str, Clock]],
+        bounds_ns: Callable[[NDArray[np.intp]], tuple[F64, F64] | None],
+    ) -> F64:
         """Return (n_rows, n_sensors) for some streams, after a look at those whose turn it is at this hop.
 
         Parameters
@@ -68,10 +74,35 @@ class ClockWatch:
             Its number: people take turns, so that no hop pays for all.
         clocks
             By sensor, of every stream.
+        bounds_ns
+            Gives early and late bounds (n, n_sensors) of the clocks of some streams, NaN of those that must be asked;
+            None where all must.
         """
         due = rows[((self._turns[rows] + hop) % _EVERY == 0) | ~self._seen[rows]]
+        if len(due):
+            self._look(due, clocks, bounds_ns)
+        ms: F64 = self._ms[rows]
+        return ms
+
+    def _look(
+        self,
+        due: NDArray[np.intp],
+        clocks: Sequence[Mapping[str, Clock]],
+        bounds_ns: Callable[[NDArray[np.intp]], tuple[F64, F64] | None],
+    ) -> None:
+        n, found = len(self._sensors), None
+        self._seen[due] = True
+        n_clocks = np.array([len(clocks[i]) for i in due.tolist()])
+        self._ms[due] = 0.0
+        due = due[n_clocks > 1]  # one agrees with itself
+        if not len(due):
+            return
+        if n > 1 and (found := bounds_ns(due)) is not None:
+            apart_ns = np.full((len(due), n, n), np.inf)
+            early, late = found
+            for a, b in combinations(range(n), 2):
+                apart_ns[:, a, b] = apart_ns[:, b, a] = np.maximum(late[:, a] + early[:, b], late[:, b] + early[:, a])
+            self._ms[due] = apart_ns.min(axis=2) / 1e6
+            due = due[np.isnan(early).any(axis=1) | (n_clocks[n_clocks > 1] != n)]
         for i in due.tolist():
             self._ms[i] = spread_ms(clocks[i], self._sensors)
-            self._seen[i] = True
-        ms: NDArray[np.float64] = self._ms[rows]
-        return ms

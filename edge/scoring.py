@@ -231,10 +231,7 @@ class Scorer:
         facts = self.monitor.repair_facts(facts, health)
         surprise = run(values, valid if used.all() else valid & used[:, None])
         precision = None if calibration is None or calibration.which is None else calibration.precision
-        scores, after = self.blocks.step(
-            surprise, values, valid, saturated, take_rows(blocks, rows), precision=precision, facts=facts
-        )
-        write_rows(blocks, rows, after)
+        scores = self.blocks.advance(surprise, values, valid, saturated, blocks, rows, precision=precision, facts=facts)
         chosen = calibration or self.calibration
         unusual = chosen.assess(scores, self.groups)
         self.monitor.learn_from(unusual.sensor, health_state, rows)

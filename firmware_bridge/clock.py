@@ -293,6 +293,11 @@ class ClockMap:
         return early, round(self._delay_floor_ns + more)
 
     @property
+    def known_ns(self) -> tuple[int, int]:
+        """What the map was told of the device's delay: the delay floor, and the uncertainty of the shift."""
+        return self._delay_floor_ns, self._shift_uncertainty_ns
+
+    @property
     def uncertainty_ns(self) -> int:
         """How far mapped times near the last update may be off, the greater of both bounds.
 

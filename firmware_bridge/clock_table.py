@@ -98,6 +98,12 @@ class ClockTable:
             found.before[turn] = floats[:, PUBLISHED_SLOPE]
         return found
 
+    def mapping(self, row: int) -> tuple[int, int, float, float]:
+        """Return what maps the times of one clock, as ``update`` does for many."""
+        ints, floats = self.ints[row], self.floats[row]
+        base_ns, offset_ns = int(ints[DEVICE_ORIGIN] + ints[NOW]), int(ints[OFFSET_ORIGIN] + ints[SHIFT])
+        return base_ns, offset_ns, float(floats[PUBLISHED]), float(floats[PUBLISHED_SLOPE])
+
     def _update(self, rows: Rows, device_ns: I64, host_ns: I64) -> NDArray[np.bool_]:
         """Take in one arrival of each of some clocks; return (n,) for which it was done."""
         ints = self.ints[rows]

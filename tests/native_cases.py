@@ -16,18 +16,21 @@ from typing import Any
 
 import numpy as np
 
+from kinedge.edge.arrivals import Arrivals
 from kinedge.edge.calibration import UNSCORED
-from kinedge.edge.engine import Engine, EngineState
+from kinedge.edge.engine import Engine, EngineState, Surprise
 from kinedge.edge.grid import Grid
 from kinedge.edge.hop_facts import look_at
-from kinedge.edge.native import health, hops, loader, surprise
+from kinedge.edge.native import blocks, clocks, health, hops, loader, surprise
 from kinedge.edge.reliability import ReliabilityMonitor
+from kinedge.edge.scores import BlockScorer
 from kinedge.edge.state_rows import take_rows
-from kinedge.signals import IMU6, SensorSpec
+from kinedge.firmware_bridge.clock import ClockMap
+from kinedge.signals import IMU6, ImuChunk, SensorSpec
 
 PERIOD_NS = 20_000_000
 IMU9 = (*IMU6, "mag_x", "mag_y", "mag_z")
-WHOLE: tuple[Any, ...] = (health, surprise)  # modules whose functions are all there, or none
+WHOLE: tuple[Any, ...] = (blocks, clocks, health, surprise)  # modules whose functions are all there, or none
 
 
 @contextmanager
@@ -162,6 +165,31 @@ def sensor_health(seed: int) -> None:
         states.reverse()
 
 
+def block_scores(seed: int) -> None:
+    """Surprise of hop after hop, in changing company, with gaps, and with a precision for all or for each."""
+    rng = np.random.default_rng(seed)
+    m = sensors_of(rng, hop=int(rng.choice([5, 10])))
+    m.sensors = [SimpleNamespace(channels=s.channels) for s in m.sensor_specs]
+    n, n_channels = int(rng.choice([1, 5, 33, 70])), m.n_channels
+    scorer = BlockScorer(m, rng.uniform(0.1, 2.0, (n_channels, n_channels)))
+    states = [scorer.initial_state(n) for _ in range(2)]
+    for turn in range(8):
+        rows = np.arange(n) if turn % 3 == 0 else rng.permutation(n)[: int(rng.integers(1, n + 1))]
+        shape = (len(rows), m.hop, len(m.horizons), n_channels)
+        z = rng.normal(0, 3, shape).astype(np.float32)
+        told = Surprise(z, rng.normal(0, 9, shape).astype(np.float32), rng.random(shape) < rng.choice([0.1, 0.3, 1.0]))
+        values = worn(rng, len(rows), m.sensor_specs, np.array(m.center), m.hop)
+        valid, saturated = lossy(rng, values.shape), rng.random(values.shape) < 0.1
+        seen = look_at(values, valid, saturated)
+        own = rng.uniform(0.1, 2.0, (len(rows), n_channels, n_channels)) if turn % 2 else None
+        found = scorer.advance(told, values, valid, saturated, states[0], rows, precision=own, facts=seen)
+        assert scorer._native is not None and scorer._native._told is states[0]
+        with numpy_only():
+            same(found, scorer.advance(told, values, valid, saturated, states[1], rows, precision=own, facts=seen))
+        same(states[0], states[1])
+        states.reverse()
+
+
 def grid(seed: int) -> None:
     """Chunks of several people and sensors, with gaps, jitter, what is not finite, bursts and people who leave."""
     rng = np.random.default_rng(seed)
@@ -218,6 +246,60 @@ def grid(seed: int) -> None:
             for g in (one, other):
                 g.rearrange(order, phase)
     assert n_taken > n_people
+
+
+def arrivals(seed: int) -> None:
+    """Chunks of many people that wait together: clocks that drift, are silent, start anew or go astray, and bursts."""
+    rng = np.random.default_rng(seed)
+    specs = [SensorSpec("a", IMU6[:2]), SensorSpec("b", IMU6[:3])][: 1 + seed % 2]
+    people = [f"p{i}" for i in range(int(rng.integers(1, 40)))]
+    both = []
+    for _ in range(2):
+        grid = Grid(specs, np.zeros(len(people), np.int64), rate_hz=50, hop=10)
+        both.append((grid, Arrivals(grid, people, ClockMap)))
+    keys = [(p, s) for p in people for s in specs]
+    device = {(p, s.name): int(rng.integers(0, 10**13)) for p, s in keys}
+    offset = int(rng.integers(-(10**15), 10**15))
+    for turn in range(60):
+        for p, s in keys:
+            for _ in range(int(rng.choice([0, 1, 1, 1, 3]))):
+                n, key = int(rng.integers(1, 12)), (p, s.name)
+                if rng.random() < 0.02:
+                    device[key] += int(rng.choice([-150, -1, 0, 5, 15, 70])) * 10**9
+                time = device[key] + np.arange(1, n + 1) * PERIOD_NS
+                device[key] = int(time[-1])
+                values = rng.normal(size=(n, s.n_channels)).astype(np.float32)
+                shape, late = values.shape, int(rng.exponential(8e6)) + (10**16 if rng.random() < 0.003 else 0)
+                odd = rng.random() < 0.1 * (seed % 3)
+                valid, saturated = rng.random(shape) >= 0.1 * odd, rng.random(shape) < 0.1 * odd
+                host_ns = int(device[key] * (1 + 2e-5)) + offset + late
+                interval_ns = PERIOD_NS if rng.random() < 0.99 else PERIOD_NS // 2
+                chunk = ImuChunk(s.name, time, values, valid, saturated, interval_ns, host_time_ns=host_ns)
+                for _, a in both:
+                    a.push(p, chunk, s.channels)
+        (one, a), (other, b) = both
+        a.settle()
+        with numpy_only():
+            b.settle()
+        assert one.due == other.due
+        same((one._last, one._first), (other._last, other._first))
+        for k, buffers in enumerate(one._buffers):
+            used = np.arange(buffers.n_slots) < buffers.n[:, None]  # what lies behind that is nobody's
+            for name in ("n", "held", "last"):
+                same(getattr(buffers, name), getattr(other._buffers[k], name))
+            for name in ("time", "values", "valid", "saturated"):
+                same(getattr(buffers, name)[used], getattr(other._buffers[k], name)[used])
+        for p, s in keys:
+            clock, own = a.clocks[p].get(s.name), b.clocks[p].get(s.name)
+            if isinstance(clock, ClockMap) and isinstance(own, ClockMap) and clock.n_updates:
+                assert (clock.mapping, clock.error_bounds_ns) == (own.mapping, own.error_bounds_ns)
+        if turn % 3 == 2:
+            due = np.flatnonzero(one.n_final() >= 10)
+            with numpy_only():
+                same(due, np.flatnonzero(other.n_final() >= 10))
+            found = one.take(due, 10)
+            with numpy_only(), np.errstate(all="ignore"):
+                same(found, other.take(due, 10))
 
 
 class Backend:
@@ -277,7 +359,14 @@ def engine(seed: int) -> None:
     assert isinstance(states[0], EngineState)
 
 
-CASES = {"facts": facts, "health": sensor_health, "grid": grid, "engine": engine}
+CASES = {
+    "arrivals": arrivals,
+    "blocks": block_scores,
+    "facts": facts,
+    "health": sensor_health,
+    "grid": grid,
+    "engine": engine,
+}
 
 
 if __name__ == "__main__":

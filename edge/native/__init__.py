@@ -4,6 +4,8 @@ It is optional. :func:`library` is None where it was not built, is of other sour
 ``KINEDGE_NATIVE=0``; then numpy does the work, and every verdict is the same.
 """
 
+from kinedge.edge.native.blocks import NativeBlocks
+from kinedge.edge.native.clocks import clock_bounds, host_times, lay, update_clocks
 from kinedge.edge.native.health import NativeHealth
 from kinedge.edge.native.hops import drop_before, interpolate, look_at
 from kinedge.edge.native.loader import ENVIRONMENT, implementation, library
@@ -11,11 +13,16 @@ from kinedge.edge.native.surprise import NativeStep
 
 __all__ = [
     "ENVIRONMENT",
+    "NativeBlocks",
     "NativeHealth",
     "NativeStep",
+    "clock_bounds",
     "drop_before",
+    "host_times",
     "implementation",
     "interpolate",
+    "lay",
     "library",
     "look_at",
+    "update_clocks",
 ]
