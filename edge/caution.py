@@ -96,7 +96,7 @@ class Reason:
     ----------
     code
         ``warming_up``, ``no_data``, ``missing``, ``saturated``, ``flat``, ``stuck``, ``off_body``, ``duplicate``,
-        ``swapped``, ``shifted``, ``clock``, ``not_valid``, ``not_rare`` or ``between``.
+        ``swapped``, ``shifted``, ``clock``, ``not_valid``, ``not_placed``, ``not_rare`` or ``between``.
     text
         For a person.
     weight

@@ -31,13 +31,14 @@ class Basis:
         Of the person's enrolment; None while they are compared with the cohort.
     alignment
         Whether today's sensor frames were brought to those of the enrolment: ``pending`` until enough walking was
-        seen, ``partly`` when that succeeded for some sensors only, ``none`` when nobody tries.
+        seen, ``partly`` when that succeeded for some sensors only, ``none`` when nothing could tell; ``same`` when the
+        sensors were not taken off since the enrolment.
     unsigned
         ``model`` and ``enrolment``, as far as nobody trusted has signed them.
     """
 
     enrolment_digest: str | None = None
-    alignment: Literal["none", "pending", "partly", "done", "failed"] = "none"
+    alignment: Literal["none", "pending", "partly", "done", "failed", "same"] = "none"
     unsigned: tuple[Literal["model", "enrolment"], ...] = ()
 
     @property
@@ -159,7 +160,8 @@ class VerdictBatch:
             decision = Decision.ANOMALOUS
         elif watched is not None and not watched.valid:
             decision = Decision.UNSURE
-            reasons = (*reasons, Reason("not_valid", watched.why_invalid, 7.0))
+            code = "not_placed" if watched.unplaced else "not_valid"
+            reasons = (*reasons, Reason(code, watched.why_invalid, 7.0))
             reasons = tuple(sorted(reasons, key=lambda r: -r.weight))
         left_out = self.belief.without[stream] if decision is Decision.NORMAL else ()
         return Verdict(
