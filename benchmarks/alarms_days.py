@@ -10,7 +10,7 @@ a kind shows in walking alone, it begins a second into the next walk.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -239,6 +239,8 @@ def watch(
     settings: Mapping[str, AlarmConfig],
     *,
     aligned: bool = True,
+    worn: bool = False,
+    as_known: Collection[str] = (),
     poses: Mapping[str, PoseFrames] | None = None,
 ) -> dict[str, Told]:
     """Run recordings of enrolled people, one each, through scoring, alignment and alarms, as a gateway does.
@@ -253,11 +255,17 @@ def watch(
         All of them watch the same scores.
     aligned
         Whether sensors are turned into the frames of the enrolment once a minute of walking was seen.
+    worn
+        Whether the sensors were not taken off since the enrolment, as when it is made on the running gateway.
+    as_known
+        Settings whose promise is taken to hold although nobody knows how the sensors sit: what that would cost.
     poses
         By subject, guided poses that were taken before the recording begins.
     """
     manifest, rows = scorer.manifest, np.arange(len(recordings))
     people = People(scorer, list(enrolments), enrolments)
+    for subject in enrolments if worn else ():
+        people.same_wearing(subject)
     for subject, own in (poses or {}).items():
         people.pose(subject, own)
     watches = {name: AlarmWatch(scorer, people, config) for name, config in settings.items()}
@@ -273,7 +281,8 @@ def watch(
         if (i + 1) % every == 0 and people.calibration is not None:
             unusual, block = people.calibration.assess(scores, scorer.groups), (i + 1) // every - 1
             for name, alarms in watches.items():
-                told = alarms.look(rows.tolist(), i, unusual, scores)
+                known = None if name in as_known else people.known
+                told = alarms.look(rows.tolist(), i, unusual, scores, known=known)
                 said[name][0, block] = [w is not None and w.alarm for w in told]
                 said[name][1, block] = [w is not None and w.valid for w in told]
         if aligned:

@@ -12,6 +12,9 @@ is scored on, and nothing at all on real recordings.
 With ``enrolled``, each real person is also enrolled on the first half of their ordinary time, by a model that never saw
 them, and the rest is judged twice: against the cohort, and against themselves. Both rows are of the very same blocks.
 
+The same scores are decided twice: as the default has it, and with ``without_sensor = "others"``, whose columns end in
+``_others``.
+
 A reason is right if it names the fault and a sensor it struck. It is asked for where the answer is unsure and the twin
 of the block, the same without the fault, got one: there the fault is the reason, whatever else may be in doubt.
 """
@@ -19,6 +22,7 @@ of the block, the same without the fault, got one: there the fault is the reason
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,7 +43,7 @@ from kinedge.benchmarks.caution_measures import (
 )
 from kinedge.benchmarks.harness import result
 from kinedge.bundle import Bundle, read_bundle
-from kinedge.edge.caution import Decision, reasons_of
+from kinedge.edge.caution import CautionConfig, Decision, reasons_of
 from kinedge.edge.scoring import Scorer
 from kinedge.errors import ConfigError, SignalError
 from kinedge.recording import Recording
@@ -51,6 +55,7 @@ F64 = NDArray[np.float64]
 _ENROL_SHARE: Final = 0.5  # of a person's ordinary time, the first
 _DRAWS: Final = 500  # of the bootstrap over people
 _EXCLUDE: Final = ("freeze", "outside")
+_BOTH: Final = CautionConfig(without_sensor="others")  # what the default says is what it says without leaving out
 DATA_SETS: Final = ("gait_healthy", "fog_stanford", "daphnet")
 Conditions = Mapping[str, tuple[Seen, Seen]]  # by fault: with the state of the sensors, and without
 
@@ -88,7 +93,9 @@ def look(scorer: Scorer, sessions: Sequence[Session], fault: str, *, watched: bo
             unusual = scorer.calibration.assess(scores, scorer.groups)
         else:
             batch, state = scorer.step(values[:, part], valid[:, part], none, state, end_tick=end)
-            unusual = batch.unusual
+            unusual, left_out = batch.unusual, batch.belief.without.any(axis=1)
+            by_all = np.where(left_out, np.int8(Decision.UNSURE), batch.belief.decision)
+            belief = replace(batch.belief, decision=by_all)
         for row, (i, s, (_, struck)) in enumerate(laid):
             start, (first, last) = end - block, s.change
             changed = start >= first and end <= last
@@ -97,17 +104,15 @@ def look(scorer: Scorer, sessions: Sequence[Session], fault: str, *, watched: bo
                 continue
             known = (changed, people[s.recording.subject], i, k, unusual.score[row], unusual.p_value[row])
             if not watched:
-                rows.append((*known, int(Decision.UNSURE), 0.0, 0.0, 0.0, "", False))
+                rows.append((*known, int(Decision.UNSURE), 0.0, 0.0, 0.0, "", False, int(Decision.UNSURE)))
                 continue
-            decision, code, named = int(batch.belief.decision[row]), "", False
+            decision, code, named = int(belief.decision[row]), "", False
             if decision == Decision.UNSURE:
-                found = reasons_of(
-                    row, batch.scores, unusual, batch.belief, batch.sensors, batch.config, health=batch.health
-                )
+                found = reasons_of(row, batch.scores, unusual, belief, batch.sensors, batch.config, health=batch.health)
                 code = found[0].code
                 named = code in FAULTS[fault].codes and found[0].sensor in struck
-            belief = (batch.belief.normal[row], batch.belief.anomalous[row], batch.belief.lean[row])
-            rows.append((*known, decision, *belief, code, named))
+            believed = (belief.normal[row], belief.anomalous[row], belief.lean[row])
+            rows.append((*known, decision, *believed, code, named, int(batch.belief.decision[row])))
     return Seen(*(np.array(c) for c in zip(*rows, strict=True)))
 
 
@@ -151,7 +156,7 @@ def bench_caution(
     unknown = sorted(set(data or {}) - set(DATA_SETS))
     if unknown or "clean" not in faults:
         raise ConfigError(f"caution: unknown data set {', '.join(unknown)}" if unknown else "caution: clean is needed")
-    scorer = Scorer(read_bundle(bundle))
+    scorer = Scorer(read_bundle(bundle), caution=_BOTH)
     progress("tuning rivals")
     tuning = _judged(scorer, simulated_sessions(range(tuning_seed, tuning_seed + n_tuning)), faults, progress)
     alone = [without for _, without in tuning.values()]
@@ -175,7 +180,7 @@ def bench_caution(
     settings = {
         "model": scorer.manifest.name,
         "digest": scorer.bundle.digest[:16],
-        "caution": scorer.caution.model_dump(mode="json"),
+        "caution": CautionConfig().model_dump(mode="json"),
         "plain_above": round(above, 4),
         "band": [rare, common],
         "tuning": {s: _brief(utility(w.decision, w.changed)) for s, (w, _) in tuning.items()},
@@ -217,6 +222,7 @@ def _against_both(
         scorer.bundle,
         backend=scorer.engine.backend,
         calibration=enrolment.baseline.calibration(scorer.calibration, scorer.groups),
+        caution=scorer.caution,
     )
     return {
         "second half by the cohort": _judged(scorer, sessions, faults, progress),
@@ -250,7 +256,7 @@ def _rows(what: str, conditions: Conditions, *, above: float, rare: float, commo
     }
     rows = []
     for fault, (watched, alone) in conditions.items():
-        ours = utility(watched.decision, watched.changed)
+        ours, others = (utility(d, watched.changed) for d in (watched.decision, watched.others))
         by_band = utility(band(alone.p_value, rare=rare, common=common), alone.changed)
         by_limit = utility(plain(alone.score, above=above), alone.changed)
         unsure = watched.decision == Decision.UNSURE
@@ -268,6 +274,8 @@ def _rows(what: str, conditions: Conditions, *, above: float, rare: float, commo
                 "u65_band": round(by_band.u65, 3),
                 "u80_band": round(by_band.u80, 3),
                 "u65_over_band_se": errors[2],
+                **{f"{k}_others": round(v, 3) for k, v in _brief(others).items()},
+                "u65_others_over_band_se": errors[3],
                 "u_plain": round(by_limit.u65, 3),
                 "missed_plain": round(by_limit.missed, 3),
                 "aurc": round(area_under_risk(watched.confidence, watched.changed), 3),
@@ -284,8 +292,8 @@ def _brief(answers: Answers) -> dict[str, float]:
     return {k: round(v, 4) for k, v in vars(answers).items()}
 
 
-def _errors(watched: Seen, alone: Seen, *, above: float, rare: float, common: float) -> tuple[float, float, float]:
-    """Return standard errors over people: of u65, of u80, and of u65 less the band's."""
+def _errors(watched: Seen, alone: Seen, *, above: float, rare: float, common: float) -> tuple[float, ...]:
+    """Return standard errors over people: of u65, of u80, and of u65 less the band's, under either setting."""
     del above
     rng = np.random.default_rng(0)
     people = np.unique(watched.subject)
@@ -296,9 +304,10 @@ def _errors(watched: Seen, alone: Seen, *, above: float, rare: float, common: fl
         rows = np.concatenate([own[p] for p in rng.choice(people, len(people))])
         ours = utility(watched.decision[rows], watched.changed[rows])
         theirs = utility(answers[rows], alone.changed[rows])
-        draws.append((ours.u65, ours.u80, ours.u65 - theirs.u65))
-    spread = np.std(draws, axis=0) if draws else np.full(3, np.nan)
-    return float(spread[0].round(3)), float(spread[1].round(3)), float(spread[2].round(3))
+        others = utility(watched.others[rows], watched.changed[rows])
+        draws.append((ours.u65, ours.u80, ours.u65 - theirs.u65, others.u65 - theirs.u65))
+    spread = np.std(draws, axis=0) if draws else np.full(4, np.nan)
+    return tuple(float(x.round(3)) for x in spread)
 
 
 def _folds(
@@ -329,4 +338,4 @@ def _folds(
     for split in k_fold(recordings, 2, seed=0) if many else leave_one_subject_out(recordings):
         progress(f"{name}: training without {', '.join(split.test_subjects)}")
         bundle: Bundle = build_bundle(list(split.train), config).bundle
-        yield Scorer(bundle), list(on_grid(split.test, config))
+        yield Scorer(bundle, caution=_BOTH), list(on_grid(split.test, config))

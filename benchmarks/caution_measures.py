@@ -46,6 +46,8 @@ class Seen:
         Of the first reason where the answer is unsure, else empty.
     named : bool
         The first reason names the fault, and a sensor it struck.
+    others
+        The decision if sensors that are out may be left out by name.
     """
 
     changed: NDArray[np.bool_]
@@ -60,6 +62,7 @@ class Seen:
     confidence: F64
     code: NDArray[np.str_]
     named: NDArray[np.bool_]
+    others: Ints
 
     def __len__(self) -> int:
         return len(self.changed)

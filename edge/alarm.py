@@ -17,7 +17,8 @@ never below 0 and bounded, so that ``u`` can only be lowered, and a change of ha
 
 The condition is watched while running: the validity gate follows, with a half-life of ten minutes, how often each
 detector lies above that quantile all the same. Above 0.3 somewhere, the calibration is not valid, and neither alarms
-nor evidence count; and every session starts so, until ten minutes were heard.
+nor evidence count; and every session starts so, until ten minutes were heard. They begin once it is known how the
+sensors sit today: one that was put on otherwise may look ordinary for long, and alarm as often as it likes.
 
 Beside it stand debounce (so many exceedances in a row) and CUSUM, which promise nothing.
 
@@ -221,7 +222,13 @@ class Alarms:
         )
 
     def step(
-        self, u: F64, q95: F64, state: AlarmState, *, rows: NDArray[np.intp] | None = None
+        self,
+        u: F64,
+        q95: F64,
+        state: AlarmState,
+        *,
+        rows: NDArray[np.intp] | None = None,
+        placed: NDArray[np.bool_] | None = None,
     ) -> tuple[AlarmStep, AlarmState]:
         """Take one block of some streams.
 
@@ -233,6 +240,9 @@ class Alarms:
             From the block before.
         rows
             Which of the people these are, for those who are ``worse``; all of them, in order, when None.
+        placed : (n_streams,) bool
+            Of whom it is known how the sensors sit today, against the enrolment; of all when None. Nothing is valid of
+            others, and their ten minutes begin when it is known.
 
         Raises
         ------
@@ -241,6 +251,10 @@ class Alarms:
         """
         if u.shape != state.evidence.shape or q95.shape != u.shape:
             raise SignalError(f"alarms of {state.evidence.shape} got {u.shape} and {q95.shape}")
+        if placed is not None and not placed.all():
+            away = np.flatnonzero(~placed)
+            state = put_streams(state, away, self.initial_state(len(away)))
+            u = np.where(placed[:, None], u, UNSCORED)
         heard = u > UNSCORED
         learned = np.minimum(state.n_heard / self._n_learning, 1.0)
         u = np.where(heard, u - state.shift, u)

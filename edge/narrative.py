@@ -80,6 +80,11 @@ _UNSURE: Final = {
         "the calibration is not valid for how this person moves now",
         "le calibrage n'est pas valable pour la façon actuelle de bouger",
     ),
+    "not_placed": (
+        "it is not known how the sensors sit today: walk for a minute, or take the guided poses",
+        "on ne sait pas comment les capteurs sont posés aujourd'hui : marcher une minute, ou prendre les postures "
+        "guidées",
+    ),
     "no_data": ("nothing is heard from {place}", "rien n'est reçu {from_place}"),
     "missing": ("part of the data from {place} is missing", "une partie des données {from_place} manque"),
     "saturated": ("{place} was at the end of its range", "le capteur {from_place} était en butée"),

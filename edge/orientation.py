@@ -34,7 +34,6 @@ __all__ = [
     "Frames",
     "align",
     "angle_of",
-    "better_of",
     "rotate_samples",
     "rotation_between",
     "triads_of",
@@ -174,6 +173,11 @@ class FrameEstimator:
         """Walking seen so far, of the sensor with the least; 0 when none can be used."""
         return min((len(f) for f in self._found.values()), default=0) * _WINDOW_S
 
+    @property
+    def walked_s(self) -> F64:
+        """Walking seen so far, of each sensor (n_sensors,); 0 where none can be used."""
+        return np.array([len(self._found.get(i, ())) * _WINDOW_S for i in range(self._n_sensors)])
+
     def add(self, values: F32, valid: NDArray[np.bool_]) -> None:
         """Take consecutive samples (n, n_channels); those of a window with a gap are not used."""
         self._rows.append(np.where(valid, values, np.float32(np.nan)))
@@ -183,11 +187,13 @@ class FrameEstimator:
             self._look_at(rows[: self._window].astype(np.float64))
             self._rows, self._n = [rows[self._window :]], self._n - self._window
 
-    def clear(self) -> None:
-        """Forget everything: the sensors were put on anew."""
-        self._rows, self._n = [], 0
-        for found in self._found.values():
-            found.clear()
+    def clear(self, sensors: Sequence[int] | None = None) -> None:
+        """Forget what was seen of some sensors, or of all: they were put on anew."""
+        if sensors is None:
+            self._rows, self._n = [], 0
+        for i, found in self._found.items():
+            if sensors is None or i in sensors:
+                found.clear()
 
     def _look_at(self, rows: F64) -> None:
         whole = {i: acc for i, (acc, gyr) in self._pairs.items() if np.isfinite(rows[:, [*acc, *gyr]]).all()}
@@ -263,19 +269,6 @@ def align(today: Frames, enrolled: Frames) -> Alignment:
     usable = error <= _MAX_ERROR_RAD
     rotation[~usable] = np.eye(3)
     return Alignment(rotation, angle, error, usable)
-
-
-def better_of(a: Alignment, b: Alignment | None) -> Alignment:
-    """Take of each sensor the alignment that is usable, and of two usable ones that with the smaller error."""
-    if b is None:
-        return a
-    take = b.usable & (~a.usable | (b.error_rad < a.error_rad))
-    return Alignment(
-        np.where(take[:, None, None], b.rotation, a.rotation),
-        np.where(take, b.angle_rad, a.angle_rad),
-        np.where(take, b.error_rad, a.error_rad),
-        a.usable | b.usable,
-    )
 
 
 def rotation_between(pairs: Sequence[tuple[F64, F64, float]]) -> F64:

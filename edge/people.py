@@ -1,4 +1,9 @@
-"""The people of one board: whom each is compared with, and how their sensors sit today. Rows go in fixed order."""
+"""The people of one board: whom each is compared with, and how their sensors sit today. Rows go in fixed order.
+
+Sensors are never put on twice alike, so what an enrolment promises holds only once it is known how they sit today: from
+walking, from guided poses, or because they were not taken off since. Until then it is not, and verdicts say so. What
+was off, or silent for long, is not known any more (``kinedge.edge.wearing``).
+"""
 
 from __future__ import annotations
 
@@ -11,7 +16,7 @@ from numpy.typing import NDArray
 
 from kinedge.edge.calibration import Calibration, stack_calibrations
 from kinedge.edge.enrolment import Enrolment
-from kinedge.edge.orientation import Alignment, FrameEstimator, align, better_of, rotate_samples, triads_of
+from kinedge.edge.orientation import Alignment, FrameEstimator, align, rotate_samples, triads_of
 from kinedge.edge.pose import PoseAlignment, PoseFrames, align_poses
 from kinedge.edge.scoring import Scorer
 from kinedge.edge.verdict import Basis
@@ -21,9 +26,10 @@ __all__ = ["ALIGN_AFTER_S", "People"]
 
 F32 = NDArray[np.float32]
 
-_Alignment = Literal["none", "pending", "partly", "done", "failed"]
+_Alignment = Literal["none", "pending", "partly", "done", "failed", "same"]
 _ALIGNMENTS: Final[tuple[_Alignment, ...]] = get_args(_Alignment)
-ALIGN_AFTER_S: Final = 60.0  # of walking
+ALIGN_AFTER_S: Final = 60.0  # of walking; where it did not suffice, after as much again ...
+_GIVE_UP_S: Final = 600.0  # ... up to this
 _WORTH_TURNING_RAD: Final = float(np.deg2rad(2.0))
 
 
@@ -45,6 +51,11 @@ class People:
     ------
     ConfigError
         An enrolment is of another person, or was made with another bundle or precision.
+
+    Attributes
+    ----------
+    known : (n_streams, n_sensors) bool
+        Of which sensors it is known how they sit against the enrolment, since they were last put on.
     """
 
     def __init__(
@@ -78,6 +89,9 @@ class People:
             for s in self.subjects
         ]
         self.bases: tuple[Basis, ...] = tuple(self._bases)
+        shape = (len(self.subjects), len(manifest.sensors))
+        self.known = np.zeros(shape, bool)
+        self._look_s = np.full(shape, ALIGN_AFTER_S)  # of walking, at which each sensor is looked at next
         self._learning: dict[int, FrameEstimator] = {}
         self._specs, self._rate_hz = manifest.sensor_specs, manifest.rate_hz
         self.alignments: dict[str, Alignment] = {}
@@ -99,11 +113,48 @@ class People:
             raise ConfigError(
                 f"{subject}: nothing to align to; enrol with at least a minute of walking, or with the guided poses"
             )
+        self._forget(self.subjects.index(subject), np.ones(self.known.shape[1], bool))
+
+    def taken_off(self, row: int, sensors: NDArray[np.bool_]) -> None:
+        """Hear that these sensors (n_sensors,) of somebody are off, or were: how they sit then is to be seen anew."""
+        if self.subjects[row] not in self.enrolments:
+            return
+        if self.known[row, sensors].any():
+            self._forget(row, sensors)
+        elif row in self._learning:  # what a sensor sees on its way is no walking of a body
+            self._learning[row].clear(np.flatnonzero(sensors).tolist())
+
+    def same_wearing(self, subject: str) -> None:
+        """Hear that the sensors of somebody were not taken off since their enrolment: they sit as they did.
+
+        Raises
+        ------
+        ConfigError
+            The person is not enrolled.
+        """
+        if subject not in self.enrolments:
+            raise ConfigError(f"{subject}: not enrolled, so there is nothing that sensors could sit like")
         row = self.subjects.index(subject)
+        self._learning.pop(row, None)
         self.alignments.pop(subject, None)
+        self._rotations[row], self._turned[row] = np.eye(3), False
+        self.known[row] = True
+        self._set_basis(row, "same")
+
+    def _forget(self, row: int, sensors: NDArray[np.bool_]) -> None:
+        """Know no more how these sensors of a row sit, and look anew; what is turned stays turned until then."""
+        subject = self.subjects[row]
+        self.known[row, sensors] = False
+        self._look_s[row, sensors] = ALIGN_AFTER_S
+        if not self.known[row].any():
+            self.alignments.pop(subject, None)
+        if not self.can_align(subject) and not self.can_pose(subject):
+            self._set_basis(row, "none")
+            return
         if self.can_align(subject):
-            self._learning[row] = FrameEstimator(self._specs, rate_hz=self._rate_hz)
-        self._set_basis(row, "pending")
+            learning = self._learning.setdefault(row, FrameEstimator(self._specs, rate_hz=self._rate_hz))
+            learning.clear(np.flatnonzero(sensors).tolist())
+        self._set_basis(row, "partly" if self.known[row].any() else "pending")
 
     def pose(self, subject: str, today: PoseFrames) -> PoseAlignment:
         """Turn a person's sensors by poses that were taken just now; the pipeline does so between two hops.
@@ -123,10 +174,7 @@ class People:
             raise ConfigError(f"{subject}: no poses to align to; enrol with the guided poses")
         found = align_poses(today, poses)
         if found.alignment.usable.any():
-            row = self.subjects.index(subject)
-            if found.alignment.usable.all():
-                self._learning.pop(row, None)
-            self._settle(row, found.alignment)
+            self._settle(self.subjects.index(subject), found.alignment, found.alignment.usable)
         return found
 
     def by_subject(self) -> tuple[tuple[str, Basis], ...]:
@@ -147,36 +195,57 @@ class People:
         if learning is None:
             return False
         learning.add(values, valid)
-        if learning.walking_s < ALIGN_AFTER_S:
+        walked_s, wanted = learning.walked_s, ~self.known[row]
+        ready = wanted & (walked_s >= self._look_s[row])
+        # sensors that walk along are turned together; for one that is silent nobody waits
+        soon = wanted & ~ready & (2 * walked_s >= walked_s.max())
+        if not ready.any() or soon.any():
             return False
-        del self._learning[row]
-        subject = self.subjects[row]
-        found = align(learning.frames(), self.enrolments[subject].frames)
-        return self._settle(row, better_of(found, self.alignments.get(subject)))
+        self._look_s[row, ready] = walked_s[ready] + ALIGN_AFTER_S
+        found = align(learning.frames(), self.enrolments[self.subjects[row]].frames)
+        return self._settle(row, found, ready)
 
-    def _settle(self, row: int, found: Alignment) -> bool:
-        """Turn the sensors of a row so from here on; whether that is otherwise than before."""
-        self.alignments[self.subjects[row]] = found
-        self._set_basis(row, "done" if found.usable.all() else "partly" if found.usable.any() else "failed")
-        before = self._rotations[row].copy()
+    def _settle(self, row: int, found: Alignment, which: NDArray[np.bool_]) -> bool:
+        """Turn these sensors of a row so from here on; whether that is otherwise than before."""
+        subject = self.subjects[row]
+        before, last = self._rotations[row].copy(), self.alignments.get(subject, found)
         worth = found.usable & (found.angle_rad > np.maximum(found.error_rad, _WORTH_TURNING_RAD))
-        self._rotations[row] = np.where(worth[:, None, None], found.rotation, np.eye(3))
-        self._turned[row] = bool(worth.any())
+        turn = np.where(worth[:, None, None], found.rotation, np.eye(3))
+        self._rotations[row] = np.where(which[:, None, None], turn, before)
+        self._turned[row] = bool((self._rotations[row] != np.eye(3)).any())
+        self.known[row, which] = found.usable[which]
+        self.alignments[subject] = Alignment(
+            np.where(which[:, None, None], found.rotation, last.rotation),
+            np.where(which, found.angle_rad, last.angle_rad),
+            np.where(which, found.error_rad, last.error_rad),
+            np.where(which, found.usable, last.usable),
+        )
+        known = self.known[row]
+        if known.all() or (self._look_s[row][~known] > _GIVE_UP_S).all():
+            self._learning.pop(row, None)
+        self._set_basis(row, "done" if known.all() else "partly" if known.any() else "failed")
         return bool((before != self._rotations[row]).any())
 
     def save(self) -> dict[str, NDArray[Any]]:
         """Return how everybody's sensors sit, row by row; an alignment that is pending begins anew."""
-        known = [_ALIGNMENTS.index(b.alignment) for b in self._bases]
-        return {"rotations": self._rotations.copy(), "turned": self._turned.copy(), "alignment": np.array(known)}
+        said = [_ALIGNMENTS.index(b.alignment) for b in self._bases]
+        return {
+            "rotations": self._rotations.copy(),
+            "turned": self._turned.copy(),
+            "alignment": np.array(said),
+            "known": self.known.copy(),
+        }
 
     def load(self, saved: Mapping[str, NDArray[Any]], rows: Mapping[int, int]) -> None:
         """Go on from what was saved, for rows of then (keys) that are rows here now, with the same enrolments."""
         for old, row in rows.items():
             alignment = _ALIGNMENTS[int(saved["alignment"][old])]
-            if alignment in {"none", "pending"} or self._bases[row].alignment != "pending":
+            if alignment in {"none", "pending"} or self.subjects[row] not in self.enrolments:
                 continue
-            self._learning.pop(row, None)
             self._rotations[row], self._turned[row] = saved["rotations"][old], saved["turned"][old]
+            self.known[row] = saved["known"][old]
+            if self.known[row].all():
+                self._learning.pop(row, None)
             self._set_basis(row, alignment)
 
     def turn(

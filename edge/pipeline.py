@@ -26,6 +26,7 @@ from kinedge.edge.reliability_clock import ClockWatch
 from kinedge.edge.scoring import Scorer, ScoringState
 from kinedge.edge.verdict import VerdictBatch
 from kinedge.edge.watch import AlarmWatch
+from kinedge.edge.wearing import WearWatch
 from kinedge.errors import SignalError
 from kinedge.firmware_bridge.alignment import PairUncertainty, alignment_of
 from kinedge.firmware_bridge.clock import Clock, ClockMap
@@ -121,6 +122,7 @@ class Pipeline:
         self._row = {s: i for i, s in enumerate(self.subjects)}
         self._arrivals = Arrivals(self._grid, self.subjects, make_clock)
         self._clock_watch = self._new_clock_watch()
+        self._wear = WearWatch(len(self.subjects), len(scorer.sensors), hop_s=manifest.hop / manifest.rate_hz)
         self._state: ScoringState = scorer.initial_state(len(self.subjects)).owned()
         self._last_index = np.full(len(self.subjects), _NONE_YET)
         self._turned = np.zeros(len(self.subjects), bool)
@@ -178,6 +180,7 @@ class Pipeline:
         # as their sensors sat by another enrolment is not how they sit by this one
         turned[[new for old, new in stay.items() if old not in same and was_turned[old]]] = True
         self._grid.rearrange(before, self._phases(people.subjects))
+        self._wear = self._wear.rearranged(before)
         self.people, self._watch, self._state = people, watch, state
         self._last_index, self._turned = last_index, turned
         self.subjects = people.subjects
@@ -190,7 +193,7 @@ class Pipeline:
     def hand_over(self, sensor: str, *, giver: str, taker: str) -> None:
         """Let a sensor be of another person from its next chunk on; its clock goes with it, its samples do not.
 
-        The giver's sensor is missing from here on. Where the taker is aligned to an enrolment, that is looked at anew.
+        The giver's sensor is missing from here on. How it sits at a taker who is enrolled is looked at anew.
 
         Raises
         ------
@@ -203,8 +206,7 @@ class Pipeline:
         self._arrivals.hand_over(sensor, giver=giver, taker=taker)
         for subject in (giver, taker):
             self._grid.reset_sensor(self._row[subject], sensor)
-        if self.people.can_align(taker) or self.people.can_pose(taker):
-            self.people.realign(taker)
+        self._is_off(taker, sensor)
 
     def use_poses(self, subject: str, today: PoseFrames) -> PoseAlignment:
         """Turn a person's sensors by poses they took just now, from the next hop on; their scoring starts anew.
@@ -235,6 +237,17 @@ class Pipeline:
         self._arrivals.take_off(subject, sensor)
         if sensor in self.scorer.sensors:
             self._grid.reset_sensor(row, sensor)
+        self._is_off(subject, sensor)
+
+    def _is_off(self, subject: str, sensor: str) -> None:
+        """Know no more how a sensor of a person sits."""
+        row = self._row[subject]
+        self._wear.note_off(row)
+        self.people.taken_off(row, np.array([s == sensor for s in self.scorer.sensors]))
+
+    def seen_off(self, subject: str) -> int:
+        """Return a number that grows whenever a sensor of a person is off the body; to tell if all stayed on."""
+        return self._wear.seen_off(self._row[subject])
 
     def save(self) -> dict[str, NDArray[Any]]:
         """Return all that is remembered of everybody, row by row, but what has not been scored and the clocks."""
@@ -245,6 +258,7 @@ class Pipeline:
             for f in fields(own)
         }
         saved |= {"last_index": self._last_index.copy(), "next_tick": self._grid.next_tick.copy()}
+        saved["silent_s"] = self._wear.silent_s.copy()
         saved |= {f"people.{name}": array for name, array in self.people.save().items()}
         if self._watch is not None:
             saved |= {f"watch.{name}": array for name, array in self._watch.save().items()}
@@ -278,6 +292,7 @@ class Pipeline:
             for f in fields(own):
                 getattr(own, f.name)[now] = saved[f"{part}.{f.name}"][then]
         self._last_index[now] = saved["last_index"][then]
+        self._wear.silent_s[now] = saved["silent_s"][then]
         for old, new in rows.items():
             if saved["last_index"][old] != _NONE_YET:
                 self._grid.go_on_from(new, int(saved["next_tick"][old]))
@@ -405,11 +420,18 @@ class Pipeline:
             calibration=calibration,
             clock_ms=clock_ms,
         )
+        gap_s = np.where(last != _NONE_YET, index - last - 1, 0) * (hop / self.scorer.manifest.rate_hz)
+        still_s = np.zeros_like(batch.scores.missing) if batch.health is None else batch.health.still_s
+        off = self._wear.look(rows, gap_s, batch.scores.missing, still_s)
+        for one in np.flatnonzero(off.any(axis=1)):
+            self.people.taken_off(int(rows[one]), off[one])
         bases, who = self.people.bases, rows.tolist()
         batch = replace(
             batch,
             bases=bases if everybody else tuple(bases[i] for i in who),
-            watched=() if self._watch is None else self._watch.look(who, int(index[0]), batch.unusual, batch.scores),
+            watched=()
+            if self._watch is None
+            else self._watch.look(who, int(index[0]), batch.unusual, batch.scores, known=self.people.known[rows]),
         )
         self._last_index[rows] = index
         self._turned[rows] = False

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
 from kinedge.edge.alarm import LEARNING_S, MAX_UNLIKE, AlarmConfig
+from kinedge.edge.narrative import place_name
 
-__all__ = ["Watched", "promise", "promises_of", "setting"]
+__all__ = ["Watched", "Way", "placing", "promise", "promises_of", "setting"]
 
 Language = Literal["en", "fr"]
+Way = Literal["walking", "poses"]
 _USUAL: Final = 0.05  # of blocks lie above the 95 % quantile
 
 
@@ -38,6 +40,11 @@ class Watched:
     shift
         By how much today lies above the enrolment, as far as it is followed: 1 is the way from the median to the 99 %
         quantile.
+    unplaced
+        Sensors that are heard and of which it is not known how they sit today, against the enrolment: put on since, and
+        not aligned yet. Nothing is valid while there is one.
+    ways
+        By which that can be found out of this person.
     """
 
     alarm: bool
@@ -48,6 +55,8 @@ class Watched:
     leading: str
     promise: str
     shift: float = 0.0
+    unplaced: tuple[str, ...] = ()
+    ways: tuple[Way, ...] = ()
 
     @property
     def valid_in_s(self) -> float:
@@ -64,6 +73,8 @@ class Watched:
         """Why nothing is promised now, and until when; empty while it is."""
         if self.valid:
             return ""
+        if self.unplaced:
+            return f"calibration not valid: {placing(self.unplaced, self.ways)}"
         minutes = max(1, math.ceil(self.valid_in_s / 60))
         when = f"valid after {minutes} more minute{'s' if minutes > 1 else ''} of ordinary movement"
         if self.learned < 1:
@@ -71,6 +82,40 @@ class Watched:
         if self.valid_in_s == 0:
             return "calibration not valid: nothing was heard"
         return f"calibration not valid: recent movement is unlike that of the enrolment; {when}"
+
+
+def placing(sensors: Sequence[str], ways: Sequence[Way], *, language: Language = "en") -> str:
+    """Say of which sensors it is not known how they sit today, and what finds that out.
+
+    Parameters
+    ----------
+    sensors
+        Their places.
+    ways
+        What an enrolment has to go by.
+    language
+        Of the words.
+    """
+    i = 1 if language == "fr" else 0
+    joined = (" and ", " et ")[i].join(place_name(s, language=language) for s in sensors)
+    if not ways:
+        return (
+            f"it is not known how the sensors sit today ({joined}), and the enrolment has neither walking nor guided "
+            "poses to go by: enrol again, with either",
+            f"on ne sait pas comment les capteurs sont posés aujourd'hui ({joined}), et la référence n'a ni marche ni "
+            "postures guidées pour le dire : refaire l'apprentissage, avec l'une ou l'autre",
+        )[i]
+    todo = {
+        "walking": ("walk for a minute", "marcher une minute"),
+        "poses": ("take the guided poses", "prendre les postures guidées"),
+    }
+    what = (" or ", " ou ")[i].join(todo[way][i] for way in ways)
+    return (
+        f"it is not known how the sensors sit today ({joined}): {what}; valid after 10 minutes of ordinary movement "
+        "from then on",
+        f"on ne sait pas comment les capteurs sont posés aujourd'hui ({joined}) : {what} ; valable après 10 minutes de "
+        "mouvement ordinaire à partir de là",
+    )[i]
 
 
 def setting(config: AlarmConfig | None, *, language: Language = "en") -> str:

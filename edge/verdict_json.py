@@ -53,6 +53,7 @@ def watched_fields(verdict: Verdict) -> dict[str, Any]:
         "calibration_valid": w.valid,
         "why_invalid": w.why_invalid,
         "valid_in_s": round(w.valid_in_s),
+        "unplaced": list(w.unplaced),
         "evidence": round(w.evidence, 4),
         "learned": round(w.learned, 4),
         "unlike": round(w.unlike, 4),

@@ -14,7 +14,7 @@ from kinedge.edge.calibration import UNSCORED, Unusualness
 from kinedge.edge.enrolment_audit import worse_than
 from kinedge.edge.people import People
 from kinedge.edge.personal import Detectors, detector_names
-from kinedge.edge.promise import Watched, promise
+from kinedge.edge.promise import Watched, Way, promise
 from kinedge.edge.scores import BlockScores
 from kinedge.edge.scoring import Scorer
 from kinedge.errors import ConfigError
@@ -54,6 +54,8 @@ class AlarmWatch:
         self._names = detector_names(scorer.sensors, scorer.channels)
         self._baselines = [e.baseline for e in enrolled]
         self._groups = scorer.groups
+        self._sensors = scorer.sensors
+        self._ways = [_ways_of(people, people.subjects[i]) for i in self._row_of]
         self._promises = [
             promise(config, audit=e.manifest.audit.verdict, n_subjects=int(cohort.n_subjects[0])) for e in enrolled
         ]
@@ -84,7 +86,15 @@ class AlarmWatch:
                     getattr(self._state, f.name)[own] = saved[f.name][old]
                 self._block[own] = saved["block"][old]
 
-    def look(self, rows: list[int], hop: int, unusual: Unusualness, scores: BlockScores) -> tuple[Watched | None, ...]:
+    def look(
+        self,
+        rows: list[int],
+        hop: int,
+        unusual: Unusualness,
+        scores: BlockScores,
+        *,
+        known: NDArray[np.bool_] | None = None,
+    ) -> tuple[Watched | None, ...]:
         """Take one hop of some streams; the alarms move where a block ends with it.
 
         Parameters
@@ -95,6 +105,8 @@ class AlarmWatch:
             Number of the hop on the grid.
         unusual, scores
             Of these streams.
+        known : (n_streams, n_sensors) bool
+            Of which sensors it is known how they sit today; of all when None. Those that are not heard do not matter.
 
         Returns
         -------
@@ -104,7 +116,8 @@ class AlarmWatch:
         at = [k for k, i in enumerate(rows) if i in self._row_of]
         own = np.array([self._row_of[rows[k]] for k in at], np.intp)
         if (hop + 1) % self._n_hops == 0 and at:
-            self._step(np.array(at, np.intp), own, (hop + 1) // self._n_hops, unusual, scores)
+            away = None if known is None else ~known[at]
+            self._step(np.array(at, np.intp), own, (hop + 1) // self._n_hops, unusual, scores, away)
         else:
             for row in own:
                 self._last[row] = replace(self._last[row], alarm=False)
@@ -114,7 +127,13 @@ class AlarmWatch:
         return tuple(watched)
 
     def _step(
-        self, at: NDArray[np.intp], own: NDArray[np.intp], block: int, unusual: Unusualness, scores: BlockScores
+        self,
+        at: NDArray[np.intp],
+        own: NDArray[np.intp],
+        block: int,
+        unusual: Unusualness,
+        scores: BlockScores,
+        away: NDArray[np.bool_] | None,
     ) -> None:
         detectors = Detectors([self._baselines[r] for r in own], self._groups)
         # a block with many samples missing was never part of an enrolment: nothing is known of it, and nothing bet
@@ -128,7 +147,9 @@ class AlarmWatch:
         # after a leap of the grid the blocks between were never seen, and no history is known
         leapt = self._block[own] + 1 != block
         part = replace(part, known=part.known & ~leapt[:, None, None])
-        step, part = self._alarms.step(u, q95, part, rows=own)
+        away = np.zeros(gappy.shape, bool) if away is None else away & ~gappy & (unusual.sensor[at] > UNSCORED)
+        placed: NDArray[np.bool_] = np.asarray(~away.any(axis=1))
+        step, part = self._alarms.step(u, q95, part, rows=own, placed=placed)
         self._state = put_streams(self._state, own, part)
         self._block[own] = block
         for k, row in enumerate(own):
@@ -141,4 +162,12 @@ class AlarmWatch:
                 leading=self._names[step.leading[k]],
                 promise=self._promises[row],
                 shift=float(step.shift[k]),
+                unplaced=tuple(s for s, a in zip(self._sensors, away[k], strict=True) if a),
+                ways=self._ways[row],
             )
+
+
+def _ways_of(people: People, subject: str) -> tuple[Way, ...]:
+    walking: tuple[Way, ...] = ("walking",) if people.can_align(subject) else ()
+    poses: tuple[Way, ...] = ("poses",) if people.can_pose(subject) else ()
+    return walking + poses

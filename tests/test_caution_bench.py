@@ -99,6 +99,11 @@ def test_the_table_shows_every_fault_and_what_it_costs() -> None:
     assert dead["right_reason"] == 1
     assert dead["unsure"] > rows["simulated, clean"]["unsure"]
     assert rows["simulated, clean"]["u80"] > 0.8
+    assert found["settings"]["caution"]["without_sensor"] == "unsure"
+    assert dead["unsure_others"] < dead["unsure"] and dead["missed_others"] > 0
+    assert dead["false_calls_others"] == dead["false_calls"]  # nothing but "normal" is said more often
+    swap = rows["simulated, swap"]
+    assert all(swap[f"{k}_others"] == swap[k] for k in ("u65", "u80", "missed", "unsure"))
 
 
 def test_an_unknown_data_set_is_refused(tmp_path) -> None:

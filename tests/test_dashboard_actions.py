@@ -410,6 +410,7 @@ def test_poses_enter_an_enrolment_and_turn_the_sensors_of_another_day(tmp_path: 
             await asyncio.sleep(0.1)
         enrolment = fed.service.pipeline.people.enrolments["a"]
         assert enrolment.poses is not None and enrolment.poses.usable.all()
+        assert fed.service.pipeline.people.bases[0].alignment == "same"  # learned here, and nothing was taken off
         # the sensors were taken off, and put on again
         start_s = poses_s + day_s
         await ask("cancel")

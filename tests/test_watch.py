@@ -49,7 +49,9 @@ def day(person: Person) -> Recording:
 def people(scorer: Scorer, day: Recording) -> People:
     first = day.slice(0, round(ENROLLED_S * day.rate_hz))
     enrolment = enrol_recordings(scorer, [first], subject="p-001", allow_short=True, made_s=0)
-    return People(scorer, ["p-001", "p-002"], {"p-001": enrolment})
+    found = People(scorer, ["p-001", "p-002"], {"p-001": enrolment})
+    found.same_wearing("p-001")
+    return found
 
 
 @pytest.fixture(scope="module")

@@ -41,6 +41,7 @@ class _Learner:
     minutes: float
     before: Enrolment | None
     skip: int
+    seen_off: int
     said_s: float = 0.0
     model_digest: str = ""
 
@@ -110,7 +111,14 @@ class EnrolmentRoom:
         manifest = service.scorer.manifest
         skip = 0 if before is None else round(_SETTLE_S * manifest.rate_hz / manifest.hop)
         builder = EnrolmentBuilder(service.scorer)
-        self._learning[subject] = _Learner(builder, minutes, before, skip, model_digest=service.scorer.bundle.digest)
+        self._learning[subject] = _Learner(
+            builder,
+            minutes,
+            before,
+            skip,
+            service.pipeline.seen_off(subject),
+            model_digest=service.scorer.bundle.digest,
+        )
         self._ended.pop(subject, None)
         service.caretaker.record(
             "enrolment_started", subject=subject, minutes=minutes, replaces=None if before is None else before.digest
@@ -214,6 +222,8 @@ class EnrolmentRoom:
             )
             enrolment, path, signer = await asyncio.to_thread(self._keep, subject, data)
             service.use_enrolment(subject, enrolment)
+            if service.pipeline.seen_off(subject) == learner.seen_off:
+                service.pipeline.people.same_wearing(subject)
         except (KinedgeError, ValueError, ArithmeticError, MemoryError) as e:
             self._fail(subject, learner, both(f"failed: {e}", f"échec : {e}"))
             return

@@ -12,7 +12,7 @@ from kinedge.edge.caution import Decision, Reason
 from kinedge.edge.enrolment import Enrolment
 from kinedge.edge.enrolment_audit import Audit
 from kinedge.edge.narrative import Language, abstention, place_name, reason_words, summarise, usual_without
-from kinedge.edge.promise import Watched, promise
+from kinedge.edge.promise import Watched, placing, promise
 from kinedge.edge.scoring import Scorer
 from kinedge.edge.verdict import Verdict
 
@@ -99,13 +99,18 @@ def calibration_words(watched: Watched | None, *, personal: bool, aligned: str) 
     if watched.valid:
         note = (
             both(
-                "; how the sensors sit today is being learned from walking, or from the guided poses",
-                " ; la position des capteurs est en cours d'apprentissage, par la marche ou les postures guidées",
+                "; how one of the sensors sits today is not known, and it is not heard either",
+                " ; on ne sait pas comment l'un des capteurs est posé aujourd'hui, et rien n'en est reçu",
             )
-            if aligned == "pending"
+            if aligned in ("pending", "partly", "failed")
             else both("", "")
         )
         return both(f"calibration valid{note['en']}", f"calibrage valable{note['fr']}")
+    if watched.unplaced:
+        return both(
+            f"calibration not valid: {placing(watched.unplaced, watched.ways)}",
+            f"calibrage non valable : {placing(watched.unplaced, watched.ways, language='fr')}",
+        )
     minutes = max(1, math.ceil(watched.valid_in_s / 60))
     when_en = f"valid after {minutes} more minute{'s' if minutes > 1 else ''} of ordinary movement"
     when_fr = f"valable après encore {minutes} minute{'s' if minutes > 1 else ''} de mouvement ordinaire"

@@ -133,8 +133,9 @@ function TileFace({ person, current, scores, muted, words }: TileProps) {
 
 function tileText(person: Person, words: Speaker): string {
   const { language } = words;
-  if (person.enrolment?.state === "collecting" && person.decision === "normal") return words.pick(person.enrolment.text);
+  // a sentence beside "as usual" says without which sensors that is: it comes before everything else
   if (person.sentence) return words.pick(person.sentence);
+  if (person.enrolment?.state === "collecting" && person.decision === "normal") return words.pick(person.enrolment.text);
   if (person.episode) return words.say("since", { time: clock(language, person.episode.start_utc_ns) });
   return person.decision === "none" ? words.say("none_sentence") : words.say("as_usual_sentence");
 }
