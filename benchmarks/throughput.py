@@ -189,6 +189,7 @@ class _Edge:
         """Take chunks as they come, and count nothing."""
         for arrival in chunks:
             self._push(arrival)
+            self._note(arrival)
         self._pipeline.advance()
         self._now = chunks[-1].arrival_ns
 
@@ -211,7 +212,7 @@ class _Edge:
             if since is not None:
                 next_ns = min(next_ns, since + _PATIENCE_NS)
             self._now = max(self._now, min(next_ns, looked + _TICK_NS))
-            start = time.thread_time_ns()
+            first, start = at, time.thread_time_ns()
             while at < len(self._waiting) and self._waiting[at].arrival_ns <= self._now:
                 self._push(self._waiting[at])
                 at += 1
@@ -226,6 +227,8 @@ class _Edge:
             cost = time.thread_time_ns() - start
             self._now += cost
             run.busy_ns += cost
+            for arrival in self._waiting[first:at]:
+                self._note(arrival)
             self._book(found)
         del self._waiting[:at]
         run.span_ns += self._now - began_ns
@@ -233,6 +236,10 @@ class _Edge:
     def _push(self, arrival: Arrival) -> None:
         chunk = arrival.chunk
         self._pipeline.push(arrival.subject, chunk, channels=self._channels[chunk.sensor])
+
+    def _note(self, arrival: Arrival) -> None:
+        """Keep in mind when a chunk came: what the measurement needs is no part of what is measured."""
+        chunk = arrival.chunk
         times = self._came[arrival.subject]
         times.append((int(chunk.device_time_ns[0]), int(chunk.device_time_ns[-1]), arrival.arrival_ns))
         del times[: -40 * len(self._channels)]
