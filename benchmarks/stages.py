@@ -98,7 +98,7 @@ class _TimedScorer(Scorer):
         super().__init__(*args, **more)
         self.ns_score = self.ns_step = 0
         self.engine.advance = self._scoring(self.engine.advance)  # type: ignore[method-assign]
-        self.blocks.step = self._scoring(self.blocks.step)  # type: ignore[method-assign]
+        self.blocks.advance = self._scoring(self.blocks.advance)  # type: ignore[method-assign]
 
     def _scoring(self, method: Callable[..., Any]) -> Callable[..., Any]:
         def timed(*args: Any, **more: Any) -> Any:

@@ -27,7 +27,8 @@ __all__ = ["Arrivals"]
 F64 = NDArray[np.float64]
 Rows = NDArray[np.intp]
 
-_FEW: Final = 24  # chunks that are taken in one by one, as a step for all costs more
+# chunks that are taken in one by one, as a step for all costs more
+_FEW: Final = 24 if native.library() is None else 8
 _MANY: Final = 1024  # chunks that wait at most to be taken in: more of them leave the caches
 
 

@@ -48,7 +48,8 @@ _MIN_SPREAD: Final = 0.1  # of a score, in nats: a cohort that never varies must
 MAX_REFERENCE: Final = 4096
 UNSCORED: Final = -1e6  # a statistic nothing can be below: a missing sensor never looks unusual
 _RIDGE: Final = 0.02
-_BELOW: Final = 3.0  # segments that the center goes on in a line below the cohort's intensities
+MOVEMENT_LIMIT: Final = 99.0
+BELOW: Final = 3.0  # segments that the center goes on in a line below the cohort's intensities
 
 
 @dataclass(frozen=True, eq=False)
@@ -262,7 +263,7 @@ class Calibration:
         # how far into each segment the intensity lies, 0 to 1: the sum over segments interpolates without a loop
         into = (intensity[:, None, :] - self.knots[..., :-1, :]) / np.diff(self.knots, axis=-2)
         into = np.clip(into, 0.0, 1.0, where=np.arange(into.shape[1])[:, None] > 0, out=into)
-        into[:, 0] = np.clip(into[:, 0], -_BELOW, 1.0)
+        into[:, 0] = np.clip(into[:, 0], -BELOW, 1.0)
         widths = [g.stop - g.start for g in groups]
         per_channel = np.repeat(into, widths, axis=2)
         center: F64 = self.center[..., 0, :] + (per_channel * np.diff(self.center, axis=-2)).sum(axis=1)
@@ -275,7 +276,7 @@ class Calibration:
         middle, last = self.knots.shape[-2] // 2, self.knots.shape[-2] - 1
         low, high = max(middle - 1, 0), min(middle + 1, last)
         step = (self.knots[..., high, :] - self.knots[..., low, :]) / (high - low)
-        moved: F64 = np.clip((intensity - self.knots[..., middle, :]) / step, -99.0, 99.0)
+        moved: F64 = np.clip((intensity - self.knots[..., middle, :]) / step, -MOVEMENT_LIMIT, MOVEMENT_LIMIT)
         return moved
 
     def assess(self, scores: BlockScores, groups: Sequence[slice]) -> Unusualness:

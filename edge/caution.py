@@ -41,30 +41,31 @@ from kinedge.edge.caution_setting import CautionConfig
 from kinedge.edge.reliability import CLIPPED_POWER, SensorHealth
 from kinedge.edge.scores import BlockScores
 
-__all__ = ["Belief", "BeliefState", "CautionConfig", "Decision", "Reason", "believe", "reasons_of"]
+__all__ = ["Belief", "BeliefState", "CautionConfig", "Decision", "Reason", "believe", "reasons_of", "weight_of"]
 
 F64 = NDArray[np.float64]
 
-_NO_DATA: Final = 0.9  # of a block missing: nothing was heard
-_HALF: Final = 0.5  # of a block missing: too little to say anything
+NO_DATA: Final = 0.9  # of a block missing: nothing was heard
+HALF: Final = 0.5  # of a block missing: too little to say anything
 # Models are trained with missing samples, and know less then by themselves: little is left to discount. A reason it is
 # all the same, so that it is named as if the power were 1.5, which fits models that were not.
-_LOSS_POWER: Final = 0.3
-_LOSS_NAMED: Final = 1.5 / _LOSS_POWER
+LOSS_POWER: Final = 0.3
+_LOSS_NAMED: Final = 1.5 / LOSS_POWER
 _TOO_LITTLE: Final = 0.25  # of a block missing: reason enough that it was not scored
 _WORTH_NAMING: Final = 0.05  # nats of certainty
-_LOG_LR_LIMIT: Final = 20.0
+LOG_LR_LIMIT: Final = 20.0
 _CERTAIN: Final = 9.0  # nats: nothing of a sensor can be trusted
 _BETWEEN: Final = 0.2  # nats at most: where a sensor is in doubt, that is likelier the reason
-_MEMORY_S: Final = 4.5  # after which evidence has faded to a third
+MEMORY_S: Final = 4.5  # after which evidence has faded to a third
 _OVERLAP: Final = 2.0  # blocks that share half their samples count whole; those that share more, less
-_ODDS_LIMIT: Final = 13.8  # log odds of one in a million
-_TRUSTED: Final = 0.3  # reliability of a sensor that may stand behind "normal"
+ODDS_LIMIT: Final = 13.8  # log odds of one in a million
+TRUSTED: Final = 0.3  # reliability of a sensor that may stand behind "normal"
 _PASSING: Final = ("missing", "saturated")  # what comes and goes with movement and radio, and is bridged ...
-_LATELY_S: Final = 15.0  # ... for so long after the sensor could be trusted
-_LONG_S: Final = 3600.0  # counted no further: a checkpoint takes finite numbers only
-_SWAPPED: Final = 0.2
-_CLOCK_MS: Final = (60.0, 160.0)  # apart: as good as aligned; as bad as a fault (docs/caution.md)
+LATELY_S: Final = 15.0  # ... for so long after the sensor could be trusted
+LONG_S: Final = 3600.0  # counted no further: a checkpoint takes finite numbers only
+SWAPPED: Final = 0.2
+TINY: Final = 1e-9  # what is divided by is not less
+CLOCK_MS: Final = (60.0, 160.0)  # apart: as good as aligned; as bad as a fault (docs/caution.md)
 
 
 class Decision(IntEnum):
@@ -133,7 +134,7 @@ class BeliefState:
     def initial(cls, n_streams: int, n_sensors: int) -> BeliefState:
         """Return the state of streams that have seen nothing."""
         zero = np.zeros((n_streams, n_sensors))
-        return cls(zero, np.full((n_streams, n_sensors), _LONG_S), zero.copy())
+        return cls(zero, np.full((n_streams, n_sensors), LONG_S), zero.copy())
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,10 +197,10 @@ def _shares(scores: BlockScores, health: SensorHealth | None, clock_ms: F64 | No
         shares["off_body"] = 1 - health.off_body
         shares["duplicate"] = 1.0 - health.copy
         # once surely exchanged they are exchanged back before the model sees them: some trust is left
-        shares["swapped"] = np.where(health.swapped < 1, 1 - health.swapped, 1 - _SWAPPED)
+        shares["swapped"] = np.where(health.swapped < 1, 1 - health.swapped, 1 - SWAPPED)
         shares["shifted"] = 1 - health.shifted
     if clock_ms is not None:
-        harmless, hopeless = _CLOCK_MS
+        harmless, hopeless = CLOCK_MS
         shares["clock"] = np.clip((hopeless - clock_ms) / (hopeless - harmless), 0, 1)
     return shares
 
@@ -238,22 +239,22 @@ def believe(
     heard = (unusual.sensor > UNSCORED) & scores.full[:, None]
     shares = _shares(scores, health, clock_ms)
     passing = shares["missing"] * shares["saturated"]
-    lasting = (scores.missing < _NO_DATA).astype(np.float64)
+    lasting = (scores.missing < NO_DATA).astype(np.float64)
     for code, share in shares.items():
         if code not in _PASSING:
             lasting *= share
     reliability = heard * passing * lasting
     b0, b1 = calibration.likelihood[..., 0], calibration.likelihood[..., 1]
-    log_lr = np.clip(b0 + b1 * unusual.sensor, -_LOG_LR_LIMIT, _LOG_LR_LIMIT)
-    weight = min(1.0, _OVERLAP * hop_s / block_s)
-    keep = math.exp(-hop_s / _MEMORY_S)
+    log_lr = np.clip(b0 + b1 * unusual.sensor, -LOG_LR_LIMIT, LOG_LR_LIMIT)
+    weight = weight_of(hop_s, block_s)
+    keep = math.exp(-hop_s / MEMORY_S)
     log_odds = _faded(state.log_odds, keep) + weight * reliability * log_lr
-    log_odds = np.clip(log_odds, -_ODDS_LIMIT, _ODDS_LIMIT)
+    log_odds = np.clip(log_odds, -ODDS_LIMIT, ODDS_LIMIT)
     lost = np.maximum(scores.missing, keep * state.lost)
     mean = np.exp(log_odds).mean(axis=1)
     anomalous = np.maximum(1 - 1 / mean, 0)
-    doubted_s = np.where(reliability >= _TRUSTED, 0.0, np.minimum(state.doubted_s + hop_s, _LONG_S))
-    trusted = (lasting >= _TRUSTED) & (doubted_s <= _LATELY_S)
+    doubted_s = np.where(reliability >= TRUSTED, 0.0, np.minimum(state.doubted_s + hop_s, LONG_S))
+    trusted = (lasting >= TRUSTED) & (doubted_s <= LATELY_S)
     normal = np.where(trusted.all(axis=1), np.maximum(1 - mean, 0), 0.0)
     if health is not None:
         # with sides exchanged, a change is still a change, but nothing is surely normal
@@ -263,14 +264,14 @@ def believe(
     decision = np.where(is_anomalous, Decision.ANOMALOUS, np.where(is_normal, Decision.NORMAL, Decision.UNSURE))
     others, without = np.zeros(len(mean)), np.zeros(trusted.shape, bool)
     if config.without_sensor == "others":
-        out = lasting < _TRUSTED
+        out = lasting < TRUSTED
         others = _believe_others(log_odds, mean, out, reliability, health)
         by_others = (decision == Decision.UNSURE) & (others > config.min_belief_others)
         decision = np.where(by_others, Decision.NORMAL, decision)
         without = by_others[:, None] & out
     alone = np.where(heard, np.exp(log_lr), 0.0).sum(axis=1) / np.maximum(heard.sum(axis=1), 1)
-    wholly = (1 - alone) / max(config.min_belief_normal, 1e-9)
-    odd = (1 - 1 / np.maximum(alone, 1e-9)) / max(config.min_belief_anomalous, 1e-9)
+    wholly = (1 - alone) / max(config.min_belief_normal, TINY)
+    odd = (1 - 1 / np.maximum(alone, TINY)) / max(config.min_belief_anomalous, TINY)
     belief = Belief(
         normal=normal,
         anomalous=anomalous,
@@ -285,6 +286,11 @@ def believe(
     return belief, BeliefState(log_odds, doubted_s, lost)
 
 
+def weight_of(hop_s: float, block_s: float) -> float:
+    """Return what the evidence of a block counts, when so much of it is new: samples that blocks share count once."""
+    return min(1.0, _OVERLAP * hop_s / block_s)
+
+
 def _believe_others(
     log_odds: F64, mean: F64, out: NDArray[np.bool_], reliability: F64, health: SensorHealth | None
 ) -> F64:
@@ -295,7 +301,7 @@ def _believe_others(
     """
     n = (~out).sum(axis=1)
     odds = np.where(out, 0.0, np.exp(log_odds)).sum(axis=1) / np.maximum(n, 1)
-    surely = ((reliability >= _TRUSTED) | out).all(axis=1) & (mean < 1)
+    surely = ((reliability >= TRUSTED) | out).all(axis=1) & (mean < 1)
     others = np.where(surely & out.any(axis=1) & (n > 0), np.maximum(1 - odds, 0.0), 0.0)
     if health is not None:
         others *= (1 - health.swapped).min(axis=1)
@@ -329,7 +335,7 @@ def reasons_of(
         unsure = belief.decision[stream] == Decision.UNSURE
         gone = max(scores.missing[stream, i], belief.lost[stream, i] if unsure else 0.0)
         lost["missing"] = min(_LOSS_NAMED * _nats(float(_left_of(np.float64(gone)))), _CERTAIN)
-        if scores.missing[stream, i] >= _NO_DATA:
+        if scores.missing[stream, i] >= NO_DATA:
             # once a whole block has passed, silence is not a slow start
             found.append(Reason("no_data", f"no data from {sensor}", 1 + _CERTAIN, sensor))
             continue
@@ -392,7 +398,7 @@ def _text(
 
 def _left_of(missing: Any) -> Any:
     """Return what is left of the trust in a sensor of whose block this share is missing."""
-    return (1 - np.minimum(missing, 1)) ** _LOSS_POWER * (missing < _HALF)
+    return (1 - np.minimum(missing, 1)) ** LOSS_POWER * (missing < HALF)
 
 
 def _nats(share: float) -> float:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from typing import Any, Final
 
 import numpy as np
@@ -48,18 +48,38 @@ def phases_for(n_people: int, hop: int) -> int:
     return 1 if n_people <= _TOGETHER else min(hop, n_people // _A_PHASE)
 
 
-@dataclass(frozen=True, eq=False)
 class Scored:
     """One hop of one person with its verdict: row ``stream`` of ``batch``.
 
-    ``values`` and ``valid`` are the hop itself, ``(hop, n_channels)``, as the sensors sit.
+    It is made of every hop, so it is no more than where things are.
+
+    Parameters
+    ----------
+    subject
+        Whose.
+    batch, stream
+        Where the verdict is.
+    values, valid : (n_streams, hop, n_channels)
+        The hops of all streams of the batch, as the sensors sit.
     """
 
-    subject: str
-    batch: VerdictBatch
-    stream: int
-    values: F32
-    valid: NDArray[np.bool_]
+    __slots__ = ("_valid", "_values", "batch", "stream", "subject")
+
+    def __init__(self, subject: str, batch: VerdictBatch, stream: int, values: F32, valid: Mask) -> None:
+        self.subject, self.batch, self.stream = subject, batch, stream
+        self._values, self._valid = values, valid
+
+    @property
+    def values(self) -> F32:
+        """The hop itself, (hop, n_channels)."""
+        own: F32 = self._values[self.stream]
+        return own
+
+    @property
+    def valid(self) -> Mask:
+        """Which samples of it are there, (hop, n_channels)."""
+        own: Mask = self._valid[self.stream]
+        return own
 
 
 class Pipeline:
@@ -439,4 +459,5 @@ class Pipeline:
             for k, i in enumerate(who):
                 self._turned[i] = self.people.learn(i, values[k], valid[k])
         of_end = {end: replace(batch, end_tick=end, host_time_ns=end * self._grid.period_ns) for end in set(ends)}
-        return [Scored(self.subjects[i], of_end[ends[k]], k, values[k], valid[k]) for k, i in enumerate(who)]
+        subjects = self.subjects
+        return [Scored(subjects[i], of_end[ends[k]], k, values, valid) for k, i in enumerate(who)]

@@ -16,10 +16,11 @@ from kinedge.edge.backends import Backend, load_backend
 from kinedge.edge.calibration import Calibration
 from kinedge.edge.caution import BeliefState, CautionConfig
 from kinedge.edge.engine import Engine, EngineState, Surprise
+from kinedge.edge.judgement import Judgement
 from kinedge.edge.reliability import HealthState, ReliabilityMonitor
 from kinedge.edge.scores import BlockScorer, BlockScores, ScorerState
 from kinedge.edge.state_rows import put_rows, take_rows, write_rows
-from kinedge.edge.verdict import VerdictBatch, judge
+from kinedge.edge.verdict import VerdictBatch
 from kinedge.units import period_ns
 
 __all__ = ["Scorer", "ScoringState", "put_rows", "take_rows"]
@@ -75,7 +76,7 @@ class Scorer:
     bundle
         As read and checked.
     backend
-        ONNX Runtime on the CPU when None.
+        The first of ``DEFAULT_BACKENDS`` that runs the graph when None.
     calibration
         The bundle's own when None.
     caution
@@ -111,6 +112,9 @@ class Scorer:
         self.blocks = BlockScorer(self.manifest, calibration.precision)
         self.groups = self.blocks.groups
         self.monitor = ReliabilityMonitor(self.manifest)
+        rate_hz = self.manifest.rate_hz
+        hop_s, block_s = self.manifest.hop / rate_hz, self.manifest.block / rate_hz
+        self.judgement = Judgement(self.groups, self.caution, hop_s=hop_s, block_s=block_s)
         self.sensors = tuple(s.name for s in self.manifest.sensor_specs)
         self.channels = tuple(name for s in self.manifest.sensor_specs for name in s.full_names)
         self.period_ns = period_ns(self.manifest.rate_hz)
@@ -233,24 +237,23 @@ class Scorer:
         precision = None if calibration is None or calibration.which is None else calibration.precision
         scores = self.blocks.advance(surprise, values, valid, saturated, blocks, rows, precision=precision, facts=facts)
         chosen = calibration or self.calibration
-        unusual = chosen.assess(scores, self.groups)
-        self.monitor.learn_from(unusual.sensor, health_state, rows)
-        batch, belief = judge(
-            scores,
-            surprise,
-            unusual,
-            chosen,
-            self.caution,
-            take_rows(believed, rows),
-            hop_s=self.manifest.hop / self.manifest.rate_hz,
-            block_s=self.manifest.block / self.manifest.rate_hz,
-            health=health,
-            clock_ms=clock_ms,
+        judged = self.judgement.advance(scores, chosen, believed, rows, health=health, clock_ms=clock_ms)
+        self.monitor.learn_from(judged.unusual.sensor, health_state, rows)
+        return VerdictBatch(
             end_tick=end_tick,
             host_time_ns=end_tick * self.period_ns,
-            groups=self.groups,
+            scores=scores,
+            surprise=surprise,
+            unusual=judged.unusual,
+            belief=judged.belief,
+            channel_share=judged.channel_share,
+            sensor_share=judged.sensor_share,
+            movement=judged.movement,
+            precision=chosen.precision,
             sensors=self.sensors,
             channels=self.channels,
+            config=self.caution,
+            health=health,
+            clock_ms=clock_ms,
+            additive=bool(chosen.additive[0]),
         )
-        write_rows(believed, rows, belief)
-        return batch

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kinedge.edge.attribution import attribute, fewest, smallest_set
-from kinedge.edge.calibration import Calibration, Unusualness
-from kinedge.edge.caution import Belief, BeliefState, CautionConfig, Decision, Reason, believe, reasons_of
+from kinedge.edge.attribution import fewest, smallest_set
+from kinedge.edge.calibration import Unusualness
+from kinedge.edge.caution import Belief, CautionConfig, Decision, Reason, reasons_of
 from kinedge.edge.engine import Surprise
 from kinedge.edge.promise import Watched
 from kinedge.edge.reliability import SensorHealth
 from kinedge.edge.scores import BlockScores
 
-__all__ = ["Basis", "Verdict", "VerdictBatch", "judge"]
+__all__ = ["Basis", "Verdict", "VerdictBatch"]
 
 F64 = NDArray[np.float64]
 
@@ -194,47 +193,3 @@ class VerdictBatch:
         z, ok = (a[stream].reshape(-1, n) for a in (self.surprise.z, self.surprise.valid))
         precision = self.precision if self.precision.ndim == 2 else self.precision[stream]
         return tuple(self.channels[c] for c in smallest_set(z, ok, precision))
-
-
-def judge(
-    scores: BlockScores,
-    surprise: Surprise,
-    unusual: Unusualness,
-    calibration: Calibration,
-    config: CautionConfig,
-    state: BeliefState,
-    *,
-    hop_s: float,
-    block_s: float,
-    health: SensorHealth | None = None,
-    clock_ms: F64 | None = None,
-    end_tick: int,
-    host_time_ns: int,
-    groups: Sequence[slice],
-    sensors: tuple[str, ...],
-    channels: tuple[str, ...],
-) -> tuple[VerdictBatch, BeliefState]:
-    """Decide about all streams of one step."""
-    belief, state = believe(
-        scores, unusual, calibration, config, state, hop_s=hop_s, block_s=block_s, health=health, clock_ms=clock_ms
-    )
-    channel_share, sensor_share = attribute(scores, unusual, calibration, groups)
-    batch = VerdictBatch(
-        end_tick=end_tick,
-        host_time_ns=host_time_ns,
-        scores=scores,
-        surprise=surprise,
-        unusual=unusual,
-        belief=belief,
-        channel_share=channel_share,
-        sensor_share=sensor_share,
-        movement=calibration.movement(scores.intensity),
-        precision=calibration.precision,
-        sensors=sensors,
-        channels=channels,
-        config=config,
-        health=health,
-        clock_ms=clock_ms,
-        additive=bool(calibration.additive[0]),
-    )
-    return batch, state

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,20 +17,23 @@ from typing import Any
 import numpy as np
 
 from kinedge.edge.arrivals import Arrivals
-from kinedge.edge.calibration import UNSCORED
+from kinedge.edge.calibration import UNSCORED, Calibration, stack_calibrations
+from kinedge.edge.caution import BeliefState, CautionConfig
 from kinedge.edge.engine import Engine, EngineState, Surprise
 from kinedge.edge.grid import Grid
 from kinedge.edge.hop_facts import look_at
-from kinedge.edge.native import blocks, clocks, health, hops, loader, surprise
+from kinedge.edge.judgement import Judgement
+from kinedge.edge.native import belief, blocks, clocks, health, hops, loader, surprise
 from kinedge.edge.reliability import ReliabilityMonitor
-from kinedge.edge.scores import BlockScorer
+from kinedge.edge.scores import BlockScorer, BlockScores
+from kinedge.edge.sensor_health import SensorHealth
 from kinedge.edge.state_rows import take_rows
 from kinedge.firmware_bridge.clock import ClockMap
 from kinedge.signals import IMU6, ImuChunk, SensorSpec
 
 PERIOD_NS = 20_000_000
 IMU9 = (*IMU6, "mag_x", "mag_y", "mag_z")
-WHOLE: tuple[Any, ...] = (blocks, clocks, health, surprise)  # modules whose functions are all there, or none
+WHOLE: tuple[Any, ...] = (belief, blocks, clocks, health, surprise)  # modules whose functions are all there, or none
 
 
 @contextmanager
@@ -190,6 +193,61 @@ def block_scores(seed: int) -> None:
         states.reverse()
 
 
+def calibration_of(rng: np.random.Generator, edges: np.ndarray) -> Calibration:
+    """Return one that no data was needed for; of the cohort, or of a person with other knots."""
+    n_knots, n_channels, n_sensors = int(rng.integers(2, 7)), int(edges[-1]), len(edges) - 1
+    return Calibration(
+        knots=np.cumsum(rng.uniform(0.1, 2, (n_knots, n_sensors)), axis=0) - 4,
+        center=rng.normal(size=(n_knots, n_channels)),
+        spread=rng.uniform(0.5, 2, (n_knots, n_channels)),
+        reference=np.sort(rng.normal(size=int(rng.integers(1, 300)))),
+        likelihood=rng.normal(size=(n_sensors, 2)) * 3,
+        precision=np.eye(n_channels),
+        additive=np.ones(1),
+    )
+
+
+def judged(seed: int) -> None:
+    """Blocks of all kinds, against the cohort or each against its own, in changing company."""
+    rng = np.random.default_rng(seed)
+    edges = np.cumsum([0, *rng.integers(1, 12, int(rng.integers(1, 5)))])
+    groups, n, s = [slice(a, b) for a, b in pairwise(edges)], int(rng.integers(1, 30)), len(edges) - 1
+    asked: Any = {"without_sensor": rng.choice(["unsure", "others"]), "miss_cost": float(rng.choice([0.5, 1.0]))}
+    judgement = Judgement(groups, CautionConfig(**asked), hop_s=1.0, block_s=float(rng.choice([1.0, 2.0, 4.0])))
+    cohort = replace(calibration_of(rng, edges), additive=np.array([float(seed % 2)]))
+    each = stack_calibrations([calibration_of(rng, edges) for _ in range(n)])
+    states = [take_rows(BeliefState.initial(n, s), np.arange(n)) for _ in range(2)]
+    for turn in range(12):
+        rows = np.arange(n) if turn % 3 == 0 else rng.permutation(n)[: int(rng.integers(1, n + 1))]
+        channels, sensors = (len(rows), int(edges[-1])), (len(rows), s)
+
+        def share(p: float, shape: tuple[int, ...] = sensors) -> np.ndarray:
+            return np.where(rng.random(shape) < p, rng.choice([1.0, 0.3, 0.02], shape), 0.0)
+
+        scored = rng.random(channels) < rng.choice([0.1, 0.9, 1.0])
+        scores = BlockScores(
+            channel=np.where(scored, rng.normal(size=channels) * rng.choice([0.5, 3.0]), 0.0),
+            scored=scored,
+            intensity=rng.normal(-2, 3, sensors),
+            power=rng.random(channels),
+            drop=rng.random(channels) * (rng.random((len(rows), 1)) < 0.9),
+            missing=share(0.2),
+            saturated=share(0.1),
+            flat=rng.random(sensors) < 0.03,
+            full=rng.random(len(rows)) < 0.95,
+        )
+        seen = SensorHealth(*(share(0.07) for _ in range(6)), np.zeros(sensors, np.int64), rng.random(sensors) < 0.05)
+        clock_ms = None if turn % 4 == 3 else rng.choice([0.0, 40.0, 90.0, 200.0], sensors, p=[0.7, 0.2, 0.08, 0.02])
+        with_whom = cohort if turn % 2 else each.rows(rows)
+        told: Any = {"health": seen, "clock_ms": clock_ms}
+        found = judgement.advance(scores, with_whom, states[0], rows, **told)
+        assert judgement._native is not None and judgement._native._told is states[0]
+        with numpy_only():
+            same(found, judgement.advance(scores, with_whom, states[1], rows, **told))
+        same(states[0], states[1])
+        states.reverse()
+
+
 def grid(seed: int) -> None:
     """Chunks of several people and sensors, with gaps, jitter, what is not finite, bursts and people who leave."""
     rng = np.random.default_rng(seed)
@@ -252,7 +310,7 @@ def arrivals(seed: int) -> None:
     """Chunks of many people that wait together: clocks that drift, are silent, start anew or go astray, and bursts."""
     rng = np.random.default_rng(seed)
     specs = [SensorSpec("a", IMU6[:2]), SensorSpec("b", IMU6[:3])][: 1 + seed % 2]
-    people = [f"p{i}" for i in range(int(rng.integers(1, 40)))]
+    people = [f"p{i}" for i in range(int(rng.integers(1, 25)))]
     both = []
     for _ in range(2):
         grid = Grid(specs, np.zeros(len(people), np.int64), rate_hz=50, hop=10)
@@ -260,7 +318,7 @@ def arrivals(seed: int) -> None:
     keys = [(p, s) for p in people for s in specs]
     device = {(p, s.name): int(rng.integers(0, 10**13)) for p, s in keys}
     offset = int(rng.integers(-(10**15), 10**15))
-    for turn in range(60):
+    for turn in range(24):
         for p, s in keys:
             for _ in range(int(rng.choice([0, 1, 1, 1, 3]))):
                 n, key = int(rng.integers(1, 12)), (p, s.name)
@@ -361,6 +419,7 @@ def engine(seed: int) -> None:
 
 CASES = {
     "arrivals": arrivals,
+    "belief": judged,
     "blocks": block_scores,
     "facts": facts,
     "health": sensor_health,

@@ -83,7 +83,7 @@ def conduct_of(scorer: Scorer, recording: Recording, *, n_hops: int | None = Non
         if i == n_hops:
             break
         batch, state = scorer.step(values, valid, saturated, state, end_tick=(i + 1) * hop)
-        conduct.take(Scored("p", batch, 0, values[0], valid[0]), batch.verdict(0))
+        conduct.take(Scored("p", batch, 0, values, valid), batch.verdict(0))
     return conduct
 
 

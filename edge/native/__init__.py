@@ -4,6 +4,7 @@ It is optional. :func:`library` is None where it was not built, is of other sour
 ``KINEDGE_NATIVE=0``; then numpy does the work, and every verdict is the same.
 """
 
+from kinedge.edge.native.belief import NativeBelief
 from kinedge.edge.native.blocks import NativeBlocks
 from kinedge.edge.native.clocks import clock_bounds, host_times, lay, update_clocks
 from kinedge.edge.native.health import NativeHealth
@@ -13,6 +14,7 @@ from kinedge.edge.native.surprise import NativeStep
 
 __all__ = [
     "ENVIRONMENT",
+    "NativeBelief",
     "NativeBlocks",
     "NativeHealth",
     "NativeStep",

@@ -32,42 +32,56 @@ typedef struct {
 
 PAIRWISE(sum_of_doubles, double)
 
-#define TOGETHER 4
 #define MOST_WIDTH 256
 
-/* Sums over samples, one after the other, of n_columns columns: nats, z^2, (y of what was scored)^2, scored. */
-#define ADD(n_columns)                                                                                                 \
-    do {                                                                                                               \
-        float a[n_columns] = {0}, b[n_columns] = {0}, d[n_columns] = {0}, e[n_columns] = {0};                          \
-        for (int64_t k = 0; k < n_samples; k++) {                                                                      \
-            const int64_t at = (s * n_samples + k) * C + c;                                                            \
-            for (int i = 0; i < n_columns; i++) {                                                                      \
-                const float there = ok[at + i] ? 1.0f : 0.0f, v = y[at + i] * there;                                   \
-                a[i] += nats[at + i];                                                                                  \
-                b[i] += z[at + i] * z[at + i];                                                                         \
-                d[i] += v * v;                                                                                         \
-                e[i] += there;                                                                                         \
-            }                                                                                                          \
-        }                                                                                                              \
-        for (int i = 0; i < n_columns; i++) {                                                                          \
-            float *to = out + s * C + c + i;                                                                           \
-            to[0] = a[i], to[plane] = b[i], to[2 * plane] = d[i], to[3 * plane] = e[i];                                \
-        }                                                                                                              \
-        c += n_columns;                                                                                                \
-    } while (0)
+typedef float floats __attribute__((vector_size(16)));
+typedef uint8_t bytes __attribute__((vector_size(4)));
+#define TOGETHER ((int64_t)(sizeof(floats) / sizeof(float)))
 
-/* z, y, nats, ok (n_streams, n_samples, n_channels); out (4, .., n_channels), its planes so far apart. */
+/* Sums over samples, one after the other, of nats, z^2, (y of what was scored)^2, scored; of four columns together. z, y,
+ * nats, ok (n_streams, n_samples, n_channels); out (4, .., n_channels), its planes so far apart. */
 API WIDE int32_t kinedge_block_sums(const float *restrict z, const float *restrict y, const float *restrict nats,
                                     const uint8_t *restrict ok, int64_t n_streams, int64_t n_samples,
                                     int64_t n_channels, float *restrict out, int64_t plane)
 {
     const int64_t C = n_channels;
     for (int64_t s = 0; s < n_streams; s++) {
+        float *to = out + s * C;
         int64_t c = 0;
-        while (c + TOGETHER <= C)
-            ADD(TOGETHER);
-        while (c < C)
-            ADD(1);
+        for (; c + TOGETHER <= C; c += TOGETHER) {
+            floats a = {0}, b = {0}, d = {0}, e = {0}, zs, ys, ns;
+            bytes oks;
+            for (int64_t at = s * n_samples * C + c; at < (s + 1) * n_samples * C; at += C) {
+                memcpy(&zs, z + at, sizeof zs);
+                memcpy(&ys, y + at, sizeof ys);
+                memcpy(&ns, nats + at, sizeof ns);
+                memcpy(&oks, ok + at, sizeof oks);
+                const floats there = __builtin_convertvector(oks, floats);
+                ys *= there;
+                a += ns;
+                b += zs * zs;
+                d += ys * ys;
+                e += there;
+            }
+            memcpy(to + c, &a, sizeof a);
+            memcpy(to + plane + c, &b, sizeof b);
+            memcpy(to + 2 * plane + c, &d, sizeof d);
+            memcpy(to + 3 * plane + c, &e, sizeof e);
+        }
+        for (; c < C; c++) {
+            float a = 0, b = 0, d = 0, e = 0;
+            for (int64_t at = s * n_samples * C + c; at < (s + 1) * n_samples * C; at += C) {
+                const float there = (float)ok[at], v = y[at] * there;
+                a += nats[at];
+                b += z[at] * z[at];
+                d += v * v;
+                e += there;
+            }
+            to[c] = a;
+            to[plane + c] = b;
+            to[2 * plane + c] = d;
+            to[3 * plane + c] = e;
+        }
     }
     return 0;
 }

@@ -115,14 +115,58 @@ API int32_t kinedge_drop_before(int64_t *time, int64_t *n, float *values, uint8_
     return 0;
 }
 
+/* Of so many columns of one stream, from column c on: all sums run sample after sample. x keeps what is there less the
+ * level, 0 where nothing is. THERE(at): 1 where a sample is there, else 0. */
+#define FACTS(n_columns, THERE)                                                                                        \
+    do {                                                                                                               \
+        float lowest[n_columns], highest[n_columns], sum[n_columns], steps[n_columns], both[n_columns];                \
+        float known[n_columns], then[n_columns], last[n_columns], lows[n_columns], highs[n_columns], power[n_columns]; \
+        for (int i = 0; i < n_columns; i++) {                                                                          \
+            lowest[i] = FLT_MAX, highest[i] = -FLT_MAX;                                                                \
+            sum[i] = steps[i] = both[i] = known[i] = then[i] = last[i] = lows[i] = highs[i] = power[i] = 0.0f;         \
+        }                                                                                                              \
+        for (int64_t k = 0; k < hop; k++) {                                                                            \
+            const int64_t at = k * C + c;                                                                              \
+            for (int i = 0; i < n_columns; i++) {                                                                      \
+                const float here = THERE(at + i), now = here != 0.0f ? v[at + i] : 0.0f;                               \
+                const float least = here != 0.0f ? now : FLT_MAX, most = here != 0.0f ? now : -FLT_MAX;                \
+                const float pair = here * then[i], step = (now - last[i]) * pair;                                      \
+                lowest[i] = least < lowest[i] ? least : lowest[i];                                                     \
+                highest[i] = most > highest[i] ? most : highest[i];                                                    \
+                sum[i] += now, known[i] += here, both[i] += pair, steps[i] += step * step;                             \
+                then[i] = here, last[i] = now;                                                                         \
+            }                                                                                                          \
+        }                                                                                                              \
+        for (int i = 0; i < n_columns; i++)                                                                            \
+            sum[i] /= known[i] > 1.0f ? known[i] : 1.0f;                                                               \
+        for (int64_t k = 0; k < hop; k++) {                                                                            \
+            const int64_t at = k * C + c;                                                                              \
+            for (int i = 0; i < n_columns; i++) {                                                                      \
+                const float here = THERE(at + i), now = here != 0.0f ? v[at + i] : 0.0f;                               \
+                const float apart = (now - sum[i]) * here;                                                             \
+                lows[i] += (here != 0.0f ? now : FLT_MAX) == lowest[i] ? 1.0f : 0.0f;                                  \
+                highs[i] += (here != 0.0f ? now : -FLT_MAX) == highest[i] ? 1.0f : 0.0f;                               \
+                power[i] += apart * apart;                                                                             \
+                x[at + i] = apart;                                                                                     \
+            }                                                                                                          \
+        }                                                                                                              \
+        float *const of[] = {known, NULL, sum, power, lowest, highest, lows, highs, steps, both};                      \
+        for (int f = 0; f < 10; f++)                                                                                   \
+            for (int i = 0; i < n_columns; i++)                                                                        \
+                out[(f * n_streams + s) * C + c + i] = of[f] ? of[f][i] : 0.0f;                                        \
+        c += n_columns;                                                                                                \
+    } while (0)
+#define ALWAYS(at) 1.0f
+#define MAYBE(at) (float)ok[at]
+
 /* Facts of one hop: values, valid, saturated (n_streams, hop, n_channels), saturated NULL where none is; out (10,
  * n_streams, n_channels) in the order of HopFacts. pairs (n_pairs, 3): first columns of two sensors, and how many;
- * shared (n_streams, n_shared): their products, one pair behind the other. memory (2, hop, n_channels): to work in.
+ * shared (n_streams, n_shared): their products, one pair behind the other. memory (hop, n_channels): to work in.
  * Sums run sample after sample. -1 where a pair is outside.
  */
 API WIDE int32_t kinedge_facts(const float *values, const uint8_t *valid, const uint8_t *saturated, int64_t n_streams,
                                int64_t hop, int64_t n_channels, const int64_t *pairs, int64_t n_pairs,
-                               int64_t n_shared, float *memory, float *restrict out, float *restrict shared)
+                               int64_t n_shared, float *restrict memory, float *restrict out, float *restrict shared)
 {
     const int64_t size = hop * n_channels, C = n_channels;
     int64_t width = 0;
@@ -134,73 +178,36 @@ API WIDE int32_t kinedge_facts(const float *values, const uint8_t *valid, const 
     }
     if (width != n_shared || hop < 1)
         return -1;
-    float *restrict x = memory, *restrict there = memory + size;
+    float *restrict x = memory;
     for (int64_t s = 0; s < n_streams; s++) {
         const float *restrict v = values + s * size;
         const uint8_t *restrict ok = valid + s * size;
-        float *o[10];
-        for (int i = 0; i < 10; i++)
-            o[i] = out + ((int64_t)i * n_streams + s) * C;
-        float *restrict n_valid = o[0], *restrict n_saturated = o[1], *restrict level = o[2], *restrict power = o[3],
-                        *restrict low = o[4], *restrict high = o[5], *restrict n_low = o[6], *restrict n_high = o[7],
-                        *restrict step2 = o[8], *restrict n_steps = o[9];
-        const int whole = !memchr(ok, 0, (size_t)size);
-        for (int64_t c = 0; c < C; c++) {
-            n_valid[c] = n_saturated[c] = level[c] = power[c] = n_low[c] = n_high[c] = step2[c] = n_steps[c] = 0.0f;
-            low[c] = FLT_MAX;
-            high[c] = -FLT_MAX;
+        int64_t c = 0;
+        if (memchr(ok, 0, (size_t)size)) {
+            while (c + 4 <= C)
+                FACTS(4, MAYBE);
+            while (c < C)
+                FACTS(1, MAYBE);
+        } else {
+            while (c + 4 <= C)
+                FACTS(4, ALWAYS);
+            while (c < C)
+                FACTS(1, ALWAYS);
         }
-        for (int64_t i = 0; i < size; i++) {
-            there[i] = ok[i] ? 1.0f : 0.0f;
-            x[i] = ok[i] ? v[i] : 0.0f;
-        }
-        for (int64_t k = 0; k < hop; k++) {
-            const float *restrict now = x + k * C, *restrict here = there + k * C;
-            for (int64_t c = 0; c < C; c++) {
-                const float least = here[c] != 0.0f ? now[c] : FLT_MAX, most = here[c] != 0.0f ? now[c] : -FLT_MAX;
-                low[c] = least < low[c] ? least : low[c];
-                high[c] = most > high[c] ? most : high[c];
-                level[c] += now[c];
-                n_valid[c] += here[c];
-            }
-        }
-        if (saturated)
+        if (saturated) {
+            float *restrict n_saturated = out + (n_streams + s) * C;
             for (int64_t k = 0; k < hop; k++)
-                for (int64_t c = 0; c < C; c++)
-                    n_saturated[c] += (float)saturated[s * size + k * C + c];
-        for (int64_t k = 0; k < hop; k++) {
-            const float *restrict now = x + k * C, *restrict here = there + k * C;
-            for (int64_t c = 0; c < C; c++) {
-                n_low[c] += (here[c] != 0.0f ? now[c] : FLT_MAX) == low[c] ? 1.0f : 0.0f;
-                n_high[c] += (here[c] != 0.0f ? now[c] : -FLT_MAX) == high[c] ? 1.0f : 0.0f;
-            }
-        }
-        for (int64_t k = 1; k < hop; k++) {
-            const float *now = x + k * C, *last = now - C, *here = there + k * C, *then = here - C;
-            for (int64_t c = 0; c < C; c++) {
-                const float both = here[c] * then[c], step = (now[c] - last[c]) * both;
-                n_steps[c] += both;
-                step2[c] += step * step;
-            }
-        }
-        for (int64_t c = 0; c < C; c++)
-            level[c] /= n_valid[c] > 1.0f ? n_valid[c] : 1.0f;
-        for (int64_t k = 0; k < hop; k++) {
-            float *restrict now = x + k * C;
-            const float *restrict here = there + k * C;
-            for (int64_t c = 0; c < C; c++) {
-                now[c] = whole ? now[c] - level[c] : (now[c] - level[c]) * here[c];
-                power[c] += now[c] * now[c];
-            }
+                for (int64_t i = 0; i < C; i++)
+                    n_saturated[i] += (float)saturated[s * size + k * C + i];
         }
         float *products = shared + s * n_shared;
         for (int64_t p = 0; p < n_pairs; p++) {
             const int64_t a = pairs[3 * p], b = pairs[3 * p + 1], w = pairs[3 * p + 2];
-            for (int64_t c = 0; c < w; c++)
-                products[c] = 0.0f;
+            for (int64_t i = 0; i < w; i++)
+                products[i] = 0.0f;
             for (int64_t k = 0; k < hop; k++)
-                for (int64_t c = 0; c < w; c++)
-                    products[c] += x[k * C + a + c] * x[k * C + b + c];
+                for (int64_t i = 0; i < w; i++)
+                    products[i] += x[k * C + a + i] * x[k * C + b + i];
             products += w;
         }
     }

@@ -137,7 +137,7 @@ def look_at(
     if not hop or (saturated is not None and not is_plain(saturated, np.bool_, shape)):
         return False
     columns = _columns(tuple((a.start, b.start, a.stop - a.start) for a, b in pairs))
-    memory = np.empty((2, hop, n_channels), np.float32)
+    memory = np.empty((hop, n_channels), np.float32)
     done = function(
         *map(address, (values, valid, saturated)),
         *shape,

@@ -1,0 +1,139 @@
+"""From block scores to what is believed and where it starts, for some streams, whose states are written where they are.
+
+In C where that is there (``kinedge.edge.native``), to the bit as ``Calibration.assess``, ``believe`` and ``attribute``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kinedge.edge import caution
+from kinedge.edge.attribution import attribute
+from kinedge.edge.calibration import BELOW, MOVEMENT_LIMIT, UNSCORED, Calibration, Unusualness
+from kinedge.edge.caution import Belief, BeliefState, CautionConfig, believe
+from kinedge.edge.native import NativeBelief
+from kinedge.edge.scores import BlockScores
+from kinedge.edge.sensor_health import CLIPPED_POWER, SensorHealth
+from kinedge.edge.state_rows import take_rows, write_rows
+
+__all__ = ["Judged", "Judgement"]
+
+F64 = NDArray[np.float64]
+Rows = NDArray[np.intp]
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """What was found of a block of each stream; shares are those of ``attribute``, movement that of the calibration."""
+
+    unusual: Unusualness
+    belief: Belief
+    channel_share: F64
+    sensor_share: F64
+    movement: F64
+
+
+class Judgement:
+    """Judges the blocks of any number of streams.
+
+    Parameters
+    ----------
+    groups
+        Columns of each sensor.
+    config
+        When an answer is given.
+    hop_s, block_s
+        From one block to the next, and of one.
+    """
+
+    def __init__(self, groups: Sequence[slice], config: CautionConfig, *, hop_s: float, block_s: float) -> None:
+        self._groups, self._config = tuple(groups), config
+        self._hop_s, self._block_s = hop_s, block_s
+        self._native = self._in_c() if NativeBelief.is_there() else None
+
+    def _in_c(self) -> NativeBelief:
+        config = self._config
+        harmless, hopeless = caution.CLOCK_MS
+        return NativeBelief(
+            {
+                "n_channels": self._groups[-1].stop,
+                "n_sensors": len(self._groups),
+                "leave_out": config.without_sensor == "others",
+                "unscored": UNSCORED,
+                "below": BELOW,
+                "movement_limit": MOVEMENT_LIMIT,
+                "no_data": caution.NO_DATA,
+                "half": caution.HALF,
+                "trusted": caution.TRUSTED,
+                "lr_limit": caution.LOG_LR_LIMIT,
+                "weight": caution.weight_of(self._hop_s, self._block_s),
+                "keep": math.exp(-self._hop_s / caution.MEMORY_S),
+                "odds_limit": caution.ODDS_LIMIT,
+                "hop_s": self._hop_s,
+                "long_s": caution.LONG_S,
+                "lately_s": caution.LATELY_S,
+                "swapped_left": caution.SWAPPED,
+                "harmless": harmless,
+                "hopeless": hopeless,
+                "min_anomalous": config.min_belief_anomalous,
+                "min_normal": config.min_belief_normal,
+                "min_others": config.min_belief_others,
+                "alpha": config.alpha,
+                "tiny": caution.TINY,
+            },
+            powers=(caution.LOSS_POWER, CLIPPED_POWER),
+            starts=np.array([*(g.start for g in self._groups), self._groups[-1].stop], np.int64),
+        )
+
+    def advance(
+        self,
+        scores: BlockScores,
+        calibration: Calibration,
+        state: BeliefState,
+        rows: Rows,
+        *,
+        health: SensorHealth | None = None,
+        clock_ms: F64 | None = None,
+    ) -> Judged:
+        """Judge the block of some streams.
+
+        Parameters
+        ----------
+        scores, calibration, health, clock_ms
+            Of these streams, as ``believe`` takes them.
+        state
+            Of all, each array its own: it is written to.
+        rows : (n_streams,)
+            Which they are, each at most once.
+        """
+        if self._native is not None:
+            told = self._native.step(scores, calibration, state, rows, health, clock_ms)
+            if told is not None:
+                excess, channel_u, channel_share = told.of_channels
+                sensor_u, movement, sensor_share, reliability, lost, _ = told.of_sensors
+                score, p_value, normal, anomalous, lean, decisive, others = told.of_streams
+                belief = Belief(
+                    normal, anomalous, reliability, told.decision, lean, decisive, lost, others, told.without
+                )
+                unusual = Unusualness(excess, sensor_u, score, p_value, channel_u)
+                return Judged(unusual, belief, channel_share, sensor_share, movement)
+        unusual = calibration.assess(scores, self._groups)
+        belief, after = believe(
+            scores,
+            unusual,
+            calibration,
+            self._config,
+            take_rows(state, rows),
+            hop_s=self._hop_s,
+            block_s=self._block_s,
+            health=health,
+            clock_ms=clock_ms,
+        )
+        write_rows(state, rows, after)
+        shares = attribute(scores, unusual, calibration, self._groups)
+        return Judged(unusual, belief, *shares, calibration.movement(scores.intensity))

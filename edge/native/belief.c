@@ -1,0 +1,265 @@
+/* From block scores to belief and attribution, for some streams, whose states are written where they are: four passes,
+ * between which numpy takes powers, exponentials and logarithms, so that these are the same with and without this file.
+ *
+ * kinedge/edge/calibration.py, caution.py and attribution.py do the same in numpy, and say why; here is only how.
+ */
+#include <math.h>
+#include <string.h>
+
+#include "sums.h"
+
+/* As kinedge/edge/native/belief.py fills it in: every field is eight bytes, in this order. */
+typedef struct {
+    /* sizes: streams of this step, rows of the state; knots, numbers and rows of the reference; whether each stream has
+     * its own calibration, and what is known of each */
+    int64_t n_streams, n_rows, n_channels, n_sensors, n_knots, n_reference, n_references, own, has_health, has_clock;
+    int64_t by_excess, leave_out, low_knot, middle_knot, high_knot;
+    double unscored, below, movement_limit, no_data, half, trusted, lr_limit, weight, keep, odds_limit, hop_s, long_s;
+    double lately_s, swapped_left, harmless, hopeless, min_anomalous, min_normal, min_others, alpha, tiny;
+    /* of the model: starts (n_sensors + 1) */
+    const int64_t *starts;
+    /* the calibration, of all or (n_streams, ...): knots (n_knots, n_sensors), center and spread (n_knots, n_channels),
+     * likelihood (n_sensors, 2); reference (n_references, n_reference), how many of each row are finite, and which is
+     * a stream's (n_streams) */
+    const double *knots, *center, *spread, *likelihood, *reference;
+    const int64_t *n_finite, *which;
+    /* of the block, as BlockScores, SensorHealth and clock_ms have it */
+    const double *channel, *drop, *intensity, *missing, *saturated;
+    const uint8_t *scored, *flat, *full;
+    const double *repeated, *clipped, *off_body, *swapped, *shifted, *clock_ms;
+    const uint8_t *copies;
+    const int64_t *rows;
+    /* the state, as BeliefState has it */
+    double *log_odds, *doubted_s, *lost;
+    /* to work in (5, n_streams, n_sensors): what is left after loss, and after saturation; odds; log odds; log ratio */
+    double *work;
+    /* what is found: (3, n_streams, n_channels) excess, u, share; (6, n_streams, n_sensors) u, movement, share,
+     * reliability, lost, what lasts; (7, n_streams) score, p-value, normal, anomalous, mean odds, decisive, others;
+     * decision (n_streams), without (n_streams, n_sensors) */
+    double *of_channels, *of_sensors, *of_streams;
+    int8_t *decision;
+    uint8_t *without;
+} kinedge_belief;
+
+enum { NORMAL, ANOMALOUS, UNSURE };
+
+PAIRWISE(sum_of_doubles, double)
+
+#define MOST_CHANNELS 1024
+#define MOST_SENSORS 64
+
+static double smaller(double a, double b)
+{
+    return a <= b || a != a ? a : b;
+}
+
+static double larger(double a, double b)
+{
+    return a >= b || a != a ? a : b;
+}
+
+static double within(double x, double low, double high)
+{
+    return smaller(larger(x, low), high);
+}
+
+static int outside(const kinedge_belief *b)
+{
+    if (b->n_knots < 2 || b->n_channels > MOST_CHANNELS || b->n_sensors > MOST_SENSORS || b->n_sensors < 1)
+        return -1;
+    if (b->starts[0] != 0 || b->starts[b->n_sensors] != b->n_channels || b->n_reference < 1 || b->low_knot < 0 ||
+        b->low_knot >= b->high_knot || b->high_knot >= b->n_knots || b->middle_knot >= b->n_knots || b->middle_knot < 0)
+        return -1;
+    for (int64_t g = 0; g < b->n_sensors; g++)
+        if (b->starts[g] >= b->starts[g + 1])
+            return -1;
+    for (int64_t i = 0; i < b->n_streams; i++)
+        if (b->rows[i] < 0 || b->rows[i] >= b->n_rows || b->which[i] < 0 || b->which[i] >= b->n_references)
+            return -1;
+    return 0;
+}
+
+/* How many of the sorted numbers lie below this one. */
+static int64_t rank(const double *sorted, int64_t n, double value)
+{
+    int64_t low = 0, high = n;
+    while (low < high) {
+        const int64_t middle = (low + high) / 2;
+        if (sorted[middle] < value)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+static void share_out(const double *energy, int64_t n, double *shares)
+{
+    const double total = sum_of_doubles(energy, n);
+    for (int64_t i = 0; i < n; i++)
+        shares[i] = total > 0 ? energy[i] / total : 0.0;
+}
+
+/* Rank the blocks, split their surprise, and prepare what powers and exponentials are taken of. */
+API int32_t kinedge_belief_assess(const kinedge_belief *b)
+{
+    if (outside(b))
+        return -1;
+    const int64_t C = b->n_channels, S = b->n_sensors, K = b->n_knots, n = b->n_streams;
+    for (int64_t s = 0; s < n; s++) {
+        const int64_t own = b->own ? s : 0;
+        const double *knots = b->knots + own * K * S, *center = b->center + own * K * C, *spread = b->spread + own * K * C;
+        double *excess = b->of_channels + s * C, *u = excess + n * C, *share = u + n * C;
+        double *sensor = b->of_sensors + s * S, *movement = sensor + n * S, *sensor_share = movement + n * S;
+        double energy[MOST_CHANNELS], parts[MOST_CHANNELS], by_sensor[MOST_SENSORS], score = 0;
+        for (int64_t g = 0; g < S; g++) {
+            const double intensity = b->intensity[s * S + g];
+            double most = 0;
+            for (int64_t c = b->starts[g]; c < b->starts[g + 1]; c++) {
+                double more = 0, wider = 0;
+                for (int64_t k = 0; k + 1 < K; k++) {
+                    const double from = knots[k * S + g], into = (intensity - from) / (knots[(k + 1) * S + g] - from);
+                    const double lies = within(into, k ? 0.0 : -b->below, 1.0);
+                    more += lies * (center[(k + 1) * C + c] - center[k * C + c]);
+                    wider += within(lies, 0.0, 1.0) * (spread[(k + 1) * C + c] - spread[k * C + c]);
+                }
+                const int scored = b->scored[s * C + c];
+                excess[c] = scored ? b->channel[s * C + c] - (center[c] + more) : 0.0;
+                u[c] = scored ? excess[c] / (spread[c] + wider) : b->unscored;
+                most = c == b->starts[g] ? u[c] : larger(most, u[c]);
+                const double over = larger(excess[c], 0.0), drop = b->drop[s * C + c];
+                energy[c] = b->by_excess ? over * over * sqrt(drop) : drop;
+                parts[c] = b->by_excess ? energy[c] * energy[c] : energy[c];
+            }
+            sensor[g] = most;
+            score = g ? larger(score, most) : most;
+            by_sensor[g] = sum_of_doubles(parts + b->starts[g], b->starts[g + 1] - b->starts[g]);
+            const double low = knots[b->low_knot * S + g], high = knots[b->high_knot * S + g];
+            const double step = (high - low) / (double)(b->high_knot - b->low_knot);
+            movement[g] = within((intensity - knots[b->middle_knot * S + g]) / step, -b->movement_limit, b->movement_limit);
+            const int64_t at = s * S + g;
+            const double saturated = b->has_health ? larger(b->saturated[at], b->clipped[at]) : b->saturated[at];
+            b->work[at] = 1 - smaller(b->missing[at], 1.0);
+            b->work[n * S + at] = 1 - smaller(saturated, 1.0);
+            b->work[2 * n * S + at] = -b->log_odds[b->rows[s] * S + g];
+        }
+        share_out(energy, C, share);
+        share_out(by_sensor, S, sensor_share);
+        const int64_t which = b->which[s], known = b->n_finite[which];
+        const int64_t below = rank(b->reference + which * b->n_reference, b->n_reference, score) - (b->n_reference - known);
+        b->of_streams[s] = score > b->unscored ? score : 0.0;
+        b->of_streams[n + s] = (double)(1 + known - below) / (double)(known + 1);
+    }
+    return 0;
+}
+
+/* How far each sensor can be trusted; what its block says; and the odds that are left, for their logarithm. */
+API int32_t kinedge_belief_trust(const kinedge_belief *b)
+{
+    if (outside(b))
+        return -1;
+    const int64_t S = b->n_sensors, n = b->n_streams, plane = n * S;
+    for (int64_t s = 0; s < n; s++)
+        for (int64_t g = 0; g < S; g++) {
+            const int64_t at = s * S + g;
+            const double missing = b->missing[at], u = b->of_sensors[at];
+            const double passing = b->work[at] * (missing < b->half) * b->work[plane + at];
+            double lasting = missing < b->no_data;
+            lasting *= 1.0 - b->flat[at];
+            if (b->has_health) {
+                const double swapped = b->swapped[at];
+                lasting *= 1 - b->repeated[at];
+                lasting *= 1 - b->off_body[at];
+                lasting *= 1.0 - b->copies[at];
+                lasting *= swapped < 1 ? 1 - swapped : 1 - b->swapped_left;
+                lasting *= 1 - b->shifted[at];
+            }
+            if (b->has_clock)
+                lasting *= within((b->hopeless - b->clock_ms[at]) / (b->hopeless - b->harmless), 0.0, 1.0);
+            const int heard = u > b->unscored && b->full[s];
+            const double *likelihood = b->likelihood + (b->own ? s * S + g : g) * 2;
+            b->of_sensors[3 * plane + at] = heard * passing * lasting;
+            b->of_sensors[5 * plane + at] = lasting;
+            b->work[4 * plane + at] = within(likelihood[0] + likelihood[1] * u, -b->lr_limit, b->lr_limit);
+            const double drawn = 0.5 + b->keep * (1 / (1 + b->work[2 * plane + at]) - 0.5);
+            b->work[2 * plane + at] = drawn / (1 - drawn);
+        }
+    return 0;
+}
+
+/* Go on in the state: evidence, doubt and loss. */
+API int32_t kinedge_belief_gather(const kinedge_belief *b)
+{
+    if (outside(b))
+        return -1;
+    const int64_t S = b->n_sensors, n = b->n_streams, plane = n * S;
+    for (int64_t s = 0; s < n; s++)
+        for (int64_t g = 0; g < S; g++) {
+            const int64_t at = s * S + g, row = b->rows[s] * S + g;
+            const double reliability = b->of_sensors[3 * plane + at];
+            const double log_odds = b->work[2 * plane + at] + b->weight * reliability * b->work[4 * plane + at];
+            b->work[3 * plane + at] = b->log_odds[row] = within(log_odds, -b->odds_limit, b->odds_limit);
+            b->doubted_s[row] = reliability >= b->trusted ? 0.0 : smaller(b->doubted_s[row] + b->hop_s, b->long_s);
+            b->of_sensors[4 * plane + at] = b->lost[row] = larger(b->missing[at], b->keep * b->lost[row]);
+        }
+    return 0;
+}
+
+/* Believe and decide; work holds the odds and the likelihood ratios themselves. */
+API int32_t kinedge_belief_decide(const kinedge_belief *b)
+{
+    if (outside(b))
+        return -1;
+    const int64_t S = b->n_sensors, n = b->n_streams, plane = n * S;
+    for (int64_t s = 0; s < n; s++) {
+        double ratios[MOST_SENSORS], others_odds[MOST_SENSORS], least = 1;
+        int64_t n_heard = 0, n_in = 0;
+        int trusted = 1, surely = 1;
+        for (int64_t g = 0; g < S; g++) {
+            const int64_t at = s * S + g;
+            const double lasting = b->of_sensors[5 * plane + at], reliability = b->of_sensors[3 * plane + at];
+            const int heard = b->of_sensors[at] > b->unscored && b->full[s], out = lasting < b->trusted;
+            n_heard += heard;
+            ratios[g] = heard ? b->work[4 * plane + at] : 0.0;
+            trusted &= lasting >= b->trusted && b->doubted_s[b->rows[s] * S + g] <= b->lately_s;
+            n_in += !out;
+            others_odds[g] = out ? 0.0 : b->work[3 * plane + at];
+            surely &= reliability >= b->trusted || out;
+            if (b->has_health) {
+                const double kept = 1 - b->swapped[at];
+                least = g ? smaller(least, kept) : kept;
+            }
+        }
+        const double mean = sum_of_doubles(b->work + 3 * plane + s * S, S) / (double)S;
+        const double anomalous = larger(1 - 1 / mean, 0.0);
+        double normal = trusted ? larger(1 - mean, 0.0) : 0.0;
+        if (b->has_health)
+            normal *= least;
+        int decision = anomalous > b->min_anomalous && b->of_streams[n + s] <= b->alpha ? ANOMALOUS
+                       : normal > b->min_normal                                         ? NORMAL
+                                                                                        : UNSURE;
+        double others = 0.0;
+        int by_others = 0;
+        if (b->leave_out) {
+            const double odds = sum_of_doubles(others_odds, S) / (double)(n_in > 1 ? n_in : 1);
+            others = surely && mean < 1 && n_in < S && n_in > 0 ? larger(1 - odds, 0.0) : 0.0;
+            if (b->has_health)
+                others *= least;
+            by_others = decision == UNSURE && others > b->min_others;
+            decision = by_others ? NORMAL : decision;
+        }
+        for (int64_t g = 0; g < S; g++)
+            b->without[s * S + g] = by_others && b->of_sensors[5 * plane + s * S + g] < b->trusted;
+        const double alone = sum_of_doubles(ratios, S) / (double)(n_heard > 1 ? n_heard : 1);
+        const double wholly = (1 - alone) / larger(b->min_normal, b->tiny);
+        const double odd = (1 - 1 / larger(alone, b->tiny)) / larger(b->min_anomalous, b->tiny);
+        double *of_streams = b->of_streams + s;
+        of_streams[2 * n] = normal;
+        of_streams[3 * n] = anomalous;
+        of_streams[4 * n] = mean;
+        of_streams[5 * n] = larger(wholly, odd);
+        of_streams[6 * n] = others;
+        b->decision[s] = (int8_t)decision;
+    }
+    return 0;
+}

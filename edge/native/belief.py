@@ -1,0 +1,203 @@
+"""Typed functions of ``belief.c``: from block scores to belief and attribution."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kinedge.edge.native.loader import library
+from kinedge.edge.native.record import DOUBLE, INT64, POINTER, Record, structure
+
+__all__ = ["NativeBelief", "Told"]
+
+F64 = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+_CALIBRATION: Final = "knots center spread likelihood reference n_finite which"
+_STATE: Final = "log_odds doubted_s lost"
+_Belief: Final = structure(
+    "_Belief",
+    (INT64, "n_streams n_rows n_channels n_sensors n_knots n_reference n_references own has_health has_clock"),
+    (INT64, "by_excess leave_out low_knot middle_knot high_knot"),
+    (DOUBLE, "unscored below movement_limit no_data half trusted lr_limit weight keep odds_limit hop_s long_s"),
+    (DOUBLE, "lately_s swapped_left harmless hopeless min_anomalous min_normal min_others alpha tiny"),
+    (POINTER, f"starts {_CALIBRATION}"),
+    (POINTER, "channel drop intensity missing saturated scored flat full"),
+    (POINTER, "repeated clipped off_body swapped shifted clock_ms copies rows"),
+    (POINTER, f"{_STATE} work of_channels of_sensors of_streams decision without"),
+)
+_FUNCTIONS: Final = tuple(f"kinedge_belief_{name}" for name in ("assess", "trust", "gather", "decide"))
+_MOST_SENSORS: Final = 64
+_MOST_CHANNELS: Final = 1024
+_FEW_KNOTS: Final = 8  # of a single channel: of more, numpy adds up in another order
+
+
+class Told(NamedTuple):
+    """What was found of some streams.
+
+    Parameters
+    ----------
+    of_channels : (3, n_streams, n_channels)
+        Excess, ``u``, share.
+    of_sensors : (6, n_streams, n_sensors)
+        ``u``, movement, share, reliability, lost, and one to work in.
+    of_streams : (7, n_streams)
+        Score, p-value, normal, anomalous, lean, decisive, others.
+    decision, without
+    """
+
+    of_channels: F64
+    of_sensors: F64
+    of_streams: F64
+    decision: NDArray[np.int8]
+    without: Mask
+
+
+@cache
+def _functions() -> tuple[Any, ...] | None:
+    loaded = library()
+    if loaded is None:
+        return None
+    found = tuple(getattr(loaded, name) for name in _FUNCTIONS)
+    for function in found:
+        function.argtypes, function.restype = [ctypes.c_void_p], ctypes.c_int32
+    return found
+
+
+class NativeBelief:
+    """Judgement by one model in C.
+
+    Parameters
+    ----------
+    numbers, arrays
+        Sizes, factors and constants, by their names in ``belief.c``.
+    powers
+        To which what is left after loss, and after saturation, is taken.
+    """
+
+    def __init__(self, numbers: Mapping[str, float], *, powers: tuple[float, float], **arrays: NDArray[Any]) -> None:
+        self._record = Record(_Belief)
+        self._record.set(numbers, **arrays)
+        self._n_channels, self._n_sensors = int(numbers["n_channels"]), int(numbers["n_sensors"])
+        self._fits = self._n_sensors <= _MOST_SENSORS and self._n_channels <= _MOST_CHANNELS
+        self._powers = powers
+        self._told: object = None
+        self._calibration: object = None
+        self._reference: object = None
+        self._n_finite = np.zeros(0, np.int64)
+        self._n_streams = -1
+
+    @staticmethod
+    def is_there() -> bool:
+        """Whether the library is."""
+        return _functions() is not None
+
+    def _tell(self, calibration: Any, n_streams: int) -> bool:
+        """Tell the calibration, if it is another one; whether numpy and C add up alike with it."""
+        if self._calibration is calibration and self._n_streams == n_streams:
+            return True
+        own = calibration.which is not None
+        knots, reference = calibration.knots, np.atleast_2d(calibration.reference)
+        n_knots = knots.shape[-2]
+        if self._n_channels == 1 and n_knots > _FEW_KNOTS:
+            return False
+        if self._reference is not calibration.reference:
+            every = np.isfinite(reference) if own else np.ones(reference.shape, bool)
+            self._reference, self._n_finite = calibration.reference, every.sum(axis=1)
+        middle, last = n_knots // 2, n_knots - 1
+        arrays = {name: getattr(calibration, name) for name in ("knots", "center", "spread", "likelihood")}
+        arrays |= {"reference": reference, "which": calibration.which if own else np.zeros(n_streams, np.int64)}
+        self._record.set(
+            {
+                "own": own,
+                "n_knots": n_knots,
+                "n_reference": reference.shape[1],
+                "n_references": len(reference),
+                "by_excess": bool(calibration.additive[0]),
+                "low_knot": max(middle - 1, 0),
+                "middle_knot": middle,
+                "high_knot": min(middle + 1, last),
+            },
+            n_finite=self._n_finite,
+            **{name: np.ascontiguousarray(array) for name, array in arrays.items()},
+        )
+        self._calibration, self._n_streams = calibration, n_streams
+        return True
+
+    def step(
+        self, scores: Any, calibration: Any, state: Any, rows: NDArray[np.intp], health: Any, clock_ms: F64 | None
+    ) -> Told | None:
+        """Judge the blocks of some streams, and write what is remembered; None where numpy must do it.
+
+        Parameters
+        ----------
+        scores, calibration, health, clock_ms
+            ``BlockScores``, ``Calibration`` and ``SensorHealth`` of these streams, as ``believe`` takes them.
+        state
+            A ``BeliefState`` of all streams.
+        rows : (n_streams,)
+            Which of them these are.
+        """
+        functions, n, record = _functions(), len(rows), self._record
+        if functions is None or not self._fits or not self._tell(calibration, n):
+            return None
+        if self._told is not state:
+            arrays = {name: getattr(state, name) for name in _STATE.split()}
+            if not all(a.flags.c_contiguous and a.flags.aligned for a in arrays.values()):
+                return None
+            record.set({"n_rows": len(state.lost)}, **arrays)
+            self._told = state  # a pipeline's is the same hop after hop
+        given = {
+            "channel": scores.channel,
+            "drop": scores.drop,
+            "intensity": scores.intensity,
+            "missing": scores.missing,
+            "saturated": scores.saturated,
+            "scored": scores.scored,
+            "flat": scores.flat,
+            "full": scores.full,
+            "rows": rows,
+        }
+        if health is not None:
+            given |= {name: getattr(health, name) for name in ("repeated", "clipped", "off_body", "swapped", "shifted")}
+            given["copies"] = health.copy
+        if clock_ms is not None:
+            given["clock_ms"] = clock_ms
+        if not all(a.flags.c_contiguous and len(a) == n for a in given.values()):
+            return None
+        sensors = (n, self._n_sensors)
+        work, told = np.empty((5, *sensors)), self._blank(n)
+        record.set(
+            {"n_streams": n, "has_health": health is not None, "has_clock": clock_ms is not None},
+            work=work,
+            **given,
+            **told._asdict(),
+        )
+        assess, trust, gather, decide = functions
+        if assess(record.at):
+            return None
+        for left, power in zip(work[:2], self._powers, strict=True):
+            np.power(left, power, out=left)
+        np.exp(work[2], out=work[2])
+        trust(record.at)
+        np.log(work[2], out=work[2])
+        gather(record.at)
+        np.exp(work[3:], out=work[3:])
+        decide(record.at)
+        lean = told.of_streams[4]
+        np.log(lean, out=lean)
+        return told
+
+    def _blank(self, n: int) -> Told:
+        return Told(
+            np.empty((3, n, self._n_channels)),
+            np.empty((6, n, self._n_sensors)),
+            np.empty((7, n)),
+            np.empty(n, np.int8),
+            np.empty((n, self._n_sensors), bool),
+        )
