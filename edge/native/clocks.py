@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache
 from typing import Any, Final
 
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinedge.edge.native.arrays import address, is_plain
+from kinedge.edge.native.hops import Slots
 from kinedge.edge.native.loader import library
 from kinedge.firmware_bridge.clock_table import ClockTable, Mappings
 
@@ -101,8 +102,7 @@ def host_times(device_ns: I64, lengths: I64, mappings: Mappings) -> I64 | None:
 
 
 def lay(
-    slots: tuple[I64, F32, Mask, Mask],
-    numbers: Sequence[I64],
+    slots: Slots,
     people: Rows,
     lengths: I64,
     intervals: I64,
@@ -115,9 +115,7 @@ def lay(
     Parameters
     ----------
     slots
-        Times, values, valid and saturated of everybody.
-    numbers
-        ``n``, ``held``, ``last``, ``interval`` and ``widths`` of everybody.
+        Of one sensor of everybody.
     people, lengths, intervals, starts : (n,)
         Of each chunk; ``starts`` in ``host_ns``.
     new
@@ -130,20 +128,27 @@ def lay(
         Which chunks were not laid: all of who has one that is not plain. None where numpy must do it.
     """
     functions = _functions()
-    n_people, n_slots, n_channels = slots[1].shape
+    n_people, n_slots, n_channels = slots.shape
     n_samples = int(lengths.sum())
     if functions is None or not is_plain(new[0], np.float32, (n_samples, n_channels)):
         return None
     if not all(a is None or is_plain(a, np.bool_, (n_samples, n_channels)) for a in new[1:]):
         return None
     odd, memory = np.empty(len(people), bool), np.empty((3, n_people), np.int64)
-    valid, saturated = (None if a is None else b for a, b in zip(new[1:], slots[2:], strict=True))
     done = functions[3](
-        *map(address, (slots[0], slots[1], valid, saturated)),
+        slots.time,
+        slots.values,
+        None if new[1] is None else slots.valid,
+        None if new[2] is None else slots.saturated,
         n_people,
         n_slots,
         n_channels,
-        *map(address, (*numbers, people, lengths, intervals, starts)),
+        slots.n,
+        slots.held,
+        slots.last,
+        slots.interval,
+        slots.widths,
+        *map(address, (people, lengths, intervals, starts)),
         len(people),
         address(host_ns),
         len(host_ns),
