@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from kinedge.edge.native.arrays import address, is_plain
 from kinedge.edge.native.hops import Slots
 from kinedge.edge.native.loader import library
-from kinedge.firmware_bridge.clock_table import ClockTable, Mappings
+from kinedge.firmware_bridge.clock_table import SANE, ClockTable, Mappings
 
 __all__ = ["clock_bounds", "host_times", "lay", "update_clocks"]
 
@@ -23,6 +23,7 @@ I64 = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 Rows = NDArray[np.intp]
 
+_ABSURD: Final = -2
 _P: Final = ctypes.c_void_p
 _N: Final = ctypes.c_int64
 _SIGNATURES: Final[dict[str, list[Any]]] = {
@@ -48,10 +49,12 @@ def _functions() -> tuple[Any, Any, Any, Any] | None:
 
 def update_clocks(
     table: ClockTable, rows: Rows, device_ns: I64, host_ns: I64, alone: Callable[[int, int, int], None]
-) -> Mappings:
-    """Do what ``table.update`` does, in C where that is there."""
+) -> Mappings | None:
+    """Do what ``table.update`` does, in C where that is there; None, with nothing done, where a time is absurd."""
     functions, n = _functions(), len(rows)
     if functions is None:
+        if max(np.abs(host_ns).max(), np.abs(device_ns).max()) >= SANE:
+            return None
         return table.update(rows, device_ns, host_ns, alone)
     found = Mappings(np.empty(n, np.int64), np.empty(n, np.int64), np.empty(n), np.empty(n))
     into = *_of_table(table), *map(address, (rows, device_ns, host_ns))
@@ -59,6 +62,8 @@ def update_clocks(
     done = 0
     while done < n:
         done = functions[0](*into, done, n, *to)
+        if done == _ABSURD:
+            return None  # of the first look at all of them
         if done < 0:
             raise IndexError("an arrival of a clock that is not in the table")
         if done < n:  # something is unusual about this one
