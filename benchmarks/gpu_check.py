@@ -202,7 +202,7 @@ def _backends(
     except KinedgeError as e:
         missing["native cpu"] = str(e)
     if not torch.cuda.is_available():
-        missing = dict.fromkeys(("torch cuda", "torch cuda graph"), _no_cuda())
+        missing |= dict.fromkeys(("torch cuda", "torch cuda graph"), _no_cuda())
     try:
         problem = driver_problem()
         if problem is not None:

@@ -1,25 +1,30 @@
-"""What one step costs, beside the bare ONNX Runtime call with the same model and the same input, in one run."""
+"""What one step costs, beside the bare ONNX Runtime call with the same model and the same input, in one run.
+
+Beside that stands the bare call of the backend that ran: what is around the model is judged by it, and a fast backend
+must not hide what is slow there.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-import onnxruntime
 
 from kinedge.benchmarks.crowd import Arrival, Crowd
 from kinedge.benchmarks.harness import interleaved, result, timing_row
-from kinedge.bundle import read_bundle
+from kinedge.bundle import Bundle, read_bundle
+from kinedge.edge.backends import DEFAULT_BACKENDS, Backend, NativeBackend, OnnxBackend, open_backend
 from kinedge.edge.engine import STREAMS_IN_CACHE
 from kinedge.edge.pipeline import Pipeline
 from kinedge.edge.scoring import Scorer, ScoringState
 
-__all__ = ["bench_step"]
+__all__ = ["bare_us", "bench_step"]
 
 _LOSS = 0.02
+_ONNX = "onnxruntime"
 
 
 def bench_step(
@@ -27,6 +32,7 @@ def bench_step(
     *,
     streams: Sequence[int] = (1, 16, 64, 256, 1024),
     chunk_samples: Sequence[int] = (10, 50),
+    backend: Literal["native", "onnx"] | None = None,
     n_rounds: int = 15,
     round_s: float = 0.05,
 ) -> dict[str, Any]:
@@ -42,6 +48,8 @@ def bench_step(
         How many at once.
     chunk_samples
         In a decoded chunk; a divisor of the hop.
+    backend
+        What runs the model; what a gateway takes by itself when None.
     n_rounds, round_s
         See ``interleaved``.
 
@@ -49,8 +57,10 @@ def bench_step(
     -------
     dict
         Rows with ``what`` one of ``onnxruntime`` (all streams in one call), ``onnxruntime in pieces`` (as the engine
-        does it), ``engine``, ``verdicts`` (from values on the grid), and ``chunks of N`` (from decoded chunks: clock
-        maps, alignment, hops, verdicts). ``ratio`` is to the first, ``ratio_in_pieces`` to the second.
+        does it), the same of the backend that ran if it is another one (``native in pieces``), ``engine``,
+        ``verdicts`` (from values on the grid), and ``chunks of N`` (from decoded chunks: clock maps, alignment, hops,
+        verdicts). ``ratio`` is to the first, ``ratio_in_pieces`` to the second, ``ratio_of_backend`` to the bare call
+        of the backend that ran, in pieces.
 
     Raises
     ------
@@ -58,12 +68,10 @@ def bench_step(
         The model does not load.
     """
     loaded = read_bundle(bundle)
-    scorer = Scorer(loaded)
+    own = open_backend(loaded, DEFAULT_BACKENDS if backend is None else (backend,))
+    scorer = Scorer(loaded, backend=own)
     m = scorer.manifest
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    bare = onnxruntime.InferenceSession(loaded.model_bytes(), options, providers=["CPUExecutionProvider"])
+    bare = OnnxBackend(loaded).session
     rng = np.random.default_rng(0)
     rows = []
     for n in streams:
@@ -82,8 +90,9 @@ def bench_step(
         hops = {f"chunks of {size}": _Hops(scorer, n, size, n_warm) for size in chunk_samples}
         timings = interleaved(
             {
-                "onnxruntime": lambda feed=feed: bare.run(None, feed),  # type: ignore[misc]
-                "onnxruntime in pieces": lambda pieces=pieces: [bare.run(None, p) for p in pieces],  # type: ignore[misc]
+                _ONNX: lambda feed=feed: bare.run(None, feed),  # type: ignore[misc]
+                f"{_ONNX} in pieces": lambda pieces=pieces: [bare.run(None, p) for p in pieces],  # type: ignore[misc]
+                **_bare_of(own, pieces),
                 "engine": lambda g=going, v=values, k=valid: g.engine(v, k),  # type: ignore[misc]
                 "verdicts": lambda g=going, v=values, k=valid, a=saturated: g.verdicts(v, k, a),  # type: ignore[misc]
                 **{what: hop.score for what, hop in hops.items()},
@@ -93,6 +102,7 @@ def bench_step(
             round_s=round_s,
             clock_ns=time.thread_time_ns,
         )
+        of_backend = timings[f"{own.name.split()[0]} in pieces"].median_us
         for what, timing in timings.items():
             rows.append(
                 timing_row(
@@ -100,12 +110,14 @@ def bench_step(
                     timing,
                     streams=n,
                     us_per_sample=round(timing.median_us / (n * m.hop), 4),
-                    ratio=round(timing.median_us / timings["onnxruntime"].median_us, 3),
-                    ratio_in_pieces=round(timing.median_us / timings["onnxruntime in pieces"].median_us, 3),
+                    ratio=round(timing.median_us / timings[_ONNX].median_us, 3),
+                    ratio_in_pieces=round(timing.median_us / timings[f"{_ONNX} in pieces"].median_us, 3),
+                    ratio_of_backend=round(timing.median_us / of_backend, 3),
                 )
             )
     settings = {
         "model": m.name,
+        "backend": own.name,
         "parameters": m.n_parameters,
         "channels": m.n_channels,
         "samples_per_step": m.hop,
@@ -115,6 +127,34 @@ def bench_step(
         "round_s": round_s,
     }
     return result("step", rows, settings=settings)
+
+
+def bare_us(bundle: Bundle, backend: Backend, *, n_rounds: int = 9, round_s: float = 0.02) -> tuple[float, float]:
+    """Return what a hop of one stream costs in bare calls of 32 streams: of ONNX Runtime, and of this backend."""
+    m = bundle.manifest
+    x = np.random.default_rng(0).normal(size=(STREAMS_IN_CACHE, m.hop, m.n_channels)).astype(np.float32)
+    feed = {"x": x, "mask": np.ones_like(x), "state": np.zeros((len(x), m.state_size), np.float32)}
+    session = OnnxBackend(bundle).session
+    calls: dict[str, Callable[[], object]] = {
+        f"{_ONNX} in pieces": lambda: session.run(None, feed),
+        **_bare_of(backend, [feed]),
+    }
+    timings = interleaved(calls, n_rounds=n_rounds, round_s=round_s, clock_ns=time.thread_time_ns)
+    names = f"{_ONNX} in pieces", f"{backend.name.split()[0]} in pieces"
+    onnx_us, own_us = (timings[name].median_us / len(x) for name in names)
+    return onnx_us, own_us
+
+
+def _bare_of(backend: Backend, pieces: Sequence[dict[str, np.ndarray]]) -> dict[str, Callable[[], object]]:
+    """Return the bare call of a backend by its name; nothing for ONNX Runtime's, which is there already."""
+    if not isinstance(backend, NativeBackend):
+        return {}
+    bound = []
+    for piece in pieces:
+        n, n_samples, _ = piece["x"].shape
+        bound.append(backend.bind(n, n_samples))
+        bound[-1].x[:], bound[-1].mask[:] = piece["x"], piece["mask"]
+    return {"native in pieces": lambda: [b.run(len(b.x)) for b in bound]}
 
 
 def _lose(scorer: Scorer, n: int, rng: np.random.Generator) -> np.ndarray:

@@ -12,7 +12,7 @@ from typing import Any
 
 from kinedge.benchmarks.harness import result
 from kinedge.bundle import Bundle, read_bundle
-from kinedge.edge.backends import Backend
+from kinedge.edge.backends import Backend, NativeBackend
 from kinedge.edge.backends.tensorrt import open_tensorrt
 from kinedge.errors import BackendError, BundleError
 from kinedge.quantize.parity import prove
@@ -75,6 +75,10 @@ def prove_here(
     """
     others: dict[str, Backend] = {}
     why = {f"ONNX {p}": "the bundle has no such model" for p in ("fp16", "int8")}
+    try:
+        NativeBackend(bundle)
+    except BackendError as e:
+        why["native fp32"] = str(e)
     for precision in ("fp32", "fp16", "int8"):
         form = _TENSORRT + precision
         if precision not in bundle.manifest.precisions:

@@ -77,16 +77,16 @@ class Windowed(Runtime):
 
 
 class Engine(Runtime):
-    """Ours: state is kept, new samples alone are computed."""
+    """Ours in ONNX Runtime: state is kept, new samples alone are computed."""
 
     distribution = "kinedge"
     window = 0
 
     def __init__(self, bundle: Bundle) -> None:
-        from kinedge.edge.backends import load_backend
+        from kinedge.edge.backends import OnnxBackend
 
         super().__init__(bundle)
-        self._backend = load_backend(bundle)
+        self._backend = OnnxBackend(bundle)
         self.window = 0
 
     def streams(self, n: int) -> Callable[[NDArray[np.float64]], F32]:
@@ -101,7 +101,7 @@ class Engine(Runtime):
 
 
 class NativeEngine(Runtime):
-    """Ours with the step in C, bound to its memory; the state is written where it is read."""
+    """Ours as a board runs it: the step in C, bound to its memory; the state is written where it is read."""
 
     distribution = "kinedge"
 

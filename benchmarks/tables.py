@@ -58,7 +58,8 @@ _TIMES: Final = {"what": "", "streams": "streams", "median_us": "median, µs", "
 TABLES: Final[Mapping[str, Table]] = {
     "step": Table(
         ("step",),
-        {**_TIMES, "us_per_sample": "µs per sample", "ratio": "× the bare call"},
+        {**_TIMES, "us_per_sample": "µs per sample", "ratio": "× the bare call"}
+        | {"ratio_of_backend": "× the bare call of its backend"},
         "kinedge bench step --streams 1,256 --rounds 9",
     ),
     "stages": Table(
@@ -91,6 +92,11 @@ TABLES: Final[Mapping[str, Table]] = {
     "throughput": Table(
         ("throughput",),
         {"people": "people", "load": "load of a core", "people_per_core": "people per core", "late_share": "late"}
+        | {
+            "us_per_hop": "µs per person and hop",
+            "ratio": "× bare ONNX Runtime",
+            "ratio_of_backend": "× its bare backend",
+        }
         | {"wait_p50_ms": "wait p50, ms", "wait_p99_ms": "wait p99, ms"}
         | {"sample_to_verdict_p99_ms": "sample to verdict p99, ms", "goal_ms": "goal, ms", "kb_per_person": "kB each"},
         "kinedge bench throughput --people 1000,4000",

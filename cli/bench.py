@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Sequence
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -38,6 +39,14 @@ __all__ = [
 
 MODELS: Final = Path("bench-models")  # of models that a benchmark trains for itself
 
+
+class CpuBackend(str, Enum):
+    """What runs a model without a GPU."""
+
+    native = "native"
+    onnx = "onnx"
+
+
 bench = typer.Typer(help="Measure, always beside something to compare with.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
 
@@ -61,18 +70,28 @@ def step(
     bundle: Annotated[Path, typer.Option(help="A .kinedge file.")] = DEFAULT_BUNDLE,
     streams: Annotated[str, typer.Option(help="Numbers of streams, with commas.")] = "1,16,64,256,1024",
     chunks: Annotated[str, typer.Option(help="Samples in a decoded chunk, with commas.")] = "10,50",
+    backend: Annotated[
+        CpuBackend | None, typer.Option(help="What runs the model; left out: what a gateway takes by itself.")
+    ] = None,
     rounds: Annotated[int, typer.Option(min=3, max=1000, help="Turns each contender gets.")] = 15,
     round_s: Annotated[float, typer.Option(min=0.001, max=10, help="Length of a turn, s.")] = 0.05,
     out: Annotated[Path | None, typer.Option(help="Write the result as JSON there.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Time one step (a hop of every stream) beside the bare ONNX Runtime call with the same model.
+    """Time one step (a hop of every stream) beside the bare calls with the same model: ONNX Runtime's, and its own.
 
     Example: kinedge bench step --streams 1,256 --out step.json
     """
     from kinedge.benchmarks.latency import bench_step
 
-    found = bench_step(bundle, streams=counts(streams), chunk_samples=counts(chunks), n_rounds=rounds, round_s=round_s)
+    found = bench_step(
+        bundle,
+        streams=counts(streams),
+        chunk_samples=counts(chunks),
+        backend=None if backend is None else backend.value,
+        n_rounds=rounds,
+        round_s=round_s,
+    )
     deliver(found, out, as_json=as_json)
 
 

@@ -14,13 +14,14 @@ from typing import Annotated, Final
 
 import numpy as np
 import typer
+from numpy.typing import NDArray
 from rich.console import Console
 
 from kinedge import __version__
 from kinedge.bundle import read_bundle
 from kinedge.cli.app import app
 from kinedge.cli.surroundings import BROKEN, NOTE, OK, Finding, check_bluetooth, check_ports, printable, table_of
-from kinedge.edge.backends import load_backend
+from kinedge.edge.backends import NativeBackend, OnnxBackend, load_backend
 from kinedge.edge.config import DEFAULT_BUNDLE
 from kinedge.edge.native import implementation, library
 from kinedge.errors import KinedgeError
@@ -28,7 +29,9 @@ from kinedge.firmware_bridge.ble_radio import BleRadio
 
 __all__ = ["check_model", "doctor"]
 
+F32 = NDArray[np.float32]
 _NEEDED: Final = ("numpy", "onnxruntime", "pydantic", "pyserial", "bleak")
+_CLOSE: Final = 1e-5  # of the largest value: what two ways to add up may differ by
 _OPTIONAL: Final = {"pyarrow": "record", "torch": "train", "fastapi": "upstream", "pylsl": "lsl"}
 
 
@@ -84,15 +87,31 @@ def check_model(bundle: Path) -> Finding:
         loaded = read_bundle(bundle)
         manifest = loaded.manifest
         backend = load_backend(loaded)
-        x = np.zeros((1, manifest.hop, manifest.n_channels), np.float32)
-        state = np.zeros((1, manifest.state_size), np.float32)
-        mu, log_sigma, _ = backend.step(x, np.ones_like(x), state)
+        rng = np.random.default_rng(0)
+        x = rng.normal(size=(2, manifest.hop, manifest.n_channels)).astype(np.float32)
+        state = rng.normal(size=(2, manifest.state_size)).astype(np.float32)
+        mu, log_sigma, after = backend.step(x, np.ones_like(x), state)
+        agrees = ""
+        if isinstance(backend, NativeBackend):
+            agrees = _against_onnx(OnnxBackend(loaded).step(x, np.ones_like(x), state), (mu, log_sigma, after))
     except KinedgeError as e:
         return Finding(what, BROKEN, str(e), "install kinedge again, or name a bundle of this version with --bundle")
     if not (np.isfinite(mu).all() and np.isfinite(log_sigma).all()):
-        advice = "onnxruntime computes wrongly on this machine; try another version of it"
-        return Finding(what, BROKEN, "a step on quiet input gives no numbers", advice)
-    return Finding(what, OK, f"every digest holds, and it makes a step with {backend.name}")
+        advice = f"{backend.name} computes wrongly on this machine; name another in the gateway's backend"
+        return Finding(what, BROKEN, "a step gives no numbers", advice)
+    if agrees.startswith("but"):
+        advice = 'say backend = ["onnx"] in the gateway\'s file, and tell the authors of kinedge what machine it is'
+        return Finding(what, BROKEN, f"it makes a step with {backend.name}, {agrees}", advice)
+    return Finding(what, OK, f"every digest holds, and it makes a step with {backend.name}{agrees}")
+
+
+def _against_onnx(expected: tuple[F32, ...], found: tuple[F32, ...]) -> str:
+    """Say how far a step is from ONNX Runtime's, of the largest value."""
+    pairs = zip(found, expected, strict=True)
+    largest = max(float(np.abs(a - b).max()) / max(float(np.abs(b).max()), 1e-30) for a, b in pairs)
+    if largest <= _CLOSE:
+        return f", within {largest:.0e} of ONNX Runtime" if largest else ", to the bit as ONNX Runtime does"
+    return f"but {largest:.0e} from ONNX Runtime"
 
 
 async def _look_around(ports: list[str], listen_s: float) -> list[Finding]:

@@ -22,6 +22,7 @@ from rich.table import Table
 from kinedge.cli.run import serve_until
 from kinedge.cli.session import run_folder
 from kinedge.config import explain_validation_error
+from kinedge.edge.backends import DEFAULT_BACKENDS
 from kinedge.edge.caution import Decision
 from kinedge.edge.config import DEFAULT_BUNDLE, GatewayConfig, load_gateway_config
 from kinedge.edge.pipeline import Scored
@@ -142,10 +143,12 @@ def gateway_of(
     if config_path is not None:
         own = load_gateway_config(config_path)
         kept, bundle, trust = own.decisive(), bundle or bundle_in_use(own), own.trust.model_dump()
+        backends: list[Any] = list(own.backend)
         enrolments = {p.subject: p.enrolment for p in own.people}
         people = [{"subject": name, "enrolment": enrolments.get(name)} for name in sessions]
     else:
         kept = next((s.facts["settings"] for s in sessions.values() if "settings" in s.facts), {})
+        backends = _recorded_backends(sessions)
     first = next(iter(sessions.values()))
     content = {
         "alarm": False,  # what says nothing of an alarm was decided without one
@@ -153,6 +156,8 @@ def gateway_of(
         "site": "replay",
         "gateway": "replay",
         "bundle": bundle or DEFAULT_BUNDLE,
+        # as it was, for the same bits; else what every machine has, and then that is told
+        "backend": tuple(dict.fromkeys((*backends, *DEFAULT_BACKENDS))),
         "store": store,
         "people": people,
         "trust": trust,
@@ -164,12 +169,27 @@ def gateway_of(
         raise ConfigError(explain_validation_error(e, GatewayConfig, f"{first.folder}, settings")) from e
 
 
+def _recorded_backends(sessions: Mapping[str, RecordedSession]) -> list[Any]:
+    """Return what ran the model, and what was allowed to, when this was recorded; empty where nothing tells."""
+    facts = next((s.facts for s in sessions.values() if "backends" in s.facts), {})
+    ran, allowed = str(facts.get("backend", "")), facts.get("backends")
+    first = ["onnx"] if ran.startswith("onnxruntime") and " cpu " in ran else []  # the native step was not there
+    return [*first, *(allowed if isinstance(allowed, list) else [])]
+
+
 def _say_what_differs(console: Console, sessions: Mapping[str, RecordedSession], service: EdgeService) -> None:
     bases = dict(zip(service.pipeline.subjects, service.pipeline.people.bases, strict=True))
     for name, session in sessions.items():
         if session.facts.get("model_digest", service.scorer.bundle.digest) != service.scorer.bundle.digest:
             _warn(
                 console, f"{name}: another model scored this when it was recorded; for its verdicts, name it: --bundle"
+            )
+        backend = service.scorer.engine.backend.name
+        if session.facts.get("backend", backend) != backend:
+            _warn(
+                console,
+                f"{name}: {session.facts['backend']} ran the model when it was recorded, and {backend} does here; "
+                "figures may differ in their last digits",
             )
         if session.scored and session.facts.get("enrolment_digest") != bases[name].enrolment_digest:
             _warn(console, f"{name}: another enrolment counted when it was recorded; for its verdicts, give --config")

@@ -105,8 +105,11 @@ def run(
 
     service = EdgeService(settings, on_scored=on_scored, notifier=Notifier())
     if as_json:
-        sys.stderr.write(json.dumps({"beginnings": [asdict(b) for b in service.beginnings]}) + "\n")
+        backend = service.scorer.engine.backend.name
+        told = {"backend": backend, "beginnings": [asdict(b) for b in service.beginnings]}
+        sys.stderr.write(json.dumps(told) + "\n")
     elif not quiet:
+        sys.stderr.write(f"{service.scorer.manifest.name} runs on {service.scorer.engine.backend.name}\n")
         for beginning in service.beginnings:
             sys.stderr.write(beginning.sentence() + "\n")
 

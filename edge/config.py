@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from kinedge.canonical import canonical_json, sha256_hex
 from kinedge.config import Config, load_toml
 from kinedge.edge.alarm import AlarmConfig
-from kinedge.edge.backends import BackendName
+from kinedge.edge.backends import DEFAULT_BACKENDS, BackendName
 from kinedge.edge.caution import CautionConfig
 from kinedge.edge.episodes import EpisodeConfig
 from kinedge.edge.measures.config import MeasuresConfig
@@ -212,7 +212,10 @@ class GatewayConfig(Config):
         description="which of the bundle's models: fp32, int8, fp16",
     )
     backend: tuple[BackendName, ...] = Field(
-        default=("onnx",), min_length=1, max_length=5, description="the first that works here; no other is ever used"
+        default=DEFAULT_BACKENDS,
+        min_length=1,
+        max_length=5,
+        description="the first that works here; no other is ever used",
     )
     max_streams: int = Field(
         default=64, ge=1, le=4096, description="people that a TensorRT engine is for, as given to kinedge compile"

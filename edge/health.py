@@ -91,6 +91,7 @@ def health_of(service: EdgeService, readings: Readings) -> dict[str, Any]:
         "troubles": troubles,
         "gateway": service.config.gateway,
         "model_digest": service.scorer.bundle.digest,
+        "backend": service.scorer.engine.backend.name,
         "verdicts": dict(service.verdict_counts),
         "sensors": [h.as_dict() for h in service.health.values()],
         "tasks": [asdict(t) for t in service.tasks],

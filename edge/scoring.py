@@ -76,7 +76,7 @@ class Scorer:
     bundle
         As read and checked.
     backend
-        ONNX Runtime on the CPU when None.
+        The first of ``DEFAULT_BACKENDS`` that runs the graph when None.
     calibration
         The bundle's own when None.
     caution

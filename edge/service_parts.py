@@ -61,7 +61,8 @@ def make_tape(config: GatewayConfig, scorer: Scorer, people: People, *, clock: H
 
 def tape_facts(config: GatewayConfig, scorer: Scorer, basis: Basis) -> dict[str, Any]:
     """Return what is kept with the recording of a person."""
-    general = {"gateway": config.gateway, **provenance(scorer, config)}
+    runs_on = {"backend": scorer.engine.backend.name, "backends": list(config.backend)}
+    general = {"gateway": config.gateway, **provenance(scorer, config), **runs_on}
     return {**general, **basis_fields(basis), "settings": config.decisive()}
 
 

@@ -8,6 +8,7 @@ is judged by its own calibration. What is not there is "not run", never left out
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -18,11 +19,11 @@ import torch
 from numpy.typing import NDArray
 
 from kinedge.bundle import Bundle
-from kinedge.edge.backends import Backend, OnnxBackend
+from kinedge.edge.backends import Backend, NativeBackend, OnnxBackend
 from kinedge.edge.calibration import Calibration
 from kinedge.edge.offline import hops
 from kinedge.edge.scoring import Scorer
-from kinedge.errors import SignalError
+from kinedge.errors import BackendError, SignalError
 from kinedge.quantize.restore import restore_model
 from kinedge.recording import Recording, Region
 from kinedge.training.anomalies import ANOMALIES, inject
@@ -36,7 +37,7 @@ F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 
 GOALS: Final = {"fp32_z": 1e-5, "vus_pr": 0.005, "flipped": 0.005, "hit_at_1": 0.005}  # the last three: int8, fp16
-NOT_HERE: Final = ("ONNX fp16", "ONNX int8", "TensorRT fp32", "TensorRT fp16", "TensorRT int8")
+NOT_HERE: Final = ("native fp32", "ONNX fp16", "ONNX int8", "TensorRT fp32", "TensorRT fp16", "TensorRT int8")
 _TOLD_BY_THE_MASK: Final = frozenset({"dropout", "flat_line", "saturation"})  # a model does not see them
 _BEFORE_S, _DURING_S, _AFTER_S = 12.0, 8.0, 6.0
 _STRENGTHS: Final = (0.4, 1.0)
@@ -305,6 +306,8 @@ def prove(
     full = OnnxBackend(bundle)
     forms["ONNX fp32 whole"] = _ask(bundle, full, calibrations["fp32"], whole=True)
     forms["ONNX fp32 streaming"] = _ask(bundle, full, calibrations["fp32"], whole=False)
+    with contextlib.suppress(BackendError):  # not built here, or a graph that it does not take
+        forms["native fp32"] = _ask(bundle, NativeBackend(bundle), calibrations["fp32"], whole=False)
     for precision in sorted(set(calibrations) - {"fp32"}):
         backend = OnnxBackend(bundle, precision=precision)
         forms[f"ONNX {precision}"] = _ask(bundle, backend, calibrations[precision], whole=False)

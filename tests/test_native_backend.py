@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import logging
+import os
 import platform
 import shutil
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -223,14 +226,34 @@ def test_other_graphs_go_to_onnx_runtime_only_where_it_is_named(
     bundle: Bundle, caplog: pytest.LogCaptureFixture
 ) -> None:
     other = replace(bundle, parts={**bundle.parts, "model.fp32.onnx": conv_form(bundle.model_bytes())})
+    caplog.set_level(logging.INFO)
     with pytest.raises(BackendError, match=r"native: .*use backend 'onnx'"):
         open_backend(other, ["native"])
+    assert open_backend(other).name.startswith("onnxruntime")
     assert open_backend(other, ["native", "onnx"]).name.startswith("onnxruntime")
     assert "because native" in caplog.text
     assert open_backend(bundle, ["native", "onnx"]).name == "native cpu fp32"
     as_int8 = bundle.manifest.model_copy(update={"precisions": {"fp32": "model.fp32.onnx", "int8": "model.fp32.onnx"}})
     with pytest.raises(BackendError, match="not in int8"):
         NativeBackend(replace(bundle, manifest=as_int8), precision="int8")
+
+
+@needs_library
+def test_by_default_a_board_steps_natively_and_never_imports_a_runtime() -> None:
+    code = """
+import sys
+import kinedge.edge.service
+from kinedge.bundle import read_bundle
+from kinedge.edge.config import DEFAULT_BUNDLE
+from kinedge.edge.scoring import Scorer
+print(Scorer(read_bundle(DEFAULT_BUNDLE)).engine.backend.name, "onnxruntime" in sys.modules)
+"""
+    environment = {k: v for k, v in os.environ.items() if k != "KINEDGE_NATIVE"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "native cpu fp32 False"
+    off = {**environment, "KINEDGE_NATIVE": "0"}
+    done = subprocess.run([sys.executable, "-c", code], env=off, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("onnxruntime") and done.stdout.strip().endswith("True")
 
 
 def test_without_the_library_it_says_so(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from kinedge.cli import main
 from kinedge.cli import quantize as command
 from kinedge.edge.backends import OnnxBackend
 from kinedge.edge.calibration import Calibration
+from kinedge.edge.native import library
 from kinedge.edge.offline import align_recording, verdicts_of
 from kinedge.edge.scoring import Scorer
 from kinedge.errors import BackendError, BundleError, SignalError
@@ -146,15 +147,17 @@ def test_forms_in_single_precision_are_identical_and_int8_is_close(proof: Proof)
         "torch fp32",
         "ONNX fp32 whole",
         "ONNX fp32 streaming",
+        *(["native fp32"] if library() else []),
         "ONNX int8",
     ]
     assert [r.form for r in proof.rows if not r.run] == [
+        *([] if library() else ["native fp32"]),
         "ONNX fp16",
         "TensorRT fp32",
         "TensorRT fp16",
         "TensorRT int8",
     ]
-    for form in ("ONNX fp32 whole", "ONNX fp32 streaming"):
+    for form in ("ONNX fp32 whole", "ONNX fp32 streaming", *(["native fp32"] if library() else [])):
         row = proof.row(form)
         assert row.z_relative_rmse is not None
         assert row.z_relative_rmse <= 1e-5
@@ -183,7 +186,7 @@ def test_a_backend_that_answers_otherwise_is_caught(made: Quantised, parts: Part
     assert not found.goals()["tensorrt_fp32_identical"]
     a, b = found.row("TensorRT int8"), found.row("ONNX int8")
     assert replace(a, form="") == replace(b, form="")  # judged by the int8 calibration, too
-    assert [r.form for r in found.rows if not r.run] == ["ONNX fp16", "TensorRT fp16"]
+    assert [r.form for r in found.rows if not r.run and r.form != "native fp32"] == ["ONNX fp16", "TensorRT fp16"]
 
 
 def test_the_tables_show_every_form(proof: Proof) -> None:
@@ -192,7 +195,7 @@ def test_the_tables_show_every_form(proof: Proof) -> None:
     for row in proof.rows:
         assert f"| {row.form} |" in markdown
         assert f"<td>{row.form}</td>" in html
-    assert markdown.count("not run") == html.count("not run") == 4
+    assert markdown.count("not run") == html.count("not run") == (4 if library() else 5)
 
 
 def test_pieces_are_tampered_with_outside_labelled_regions(parts: Parts) -> None:
@@ -304,7 +307,7 @@ def test_real_walks_get_the_same_answers_in_every_form(shared_data: Path) -> Non
     config = BuildConfig(name="walks", fit=quick)
     built = complete(grid, Parts(grid[:4], grid[4:5], grid[5:10]), result, config)
     found = prove(built.bundle, grid[10:], exclude_labels=config.exclude_labels, n_injected=4)
-    for form in ("ONNX fp32 whole", "ONNX fp32 streaming"):
+    for form in ("ONNX fp32 whole", "ONNX fp32 streaming", *(["native fp32"] if library() else [])):
         row = found.row(form)
         assert row.z_relative_rmse is not None
         assert row.z_relative_rmse <= 1e-5

@@ -14,7 +14,9 @@ from kinedge.cli.app import main
 from kinedge.cli.doctor import check_model
 from kinedge.cli.record import Progress, open_links, record_links
 from kinedge.cli.surroundings import check_port, hear_port
+from kinedge.edge.backends import NativeBackend
 from kinedge.edge.config import DEFAULT_BUNDLE
+from kinedge.edge.native import implementation, library
 from kinedge.errors import ConfigError, StoreError
 from kinedge.firmware_bridge.emulator import EmulatedImu, Faults, make_hello
 from kinedge.firmware_bridge.emulator_pty import PtyDevice
@@ -205,13 +207,30 @@ def test_doctor_exits_with_1_when_a_wanted_port_is_missing_and_0_when_all_is_wel
 
 
 def test_doctor_loads_the_shipped_model_and_tells_a_damaged_one(tmp_path: Path) -> None:
-    assert check_model(DEFAULT_BUNDLE).state == "ok"
+    good = check_model(DEFAULT_BUNDLE)
+    assert good.state == "ok"
+    assert ("native cpu fp32" if library() else "onnxruntime") in good.text
     damaged = tmp_path / "x.kinedge"
     data = bytearray(DEFAULT_BUNDLE.read_bytes())
     data[len(data) // 2] ^= 1
     damaged.write_bytes(data)
     found = check_model(damaged)
     assert (found.state, bool(found.advice)) == ("broken", True)
+
+
+@pytest.mark.skipif(library() is None, reason=implementation())
+def test_doctor_tells_a_native_step_that_computes_otherwise_than_onnx_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
+    step = NativeBackend.step
+
+    def wrong(self: NativeBackend, x: np.ndarray, mask: np.ndarray, state: np.ndarray) -> tuple[np.ndarray, ...]:
+        mu, log_sigma, after = step(self, x, mask, state)
+        return mu * np.float32(1.001), log_sigma, after
+
+    monkeypatch.setattr(NativeBackend, "step", wrong)
+    found = check_model(DEFAULT_BUNDLE)
+    assert found.state == "broken"
+    assert "from ONNX Runtime" in found.text
+    assert 'backend = ["onnx"]' in found.advice
 
 
 def test_doctor_says_how_to_get_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,11 +68,17 @@ class Clock:
 
 
 def write_session(
-    folder: Path, chunks: list[ImuChunk], *, subject: str = "p-001", segment_s: float = 2.0, close: bool = True
+    folder: Path,
+    chunks: list[ImuChunk],
+    *,
+    subject: str = "p-001",
+    segment_s: float = 2.0,
+    close: bool = True,
+    told: dict[str, Any] | None = None,
 ) -> None:
     """Record chunks as ``kinedge record`` does: nobody scores them meanwhile."""
     clock = Clock()
-    facts = {"subject": subject}
+    facts = {"subject": subject, **(told or {})}
     writer = SessionWriter(folder, segment_s=segment_s, facts=facts, clock=clock, wall_clock=lambda: UTC_NS)
     log = SessionLog(writer, host_clock=clock)
     for sensor in sorted({c.sensor for c in chunks}):
@@ -342,6 +348,23 @@ def test_sessions_that_do_not_belong_together_are_not_played_together(tmp_path: 
         sessions_by_subject([read_session(tmp_path / n) for n in ("monday", "tuesday")])
     with pytest.raises(ConfigError, match="speed"):
         RecordedSource({"p": read_session(tmp_path / "monday")}, speed=0)
+
+
+@pytest.mark.parametrize(
+    ("recorded", "expected"),
+    [
+        ({}, ("native", "onnx")),
+        ({"backend": "native cpu fp32", "backends": ["native", "onnx"]}, ("native", "onnx")),
+        ({"backend": "onnxruntime 1.0 cpu fp32", "backends": ["native", "onnx"]}, ("onnx", "native")),
+        ({"backend": "onnxruntime 1.0 cuda fp32", "backends": ["onnx-cuda"]}, ("onnx-cuda", "native", "onnx")),
+    ],
+)
+def test_a_session_is_replayed_with_what_ran_the_model_when_it_was_recorded(
+    tmp_path: Path, recorded: dict[str, Any], expected: tuple[str, ...]
+) -> None:
+    write_session(tmp_path / "s", packets(demo_recording(seed=1, duration_s=2, events=())), told=recorded)
+    session = read_session(tmp_path / "s")
+    assert gateway_of({"p-001": session}, tmp_path / "edge.db").backend == expected
 
 
 def lines_until(process: subprocess.Popen[str], n: int) -> list[str]:

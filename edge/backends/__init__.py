@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Literal, cast, get_args
+from typing import Final, Literal, cast, get_args
 
 from kinedge.bundle import Bundle
 from kinedge.edge.backends.base import Backend, StreamingBackend, Streams
@@ -17,6 +17,7 @@ from kinedge.edge.backends.onnx import OnnxBackend
 from kinedge.errors import BackendError
 
 __all__ = [
+    "DEFAULT_BACKENDS",
     "Backend",
     "BackendName",
     "NativeBackend",
@@ -28,11 +29,13 @@ __all__ = [
 ]
 
 BackendName = Literal["onnx", "native", "onnx-cuda", "tensorrt", "tensorrt-rtx"]
+DEFAULT_BACKENDS: Final[tuple[BackendName, ...]] = ("native", "onnx")
+"""The step in C where it is built and the graph is one that it takes; ONNX Runtime for all others."""
 logger = logging.getLogger(__name__)
 
 
 def load_backend(bundle: Bundle, *, precision: str = "fp32") -> Backend:
-    """Load the bundle's graph into ONNX Runtime on the CPU.
+    """Open the first of ``DEFAULT_BACKENDS`` that runs this graph.
 
     Raises
     ------
@@ -41,18 +44,23 @@ def load_backend(bundle: Bundle, *, precision: str = "fp32") -> Backend:
     BundleError
         The bundle has no such precision.
     """
-    return OnnxBackend(bundle, precision=precision)
+    return open_backend(bundle, precision=precision)
 
 
 def open_backend(
-    bundle: Bundle, names: Sequence[BackendName] = ("onnx",), *, precision: str = "fp32", max_streams: int = 64
+    bundle: Bundle,
+    names: Sequence[BackendName] = DEFAULT_BACKENDS,
+    *,
+    precision: str = "fp32",
+    max_streams: int = 64,
 ) -> StreamingBackend:
     """Open the first of these backends that works here; one that is not named is never used.
 
     Parameters
     ----------
     names
-        In order of preference. Whatever is passed over is logged with its reason.
+        In order of preference. Whatever is passed over is logged with its reason: as a warning, where somebody chose
+        the order.
     precision
         The same for all: verdicts are calibrated for it.
     max_streams
@@ -67,6 +75,7 @@ def open_backend(
     """
     if not names:
         raise BackendError("no backend is allowed; name at least one, such as 'onnx'")
+    level = logging.INFO if tuple(names) == DEFAULT_BACKENDS else logging.WARNING
     problems = []
     for name in names:
         try:
@@ -75,7 +84,7 @@ def open_backend(
             problems.append(f"{name}: {e}")
             continue
         for problem in problems:
-            logger.warning("%s runs on %s, because %s", bundle.manifest.name, backend.name, problem)
+            logger.log(level, "%s runs on %s, because %s", bundle.manifest.name, backend.name, problem)
         return backend
     raise BackendError("; ".join(problems))
 

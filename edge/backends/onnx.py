@@ -1,11 +1,13 @@
-"""ONNX Runtime: on the CPU, the default backend, or on an NVIDIA GPU."""
+"""ONNX Runtime: any graph on the CPU, or on an NVIDIA GPU.
+
+It is imported when a graph is loaded: a board that steps natively never needs it.
+"""
 
 from __future__ import annotations
 
 from typing import Any, Final, Literal
 
 import numpy as np
-import onnxruntime
 
 from kinedge.bundle import Bundle, Manifest
 from kinedge.edge.backends.base import F32, check_samples, check_state
@@ -48,6 +50,7 @@ class OnnxBackend:
         n_threads: int = 1,
         device: Literal["cpu", "cuda"] = "cpu",
     ) -> None:
+        onnxruntime = _runtime()
         graph = bundle.model_bytes(precision)
         self.manifest = bundle.manifest
         self.device = device
@@ -213,7 +216,15 @@ class OnnxStreams:
         b = self._backend
         check_state(state, b.manifest, n_streams=self.n_streams, where=b.name)
         self._kept = np.array(state)  # a copy: the value may be bound to this very memory
-        self._state = onnxruntime.OrtValue.ortvalue_from_numpy(self._kept, b.device, 0)
+        self._state = _runtime().OrtValue.ortvalue_from_numpy(self._kept, b.device, 0)
+
+
+def _runtime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError as e:
+        raise BackendError(f"ONNX Runtime does not load: {e}; install it (pip install onnxruntime)") from e
+    return onnxruntime
 
 
 def _check_graph(session: Any, manifest: Manifest) -> None:

@@ -1,8 +1,8 @@
 /* What all sources of the edge's native arithmetic share. C99, no Python; loaded by kinedge/edge/native/loader.py.
  *
  * Rules: numpy does the same beside each function, and a test holds both together bit by bit, so sums run in one order
- * and nothing is contracted or reassociated (setup.py names the flags). A function takes the size of all it touches,
- * allocates nothing and keeps nothing.
+ * and nothing is contracted or reassociated (setup.py names the flags; tcn.c has no numpy beside it, and its own rules).
+ * A function takes the size of all it touches, allocates nothing and keeps nothing.
  */
 #ifndef KINEDGE_NATIVE_H
 #define KINEDGE_NATIVE_H
