@@ -11,9 +11,10 @@ last chunk that the hop needed.
 What a person's hop costs in all stands beside the bare call of ONNX Runtime and of the backend that ran, both with 32
 people at a time.
 
-Hops are scored in batches of at most 64 people, at the latest 2 ms after the first of them was complete; under load
-more of them become complete meanwhile, and batches grow by themselves. Samples wait for their hop, and packets of one
-radio are not equally fast: what an edge that takes no time at all would reach is told beside, as ``radio``.
+An edge looks every 2 ms, as the service does, and at once after work that took longer; who is complete then is scored,
+at most 64 people at a time. Under load more become complete meanwhile, and batches grow by themselves. Samples wait for
+their hop, and packets of one radio are not equally fast: what an edge that takes no time at all would reach is told
+beside, as ``radio``.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from kinedge.units import NS_PER_S
 __all__ = ["bench_throughput"]
 
 _AT_MOST: Final = 64  # verdicts between two looks at what has come
-_PATIENCE_NS: Final = 2_000_000  # that a complete hop waits for company
+_LOOK_NS: Final = 2_000_000  # between two looks of an idle edge
 _LATE_NS: Final = 5_000_000
 _TICK_NS: Final = 5_000_000  # of an idle edge
 _IMPORTS: Final = ("kinedge.edge", "kinedge.edge.pipeline", "kinedge.edge.service")
@@ -181,7 +182,7 @@ class _Edge:
         self._channels = {s.name: s.channels for s in crowd.sensors}
         # when each person's latest chunks came, by number: what a hop waited for
         self._came: dict[str, list[tuple[int, int, int]]] = {s: [] for s in crowd.subjects}
-        self._now = 0
+        self._now = self._looked = self._scored = 0
         self._waiting: list[Arrival] = []
         self._run = _Run()
 
@@ -191,7 +192,7 @@ class _Edge:
             self._push(arrival)
             self._note(arrival)
         self._pipeline.advance()
-        self._now = chunks[-1].arrival_ns
+        self._now = self._looked = chunks[-1].arrival_ns
 
     def take(self, chunks: list[Arrival]) -> None:
         """Take the chunks of all people of one number; those of the next may overlap, so the last ones wait."""
@@ -206,24 +207,17 @@ class _Edge:
     def _work(self, until_ns: int) -> None:
         run, pipeline = self._run, self._pipeline
         began_ns = self._now
-        at, since, looked = 0, None, self._now
+        at = 0
         while at < len(self._waiting) and self._waiting[at].arrival_ns <= until_ns:
-            next_ns = self._waiting[at].arrival_ns
-            if since is not None:
-                next_ns = min(next_ns, since + _PATIENCE_NS)
-            self._now = max(self._now, min(next_ns, looked + _TICK_NS))
+            self._now = self._looked = max(self._now, self._looked + _LOOK_NS)
             first, start = at, time.thread_time_ns()
             while at < len(self._waiting) and self._waiting[at].arrival_ns <= self._now:
                 self._push(self._waiting[at])
                 at += 1
-            if pipeline.n_due and since is None:
-                since = self._now
-            tick = self._now >= looked + _TICK_NS
             found: list[Scored] = []
-            if tick or pipeline.n_due >= _AT_MOST or (since is not None and self._now >= since + _PATIENCE_NS):
+            if pipeline.n_due or self._now >= self._scored + _TICK_NS:
                 found = pipeline.advance(now_ns=self._now, at_most=_AT_MOST)
-                looked = self._now
-                since = looked if pipeline.n_due else None
+                self._scored = self._now
             cost = time.thread_time_ns() - start
             self._now += cost
             run.busy_ns += cost

@@ -19,7 +19,7 @@ from kinedge.edge.grid import Grid
 from kinedge.edge.grid_buffers import HOST_TIME, host_time
 from kinedge.errors import SignalError
 from kinedge.firmware_bridge.clock import Clock, ClockMap
-from kinedge.firmware_bridge.clock_table import FOREVER, SANE, ClockTable
+from kinedge.firmware_bridge.clock_table import FOREVER, ClockTable
 from kinedge.signals import ImuChunk
 
 __all__ = ["Arrivals"]
@@ -28,7 +28,7 @@ F64 = NDArray[np.float64]
 Rows = NDArray[np.intp]
 
 # chunks that are taken in one by one, as a step for all costs more
-_FEW: Final = 24 if native.library() is None else 8
+_FEW: Final = 24 if native.library() is None else 4
 _MANY: Final = 1024  # chunks that wait at most to be taken in: more of them leave the caches
 
 
@@ -214,10 +214,10 @@ class Arrivals:
         except OverflowError:
             came_ns = np.full(len(arrived), FOREVER)
         last_ns = device_ns[ends - 1]
-        if max(np.abs(came_ns).max(), np.abs(last_ns).max()) >= SANE:
+        found = native.update_clocks(self._table, rows, last_ns, came_ns, self._update_alone)
+        if found is None:
             self._take_in_each(arrived)
             return
-        found = native.update_clocks(self._table, rows, last_ns, came_ns, self._update_alone)
         host_ns = native.host_times(device_ns, lengths, found)
         if host_ns is None:
             host_ns = host_time(device_ns, *(a.repeat(lengths) for a in found))

@@ -337,6 +337,25 @@ class Grid:
             n[person] = self._leap(person, int(n[person]))
         return np.maximum(n, 0)
 
+    def ready(self, *, now_ns: int | None = None, flush: bool = False) -> Rows:
+        """Return whose hop is final and not yet taken, as ``n_final`` tells."""
+        found = None
+        if not any(b.full for b in self._buffers):
+            found = native.ready(
+                self._last,
+                self.next_tick,
+                period_ns=self.period_ns,
+                max_delay_ns=self._max_delay_ns,
+                now_ns=now_ns,
+                flush=flush,
+                hop=self.hop,
+                most=self._max_catch_up + self.hop,
+                never=NEVER,
+            )
+        if found is None:
+            found = np.flatnonzero(self.n_final(now_ns=now_ns, flush=flush) >= self.hop)
+        return found
+
     def _leap(self, person: int, n: int) -> int:
         """Leave ticks out: nothing was heard for a minute or the clock leapt, and nobody wants an hour of empty ticks.
 
@@ -365,15 +384,12 @@ class Grid:
             buffers.let_in(who, until_ns)
             whole = (values, valid, saturated)
             if not buffers.averaged and native.interpolate(
-                buffers.time,
-                buffers.n,
-                buffers.interval,
-                buffers.values,
-                buffers.valid if buffers.some_invalid else None,
-                buffers.saturated if buffers.some_saturated else None,
+                buffers.slots,
                 people,
                 first_ns,
                 self.period_ns,
+                some_invalid=buffers.some_invalid,
+                some_saturated=buffers.some_saturated,
                 column=columns.start,
                 out=whole,
             ):

@@ -80,11 +80,30 @@ class Buffers:
     def _number(self, held: I64, last: I64, interval: I64, widths: I64) -> None:
         """Keep these numbers of each person; a view of bytes is read and written one by one as fast as a list is."""
         self.held, self.last, self.interval, self.widths = held, last, interval, widths
+        self._slots: native.Slots | None = None
         self.n_held, self.last_ns = held.data, last.data  # of slots and chunks
         self.interval_ns, self.width = interval.data, widths.data
 
     def _use(self, time: I64, values: F32, valid: Mask, saturated: Mask) -> None:
         self.time, self.values, self.valid, self.saturated = time, values, valid, saturated
+        self._slots = None
+
+    @property
+    def slots(self) -> native.Slots:
+        """Where all of it lies."""
+        if self._slots is None:
+            self._slots = native.Slots.of(
+                self.time,
+                self.n,
+                self.held,
+                self.last,
+                self.interval,
+                self.widths,
+                self.values,
+                self.valid,
+                self.saturated,
+            )
+        return self._slots
 
     @property
     def flat(self) -> tuple[F32, Mask, Mask]:
@@ -128,6 +147,8 @@ class Buffers:
 
     def let_in(self, people: Sequence[int], until_ns: Sequence[int] | None = None) -> None:
         """Map and copy what has come of some people, as far as there is room; make room for all up to a time."""
+        if not any(self.chunks[person] for person in people):
+            return
         self._copy(people)
         if until_ns is None:
             return
@@ -196,9 +217,7 @@ class Buffers:
         values, valid, saturated = self._joined(
             [c.values for c in chunks], [c.valid for c in chunks], [c.saturated for c in chunks]
         )
-        slots = self.time, self.values, self.valid, self.saturated
-        numbers = self.n, self.held, self.last, self.interval, self.widths
-        odd = native.lay(slots, numbers, people, n_new, intervals, starts, host_ns, (values, valid, saturated))
+        odd = native.lay(self.slots, people, n_new, intervals, starts, host_ns, (values, valid, saturated))
         if odd is not None:
             return odd
         plain = self._are_plain(people, n_new, intervals, host_ns[starts], host_ns[starts + n_new - 1])
@@ -299,17 +318,15 @@ class Buffers:
         kept = np.zeros(len(people), np.int64)
         if self.averaged:
             kept[:] = [2 * (self.width[p] - 1) for p in people.tolist()]
-        valid = self.valid if self.some_invalid else None
-        saturated = self.saturated if self.some_saturated else None
-        gone = native.drop_before(self.time, self.n, self.values, valid, saturated, people, time_ns, kept)
-        if gone is None:
-            gone = self._drop_before(people, time_ns, kept)
+        done = native.drop_before(
+            self.slots, people, time_ns, kept, some_invalid=self.some_invalid, some_saturated=self.some_saturated
+        )
+        if not done:
+            self._drop_before(people, time_ns, kept)
         self.some_invalid = self.some_invalid and not self.valid.all()
         self.some_saturated = self.some_saturated and bool(self.saturated.any())
-        for person, forgotten in zip(people.tolist(), gone.tolist(), strict=True):
-            self.n_held[person] -= forgotten
 
-    def _drop_before(self, people: Rows, time_ns: I64, kept: I64) -> I64:
+    def _drop_before(self, people: Rows, time_ns: I64, kept: I64) -> None:
         n = self.n[people]
         used = max(int(n.max(initial=0)), 1)
         past = self.time[people, :used] <= time_ns[:, None]
@@ -330,8 +347,7 @@ class Buffers:
             self.saturated[people, :most] = self.saturated.reshape(-1, self.n_channels).take(slots, axis=0)
             self.saturated[people, most:] = False
         self.n[people] = left
-        forgotten: I64 = gone
-        return forgotten
+        self.held[people] -= gone
 
     def _resize(self, n_slots: int) -> None:
         def grown(old: NDArray[Any], blank: Any = 0) -> NDArray[Any]:

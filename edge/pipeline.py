@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import Any, Final
 
 import numpy as np
@@ -404,7 +404,7 @@ class Pipeline:
         hop = self._grid.hop
         found: list[Scored] = []
         while at_most is None or len(found) < at_most:
-            due = np.flatnonzero(self._grid.n_final(now_ns=now_ns, flush=flush) >= hop)
+            due = self._grid.ready(now_ns=now_ns, flush=flush)
             if not len(due):
                 break
             first = self._grid.next_tick[due]
@@ -446,8 +446,7 @@ class Pipeline:
         for one in np.flatnonzero(off.any(axis=1)):
             self.people.taken_off(int(rows[one]), off[one])
         bases, who = self.people.bases, rows.tolist()
-        batch = replace(
-            batch,
+        batch = batch.changed(
             bases=bases if everybody else tuple(bases[i] for i in who),
             watched=()
             if self._watch is None
@@ -458,6 +457,6 @@ class Pipeline:
         if self.people.learning:
             for k, i in enumerate(who):
                 self._turned[i] = self.people.learn(i, values[k], valid[k])
-        of_end = {end: replace(batch, end_tick=end, host_time_ns=end * self._grid.period_ns) for end in set(ends)}
+        of_end = {end: batch.changed(end_tick=end, host_time_ns=end * self._grid.period_ns) for end in set(ends)}
         subjects = self.subjects
         return [Scored(subjects[i], of_end[ends[k]], k, values, valid) for k, i in enumerate(who)]

@@ -56,7 +56,7 @@ __all__ = ["EdgeService", "SensorHealth"]
 logger = logging.getLogger(__name__)
 
 _TICK_S: Final = 0.05
-_LOOK_S: Final = 0.004
+_LOOK_S: Final = 0.002  # between two looks at whose hop is complete; after a step that takes longer, at once
 _ANSWER_S: Final = 0.3
 _DRAIN_S: Final = 60.0  # at the end: what a slow disk may take for the last drafts
 
@@ -423,9 +423,9 @@ class EdgeService:
 
     async def _score(self) -> None:
         """Score a hop as soon as it is complete, and look after silent sensors every 50 ms."""
-        due_s = 0.0
+        due_s, now_s = 0.0, time.monotonic()
         while True:
-            await asyncio.sleep(_LOOK_S / self.clock.speed)
+            await asyncio.sleep(max(now_s + _LOOK_S / self.clock.speed - time.monotonic(), 0.0))
             now_s = time.monotonic()
             if not self.pipeline.n_due and now_s < due_s:
                 continue

@@ -284,6 +284,10 @@ def grid(seed: int) -> None:
             with numpy_only():
                 same(final, other.n_final())
             due = np.flatnonzero(final >= hop)
+            now_ns = None if turn % 3 else max(now.values()) + int(rng.integers(-(10**9), 10**9))
+            with numpy_only():
+                expected = other.ready(now_ns=now_ns, flush=turn == 11)
+            same(one.ready(now_ns=now_ns, flush=turn == 11), expected)
             if not len(due):
                 break
             n_taken += len(due)

@@ -8,7 +8,7 @@ from kinedge.edge.native.belief import NativeBelief
 from kinedge.edge.native.blocks import NativeBlocks
 from kinedge.edge.native.clocks import clock_bounds, host_times, lay, update_clocks
 from kinedge.edge.native.health import NativeHealth
-from kinedge.edge.native.hops import drop_before, interpolate, look_at
+from kinedge.edge.native.hops import Slots, drop_before, interpolate, look_at, ready
 from kinedge.edge.native.loader import ENVIRONMENT, implementation, library
 from kinedge.edge.native.surprise import NativeStep
 
@@ -18,6 +18,7 @@ __all__ = [
     "NativeBlocks",
     "NativeHealth",
     "NativeStep",
+    "Slots",
     "clock_bounds",
     "drop_before",
     "host_times",
@@ -26,5 +27,6 @@ __all__ = [
     "lay",
     "library",
     "look_at",
+    "ready",
     "update_clocks",
 ]

@@ -134,21 +134,22 @@ static int still_fits(const int64_t *ints, const double *floats, const int64_t *
 
 /* Take in arrivals, from the one with this number on, of the clocks in these rows of a table, one after the other; note
  * what maps the times of each chunk as of its arrival. Return how many are done: the next, if there is one, is for the
- * clock map itself. -1, having done nothing, where a row or its bins are outside.
+ * clock map itself. -1, having done nothing, where a row or its bins are outside; -2 where a time is absurd.
  */
 API int64_t kinedge_clocks(int64_t *table_ints, double *table_floats, int64_t *table_at, int64_t *table_residual,
                            int64_t n_table, const int64_t *rows, const int64_t *device_ns, const int64_t *host_ns,
                            int64_t from, int64_t n, int64_t *base, int64_t *offset, double *published, double *before)
 {
-    for (int64_t k = from; k < n; k++)
+    for (int64_t k = from; k < n; k++) {
         if (rows[k] < 0 || rows[k] >= n_table)
             return -1;
+        if (!(device_ns[k] > -SANE && device_ns[k] < SANE && host_ns[k] > -SANE && host_ns[k] < SANE))
+            return -2;
+    }
     for (int64_t k = from; k < n; k++) {
         int64_t *ints = table_ints + rows[k] * N_INTS, *at = table_at + rows[k] * N_BINS;
         int64_t *residuals = table_residual + rows[k] * N_BINS;
         double *floats = table_floats + rows[k] * N_FLOATS;
-        if (!(device_ns[k] > -SANE && device_ns[k] < SANE && host_ns[k] > -SANE && host_ns[k] < SANE))
-            return k;
         const int64_t now = device_ns[k] - ints[DEVICE_ORIGIN];
         const int64_t residual = host_ns[k] - device_ns[k] - ints[OFFSET_ORIGIN];
         if (ints[N_UPDATES] <= 0 || ints[ALONE] || now < ints[NOW] - WINDOW_NS || residual >= EXACT || residual <= -EXACT)

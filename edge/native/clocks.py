@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache
 from typing import Any, Final
 
@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinedge.edge.native.arrays import address, is_plain
+from kinedge.edge.native.hops import Slots
 from kinedge.edge.native.loader import library
-from kinedge.firmware_bridge.clock_table import ClockTable, Mappings
+from kinedge.firmware_bridge.clock_table import SANE, ClockTable, Mappings
 
 __all__ = ["clock_bounds", "host_times", "lay", "update_clocks"]
 
@@ -22,6 +23,7 @@ I64 = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 Rows = NDArray[np.intp]
 
+_ABSURD: Final = -2
 _P: Final = ctypes.c_void_p
 _N: Final = ctypes.c_int64
 _SIGNATURES: Final[dict[str, list[Any]]] = {
@@ -47,10 +49,12 @@ def _functions() -> tuple[Any, Any, Any, Any] | None:
 
 def update_clocks(
     table: ClockTable, rows: Rows, device_ns: I64, host_ns: I64, alone: Callable[[int, int, int], None]
-) -> Mappings:
-    """Do what ``table.update`` does, in C where that is there."""
+) -> Mappings | None:
+    """Do what ``table.update`` does, in C where that is there; None, with nothing done, where a time is absurd."""
     functions, n = _functions(), len(rows)
     if functions is None:
+        if max(np.abs(host_ns).max(), np.abs(device_ns).max()) >= SANE:
+            return None
         return table.update(rows, device_ns, host_ns, alone)
     found = Mappings(np.empty(n, np.int64), np.empty(n, np.int64), np.empty(n), np.empty(n))
     into = *_of_table(table), *map(address, (rows, device_ns, host_ns))
@@ -58,6 +62,8 @@ def update_clocks(
     done = 0
     while done < n:
         done = functions[0](*into, done, n, *to)
+        if done == _ABSURD:
+            return None  # of the first look at all of them
         if done < 0:
             raise IndexError("an arrival of a clock that is not in the table")
         if done < n:  # something is unusual about this one
@@ -101,8 +107,7 @@ def host_times(device_ns: I64, lengths: I64, mappings: Mappings) -> I64 | None:
 
 
 def lay(
-    slots: tuple[I64, F32, Mask, Mask],
-    numbers: Sequence[I64],
+    slots: Slots,
     people: Rows,
     lengths: I64,
     intervals: I64,
@@ -115,9 +120,7 @@ def lay(
     Parameters
     ----------
     slots
-        Times, values, valid and saturated of everybody.
-    numbers
-        ``n``, ``held``, ``last``, ``interval`` and ``widths`` of everybody.
+        Of one sensor of everybody.
     people, lengths, intervals, starts : (n,)
         Of each chunk; ``starts`` in ``host_ns``.
     new
@@ -130,20 +133,27 @@ def lay(
         Which chunks were not laid: all of who has one that is not plain. None where numpy must do it.
     """
     functions = _functions()
-    n_people, n_slots, n_channels = slots[1].shape
+    n_people, n_slots, n_channels = slots.shape
     n_samples = int(lengths.sum())
     if functions is None or not is_plain(new[0], np.float32, (n_samples, n_channels)):
         return None
     if not all(a is None or is_plain(a, np.bool_, (n_samples, n_channels)) for a in new[1:]):
         return None
     odd, memory = np.empty(len(people), bool), np.empty((3, n_people), np.int64)
-    valid, saturated = (None if a is None else b for a, b in zip(new[1:], slots[2:], strict=True))
     done = functions[3](
-        *map(address, (slots[0], slots[1], valid, saturated)),
+        slots.time,
+        slots.values,
+        None if new[1] is None else slots.valid,
+        None if new[2] is None else slots.saturated,
         n_people,
         n_slots,
         n_channels,
-        *map(address, (*numbers, people, lengths, intervals, starts)),
+        slots.n,
+        slots.held,
+        slots.last,
+        slots.interval,
+        slots.widths,
+        *map(address, (people, lengths, intervals, starts)),
         len(people),
         address(host_ns),
         len(host_ns),

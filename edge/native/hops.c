@@ -78,11 +78,11 @@ API WIDE int32_t kinedge_interpolate(const int64_t *time, const int64_t *n, cons
 }
 
 /* Forget of some people what no tick at or after time_ns (n_rows) needs, but kept (n_rows) samples more, and move the
- * others up; valid and saturated may be NULL, as above. gone (n_rows): how many were forgotten. -1 as above.
+ * others up; valid and saturated may be NULL, as above; held (n_people) counts as n does, and what waits. -1 as above.
  */
-API int32_t kinedge_drop_before(int64_t *time, int64_t *n, float *values, uint8_t *valid, uint8_t *saturated,
-                                int64_t n_people, int64_t n_slots, int64_t n_channels, const int64_t *rows,
-                                const int64_t *time_ns, const int64_t *kept, int64_t n_rows, int64_t *gone)
+API int32_t kinedge_drop_before(int64_t *time, int64_t *n, int64_t *held, float *values, uint8_t *valid,
+                                uint8_t *saturated, int64_t n_people, int64_t n_slots, int64_t n_channels, const int64_t *rows,
+                                const int64_t *time_ns, const int64_t *kept, int64_t n_rows)
 {
     for (int64_t i = 0; i < n_rows; i++)
         if (rows[i] < 0 || rows[i] >= n_people || n[rows[i]] < 0 || n[rows[i]] > n_slots || kept[i] < 0)
@@ -93,8 +93,8 @@ API int32_t kinedge_drop_before(int64_t *time, int64_t *n, float *values, uint8_
         while (past < n[row] && time[first + past] <= time_ns[i])
             past++;
         const int64_t drop = past - 1 - kept[i] > 0 ? past - 1 - kept[i] : 0, left = n[row] - drop;
-        gone[i] = drop;
         n[row] = left;
+        held[row] -= drop;
         const size_t size = (size_t)(left * n_channels), end = (size_t)((first + left) * n_channels),
                      rest = (size_t)((n_slots - left) * n_channels);
         const int64_t to = first * n_channels, from = (first + drop) * n_channels;
@@ -212,4 +212,39 @@ API WIDE int32_t kinedge_facts(const float *values, const uint8_t *valid, const 
         }
     }
     return 0;
+}
+
+/* Whose hop is final: last (n_people, n_sensors): newest sample of each sensor; next_tick (n_people). Write their rows,
+ * and return how many. -1 where somebody is to begin or to leap, which is not done here.
+ */
+API int64_t kinedge_ready(const int64_t *last, const int64_t *next_tick, int64_t n_people, int64_t n_sensors,
+                          int64_t period_ns, int64_t max_delay_ns, int64_t has_now, int64_t now_ns, int64_t flush,
+                          int64_t hop, int64_t most, int64_t never, int64_t *rows)
+{
+    int64_t n_ready = 0;
+    for (int64_t p = 0; p < n_people; p++) {
+        int64_t newest = last[p * n_sensors], oldest = newest;
+        for (int64_t i = 1; i < n_sensors; i++) {
+            const int64_t at = last[p * n_sensors + i];
+            newest = at > newest ? at : newest;
+            oldest = at < oldest ? at : oldest;
+        }
+        if (next_tick[p] <= never) {
+            if (newest > never)
+                return -1;
+            continue;
+        }
+        /* no division but for who may be ready: final // period >= tick means final >= tick * period */
+        const int64_t first_ns = next_tick[p] * period_ns, end_ns = (next_tick[p] + hop - 1) * period_ns;
+        int64_t until_ns = flush ? newest : newest - max_delay_ns;
+        if (!flush && oldest > never && oldest - 1 > until_ns)
+            until_ns = oldest - 1;
+        if (has_now && now_ns - max_delay_ns > until_ns)
+            until_ns = now_ns - max_delay_ns;
+        if (until_ns - first_ns >= most * period_ns)
+            return -1;
+        if (until_ns >= end_ns)
+            rows[n_ready++] = p;
+    }
+    return n_ready;
 }

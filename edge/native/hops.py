@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from functools import cache, lru_cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from kinedge.edge.native.arrays import address, is_plain
 from kinedge.edge.native.loader import library
 
-__all__ = ["drop_before", "interpolate", "look_at"]
+__all__ = ["Slots", "drop_before", "interpolate", "look_at", "ready"]
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
@@ -21,9 +21,11 @@ Mask = NDArray[np.bool_]
 
 _P: Final = ctypes.c_void_p
 _N: Final = ctypes.c_int64
+_SANE_NS: Final = 1 << 61
 _SIGNATURES: Final[dict[str, list[Any]]] = {
     "kinedge_interpolate": [*[_P] * 6, _N, _N, _N, _P, _P, _N, _N, _N, _P, _P, _P, _N, _N],
-    "kinedge_drop_before": [*[_P] * 5, _N, _N, _N, _P, _P, _P, _N, _P],
+    "kinedge_drop_before": [*[_P] * 6, _N, _N, _N, _P, _P, _P, _N],
+    "kinedge_ready": [_P, _P, *[_N] * 10, _P],
     "kinedge_facts": [_P, _P, _P, _N, _N, _N, _P, _N, _N, _P, _P, _P],
 }
 
@@ -35,22 +37,53 @@ def _functions() -> tuple[Any, ...]:
     for name, signature in _SIGNATURES.items():
         function = None if loaded is None else getattr(loaded, name)
         if function is not None:
-            function.argtypes, function.restype = signature, ctypes.c_int32
+            function.argtypes, function.restype = (
+                signature,
+                ctypes.c_int64 if name == "kinedge_ready" else ctypes.c_int32,
+            )
         found.append(function)
     return tuple(found)
 
 
+class Slots(NamedTuple):
+    """Where the slots of one sensor of everybody lie, and their shape; true as long as the arrays are these.
+
+    Parameters
+    ----------
+    time, n, held, last, interval, widths, values, valid, saturated
+        As ``Buffers`` has them.
+    shape
+        Of ``values``: people, slots, channels.
+    """
+
+    time: int
+    n: int
+    held: int
+    last: int
+    interval: int
+    widths: int
+    values: int
+    valid: int
+    saturated: int
+    shape: tuple[int, int, int]
+
+    @classmethod
+    def of(cls, *arrays: NDArray[Any]) -> Slots:
+        """Return where these lie, in the order of the fields."""
+        time, n, held, last, interval, widths, values, valid, saturated = (address(a) or 0 for a in arrays)
+        n_people, n_slots, n_channels = arrays[6].shape
+        shape = n_people, n_slots, n_channels
+        return cls(time, n, held, last, interval, widths, values, valid, saturated, shape)
+
+
 def interpolate(
-    time: I64,
-    n: I64,
-    interval: I64,
-    values: F32,
-    valid: Mask | None,
-    saturated: Mask | None,
+    slots: Slots,
     rows: NDArray[np.intp],
     first_ns: I64,
     period_ns: int,
     *,
+    some_invalid: bool,
+    some_saturated: bool,
     column: int,
     out: tuple[F32, Mask, Mask],
 ) -> bool:
@@ -58,28 +91,29 @@ def interpolate(
 
     Parameters
     ----------
-    time, values, valid, saturated
-        (n_people, n_slots) and (n_people, n_slots, n_channels): the slots of one sensor of everybody; None where all
-        are valid and none saturated.
-    n, interval : (n_people,) int64
-        Slots that are used, and nominal sample interval, ns.
+    slots
+        Of one sensor of everybody.
     rows, first_ns : (n_rows,)
         Whose, and the first tick, ns.
+    some_invalid, some_saturated
+        False where all slots are valid, or none is saturated.
     column
         Of ``out``, from which the sensor's channels are written.
     out
         Values, valid and saturated, (n_rows, n_ticks, n_channels of all sensors).
     """
     function = _functions()[0]
-    n_people, n_slots, n_channels = values.shape
     shape = out[0].shape
     if function is None or not (is_plain(rows, np.int64, shape[:1]) and is_plain(first_ns, np.int64, shape[:1])):
         return False
     done = function(
-        *map(address, (time, n, interval, values, valid, saturated)),
-        n_people,
-        n_slots,
-        n_channels,
+        slots.time,
+        slots.n,
+        slots.interval,
+        slots.values,
+        slots.valid if some_invalid else None,
+        slots.saturated if some_saturated else None,
+        *slots.shape,
         address(rows),
         address(first_ns),
         shape[0],
@@ -93,43 +127,90 @@ def interpolate(
 
 
 def drop_before(
-    time: I64,
-    n: I64,
-    values: F32,
-    valid: Mask | None,
-    saturated: Mask | None,
+    slots: Slots,
     rows: NDArray[np.intp],
     time_ns: I64,
     kept: I64,
-) -> I64 | None:
+    *,
+    some_invalid: bool,
+    some_saturated: bool,
+) -> bool:
     """Forget what no tick at or after ``time_ns`` needs, but ``kept`` samples more, and move the rest up.
 
-    Returns
-    -------
-    (n_rows,) int64
-        How many samples were forgotten; None where numpy must do it.
+    False, with nothing done, where numpy must do it.
     """
     function = _functions()[1]
     if function is None or not all(is_plain(a, np.int64, rows.shape) for a in (rows, time_ns, kept)):
-        return None
-    gone = np.empty(len(rows), np.int64)
+        return False
     done = function(
-        *map(address, (time, n, values, valid, saturated)),
-        *values.shape,
+        slots.time,
+        slots.n,
+        slots.held,
+        slots.values,
+        slots.valid if some_invalid else None,
+        slots.saturated if some_saturated else None,
+        *slots.shape,
         address(rows),
         address(time_ns),
         address(kept),
         len(rows),
-        address(gone),
     )
-    return gone if done == 0 else None
+    return bool(done == 0)
+
+
+def ready(
+    last: I64,
+    next_tick: I64,
+    *,
+    period_ns: int,
+    max_delay_ns: int,
+    now_ns: int | None,
+    flush: bool,
+    hop: int,
+    most: int,
+    never: int,
+) -> NDArray[np.intp] | None:
+    """Return whose hop is final, in order; None where numpy must look: somebody begins, or leaps over a silence.
+
+    Parameters
+    ----------
+    last : (n_people, n_sensors)
+        Newest sample of each sensor, ns, ``never`` before the first.
+    next_tick : (n_people,)
+        The first that was not taken, ``never`` before the first.
+    most
+        Ticks that may be final and not taken.
+    """
+    function = _functions()[2]
+    n_people, n_sensors = last.shape
+    if function is None or not is_plain(last, np.int64, last.shape):
+        return None
+    if not is_plain(next_tick, np.int64, (n_people,)) or not (now_ns is None or abs(now_ns) < _SANE_NS):
+        return None
+    rows = np.empty(n_people, np.int64)
+    n = function(
+        address(last),
+        address(next_tick),
+        n_people,
+        n_sensors,
+        period_ns,
+        max_delay_ns,
+        now_ns is not None,
+        now_ns or 0,
+        flush,
+        hop,
+        most,
+        never,
+        address(rows),
+    )
+    return rows[:n] if n >= 0 else None
 
 
 def look_at(
     values: F32, valid: Mask, saturated: Mask | None, pairs: Sequence[tuple[slice, slice]], out: F32, shared: F32
 ) -> bool:
     """Write the facts of a hop, ``out`` (10, n_streams, n_channels) and ``shared``; False where numpy must."""
-    function = _functions()[2]
+    function = _functions()[3]
     shape = values.shape
     _, hop, n_channels = shape
     if function is None or not (is_plain(values, np.float32, shape) and is_plain(valid, np.bool_, shape)):
