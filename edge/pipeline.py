@@ -440,11 +440,14 @@ class Pipeline:
             calibration=calibration,
             clock_ms=clock_ms,
         )
-        gap_s = np.where(last != _NONE_YET, index - last - 1, 0) * (hop / self.scorer.manifest.rate_hz)
+        gap_s = None
+        if len(leapt):
+            gap_s = np.where(last != _NONE_YET, index - last - 1, 0) * (hop / self.scorer.manifest.rate_hz)
         still_s = np.zeros_like(batch.scores.missing) if batch.health is None else batch.health.still_s
         off = self._wear.look(rows, gap_s, batch.scores.missing, still_s)
-        for one in np.flatnonzero(off.any(axis=1)):
-            self.people.taken_off(int(rows[one]), off[one])
+        if off is not None:
+            for one in np.flatnonzero(off.any(axis=1)):
+                self.people.taken_off(int(rows[one]), off[one])
         bases, who = self.people.bases, rows.tolist()
         batch = batch.changed(
             bases=bases if everybody else tuple(bases[i] for i in who),

@@ -43,25 +43,29 @@ class WearWatch:
         self.silent_s: F64 = np.zeros((n_streams, n_sensors))
         self._n_off = np.zeros(n_streams, np.int64)
 
-    def look(self, rows: NDArray[np.intp], gap_s: F64, missing: F64, still_s: F64) -> NDArray[np.bool_]:
+    def look(self, rows: NDArray[np.intp], gap_s: F64 | None, missing: F64, still_s: F64) -> NDArray[np.bool_] | None:
         """Take a hop of some streams; return (n_rows, n_sensors) which sensors are off, or were until this hop.
+
+        None where it is none of them, which costs least.
 
         Parameters
         ----------
         rows
             Whose.
         gap_s : (n_rows,)
-            Between the hop before and this one, in which nothing was heard at all.
+            Between the hop before and this one, in which nothing was heard at all; None for no time.
         missing : (n_rows, n_sensors)
             Share of the block that did not arrive.
         still_s : (n_rows, n_sensors)
             For how long each sensor has lain still.
         """
-        silent_s = self.silent_s[rows] + gap_s[:, None]
+        if gap_s is None and missing.max() < _SILENT and still_s.max() < STILL_S and not self.silent_s[rows].any():
+            return None
+        silent_s = self.silent_s[rows] if gap_s is None else self.silent_s[rows] + gap_s[:, None]
         off: NDArray[np.bool_] = (silent_s >= SILENT_S) | (still_s >= STILL_S)
         self.silent_s[rows] = np.where(missing >= _SILENT, silent_s + self._hop_s, 0.0)
         self._n_off[rows] += off.any(axis=1)
-        return off
+        return off if off.any() else None
 
     def note_off(self, row: int) -> None:
         """Take it from somebody that a sensor is off."""

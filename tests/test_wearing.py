@@ -152,11 +152,12 @@ def test_what_was_silent_or_still_for_long_is_off_whatever_came_between(
     for k, (heard, gap_s, still_s) in enumerate(course):
         if k == at:  # people come and go
             watch = watch.rearranged([-1, 0]).rearranged([1])
-        row, gap = np.array([0]), np.array([gap_s])
+        gap_s = max(0.0, gap_s - 450)  # none, half of the time
+        row, gap = np.array([0]), np.array([gap_s]) if gap_s else None
         off = watch.look(row, gap, np.array([[0.0 if heard else 1.0]]), np.array([[still_s]]))
         silent_s += gap_s
-        assert off[0, 0] == (silent_s >= SILENT_S or still_s >= STILL_S)
-        n_off += int(off[0, 0])
+        assert (off is not None and off[0, 0]) == (silent_s >= SILENT_S or still_s >= STILL_S)
+        n_off += off is not None
         silent_s = 0.0 if heard else silent_s + 1.0
         assert watch.seen_off(0) == n_off and watch.silent_s[0, 0] == pytest.approx(silent_s)
 
