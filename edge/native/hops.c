@@ -56,20 +56,30 @@ API WIDE int32_t kinedge_interpolate(const int64_t *time, const int64_t *n, cons
             const int64_t at_a = (row * n_slots + before) * n_channels, at_b = (row * n_slots + behind) * n_channels;
             const float *a = values + at_a, *b = values + at_b;
             const float weight = alone ? 0.0f : (float)((double)offset / (double)step);
-            for (int64_t c = 0; c < n_channels; c++) {
-                const float change = alone ? 0.0f : (b[c] - a[c]) * weight;
+            const masks both = all_of(alone ? 0.0f : 1.0f) != all_of(0.0f);
+            int64_t c = 0;
+            for (; c + FOUR <= n_channels; c += FOUR) {
+                const floats from = load(a + c), to = load(b + c);
+                const floats change = where(both, (to - from) * all_of(weight), all_of(0.0f));
                 /* not finite less itself is no number */
+                const masks finite = (from - from == all_of(0.0f)) & (~both | (to - to == all_of(0.0f)));
+                const bytes told = __builtin_convertvector(finite & 1, bytes);
+                memcpy(ok + c, &told, sizeof told);
+                store(v + c, where(finite, from + change, all_of(0.0f)));
+            }
+            for (; c < n_channels; c++) {
+                const float change = alone ? 0.0f : (b[c] - a[c]) * weight;
                 const int finite = (a[c] - a[c] == 0.0f) & (alone | (b[c] - b[c] == 0.0f));
                 v[c] = finite ? a[c] + change : 0.0f;
                 ok[c] = (uint8_t)finite;
             }
             if (valid)
-                for (int64_t c = 0; c < n_channels; c++) {
+                for (c = 0; c < n_channels; c++) {
                     ok[c] = ok[c] & valid[at_a + c] & (uint8_t)(alone | valid[at_b + c]);
                     v[c] = ok[c] ? v[c] : 0.0f;
                 }
             if (saturated)
-                for (int64_t c = 0; c < n_channels; c++)
+                for (c = 0; c < n_channels; c++)
                     sat[c] = saturated[at_a + c] | (uint8_t)(alone ? 0 : saturated[at_b + c]);
             else
                 memset(sat, 0, (size_t)n_channels);
