@@ -48,6 +48,11 @@ def _over_band(rows: _Rows) -> str:
     return _range((r["u65"] - r["u65_band"] for r in rows if r["what"] in named), digits=3)
 
 
+def _others_over_band(rows: _Rows) -> str:
+    named = [f"simulated, {c}" for c in ("saturation", "dead sensor", "stuck", "flat line", "duplicate", "off-body")]
+    return _range((r["u65_others"] - r["u65_band"] for r in rows if r["what"] in named), digits=3)
+
+
 def _false_on_real(*results: _Rows) -> str:
     rows = [r for rows in results for r in rows if r["what"].endswith("all, e-detector")]
     false, minutes = sum(int(r["false"]) for r in rows), sum(float(r["minutes"]) for r in rows)
@@ -149,6 +154,13 @@ HEADLINES: Final[Sequence[Headline]] = (
         "… u65 less that of a band of p-values, the six faults of the goal",
         ("caution",),
         _over_band,
+        "0",
+        "caution",
+    ),
+    Headline(
+        '… with `without_sensor = "others"`, the six faults of one sensor',
+        ("caution",),
+        _others_over_band,
         "0",
         "caution",
     ),

@@ -156,7 +156,9 @@ TABLES: Final[Mapping[str, Table]] = {
         {"what": "", "u80": "u80", "u80_band": "band of p-values", "u_plain": "plain threshold", "u65": "u65"}
         | {"u65_band": "band, u65", "u65_over_band_se": "± of u65 less the band's", "missed": "missed"}
         | {"missed_plain": "missed, plain", "false_calls": "false calls", "unsure": "unsure"}
-        | {"aurc": "AURC", "aurc_plain": "AURC, plain", "right_reason": "right reason"},
+        | {"aurc": "AURC", "aurc_plain": "AURC, plain", "right_reason": "right reason"}
+        | {"u65_others": "u65, others", "u65_others_over_band_se": "± of it less the band's"}
+        | {"u80_others": "u80, others", "missed_others": "missed, others", "unsure_others": "unsure, others"},
         "kinedge bench caution",
         lambda row: "second half" not in str(row["what"]),
     ),

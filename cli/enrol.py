@@ -239,7 +239,7 @@ def _tell(place: Path, enrolment: Enrolment, signer: str | None, *, sentence: st
     )
     table.add_row("left out as abnormal", f"{manifest.n_trimmed} blocks")
     table.add_row("walking", f"{manifest.walking_s / 60:.1f} min, from which new days are aligned")
-    held = "none: who does not walk is not aligned on a new day"
+    held = "none: who does not walk is not aligned on a new day, and nothing is promised then"
     if enrolment.poses is not None:
         usable = [s.name for s, ok in zip(manifest.sensors, enrolment.poses.usable, strict=True) if ok]
         held = f"{', '.join(manifest.poses)}, from which {', '.join(usable)} can be aligned on a new day"

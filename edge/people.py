@@ -117,12 +117,14 @@ class People:
 
     def taken_off(self, row: int, sensors: NDArray[np.bool_]) -> None:
         """Hear that these sensors (n_sensors,) of somebody are off, or were: how they sit then is to be seen anew."""
-        if self.subjects[row] not in self.enrolments:
+        subject = self.subjects[row]
+        if subject not in self.enrolments:
             return
-        if self.known[row, sensors].any():
+        if self.known[row, sensors].any() or (row not in self._learning and self.can_align(subject)):
             self._forget(row, sensors)
         elif row in self._learning:  # what a sensor sees on its way is no walking of a body
             self._learning[row].clear(np.flatnonzero(sensors).tolist())
+            self._look_s[row, sensors] = ALIGN_AFTER_S
 
     def same_wearing(self, subject: str) -> None:
         """Hear that the sensors of somebody were not taken off since their enrolment: they sit as they did.

@@ -16,7 +16,7 @@ from kinedge.edge.caution import Decision
 from kinedge.edge.dashboard.words import calibration_words
 from kinedge.edge.enrol import enrol_recordings
 from kinedge.edge.enrolment import Enrolment
-from kinedge.edge.people import People
+from kinedge.edge.people import ALIGN_AFTER_S, People
 from kinedge.edge.pipeline import Pipeline
 from kinedge.edge.promise import Watched, placing
 from kinedge.edge.scoring import Scorer
@@ -97,6 +97,17 @@ def test_walking_while_a_sensor_is_off_teaches_nothing_about_it(scorer: Scorer, 
     people.taken_off(0, BOTH)
     assert not people.known.any() and people.bases[0].alignment == "pending"
     assert "done" not in walk(people, walker[1].slice(0, 2000))  # begins anew
+
+
+def test_what_could_not_be_told_is_given_up_after_ten_minutes_and_looked_at_again_once_it_was_off(
+    scorer: Scorer, walker: Walker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kinedge.edge.people._GIVE_UP_S", ALIGN_AFTER_S)
+    vague = replace(walker[0], frames=replace(walker[0].frames, error_rad=np.full((2, 2), 1.0)))
+    people = People(scorer, ["p"], {"p": vague})
+    assert walk(people, walker[1])[-1] == "failed" and not people.known.any() and not people.learning
+    people.taken_off(0, LEFT)
+    assert people.bases[0].alignment == "pending" and people.learning
 
 
 def test_sensors_that_stayed_on_since_the_enrolment_are_known_without_a_step(scorer: Scorer, walker: Walker) -> None:
