@@ -4,6 +4,7 @@
  */
 #include <string.h>
 
+#include "four.h"
 #include "sums.h"
 
 /* As kinedge/edge/native/blocks.py fills it in: every field is eight bytes, in this order. */
@@ -34,10 +35,6 @@ PAIRWISE(sum_of_doubles, double)
 
 #define MOST_WIDTH 256
 
-typedef float floats __attribute__((vector_size(16)));
-typedef uint8_t bytes __attribute__((vector_size(4)));
-#define TOGETHER ((int64_t)(sizeof(floats) / sizeof(float)))
-
 /* Sums over samples, one after the other, of nats, z^2, (y of what was scored)^2, scored; of four columns together. z, y,
  * nats, ok (n_streams, n_samples, n_channels); out (4, .., n_channels), its planes so far apart. */
 API WIDE int32_t kinedge_block_sums(const float *restrict z, const float *restrict y, const float *restrict nats,
@@ -48,25 +45,20 @@ API WIDE int32_t kinedge_block_sums(const float *restrict z, const float *restri
     for (int64_t s = 0; s < n_streams; s++) {
         float *to = out + s * C;
         int64_t c = 0;
-        for (; c + TOGETHER <= C; c += TOGETHER) {
-            floats a = {0}, b = {0}, d = {0}, e = {0}, zs, ys, ns;
-            bytes oks;
+        for (; c + FOUR <= C; c += FOUR) {
+            floats a = {0}, b = {0}, d = {0}, e = {0};
             for (int64_t at = s * n_samples * C + c; at < (s + 1) * n_samples * C; at += C) {
-                memcpy(&zs, z + at, sizeof zs);
-                memcpy(&ys, y + at, sizeof ys);
-                memcpy(&ns, nats + at, sizeof ns);
-                memcpy(&oks, ok + at, sizeof oks);
-                const floats there = __builtin_convertvector(oks, floats);
-                ys *= there;
-                a += ns;
+                const floats there = where(load_masks(ok + at), all_of(1), all_of(0)), zs = load(z + at);
+                const floats ys = load(y + at) * there;
+                a += load(nats + at);
                 b += zs * zs;
                 d += ys * ys;
                 e += there;
             }
-            memcpy(to + c, &a, sizeof a);
-            memcpy(to + plane + c, &b, sizeof b);
-            memcpy(to + 2 * plane + c, &d, sizeof d);
-            memcpy(to + 3 * plane + c, &e, sizeof e);
+            store(to + c, a);
+            store(to + plane + c, b);
+            store(to + 2 * plane + c, d);
+            store(to + 3 * plane + c, e);
         }
         for (; c < C; c++) {
             float a = 0, b = 0, d = 0, e = 0;

@@ -6,6 +6,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "four.h"
 #include "kinedge_native.h"
 
 /* Put the ticks of some people on the grid: a sample that is on the tick, or the line between its two neighbours where
@@ -55,20 +56,30 @@ API WIDE int32_t kinedge_interpolate(const int64_t *time, const int64_t *n, cons
             const int64_t at_a = (row * n_slots + before) * n_channels, at_b = (row * n_slots + behind) * n_channels;
             const float *a = values + at_a, *b = values + at_b;
             const float weight = alone ? 0.0f : (float)((double)offset / (double)step);
-            for (int64_t c = 0; c < n_channels; c++) {
-                const float change = alone ? 0.0f : (b[c] - a[c]) * weight;
+            const masks both = all_of(alone ? 0.0f : 1.0f) != all_of(0.0f);
+            int64_t c = 0;
+            for (; c + FOUR <= n_channels; c += FOUR) {
+                const floats from = load(a + c), to = load(b + c);
+                const floats change = where(both, (to - from) * all_of(weight), all_of(0.0f));
                 /* not finite less itself is no number */
+                const masks finite = (from - from == all_of(0.0f)) & (~both | (to - to == all_of(0.0f)));
+                const bytes told = __builtin_convertvector(finite & 1, bytes);
+                memcpy(ok + c, &told, sizeof told);
+                store(v + c, where(finite, from + change, all_of(0.0f)));
+            }
+            for (; c < n_channels; c++) {
+                const float change = alone ? 0.0f : (b[c] - a[c]) * weight;
                 const int finite = (a[c] - a[c] == 0.0f) & (alone | (b[c] - b[c] == 0.0f));
                 v[c] = finite ? a[c] + change : 0.0f;
                 ok[c] = (uint8_t)finite;
             }
             if (valid)
-                for (int64_t c = 0; c < n_channels; c++) {
+                for (c = 0; c < n_channels; c++) {
                     ok[c] = ok[c] & valid[at_a + c] & (uint8_t)(alone | valid[at_b + c]);
                     v[c] = ok[c] ? v[c] : 0.0f;
                 }
             if (saturated)
-                for (int64_t c = 0; c < n_channels; c++)
+                for (c = 0; c < n_channels; c++)
                     sat[c] = saturated[at_a + c] | (uint8_t)(alone ? 0 : saturated[at_b + c]);
             else
                 memset(sat, 0, (size_t)n_channels);
@@ -115,49 +126,47 @@ API int32_t kinedge_drop_before(int64_t *time, int64_t *n, int64_t *held, float 
     return 0;
 }
 
-/* Of so many columns of one stream, from column c on: all sums run sample after sample. x keeps what is there less the
- * level, 0 where nothing is. THERE(at): 1 where a sample is there, else 0. */
-#define FACTS(n_columns, THERE)                                                                                        \
+/* Of four columns of one stream, or of one, from column c on: all sums run sample after sample. x keeps what is there
+ * less the level, 0 where nothing is. KIND is floats or float, with what loads, stores and chooses them. */
+#define FACTS(KIND, LOAD, THERE, WHERE, ALL, STORE, n_columns)                                                         \
     do {                                                                                                               \
-        float lowest[n_columns], highest[n_columns], sum[n_columns], steps[n_columns], both[n_columns];                \
-        float known[n_columns], then[n_columns], last[n_columns], lows[n_columns], highs[n_columns], power[n_columns]; \
-        for (int i = 0; i < n_columns; i++) {                                                                          \
-            lowest[i] = FLT_MAX, highest[i] = -FLT_MAX;                                                                \
-            sum[i] = steps[i] = both[i] = known[i] = then[i] = last[i] = lows[i] = highs[i] = power[i] = 0.0f;         \
+        const KIND none = ALL(0), one = ALL(1), far = ALL(FLT_MAX);                                                    \
+        KIND lowest = far, highest = -far, sum = none, steps = none, both = none, known = none, then = none;           \
+        KIND last = none, lows = none, highs = none, power = none;                                                     \
+        for (int64_t at = c; at < size; at += C) {                                                                     \
+            const KIND here = WHERE(THERE(at), one, none), now = WHERE(THERE(at), LOAD(v + at), none);                 \
+            const KIND least = WHERE(THERE(at), now, far), most = WHERE(THERE(at), now, -far);                         \
+            const KIND pair = here * then, step = (now - last) * pair;                                                 \
+            lowest = WHERE(least < lowest, least, lowest);                                                             \
+            highest = WHERE(most > highest, most, highest);                                                            \
+            sum += now;                                                                                                \
+            known += here;                                                                                             \
+            both += pair;                                                                                              \
+            steps += step * step;                                                                                      \
+            then = here;                                                                                               \
+            last = now;                                                                                                \
         }                                                                                                              \
-        for (int64_t k = 0; k < hop; k++) {                                                                            \
-            const int64_t at = k * C + c;                                                                              \
-            for (int i = 0; i < n_columns; i++) {                                                                      \
-                const float here = THERE(at + i), now = here != 0.0f ? v[at + i] : 0.0f;                               \
-                const float least = here != 0.0f ? now : FLT_MAX, most = here != 0.0f ? now : -FLT_MAX;                \
-                const float pair = here * then[i], step = (now - last[i]) * pair;                                      \
-                lowest[i] = least < lowest[i] ? least : lowest[i];                                                     \
-                highest[i] = most > highest[i] ? most : highest[i];                                                    \
-                sum[i] += now, known[i] += here, both[i] += pair, steps[i] += step * step;                             \
-                then[i] = here, last[i] = now;                                                                         \
-            }                                                                                                          \
+        sum /= WHERE(known > one, known, one);                                                                         \
+        for (int64_t at = c; at < size; at += C) {                                                                     \
+            const KIND here = WHERE(THERE(at), one, none), now = WHERE(THERE(at), LOAD(v + at), none);                 \
+            const KIND apart = (now - sum) * here;                                                                     \
+            lows += WHERE(WHERE(THERE(at), now, far) == lowest, one, none);                                            \
+            highs += WHERE(WHERE(THERE(at), now, -far) == highest, one, none);                                         \
+            power += apart * apart;                                                                                    \
+            STORE(x + at, apart);                                                                                      \
         }                                                                                                              \
-        for (int i = 0; i < n_columns; i++)                                                                            \
-            sum[i] /= known[i] > 1.0f ? known[i] : 1.0f;                                                               \
-        for (int64_t k = 0; k < hop; k++) {                                                                            \
-            const int64_t at = k * C + c;                                                                              \
-            for (int i = 0; i < n_columns; i++) {                                                                      \
-                const float here = THERE(at + i), now = here != 0.0f ? v[at + i] : 0.0f;                               \
-                const float apart = (now - sum[i]) * here;                                                             \
-                lows[i] += (here != 0.0f ? now : FLT_MAX) == lowest[i] ? 1.0f : 0.0f;                                  \
-                highs[i] += (here != 0.0f ? now : -FLT_MAX) == highest[i] ? 1.0f : 0.0f;                               \
-                power[i] += apart * apart;                                                                             \
-                x[at + i] = apart;                                                                                     \
-            }                                                                                                          \
-        }                                                                                                              \
-        float *const of[] = {known, NULL, sum, power, lowest, highest, lows, highs, steps, both};                      \
+        const KIND of[] = {known, none, sum, power, lowest, highest, lows, highs, steps, both};                        \
         for (int f = 0; f < 10; f++)                                                                                   \
-            for (int i = 0; i < n_columns; i++)                                                                        \
-                out[(f * n_streams + s) * C + c + i] = of[f] ? of[f][i] : 0.0f;                                        \
+            STORE(out + (f * n_streams + s) * C + c, of[f]);                                                           \
         c += n_columns;                                                                                                \
     } while (0)
-#define ALWAYS(at) 1.0f
-#define MAYBE(at) (float)ok[at]
+#define ONE_LOAD(from) (*(from))
+#define ONE_STORE(to, number) (*(to) = (number))
+#define ONE_OF(number) ((float)(number))
+#define ONE_WHERE(there, yes, no) ((there) ? (yes) : (no))
+#define ONE_THERE(at) (ok[at] != 0)
+#define FOUR_THERE(at) load_masks(ok + (at))
+#define ALL_THERE(at) ((masks){-1, -1, -1, -1})
 
 /* Facts of one hop: values, valid, saturated (n_streams, hop, n_channels), saturated NULL where none is; out (10,
  * n_streams, n_channels) in the order of HopFacts. pairs (n_pairs, 3): first columns of two sensors, and how many;
@@ -183,17 +192,14 @@ API WIDE int32_t kinedge_facts(const float *values, const uint8_t *valid, const 
         const float *restrict v = values + s * size;
         const uint8_t *restrict ok = valid + s * size;
         int64_t c = 0;
-        if (memchr(ok, 0, (size_t)size)) {
-            while (c + 4 <= C)
-                FACTS(4, MAYBE);
-            while (c < C)
-                FACTS(1, MAYBE);
-        } else {
-            while (c + 4 <= C)
-                FACTS(4, ALWAYS);
-            while (c < C)
-                FACTS(1, ALWAYS);
-        }
+        if (memchr(ok, 0, (size_t)size))
+            while (c + FOUR <= C)
+                FACTS(floats, load, FOUR_THERE, where, all_of, store, FOUR);
+        else
+            while (c + FOUR <= C)
+                FACTS(floats, load, ALL_THERE, where, all_of, store, FOUR);
+        while (c < C)
+            FACTS(float, ONE_LOAD, ONE_THERE, ONE_WHERE, ONE_OF, ONE_STORE, 1);
         if (saturated) {
             float *restrict n_saturated = out + (n_streams + s) * C;
             for (int64_t k = 0; k < hop; k++)

@@ -5,6 +5,7 @@
  */
 #include <string.h>
 
+#include "four.h"
 #include "surprise.h"
 
 /* -1 where a piece or a row of the state is outside of what the step holds. */
@@ -32,12 +33,19 @@ API WIDE int32_t kinedge_prepare(const kinedge_step *s, int64_t start, int64_t s
         const float *restrict values = s->values + i * size;
         const uint8_t *restrict valid = s->valid + i * size;
         float *restrict x = s->x + (i - start) * size, *restrict mask = s->mask + (i - start) * size;
-        for (int64_t k = 0; k < s->n_samples; k++)
-            for (int64_t c = 0; c < C; c++) {
+        for (int64_t k = 0; k < s->n_samples; k++) {
+            int64_t c = 0;
+            for (; c + FOUR <= C; c += FOUR) {
+                floats v = (load(values + k * C + c) - load(s->center + c)) * load(s->inverse_scale + c);
+                v = where(v < all_of(-limit), all_of(-limit), v);
+                store(x + k * C + c, where(v > all_of(limit), all_of(limit), v));
+            }
+            for (; c < C; c++) {
                 float v = (values[k * C + c] - s->center[c]) * s->inverse_scale[c];
                 v = v < -limit ? -limit : v;
                 x[k * C + c] = v > limit ? limit : v;
             }
+        }
         for (int64_t k = 0; k < size; k++)
             mask[k] = valid[k] ? 1.0f : 0.0f;
         const int64_t row = s->rows[i];
@@ -101,7 +109,14 @@ API WIDE int32_t kinedge_differ(const kinedge_step *s, int64_t start, int64_t st
                 float *restrict z = s->z + (i * T + k) * width + h * C;
                 float *restrict nats = s->nats + (i * T + k) * width + h * C;
                 float *restrict expected = s->expected + (at * T + k) * width + h * C;
-                for (int64_t c = 0; c < C; c++) {
+                int64_t c = 0;
+                for (; c + FOUR <= C; c += FOUR) {
+                    const floats scale = load(l + c);
+                    store(z + c, load(now + c) - load(m + c));
+                    store(expected + c, scale);
+                    store(nats + c, -scale);
+                }
+                for (; c < C; c++) {
                     z[c] = now[c] - m[c];
                     expected[c] = l[c];
                     nats[c] = -l[c];
@@ -153,7 +168,17 @@ API WIDE int32_t kinedge_finish(const kinedge_step *s, int64_t start, int64_t st
                 const float *restrict expected = s->expected + ((i - start) * T + k) * width + h * C;
                 float *restrict z = s->z + at, *restrict nats = s->nats + at;
                 uint8_t *restrict ok = s->ok + at;
-                for (int64_t c = 0; c < C; c++) {
+                const masks is_warm = (masks){0} - warm;
+                int64_t c = 0;
+                for (; c + FOUR <= C; c += FOUR) {
+                    const floats v = load(nats + c) * load(half + h * C + c) + load(expected + c);
+                    const masks scored = (v - v == all_of(0)) & load_masks(valid + c) & is_warm;
+                    const bytes told = __builtin_convertvector(scored & 1, bytes);
+                    memcpy(ok + c, &told, sizeof told);
+                    store(nats + c, where(scored, v, all_of(0)));
+                    store(z + c, where(scored, load(z + c), all_of(0)));
+                }
+                for (; c < C; c++) {
                     const float v = nats[c] * half[h * C + c] + expected[c];
                     const int scored = warm & valid[c] & (v - v == 0.0f);
                     ok[c] = (uint8_t)scored;
