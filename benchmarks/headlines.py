@@ -129,7 +129,7 @@ HEADLINES: Final[Sequence[Headline]] = (
     ),
     Headline(
         "… false episodes of real people, one promised in 15 minutes",
-        ("alarms_daphnet", "alarms_gait_healthy"),
+        ("alarms_daphnet", "alarms_gait_healthy", "alarms_fog_stanford"),
         _false_on_real,
         "",
         "alarms-real",

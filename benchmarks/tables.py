@@ -144,7 +144,7 @@ TABLES: Final[Mapping[str, Table]] = {
         "kinedge bench alarms",
     ),
     "promise-real": Table(
-        ("alarms_daphnet", "alarms_gait_healthy"),
+        ("alarms_daphnet", "alarms_gait_healthy", "alarms_fog_stanford"),
         {"what": "", "minutes": "minutes", "valid": "valid time", "false": "false"}
         | {"false_per_hour": "per hour (95 %)", "false_per_valid_hour": "per valid hour (95 %)"}
         | {"of_promise": "times the promise (95 %)", "freezes_found": "freezes found", "noise_found": "noise found"},
