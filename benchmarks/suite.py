@@ -60,6 +60,12 @@ SUITE: Final = (
         "throughput --people 6 --parameters 3000 --chunk 25 --seconds 1 --memory-people 4",
         1.5,
     ),
+    Entry(
+        "throughput_18",
+        "throughput --people 300,600 --sensors 3 --rate-hz 100 --chunk 10 --seconds 4 --memory-people 100",
+        "",
+        1.0,
+    ),
     Entry("decode", "decode", "decode", 0.2),
     Entry("links", "links", "links --sensors 2 --rate 50 --seconds 2", 0.5),
     Entry(

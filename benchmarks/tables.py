@@ -90,7 +90,7 @@ TABLES: Final[Mapping[str, Table]] = {
         lambda row: not str(row["what"]).startswith(("train", "contract")),
     ),
     "throughput": Table(
-        ("throughput",),
+        ("throughput", "throughput_18"),
         {"people": "people", "load": "load of a core", "people_per_core": "people per core", "late_share": "late"}
         | {
             "us_per_hop": "µs per person and hop",
@@ -98,7 +98,8 @@ TABLES: Final[Mapping[str, Table]] = {
             "ratio_of_backend": "× its bare backend",
         }
         | {"wait_p50_ms": "wait p50, ms", "wait_p99_ms": "wait p99, ms"}
-        | {"sample_to_verdict_p99_ms": "sample to verdict p99, ms", "goal_ms": "goal, ms", "kb_per_person": "kB each"},
+        | {"sample_to_verdict_p99_ms": "sample to verdict p99, ms"}
+        | {"radio_p99_ms": "of that radio", "goal_ms": "goal, ms", "kb_per_person": "kB each"},
         "kinedge bench throughput --people 1000,4000",
         lambda row: not str(row["what"]).startswith("import"),
     ),
