@@ -9,7 +9,8 @@ import pytest
 
 from kinedge.benchmarks import left_out
 from kinedge.benchmarks.alarms_real import bench_alarms_real
-from kinedge.benchmarks.left_out import RECIPES, Recipe, grouped, models_left_out
+from kinedge.benchmarks.left_out import RECIPES, Recipe, grouped, models_left_out, models_proven
+from kinedge.benchmarks.parity import bench_parity
 from kinedge.bundle import read_bundle
 from kinedge.cli import main
 from kinedge.errors import ConfigError, SignalError
@@ -83,6 +84,25 @@ def test_people_are_watched_by_a_model_that_never_saw_them_and_it_is_made_once(
     np.savez(tmp_path / "other.npz", **{f"{name}R01": walk(seed + 50) for seed, name in enumerate(PEOPLE)})
     assert not models_left_out(small, tmp_path / "other.npz", tmp_path, limit=0)
     assert len([p for p in tmp_path.iterdir() if p.is_dir()]) == 2
+
+
+def test_proofs_are_made_once_and_every_form_of_the_model_has_a_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    people = tmp_path / "d.npz"
+    np.savez(people, **{f"{name}R01": walk(seed, seconds=40.0) for seed, name in enumerate(PEOPLE)})
+    fit = FitConfig(max_epochs=1, steps_per_epoch=20, dilations=(1, 2), width=8)
+    build = BuildConfig(name="small", rate_hz=RATE_HZ, hop_s=2.0, shares=(0.25, 0.25, 0.25), fit=fit)
+    monkeypatch.setattr(left_out, "PROVEN", {"daphnet": build})
+    said: list[str] = []
+    models = models_proven({"daphnet": people}, tmp_path, seeds=1, progress=said.append)
+    assert "daphnet, seed 0: proving ONNX int8" in said
+    said.clear()
+    assert models_proven({"daphnet": people}, tmp_path, seeds=1, progress=said.append) == models and not said
+    rows = {row["what"]: row["status"] for row in bench_parity(models)["rows"]}
+    ran = ("torch fp32", "ONNX fp32 whole", "ONNX fp32 streaming", "ONNX fp16", "ONNX int8")
+    assert all(rows[f"small: {form}"] == "ran" for form in ran)
+    assert rows["small: TensorRT int8"] == "not run"
 
 
 def test_what_cannot_be_made_is_said(people: Path, small: str, tmp_path: Path) -> None:
