@@ -343,7 +343,7 @@ us = st.floats(-10, 10)
 
 
 @given(left=us, right=us, p=st.floats(0.0001, 1), m=st.tuples(shares, shares), s=st.tuples(shares, shares))
-def test_beliefs_are_masses_and_worse_data_never_makes_surer(
+def test_beliefs_are_masses_and_worse_data_never_makes_surer_than_no_suspicion_would(
     left: float, right: float, p: float, m: tuple[float, float], s: tuple[float, float]
 ) -> None:
     u = unusual(left, right, p)
@@ -353,7 +353,9 @@ def test_beliefs_are_masses_and_worse_data_never_makes_surer(
         assert belief.normal[0] >= 0
         assert belief.anomalous[0] >= 0
         assert belief.normal[0] + belief.anomalous[0] <= 1 + 1e-12
-    assert poor.normal[0] <= good.normal[0] + 1e-12
+    # a suspicion counts for less in worse data, but never for less than nothing (a ratio of 1, at u = 1 here)
+    unsuspected = ask(scores(), unusual(min(left, 1.0), min(right, 1.0), p))[1]
+    assert poor.normal[0] <= max(good.normal[0], unsuspected.normal[0]) + 1e-12
     if min(m[0], m[1]) < 0.9:
         assert poor.reliability.max() <= good.reliability.max()
 
