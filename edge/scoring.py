@@ -23,7 +23,7 @@ from kinedge.edge.state_rows import put_rows, take_rows, write_rows
 from kinedge.edge.verdict import VerdictBatch
 from kinedge.units import period_ns
 
-__all__ = ["Scorer", "ScoringState", "put_rows", "take_rows"]
+__all__ = ["Scorer", "ScoringState"]
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]

@@ -13,7 +13,8 @@ from kinedge.edge.engine import Surprise
 from kinedge.edge.hop_facts import FAR, look_at
 from kinedge.edge.offline import align_recording, score_recording, verdicts_of
 from kinedge.edge.scores import BlockScorer, BlockScores
-from kinedge.edge.scoring import Scorer, ScoringState, put_rows, take_rows
+from kinedge.edge.scoring import Scorer, ScoringState
+from kinedge.edge.state_rows import put_rows, take_rows
 from kinedge.errors import BundleError, SignalError
 from kinedge.recording import Recording, Region
 from kinedge.signals import IMU6, SensorSpec

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Mapping
 from functools import cache
 from typing import Any, Final, NamedTuple
@@ -10,7 +9,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from kinedge.edge.native.loader import library
+from kinedge.edge.native.loader import typed
 from kinedge.edge.native.record import DOUBLE, INT64, POINTER, Record, structure
 
 __all__ = ["NativeBelief", "Told"]
@@ -60,13 +59,7 @@ class Told(NamedTuple):
 
 @cache
 def _functions() -> tuple[Any, ...] | None:
-    loaded = library()
-    if loaded is None:
-        return None
-    found = tuple(getattr(loaded, name) for name in _FUNCTIONS)
-    for function in found:
-        function.argtypes, function.restype = [ctypes.c_void_p], ctypes.c_int32
-    return found
+    return typed(dict.fromkeys(_FUNCTIONS, (POINTER,)))
 
 
 class NativeBelief:
@@ -86,7 +79,6 @@ class NativeBelief:
         self._n_channels, self._n_sensors = int(numbers["n_channels"]), int(numbers["n_sensors"])
         self._fits = self._n_sensors <= _MOST_SENSORS and self._n_channels <= _MOST_CHANNELS
         self._powers = powers
-        self._told: object = None
         self._calibration: object = None
         self._reference: object = None
         self._n_finite = np.zeros(0, np.int64)
@@ -146,12 +138,8 @@ class NativeBelief:
         functions, n, record = _functions(), len(rows), self._record
         if functions is None or not self._fits or not self._tell(calibration, n):
             return None
-        if self._told is not state:
-            arrays = {name: getattr(state, name) for name in _STATE.split()}
-            if not all(a.flags.c_contiguous and a.flags.aligned for a in arrays.values()):
-                return None
-            record.set({"n_rows": len(state.lost)}, **arrays)
-            self._told = state  # a pipeline's is the same hop after hop
+        if not record.set_state(state, _STATE.split()):
+            return None
         given = {
             "channel": scores.channel,
             "drop": scores.drop,

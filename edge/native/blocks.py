@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Mapping
 from functools import cache
 from typing import Any, Final
@@ -11,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinedge.edge.native.arrays import address, is_plain
-from kinedge.edge.native.loader import library
+from kinedge.edge.native.loader import typed
 from kinedge.edge.native.record import DOUBLE, INT64, POINTER, Record, structure
 
 __all__ = ["NativeBlocks"]
@@ -31,15 +30,9 @@ _FEW_HOPS: Final = 8  # of a single channel: of more, numpy adds up in another o
 
 
 @cache
-def _functions() -> tuple[Any, Any] | None:
-    loaded = library()
-    if loaded is None:
-        return None
-    step, sums = loaded.kinedge_block_step, loaded.kinedge_block_sums
-    step.argtypes, step.restype = [ctypes.c_void_p], ctypes.c_int32
-    pointer, number = ctypes.c_void_p, ctypes.c_int64
-    sums.argtypes, sums.restype = [*[pointer] * 4, *[number] * 3, pointer, number], ctypes.c_int32
-    return step, sums
+def _functions() -> tuple[Any, ...] | None:
+    sums = [*[POINTER] * 4, *[INT64] * 3, POINTER, INT64]
+    return typed({"kinedge_block_step": [POINTER], "kinedge_block_sums": sums})
 
 
 class NativeBlocks:
@@ -56,7 +49,6 @@ class NativeBlocks:
         self._record.set(numbers, **arrays)
         self._n_channels, self._n_sensors = int(numbers["n_channels"]), int(numbers["n_sensors"])
         self._fits = self._n_channels > 1 or numbers["n_hops"] < _FEW_HOPS
-        self._told: object = None
 
     @staticmethod
     def is_there() -> bool:
@@ -113,12 +105,8 @@ class NativeBlocks:
         channels, sensors = (n, self._n_channels), (n, self._n_sensors)
         if functions is None or not self._fits or facts.shape[1:] != channels or sums.shape[1:] != channels:
             return None
-        if self._told is not state:
-            arrays = {name: getattr(state, name) for name in _STATE.split()}
-            if not all(a.flags.c_contiguous and a.flags.aligned for a in arrays.values()):
-                return None
-            record.set({"n_rows": len(state.n_hops_seen)}, **arrays)
-            self._told = state  # a pipeline's is the same hop after hop
+        if not record.set_state(state, _STATE.split()):
+            return None
         of_channels, of_sensors = np.empty((3, *channels)), np.empty((3, *sensors))
         scored, flat, full = np.empty(channels, bool), np.empty(sensors, bool), np.empty(n, bool)
         record.set(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from kinedge.edge.native.arrays import address, is_plain
 from kinedge.edge.native.hops import Slots
-from kinedge.edge.native.loader import library
+from kinedge.edge.native.loader import typed
 from kinedge.firmware_bridge.clock_table import SANE, ClockTable, Mappings
 
 __all__ = ["clock_bounds", "host_times", "lay", "update_clocks"]
@@ -35,16 +35,8 @@ _SIGNATURES: Final[dict[str, list[Any]]] = {
 
 
 @cache
-def _functions() -> tuple[Any, Any, Any, Any] | None:
-    loaded = library()
-    if loaded is None:
-        return None
-    for name, signature in _SIGNATURES.items():
-        function = getattr(loaded, name)
-        function.argtypes, function.restype = signature, ctypes.c_int64
-    loaded.kinedge_clock_bounds.restype = loaded.kinedge_host_times.restype = ctypes.c_int32
-    first, second, third, fourth = (getattr(loaded, name) for name in _SIGNATURES)
-    return first, second, third, fourth
+def _functions() -> tuple[Any, ...] | None:
+    return typed(_SIGNATURES, wide=("kinedge_clocks", "kinedge_lay"))
 
 
 def update_clocks(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Mapping
 from functools import cache
 from typing import Any, Final
@@ -11,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinedge.edge.native.arrays import address, is_plain
-from kinedge.edge.native.loader import library
+from kinedge.edge.native.loader import typed
 from kinedge.edge.native.record import DOUBLE, INT64, POINTER, Record, structure
 
 __all__ = ["NativeHealth"]
@@ -37,14 +36,8 @@ _MOST_SENSORS: Final = 64
 
 
 @cache
-def _functions() -> tuple[Any, Any] | None:
-    loaded = library()
-    if loaded is None:
-        return None
-    step, learn = loaded.kinedge_health_step, loaded.kinedge_health_learn
-    step.argtypes, step.restype = [ctypes.c_void_p], ctypes.c_int32
-    learn.argtypes, learn.restype = [ctypes.c_void_p, ctypes.c_void_p], ctypes.c_int32
-    return step, learn
+def _functions() -> tuple[Any, ...] | None:
+    return typed({"kinedge_health_step": [POINTER], "kinedge_health_learn": [POINTER, POINTER]})
 
 
 class NativeHealth:
@@ -62,7 +55,6 @@ class NativeHealth:
         self._n_sensors, self._hop = int(numbers["n_sensors"]), int(numbers["hop"])
         self._n_channels = int(numbers["n_channels"])
         self._fits = numbers["block"] <= _LONGEST and self._n_sensors <= _MOST_SENSORS
-        self._told: object = None
         self._rows: object = None
 
     @staticmethod
@@ -97,12 +89,8 @@ class NativeHealth:
             return None
         if not (is_plain(values, np.float32, shape) and is_plain(valid, np.bool_, shape)):
             return None
-        if self._told is not state:
-            arrays = {name: getattr(state, name) for name in _STATE.split()}
-            if not all(a.flags.c_contiguous and a.flags.aligned for a in arrays.values()):
-                return None
-            record.set({"n_rows": len(state.marks)}, **arrays)
-            self._told = state  # a pipeline's is the same hop after hop
+        if not record.set_state(state, _STATE.split()):
+            return None
         found = np.empty((6, n, self._n_sensors))
         twins, copies = np.empty(found.shape[1:], np.int64), np.empty(found.shape[1:], bool)
         record.set(
@@ -122,7 +110,7 @@ class NativeHealth:
     def learn(self, sensor_u: F64, state: Any, rows: NDArray[np.intp]) -> bool:
         """Take in how unusual the hop of the last ``step``, of these streams, was; False where numpy must."""
         functions = _functions()
-        if functions is None or self._told is not state or self._rows is not rows:
+        if functions is None or not self._record.has_state(state) or self._rows is not rows:
             return False
         if not is_plain(sensor_u, np.float64, (len(rows), self._n_sensors)):
             return False

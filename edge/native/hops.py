@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinedge.edge.native.arrays import address, is_plain
-from kinedge.edge.native.loader import library
+from kinedge.edge.native.loader import typed
 
 __all__ = ["Slots", "drop_before", "interpolate", "look_at", "ready"]
 
@@ -32,17 +32,7 @@ _SIGNATURES: Final[dict[str, list[Any]]] = {
 
 @cache
 def _functions() -> tuple[Any, ...]:
-    loaded = library()
-    found = []
-    for name, signature in _SIGNATURES.items():
-        function = None if loaded is None else getattr(loaded, name)
-        if function is not None:
-            function.argtypes, function.restype = (
-                signature,
-                ctypes.c_int64 if name == "kinedge_ready" else ctypes.c_int32,
-            )
-        found.append(function)
-    return tuple(found)
+    return typed(_SIGNATURES, wide=("kinedge_ready",)) or (None,) * len(_SIGNATURES)
 
 
 class Slots(NamedTuple):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-__all__ = ["ENVIRONMENT", "implementation", "library", "source_number"]
+__all__ = ["ENVIRONMENT", "implementation", "library", "source_number", "typed"]
 
 ENVIRONMENT: Final = "KINEDGE_NATIVE"
 _FOLDER: Final = Path(__file__).parent
@@ -22,6 +23,20 @@ def library() -> ctypes.CDLL | None:
     ``KINEDGE_NATIVE=0`` in the environment switches it off; it is read once.
     """
     return _load()[0]
+
+
+def typed(signatures: Mapping[str, Sequence[Any]], *, wide: Collection[str] = ()) -> tuple[Any, ...] | None:
+    """Return the library's functions of these names and arguments, in their order; None where there is no library.
+
+    They return 32-bit integers, the ``wide`` ones of 64 bits.
+    """
+    loaded = library()
+    if loaded is None:
+        return None
+    for name, arguments in signatures.items():
+        function = getattr(loaded, name)
+        function.argtypes, function.restype = list(arguments), ctypes.c_int64 if name in wide else ctypes.c_int32
+    return tuple(getattr(loaded, name) for name in signatures)
 
 
 def implementation() -> str:

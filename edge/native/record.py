@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from numpy.typing import NDArray
@@ -28,6 +28,7 @@ class Record:
         self._fields = kind()
         self.at = ctypes.addressof(self._fields)
         self._kept: dict[str, NDArray[Any]] = {}
+        self._state: object = None
 
     def set(self, numbers: Mapping[str, float] | None = None, **arrays: NDArray[Any]) -> None:
         """Tell sizes and factors, and arrays, which must be plain and are kept until others take their places."""
@@ -38,3 +39,21 @@ class Record:
         for name, array in arrays.items():
             setattr(fields, name, address(array))
         self._kept.update(arrays)
+
+    def set_state(self, state: object, names: Sequence[str]) -> bool:
+        """Tell the arrays of these names of a state, and its ``n_rows``; False where C cannot write them as they lie.
+
+        A pipeline's state is the same hop after hop, and is told once.
+        """
+        if self._state is state:
+            return True
+        arrays: dict[str, NDArray[Any]] = {name: getattr(state, name) for name in names}
+        if not all(a.flags.c_contiguous and a.flags.aligned for a in arrays.values()):
+            return False
+        self.set({"n_rows": len(arrays[names[0]])}, **arrays)
+        self._state = state
+        return True
+
+    def has_state(self, state: object) -> bool:
+        """Whether this state is the one that was told last."""
+        return self._state is state

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 from functools import cache
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kinedge.edge.native.loader import library
+from kinedge.edge.native.loader import typed
 from kinedge.edge.native.record import DOUBLE, INT64, POINTER, Record, structure
 
 __all__ = ["NativeStep"]
@@ -28,13 +27,7 @@ _FUNCTIONS: Final = ("kinedge_prepare", "kinedge_differ", "kinedge_standardise",
 
 @cache
 def _functions() -> tuple[Any, ...] | None:
-    loaded = library()
-    if loaded is None:
-        return None
-    found = tuple(getattr(loaded, name) for name in _FUNCTIONS)
-    for function in found:
-        function.argtypes, function.restype = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64], ctypes.c_int32
-    return found
+    return typed(dict.fromkeys(_FUNCTIONS, (POINTER, INT64, INT64)))
 
 
 class NativeStep:
