@@ -112,6 +112,7 @@ class EnrolledCohort:
 _ENROLLED: Final = "enrolled_"
 _OWN_ARRAYS: Final = ("knots", "center", "spread", "reference", "likelihood", "precision", "additive")
 _ENROLLED_ARRAYS: Final = ("reference", "likelihood", "levels", "limits", "n_subjects")
+_BY_STREAM: Final = ("knots", "center", "spread", "likelihood", "precision", "of_one")
 _TAIL_ARRAYS: Final = ("tail_levels", "tails")  # both or neither
 
 
@@ -140,6 +141,8 @@ class Calibration:
         What an enrolment needs to know of the cohort; None in bundles made before there was one.
     which : (n_streams,)
         None for one calibration of all streams.
+    of_one : () or (n_streams,)
+        1 where it is one person's own, from their enrolment; 0 where it is the cohort's.
     """
 
     knots: F64
@@ -151,6 +154,7 @@ class Calibration:
     additive: F64
     enrolled: EnrolledCohort | None = None
     which: NDArray[np.intp] | None = None
+    of_one: F64 = field(default_factory=lambda: np.zeros(()))
 
     @classmethod
     def blank(cls, manifest: Manifest) -> Calibration:
@@ -300,7 +304,7 @@ class Calibration:
         """Return the calibration of some streams; itself when it is one of all."""
         if self.which is None:
             return self
-        parts = {name: getattr(self, name)[at] for name in ("knots", "center", "spread", "likelihood", "precision")}
+        parts = {name: getattr(self, name)[at] for name in _BY_STREAM}
         return replace(self, which=self.which[at], **parts)
 
 
@@ -342,6 +346,7 @@ def stack_calibrations(calibrations: Sequence[Calibration]) -> Calibration:
         additive=first.additive,
         enrolled=first.enrolled,
         which=np.array(which, np.intp),
+        of_one=np.array([float(c.of_one) for c in calibrations]),
     )
 
 

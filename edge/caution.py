@@ -3,14 +3,19 @@
 Per sensor ``s``, a block gives a likelihood ratio ``LR = exp(b0 + b1 u_s)`` (fitted on normal blocks against synthetic
 anomalies), and the state of the sensor a reliability ``r`` in [0, 1], to the power of which the ratio is taken: what
 cannot be trusted says little either way. A person who moves as usual mostly goes on so, and so does a change: the
-ratios of the last seconds are gathered by a filter of two hidden states, which forgets with a time constant of 4.5 s,
+ratios of the last seconds are gathered by a filter of two hidden states, which forgets with a time constant of 3 s,
 
     odds(now) = LR^r * odds(just before, drawn towards 1).
 
-With ``M`` the mean of the odds over the sensors ("a change at any one of them, whichever"), the beliefs are those that
-rest on likelihood alone (Shafer 1976, chapter 11):
+Whoever is new may move otherwise than all of the cohort, all the time, and would be called changed by every block. So of
+people who are not enrolled, evidence counts *for a change* as far as it exceeds what they show anyway: where ``log LR``
+is positive it becomes ``max(log LR - max(own, 0), 0)``, with ``own`` the mean of ``log LR`` and one standard deviation
+over the last minutes. *Against "normal"* all of it counts, so what is withheld leaves "unsure".
 
-    Bel(anomalous) = (1 - 1 / M)_+,    Bel(normal) = (1 - M)_+,    the rest for "cannot tell".
+With ``M`` the mean of the odds over the sensors ("a change at any one of them, whichever"), and ``M'`` the mean of those
+odds for which only what counts was gathered, the beliefs are those that rest on likelihood alone (Shafer 1976, ch. 11):
+
+    Bel(anomalous) = (1 - 1 / M')_+,    Bel(normal) = (1 - M)_+,    the rest for "cannot tell".
 
 "Anomalous anywhere" is an OR: of two arms a normal one halves the odds of the other and never outvotes it, as it would
 in Dempster's rule. Nothing is believed to be normal unless every sensor can be trusted: one that is silent, flat,
@@ -56,7 +61,9 @@ _WORTH_NAMING: Final = 0.05  # nats of certainty
 LOG_LR_LIMIT: Final = 20.0
 _CERTAIN: Final = 9.0  # nats: nothing of a sensor can be trusted
 _BETWEEN: Final = 0.2  # nats at most: where a sensor is in doubt, that is likelier the reason
-MEMORY_S: Final = 4.5  # after which evidence has faded to a third
+_NEWCOMER: Final = 0.3  # nats at most: as "between", it is not a fault
+OWN_S: Final = 120.0  # over which what somebody shows on the whole is told
+MEMORY_S: Final = 3.0  # after which evidence has faded to a third
 _OVERLAP: Final = 2.0  # blocks that share half their samples count whole; those that share more, less
 ODDS_LIMIT: Final = 13.8  # log odds of one in a million
 TRUSTED: Final = 0.3  # reliability of a sensor that may stand behind "normal"
@@ -96,7 +103,7 @@ class Reason:
     ----------
     code
         ``warming_up``, ``no_data``, ``missing``, ``saturated``, ``flat``, ``stuck``, ``off_body``, ``duplicate``,
-        ``swapped``, ``shifted``, ``clock``, ``not_valid``, ``not_placed``, ``not_rare`` or ``between``.
+        ``swapped``, ``shifted``, ``clock``, ``not_valid``, ``not_placed``, ``newcomer``, ``not_rare`` or ``between``.
     text
         For a person.
     weight
@@ -117,24 +124,32 @@ class BeliefState:
 
     Parameters
     ----------
-    log_odds : (n_streams, n_sensors)
-        Of a change at each sensor, where 0 says nothing.
+    log_odds, beyond : (n_streams, n_sensors)
+        Of a change at each sensor, where 0 says nothing; by all evidence, and by what goes beyond what the person shows
+        anyway.
     doubted_s : (n_streams, n_sensors)
         For how long each sensor could not be trusted; 0 where it can be, an hour where it never could.
-
     lost : (n_streams, n_sensors)
         Largest share of a block that was missing of late, fading as evidence does.
+    shown, shown_squares, shown_weight : (n_streams, n_sensors)
+        What each sensor showed over the last minutes: fading sums of log ratios, of their squares, and of how far the
+        sensor could be trusted, by which both are weighed.
     """
 
     log_odds: F64
+    beyond: F64
     doubted_s: F64
     lost: F64
+    shown: F64
+    shown_squares: F64
+    shown_weight: F64
 
     @classmethod
     def initial(cls, n_streams: int, n_sensors: int) -> BeliefState:
         """Return the state of streams that have seen nothing."""
         zero = np.zeros((n_streams, n_sensors))
-        return cls(zero, np.full((n_streams, n_sensors), LONG_S), zero.copy())
+        doubted_s = np.full((n_streams, n_sensors), LONG_S)
+        return cls(zero, zero.copy(), doubted_s, zero.copy(), zero.copy(), zero.copy(), zero.copy())
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,8 +164,8 @@ class Belief:
     decision : (n_streams,) int8
         Of ``Decision``.
     lean : (n_streams,)
-        Log of the odds of a change at any one of the sensors: which way the evidence leans and how far, also where both
-        beliefs are 0. For ranking.
+        Log of the odds of a change at any one of the sensors, the mean of that by all evidence and by what goes beyond
+        the person's own: which way the evidence leans and how far, also where both beliefs are 0. For ranking.
     decisive : (n_streams,)
         The larger belief, as a share of what an answer needs, of the block alone, if every sensor that was scored could
         be trusted.
@@ -161,6 +176,8 @@ class Belief:
         of ``normal``.
     without : (n_streams, n_sensors) bool
         Sensors that "normal" is said without; none of any other answer.
+    withheld : (n_streams, n_sensors)
+        Log ratio of the block that did not count, as this person shows so much anyway.
     """
 
     normal: F64
@@ -172,6 +189,7 @@ class Belief:
     lost: F64
     others: F64
     without: NDArray[np.bool_]
+    withheld: F64
 
     @property
     def plausible_normal(self) -> F64:
@@ -247,12 +265,22 @@ def believe(
     b0, b1 = calibration.likelihood[..., 0], calibration.likelihood[..., 1]
     log_lr = np.clip(b0 + b1 * unusual.sensor, -LOG_LR_LIMIT, LOG_LR_LIMIT)
     weight = weight_of(hop_s, block_s)
-    keep = math.exp(-hop_s / MEMORY_S)
+    keep, keep_own = math.exp(-hop_s / MEMORY_S), math.exp(-hop_s / OWN_S)
+    shown = keep_own * state.shown + reliability * log_lr
+    shown_squares = keep_own * state.shown_squares + reliability * (log_lr * log_lr)
+    shown_weight = keep_own * state.shown_weight + reliability
+    at_least = np.maximum(shown_weight, TINY)
+    mean_lr = shown / at_least
+    spread = np.sqrt(np.maximum(shown_squares / at_least - mean_lr * mean_lr, 0))
+    own = np.where(calibration.of_one[..., None] > 0, 0.0, np.maximum(mean_lr + spread, 0))
+    counted = np.minimum(log_lr, np.maximum(log_lr - own, 0))
     log_odds = _faded(state.log_odds, keep) + weight * reliability * log_lr
     log_odds = np.clip(log_odds, -ODDS_LIMIT, ODDS_LIMIT)
+    beyond = _faded(state.beyond, keep) + weight * reliability * counted
+    beyond = np.clip(beyond, -ODDS_LIMIT, ODDS_LIMIT)
     lost = np.maximum(scores.missing, keep * state.lost)
-    mean = np.exp(log_odds).mean(axis=1)
-    anomalous = np.maximum(1 - 1 / mean, 0)
+    mean, more = np.exp(log_odds).mean(axis=1), np.exp(beyond).mean(axis=1)
+    anomalous = np.maximum(1 - 1 / more, 0)
     doubted_s = np.where(reliability >= TRUSTED, 0.0, np.minimum(state.doubted_s + hop_s, LONG_S))
     trusted = (lasting >= TRUSTED) & (doubted_s <= LATELY_S)
     normal = np.where(trusted.all(axis=1), np.maximum(1 - mean, 0), 0.0)
@@ -260,7 +288,9 @@ def believe(
         # with sides exchanged, a change is still a change, but nothing is surely normal
         normal *= (1 - health.swapped).min(axis=1)
     is_anomalous = (anomalous > config.min_belief_anomalous) & (unusual.p_value <= config.alpha)
-    is_normal = normal > config.min_belief_normal  # never both: one of the beliefs is 0
+    is_normal = (
+        normal > config.min_belief_normal
+    )  # never both: the odds that count are not above the odds, so one belief is 0
     decision = np.where(is_anomalous, Decision.ANOMALOUS, np.where(is_normal, Decision.NORMAL, Decision.UNSURE))
     others, without = np.zeros(len(mean)), np.zeros(trusted.shape, bool)
     if config.without_sensor == "others":
@@ -277,13 +307,14 @@ def believe(
         anomalous=anomalous,
         reliability=reliability,
         decision=decision.astype(np.int8),
-        lean=np.log(mean),
+        lean=(np.log(mean) + np.log(more)) * 0.5,
         decisive=np.maximum(wholly, odd),
         lost=lost,
         others=others,
         without=without,
+        withheld=log_lr - counted,
     )
-    return belief, BeliefState(log_odds, doubted_s, lost)
+    return belief, BeliefState(log_odds, beyond, doubted_s, lost, shown, shown_squares, shown_weight)
 
 
 def weight_of(hop_s: float, block_s: float) -> float:
@@ -358,6 +389,10 @@ def reasons_of(
                 found.append(Reason(code, text, nats, sensor))
     if warming:
         found.append(Reason("warming_up", "warming up: too little has been seen yet", 8.0))
+    withheld = float((belief.withheld[stream] * (belief.reliability[stream] > 0)).max())
+    if belief.decision[stream] == Decision.UNSURE and withheld >= _WORTH_NAMING:
+        text = "unusual, but no more than this person has been all along: enrol them to tell"
+        found.append(Reason("newcomer", text, min(withheld, _NEWCOMER)))
     if belief.decision[stream] == Decision.UNSURE and not warming:
         if belief.anomalous[stream] > config.min_belief_anomalous:
             text = "unusual, but not rarer than ordinary movement now and then is"

@@ -12,8 +12,9 @@ from kinedge.config import Config
 
 __all__ = ["CautionConfig"]
 
-_ALPHA: Final = 0.07
-_UNSURE: Final = 0.57  # cost of an unsure answer, where a false call and a miss cost 1
+_ALPHA: Final = 0.15
+_UNSURE: Final = 0.57  # cost of an unsure answer about ordinary movement, where a false call and a miss cost 1
+_UNSURE_OF_CHANGE: Final = 0.8  # of one about a change: evidence for it is weighed against the person's own already
 _OTHERS: Final = 0.2  # odds of a change, as a share of what "normal" takes, with which others may stand for a sensor
 
 
@@ -32,7 +33,10 @@ class CautionConfig(Config):
         default=_ALPHA, gt=0, lt=1, description="a block is rare when at most this share of the cohort's is as unusual"
     )
     min_belief_anomalous: float = Field(
-        default=1 - _UNSURE, ge=0, le=1, description="below it nothing is called different; left out: of miss_cost"
+        default=1 - _UNSURE_OF_CHANGE,
+        ge=0,
+        le=1,
+        description="below it nothing is called different; left out: of miss_cost",
     )
     min_belief_normal: float = Field(
         default=1 - _UNSURE, ge=0, le=1, description="below it nothing is called normal; left out: of miss_cost"
@@ -58,8 +62,8 @@ class CautionConfig(Config):
             return given  # the defaults, or an error that names the field
         root = math.sqrt(cost)
         derived = {
-            "alpha": _ALPHA * cost,
-            "min_belief_anomalous": min(max(1 - _UNSURE * root, 0.05), 0.95),
+            "alpha": min(_ALPHA * cost, 0.95),
+            "min_belief_anomalous": min(max(1 - _UNSURE_OF_CHANGE * root, 0.05), 0.95),
             "min_belief_normal": min(max(1 - _UNSURE / root, 0.05), 0.95),
         }
         usual = given.get("min_belief_normal", derived["min_belief_normal"])

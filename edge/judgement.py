@@ -85,6 +85,7 @@ class Judgement:
                 "min_others": config.min_belief_others,
                 "alpha": config.alpha,
                 "tiny": caution.TINY,
+                "keep_own": math.exp(-self._hop_s / caution.OWN_S),
             },
             powers=(caution.LOSS_POWER, CLIPPED_POWER),
             starts=np.array([*(g.start for g in self._groups), self._groups[-1].stop], np.int64),
@@ -115,10 +116,19 @@ class Judgement:
             told = self._native.step(scores, calibration, state, rows, health, clock_ms)
             if told is not None:
                 excess, channel_u, channel_share = told.of_channels
-                sensor_u, movement, sensor_share, reliability, lost, _ = told.of_sensors
-                score, p_value, normal, anomalous, lean, decisive, others = told.of_streams
+                sensor_u, movement, sensor_share, reliability, lost, _, withheld = told.of_sensors
+                score, p_value, normal, anomalous, lean, _, decisive, others = told.of_streams
                 belief = Belief(
-                    normal, anomalous, reliability, told.decision, lean, decisive, lost, others, told.without
+                    normal=normal,
+                    anomalous=anomalous,
+                    reliability=reliability,
+                    decision=told.decision,
+                    lean=lean,
+                    decisive=decisive,
+                    lost=lost,
+                    others=others,
+                    without=told.without,
+                    withheld=withheld,
                 )
                 unusual = Unusualness(excess, sensor_u, score, p_value, channel_u)
                 return Judged(unusual, belief, channel_share, sensor_share, movement)

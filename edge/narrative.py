@@ -110,6 +110,11 @@ _UNSURE: Final = {
         "the times of {place} may be too far from another sensor's",
         "les instants du capteur {from_place} sont peut-être trop décalés de ceux d'un autre",
     ),
+    "newcomer": (
+        "it is unusual, but no more than this person has been all along: enrol them to tell whether that is their way",
+        "c'est inhabituel, mais pas plus que cette personne ne l'a été jusqu'ici : une référence personnelle dirait si "
+        "c'est sa façon de bouger",
+    ),
     "not_rare": (
         "it is unusual, but not rarer than ordinary movement now and then is",
         "c'est inhabituel, mais pas plus rare que des mouvements ordinaires",

@@ -129,6 +129,7 @@ class Baseline:
             center=np.concatenate([below, center, above]),
             spread=np.concatenate([spread[[0] * _BEYOND], spread, spread[[-1] * _BEYOND]]),
             precision=self.precision,
+            of_one=np.ones(()),
             **changes,
         )
 

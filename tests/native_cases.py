@@ -204,6 +204,7 @@ def calibration_of(rng: np.random.Generator, edges: np.ndarray) -> Calibration:
         likelihood=rng.normal(size=(n_sensors, 2)) * 3,
         precision=np.eye(n_channels),
         additive=np.ones(1),
+        of_one=np.array(float(rng.integers(2))),
     )
 
 

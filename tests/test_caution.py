@@ -55,7 +55,7 @@ def unusual(left: float, right: float, p: float) -> Unusualness:
     return Unusualness(np.zeros((1, 12)), sensor, sensor.max(axis=1), np.array([p]), np.zeros((1, 12)))
 
 
-def calibration() -> Calibration:
+def calibration(*, enrolled: bool = True) -> Calibration:
     return Calibration(
         knots=np.array([[0.0, 0.0], [1.0, 1.0]]),
         center=np.zeros((2, 12)),
@@ -64,14 +64,22 @@ def calibration() -> Calibration:
         likelihood=np.array([[-3.0, 3.0], [-3.0, 3.0]]),
         precision=np.eye(12),
         additive=np.zeros(1),
+        of_one=np.array(float(enrolled)),
     )
 
 
 def weigh(
-    s: BlockScores, u: Unusualness, state: BeliefState | None = None, *, hop_s: float = HOP_S, **known: Any
+    s: BlockScores,
+    u: Unusualness,
+    state: BeliefState | None = None,
+    *,
+    hop_s: float = HOP_S,
+    enrolled: bool = True,
+    **known: Any,
 ) -> tuple[Belief, BeliefState]:
     before = state or BeliefState.initial(1, 2)
-    return believe(s, u, calibration(), CONFIG, before, hop_s=hop_s, block_s=BLOCK_S, **known)
+    known_of = calibration(enrolled=enrolled)
+    return believe(s, u, known_of, CONFIG, before, hop_s=hop_s, block_s=BLOCK_S, **known)
 
 
 def ask(s: BlockScores, u: Unusualness) -> tuple[Decision, Belief, tuple[Reason, ...]]:
@@ -116,6 +124,53 @@ def test_one_odd_block_in_ordinary_movement_is_doubted_first() -> None:
     odd = weigh(scores(), unusual(-1, 1.6, 0.02), state)[0]
     assert odd.decision[0] != Decision.ANOMALOUS
     assert weigh(scores(), unusual(-1, 1.6, 0.02))[0].decision[0] == Decision.ANOMALOUS
+
+
+def test_a_newcomer_who_is_unusual_from_the_start_is_neither_anomalous_nor_normal_and_is_to_be_enrolled() -> None:
+    state = BeliefState.initial(1, 2)
+    s, u = scores(), unusual(-1, 3.0, 0.005)
+    for _ in range(30):
+        belief, state = weigh(s, u, state, enrolled=False)
+        assert belief.decision[0] == Decision.UNSURE
+    (first, *_) = reasons_of(0, s, u, belief, SENSORS, CONFIG)
+    assert first.code == "newcomer"
+    assert "enrol" in abstention(first)
+    assert "référence personnelle" in abstention(first, language="fr")
+    known, _ = weigh(s, u, enrolled=True)
+    assert known.decision[0] == Decision.ANOMALOUS
+
+
+def test_a_newcomer_who_changes_is_called_and_one_who_stays_as_they_are_is_not() -> None:
+    state = BeliefState.initial(1, 2)
+    for _ in range(40):
+        _, state = weigh(scores(), unusual(1.2, -1, 0.04), state, enrolled=False)
+    changed = state
+    for _ in range(3):
+        after, changed = weigh(scores(), unusual(4.0, -1, 0.001), changed, enrolled=False)
+        same, state = weigh(scores(), unusual(1.2, -1, 0.04), state, enrolled=False)
+    assert after.decision[0] == Decision.ANOMALOUS
+    assert same.decision[0] == Decision.UNSURE
+
+
+@given(
+    us=st.lists(st.tuples(st.floats(-3, 6), st.floats(-3, 6)), min_size=1, max_size=12),
+    missing=st.floats(0, 0.6),
+)
+def test_what_is_withheld_of_a_newcomer_makes_nothing_normal_and_nothing_anomalous(
+    us: list[tuple[float, float]], missing: float
+) -> None:
+    states = [BeliefState.initial(1, 2)] * 2
+    for left, right in us:
+        s = scores(missing=np.array([[missing, 0.0]]))
+        known, new = (
+            weigh(s, unusual(left, right, 0.01), state, enrolled=enrolled)
+            for state, enrolled in zip(states, (True, False), strict=True)
+        )
+        states = [known[1], new[1]]
+        assert new[0].normal[0] == known[0].normal[0]
+        assert new[0].anomalous[0] <= known[0].anomalous[0] + 1e-12
+        assert new[0].normal[0] + new[0].anomalous[0] <= 1
+        assert (known[0].withheld == 0).all()
 
 
 def usual_seconds(n: int) -> tuple[Belief, BeliefState]:

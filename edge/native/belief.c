@@ -16,12 +16,13 @@ typedef struct {
     int64_t by_excess, leave_out, low_knot, middle_knot, high_knot;
     double unscored, below, movement_limit, no_data, half, trusted, lr_limit, weight, keep, odds_limit, hop_s, long_s;
     double lately_s, swapped_left, harmless, hopeless, min_anomalous, min_normal, min_others, alpha, tiny;
+    double keep_own;
     /* of the model: starts (n_sensors + 1) */
     const int64_t *starts;
     /* the calibration, of all or (n_streams, ...): knots (n_knots, n_sensors), center and spread (n_knots, n_channels),
-     * likelihood (n_sensors, 2); reference (n_references, n_reference), how many of each row are finite, and which is
-     * a stream's (n_streams) */
-    const double *knots, *center, *spread, *likelihood, *reference;
+     * likelihood (n_sensors, 2), whether it is one person's own; reference (n_references, n_reference), how many of
+     * each row are finite, and which is a stream's (n_streams) */
+    const double *knots, *center, *spread, *likelihood, *of_one, *reference;
     const int64_t *n_finite, *which;
     /* of the block, as BlockScores, SensorHealth and clock_ms have it */
     const double *channel, *drop, *intensity, *missing, *saturated;
@@ -30,11 +31,12 @@ typedef struct {
     const uint8_t *copies;
     const int64_t *rows;
     /* the state, as BeliefState has it */
-    double *log_odds, *doubted_s, *lost;
-    /* to work in (5, n_streams, n_sensors): what is left after loss, and after saturation; odds; log odds; log ratio */
+    double *log_odds, *beyond, *doubted_s, *lost, *shown, *shown_squares, *shown_weight;
+    /* to work in (7, n_streams, n_sensors): what is left after loss, and after saturation; odds faded, of all and
+     * beyond the person's own; both odds now; log ratio */
     double *work;
-    /* what is found: (3, n_streams, n_channels) excess, u, share; (6, n_streams, n_sensors) u, movement, share,
-     * reliability, lost, what lasts; (7, n_streams) score, p-value, normal, anomalous, mean odds, decisive, others;
+    /* what is found: (3, n_streams, n_channels) excess, u, share; (7, n_streams, n_sensors) u, movement, share,
+     * reliability, lost, what lasts, withheld; (8, n_streams) score, p-value, normal, anomalous, mean odds, mean beyond, decisive, others;
      * decision (n_streams), without (n_streams, n_sensors) */
     double *of_channels, *of_sensors, *of_streams;
     int8_t *decision;
@@ -142,6 +144,7 @@ API int32_t kinedge_belief_assess(const kinedge_belief *b)
             b->work[at] = 1 - smaller(b->missing[at], 1.0);
             b->work[n * S + at] = 1 - smaller(saturated, 1.0);
             b->work[2 * n * S + at] = -b->log_odds[b->rows[s] * S + g];
+            b->work[3 * n * S + at] = -b->beyond[b->rows[s] * S + g];
         }
         share_out(energy, C, share);
         share_out(by_sensor, S, sensor_share);
@@ -180,9 +183,11 @@ API int32_t kinedge_belief_trust(const kinedge_belief *b)
             const double *likelihood = b->likelihood + (b->own ? s * S + g : g) * 2;
             b->of_sensors[3 * plane + at] = heard * passing * lasting;
             b->of_sensors[5 * plane + at] = lasting;
-            b->work[4 * plane + at] = within(likelihood[0] + likelihood[1] * u, -b->lr_limit, b->lr_limit);
-            const double drawn = 0.5 + b->keep * (1 / (1 + b->work[2 * plane + at]) - 0.5);
-            b->work[2 * plane + at] = drawn / (1 - drawn);
+            b->work[6 * plane + at] = within(likelihood[0] + likelihood[1] * u, -b->lr_limit, b->lr_limit);
+            for (int64_t k = 2; k < 4; k++) {
+                const double drawn = 0.5 + b->keep * (1 / (1 + b->work[k * plane + at]) - 0.5);
+                b->work[k * plane + at] = drawn / (1 - drawn);
+            }
         }
     return 0;
 }
@@ -196,9 +201,21 @@ API int32_t kinedge_belief_gather(const kinedge_belief *b)
     for (int64_t s = 0; s < n; s++)
         for (int64_t g = 0; g < S; g++) {
             const int64_t at = s * S + g, row = b->rows[s] * S + g;
-            const double reliability = b->of_sensors[3 * plane + at];
-            const double log_odds = b->work[2 * plane + at] + b->weight * reliability * b->work[4 * plane + at];
-            b->work[3 * plane + at] = b->log_odds[row] = within(log_odds, -b->odds_limit, b->odds_limit);
+            const double reliability = b->of_sensors[3 * plane + at], ratio = b->work[6 * plane + at];
+            const double shown = b->keep_own * b->shown[row] + reliability * ratio;
+            const double squares = b->keep_own * b->shown_squares[row] + reliability * (ratio * ratio);
+            const double weight = b->keep_own * b->shown_weight[row] + reliability, at_least = larger(weight, b->tiny);
+            const double usual = shown / at_least, spread = sqrt(larger(squares / at_least - usual * usual, 0.0));
+            const double own = b->of_one[b->own ? s : 0] > 0 ? 0.0 : larger(usual + spread, 0.0);
+            const double counted = smaller(ratio, larger(ratio - own, 0.0));
+            b->shown[row] = shown;
+            b->shown_squares[row] = squares;
+            b->shown_weight[row] = weight;
+            b->of_sensors[6 * plane + at] = ratio - counted;
+            const double log_odds = b->work[2 * plane + at] + b->weight * reliability * ratio;
+            const double beyond = b->work[3 * plane + at] + b->weight * reliability * counted;
+            b->work[4 * plane + at] = b->log_odds[row] = within(log_odds, -b->odds_limit, b->odds_limit);
+            b->work[5 * plane + at] = b->beyond[row] = within(beyond, -b->odds_limit, b->odds_limit);
             b->doubted_s[row] = reliability >= b->trusted ? 0.0 : smaller(b->doubted_s[row] + b->hop_s, b->long_s);
             b->of_sensors[4 * plane + at] = b->lost[row] = larger(b->missing[at], b->keep * b->lost[row]);
         }
@@ -220,18 +237,19 @@ API int32_t kinedge_belief_decide(const kinedge_belief *b)
             const double lasting = b->of_sensors[5 * plane + at], reliability = b->of_sensors[3 * plane + at];
             const int heard = b->of_sensors[at] > b->unscored && b->full[s], out = lasting < b->trusted;
             n_heard += heard;
-            ratios[g] = heard ? b->work[4 * plane + at] : 0.0;
+            ratios[g] = heard ? b->work[6 * plane + at] : 0.0;
             trusted &= lasting >= b->trusted && b->doubted_s[b->rows[s] * S + g] <= b->lately_s;
             n_in += !out;
-            others_odds[g] = out ? 0.0 : b->work[3 * plane + at];
+            others_odds[g] = out ? 0.0 : b->work[4 * plane + at];
             surely &= reliability >= b->trusted || out;
             if (b->has_health) {
                 const double kept = 1 - b->swapped[at];
                 least = g ? smaller(least, kept) : kept;
             }
         }
-        const double mean = sum_of_doubles(b->work + 3 * plane + s * S, S) / (double)S;
-        const double anomalous = larger(1 - 1 / mean, 0.0);
+        const double mean = sum_of_doubles(b->work + 4 * plane + s * S, S) / (double)S;
+        const double more = sum_of_doubles(b->work + 5 * plane + s * S, S) / (double)S;
+        const double anomalous = larger(1 - 1 / more, 0.0);
         double normal = trusted ? larger(1 - mean, 0.0) : 0.0;
         if (b->has_health)
             normal *= least;
@@ -257,8 +275,9 @@ API int32_t kinedge_belief_decide(const kinedge_belief *b)
         of_streams[2 * n] = normal;
         of_streams[3 * n] = anomalous;
         of_streams[4 * n] = mean;
-        of_streams[5 * n] = larger(wholly, odd);
-        of_streams[6 * n] = others;
+        of_streams[5 * n] = more;
+        of_streams[6 * n] = larger(wholly, odd);
+        of_streams[7 * n] = others;
         b->decision[s] = (int8_t)decision;
     }
     return 0;

@@ -17,14 +17,15 @@ __all__ = ["NativeBelief", "Told"]
 F64 = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
-_CALIBRATION: Final = "knots center spread likelihood reference n_finite which"
-_STATE: Final = "log_odds doubted_s lost"
+_CALIBRATION: Final = "knots center spread likelihood of_one reference n_finite which"
+_STATE: Final = "log_odds beyond doubted_s lost shown shown_squares shown_weight"
 _Belief: Final = structure(
     "_Belief",
     (INT64, "n_streams n_rows n_channels n_sensors n_knots n_reference n_references own has_health has_clock"),
     (INT64, "by_excess leave_out low_knot middle_knot high_knot"),
     (DOUBLE, "unscored below movement_limit no_data half trusted lr_limit weight keep odds_limit hop_s long_s"),
     (DOUBLE, "lately_s swapped_left harmless hopeless min_anomalous min_normal min_others alpha tiny"),
+    (DOUBLE, "keep_own"),
     (POINTER, f"starts {_CALIBRATION}"),
     (POINTER, "channel drop intensity missing saturated scored flat full"),
     (POINTER, "repeated clipped off_body swapped shifted clock_ms copies rows"),
@@ -43,10 +44,10 @@ class Told(NamedTuple):
     ----------
     of_channels : (3, n_streams, n_channels)
         Excess, ``u``, share.
-    of_sensors : (6, n_streams, n_sensors)
-        ``u``, movement, share, reliability, lost, and one to work in.
-    of_streams : (7, n_streams)
-        Score, p-value, normal, anomalous, lean, decisive, others.
+    of_sensors : (7, n_streams, n_sensors)
+        ``u``, movement, share, reliability, lost, one to work in, and withheld.
+    of_streams : (8, n_streams)
+        Score, p-value, normal, anomalous, lean, one to work in, decisive, others.
     decision, without
     """
 
@@ -102,7 +103,7 @@ class NativeBelief:
             every = np.isfinite(reference) if own else np.ones(reference.shape, bool)
             self._reference, self._n_finite = calibration.reference, every.sum(axis=1)
         middle, last = n_knots // 2, n_knots - 1
-        arrays = {name: getattr(calibration, name) for name in ("knots", "center", "spread", "likelihood")}
+        arrays = {name: getattr(calibration, name) for name in ("knots", "center", "spread", "likelihood", "of_one")}
         arrays |= {"reference": reference, "which": calibration.which if own else np.zeros(n_streams, np.int64)}
         self._record.set(
             {
@@ -159,7 +160,7 @@ class NativeBelief:
         if not all(a.flags.c_contiguous and len(a) == n for a in given.values()):
             return None
         sensors = (n, self._n_sensors)
-        work, told = np.empty((5, *sensors)), self._blank(n)
+        work, told = np.empty((7, *sensors)), self._blank(n)
         record.set(
             {"n_streams": n, "has_health": health is not None, "has_clock": clock_ms is not None},
             work=work,
@@ -171,21 +172,24 @@ class NativeBelief:
             return None
         for left, power in zip(work[:2], self._powers, strict=True):
             np.power(left, power, out=left)
-        np.exp(work[2], out=work[2])
+        faded, found = work[2:4], work[4:]
+        np.exp(faded, out=faded)
         trust(record.at)
-        np.log(work[2], out=work[2])
+        np.log(faded, out=faded)
         gather(record.at)
-        np.exp(work[3:], out=work[3:])
+        np.exp(found, out=found)
         decide(record.at)
-        lean = told.of_streams[4]
-        np.log(lean, out=lean)
+        lean, beyond = told.of_streams[4:6]
+        np.log(told.of_streams[4:6], out=told.of_streams[4:6])
+        lean += beyond
+        lean *= 0.5
         return told
 
     def _blank(self, n: int) -> Told:
         return Told(
             np.empty((3, n, self._n_channels)),
-            np.empty((6, n, self._n_sensors)),
-            np.empty((7, n)),
+            np.empty((7, n, self._n_sensors)),
+            np.empty((8, n)),
             np.empty(n, np.int8),
             np.empty((n, self._n_sensors), bool),
         )
