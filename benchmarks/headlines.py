@@ -55,7 +55,7 @@ GROUPS: Final[Mapping[str, Sequence[Headline]]] = {
             figures.not_run("torch cuda", "onnxruntime cuda", "tensorrt"),
         ),
         Headline(
-            "newest sample to verdict, real time over ttys: median; 99 %",
+            "newest sample to verdict, real time over ttys: median, 99 %",
             ("stages",),
             figures.end_to_end,
             "99 % within 205 ms",

@@ -78,10 +78,24 @@ TABLES: Final[Mapping[str, Table]] = {
     ),
     "live": Table(
         ("stages",),
-        {"what": "", "p50_ms": "p50, ms", "p90_ms": "p90, ms", "p99_ms": "p99, ms", "max_ms": "max, ms"}
-        | {"late_share": "share that missed the deadline", "n": "n", "joules": "J", "watts": "W", "note": ""},
+        {
+            "what": "",
+            "backend": "by",
+            "p50_ms": "p50, ms",
+            "p90_ms": "p90, ms",
+            "p99_ms": "p99, ms",
+            "max_ms": "max, ms",
+        }
+        | {
+            "late_share": "share that missed the deadline",
+            "n": "n",
+            "spread": "spread",
+            "joules": "J",
+            "watts": "W",
+            "note": "",
+        },
         "kinedge bench stages",
-        lambda row: "p50_ms" in row or "joules" in row,
+        lambda row: "p50_ms" in row or "joules" in row or " to verdict" in str(row["what"]),
     ),
     "backends": Table(
         ("gpu_check",),
