@@ -7,12 +7,12 @@ ratios of the last seconds are gathered by a filter of two hidden states, which 
 
     odds(now) = LR^r * odds(just before, drawn towards 1).
 
-Whoever is new may move otherwise than all of the cohort, all the time, and would be called changed by every block. So of
-people who are not enrolled, evidence counts *for a change* as far as it exceeds what they show anyway: where ``log LR``
-is positive it becomes ``max(log LR - max(own, 0), 0)``, with ``own`` the mean of ``log LR`` and one standard deviation
-over the last minutes. *Against "normal"* all of it counts, so what is withheld leaves "unsure".
+Whoever is new may move otherwise than all of the cohort, all the time, and would be called changed by every block. So
+of people who are not enrolled, evidence counts *for a change* as far as it exceeds what they show anyway: where ``log
+LR`` is positive it becomes ``max(log LR - max(own, 0), 0)``, with ``own`` the mean of ``log LR`` and one standard
+deviation over the last minutes. *Against "normal"* all of it counts, so what is withheld leaves "unsure".
 
-With ``M`` the mean of the odds over the sensors ("a change at any one of them, whichever"), and ``M'`` the mean of those
+With ``M`` the mean of the odds over the sensors ("a change at any one of them, whichever"), and ``M'`` the mean of the
 odds for which only what counts was gathered, the beliefs are those that rest on likelihood alone (Shafer 1976, ch. 11):
 
     Bel(anomalous) = (1 - 1 / M')_+,    Bel(normal) = (1 - M)_+,    the rest for "cannot tell".
