@@ -101,7 +101,7 @@ TABLES: Final[Mapping[str, Table]] = {
         | {"sample_to_verdict_p99_ms": "sample to verdict p99, ms"}
         | {"radio_p99_ms": "of that radio", "goal_ms": "goal, ms", "kb_per_person": "kB each"},
         "kinedge bench throughput --people 1000,4000",
-        lambda row: not str(row["what"]).startswith("import"),
+        lambda row: not str(row["what"]).startswith(("import", "start")),
     ),
     "accuracy": Table(
         ("tsb",),
