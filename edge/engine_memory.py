@@ -111,7 +111,7 @@ class StepMemory:
         self._bound.run_in(state, rows)
 
     def tell_way(self, *, in_place: bool) -> None:
-        """Tell the native step where it brings a state to, and takes it from: nowhere if the forecaster goes on in it."""
+        """Tell the native step where it brings a state to and takes it from: nowhere if the forecaster has it."""
         if self._native is not None:
             self._native.set(model_in=None if in_place else self.state)
             if self._bound is not None:
