@@ -50,7 +50,7 @@ SUITE: Final = (
     Entry("step", "step --streams 1,64,256 --rounds 9", "step --streams 2 --chunks 50 --rounds 3 --round-s 0.001", 1.0),
     Entry(
         "stages",
-        "stages --people 16 --seconds 60 --live-seconds 30",
+        "stages --people 16 --seconds 60 --live-seconds 30 --backends native,onnx",
         "stages --people 1 --seconds 12 --live-seconds 0",
         1.5,
     ),
