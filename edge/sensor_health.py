@@ -55,7 +55,8 @@ class SensorHealth:
     @classmethod
     def of(cls, found: F64, twin: NDArray[np.int64], copy: Mask) -> SensorHealth:
         """Return the health of which the first six parts are ``found`` (6, n_streams, n_sensors)."""
-        health = cls(*found, twin, copy)
+        repeated, clipped, off_body, swapped, shifted, still_s = found
+        health = cls(repeated, clipped, off_body, swapped, shifted, still_s, twin, copy)
         if found[:3].max(initial=0.0) < _FINE and not copy.any():
             object.__setattr__(health, "_is_fine", True)
         return health
