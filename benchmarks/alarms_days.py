@@ -282,7 +282,7 @@ def watch(
             unusual, block = people.calibration.assess(scores, scorer.groups), (i + 1) // every - 1
             for name, alarms in watches.items():
                 known = None if name in as_known else people.known
-                told = alarms.look(rows.tolist(), i, unusual, scores, known=known)
+                told = alarms.look(rows, i, unusual, scores, known=known)
                 said[name][0, block] = [w is not None and w.alarm for w in told]
                 said[name][1, block] = [w is not None and w.valid for w in told]
         if aligned:

@@ -409,7 +409,7 @@ class Pipeline:
                 break
             first = self._grid.next_tick[due]
             # people of several phases go together, but nobody's hop overtakes a hop that ended before
-            together = first == first.min() if self._watch is not None else first < first.min() + hop
+            together = first < first.min() + hop
             rows = due[together][np.argsort(first[together], kind="stable")]
             found += self._step(rows if at_most is None else rows[: at_most - len(found)])
         return found
@@ -453,7 +453,7 @@ class Pipeline:
             bases=bases if everybody else tuple(bases[i] for i in who),
             watched=()
             if self._watch is None
-            else self._watch.look(who, int(index[0]), batch.unusual, batch.scores, known=self.people.known[rows]),
+            else self._watch.look(rows, index, batch.unusual, batch.scores, known=self.people.known[rows]),
         )
         self._last_index[rows] = index
         self._turned[rows] = False
