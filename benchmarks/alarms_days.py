@@ -286,7 +286,7 @@ def watch(
                 said[name][0, block] = [w is not None and w.alarm for w in told]
                 said[name][1, block] = [w is not None and w.valid for w in told]
         if aligned:
-            anew = [k for k in rows.tolist() if people.learn(k, values[k], valid[k])]
-            if anew:
-                state = state.put(np.array(anew, np.intp), scorer.initial_state(len(anew)))
+            anew = np.flatnonzero(people.learn(rows, values, valid))
+            if len(anew):
+                state = state.put(anew, scorer.initial_state(len(anew)))
     return {name: Told(alarm, valid) for name, (alarm, valid) in said.items()}

@@ -209,7 +209,7 @@ class _Told(Sequence[Watched | None]):
     def __getitem__(self, stream: int) -> Watched | None: ...
     @overload
     def __getitem__(self, stream: slice) -> Sequence[Watched | None]: ...
-    def __getitem__(self, stream: int | slice) -> Watched | None | Sequence[Watched | None]:
+    def __getitem__(self, stream: int | slice) -> Watched | Sequence[Watched | None] | None:
         if isinstance(stream, slice):
             return _Told(self._words, self._own[stream], self._told[stream])
         own, words = int(self._own[stream]), self._words
