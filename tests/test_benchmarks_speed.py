@@ -59,10 +59,10 @@ def test_people_who_are_enrolled_and_being_aligned_are_measured_beside_the_other
     assert [row["what"][12:] for row in of_chunks] == ["", ", enrolled", ", being aligned"]
     assert all(row["ratio"] > 1 for row in of_chunks)
     found = bench_throughput(
-        people=(5,),
+        people=(6,),
         n_parameters=3000,
         chunk_samples=25,
-        seconds=1.0,
+        seconds=2.0,
         memory_people=4,
         memory_seconds=2.0,
         enrolled=True,
