@@ -403,8 +403,9 @@ class Pipeline:
         self._arrivals.settle()
         hop = self._grid.hop
         found: list[Scored] = []
-        while at_most is None or len(found) < at_most:
-            due = self._grid.ready(now_ns=now_ns, flush=flush)
+        more = True
+        while more and (at_most is None or len(found) < at_most):
+            due, again = self._grid.ready(now_ns=now_ns, flush=flush)
             if not len(due):
                 break
             first = self._grid.next_tick[due]
@@ -412,6 +413,7 @@ class Pipeline:
             together = first < first.min() + hop
             rows = due[together][np.argsort(first[together], kind="stable")]
             found += self._step(rows if at_most is None else rows[: at_most - len(found)])
+            more = again or len(rows) < len(due)
         return found
 
     def _step(self, rows: Rows) -> list[Scored]:
