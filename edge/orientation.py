@@ -222,7 +222,7 @@ class Walking:
         """Whether lengths of the acceleration (n, window) repeat themselves at the pace of steps or strides."""
         x = length - length.mean(axis=1)[:, None]
         power = (x * x).sum(axis=1)
-        found = power >= _MIN_SD_M_S2**2 * self.window
+        found: NDArray[np.bool_] = power >= _MIN_SD_M_S2**2 * self.window
         if found.any():
             low, high = self._lags
             lags = np.arange(low, high + 1)
@@ -260,7 +260,8 @@ class Walking:
 
 def _quick_length(least: int) -> int:
     """Return a length of at least so much that a Fourier transform is quick with."""
-    return min(2**i * 3**j for i in range(1, 17) for j in range(4) if 2**i * 3**j >= least)
+    lengths = [(1 << i) * k for i in range(1, 17) for k in (1, 3, 9, 27)]
+    return min(length for length in lengths if length >= least)
 
 
 class FrameEstimator:
