@@ -104,7 +104,8 @@ def walking_samples(manifest: Manifest, n: int, rng: np.random.Generator, *, per
     names = [c for spec in manifest.sensor_specs for c in spec.channels]
     shaken = _RHYTHM * scale * [quantity_of(name) is Quantity.ACC for name in names]
     rhythm = np.sin(2 * np.pi * np.arange(n) / period)[:, None]
-    return (rng.normal(center, scale, (n, len(names))) + shaken * rhythm).astype(np.float32)
+    samples: NDArray[np.float32] = (rng.normal(center, scale, (n, len(names))) + shaken * rhythm).astype(np.float32)
+    return samples
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,9 +26,9 @@ from kinedge.recording import Recording
 __all__ = ["BEING_ALIGNED", "COHORT", "ENROLLED", "KINDS", "Kind", "any_enrolment", "hops_of_a_turn", "pipeline_of"]
 
 Kind = Literal["", "enrolled", "being aligned"]
-COHORT: Final = ""
-ENROLLED: Final = "enrolled"
-BEING_ALIGNED: Final = "being aligned"
+COHORT: Final[Kind] = ""
+ENROLLED: Final[Kind] = "enrolled"
+BEING_ALIGNED: Final[Kind] = "being aligned"
 KINDS: Final[tuple[Kind, ...]] = (COHORT, ENROLLED, BEING_ALIGNED)
 
 _ENROLLED_S: Final = 240.0

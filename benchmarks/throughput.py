@@ -110,7 +110,7 @@ def bench_throughput(
     rows: list[dict[str, Any]] = []
     hop_ms = 1e3 * bundle.manifest.hop / rate_hz
     if memory_people:  # first of all: later, what crowds have given back would be used again
-        kind = BEING_ALIGNED if enrolled else COHORT
+        kind: Kind = BEING_ALIGNED if enrolled else COHORT
         kb = _memory_kb(bundle, memory_people, kind, chunk_samples=chunk_samples, seconds=memory_seconds)
         rows.append({"what": _name("memory", kind), "people": memory_people, "kb_per_person": round(kb, 1)})
     backend = load_backend(bundle)
