@@ -70,7 +70,7 @@ def calibration() -> Calibration:
 def weigh(
     s: BlockScores, u: Unusualness, state: BeliefState | None = None, *, hop_s: float = HOP_S, **known: Any
 ) -> tuple[Belief, BeliefState]:
-    before = state or BeliefState.initial(1, 2)
+    before = state or BeliefState.initial(1, 2, 2)
     return believe(s, u, calibration(), CONFIG, before, hop_s=hop_s, block_s=BLOCK_S, **known)
 
 
@@ -100,7 +100,7 @@ def test_a_normal_arm_does_not_outvote_the_abnormal_one() -> None:
 
 
 def test_what_no_block_shows_by_itself_is_believed_when_it_lasts() -> None:
-    s, u, state = scores(), unusual(-1, 1.2, 0.04), BeliefState.initial(1, 2)
+    s, u, state = scores(), unusual(-1, 1.2, 0.04), BeliefState.initial(1, 2, 2)
     decisions = []
     for _ in range(6):
         belief, state = weigh(s, u, state)
@@ -110,7 +110,7 @@ def test_what_no_block_shows_by_itself_is_believed_when_it_lasts() -> None:
 
 
 def test_one_odd_block_in_ordinary_movement_is_doubted_first() -> None:
-    state = BeliefState.initial(1, 2)
+    state = BeliefState.initial(1, 2, 2)
     for _ in range(5):
         _, state = weigh(scores(), unusual(-1, -1, 0.7), state)
     odd = weigh(scores(), unusual(-1, 1.6, 0.02), state)[0]
@@ -144,7 +144,7 @@ def test_clipping_is_bridged_for_a_quarter_of_a_minute_by_what_was_seen_before()
 def test_the_same_seconds_say_the_same_however_often_they_are_looked_at() -> None:
     found = []
     for hop_s in (1.0, 0.5, 0.25):
-        state = BeliefState.initial(1, 2)
+        state = BeliefState.initial(1, 2, 2)
         for _ in range(round(8 / hop_s)):
             belief, state = weigh(scores(), unusual(-1, 1.3, 0.04), state, hop_s=hop_s)
         found.append(float(belief.lean[0]))
@@ -403,7 +403,7 @@ def test_leaving_a_sensor_out_gives_an_answer_where_there_was_none_and_changes_n
     course: list[Any], swapped: bool
 ) -> None:
     own = replace(calibration(), likelihood=np.tile([-3.0, 3.0], (FOUR, 1)))
-    states = [BeliefState.initial(1, FOUR)] * 2
+    states = [BeliefState.initial(1, FOUR, FOUR)] * 2
     for faults, u, p in course:
         s, score, health = of_four(faults, u, p)
         health = replace(health, swapped=np.full((1, FOUR), float(swapped)))
@@ -429,7 +429,7 @@ def test_leaving_a_sensor_out_gives_an_answer_where_there_was_none_and_changes_n
 
 
 def without_left(config: CautionConfig, u: float, n: int = 8) -> list[Belief]:
-    state, found = BeliefState.initial(1, 2), []
+    state, found = BeliefState.initial(1, 2, 2), []
     silent = scores(missing=np.array([[1.0, 0.0]]))
     for _ in range(n):
         belief, state = believe(
