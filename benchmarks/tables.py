@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from kinedge.benchmarks.captions import caption
 from kinedge.benchmarks.figures import written
 from kinedge.benchmarks.headlines import headlines_text
 from kinedge.benchmarks.results import Result
@@ -28,7 +29,6 @@ __all__ = ["TABLES", "Table", "check_documents", "fill", "read_document", "table
 Row = Mapping[str, Any]
 _MARK: Final = re.compile(r"<!-- bench:(?P<name>[a-z0-9-]+) -->\n(?P<old>.*?)<!-- /bench:(?P=name) -->", re.DOTALL)
 _OPEN: Final = re.compile(r"<!-- /?bench:([a-z0-9-]*) -->")
-_MOST_UNSTABLE: Final = 4
 
 
 @dataclass(frozen=True)
@@ -258,7 +258,7 @@ def table_text(name: str, results: Mapping[str, Result]) -> str:
             parts.append(f"*Not measured yet: `{table.command} --out {source}.json`.*\n")
             continue
         rows = [row for row in found.rows if table.keep(row)]
-        parts.append(f"{_markdown(rows, table.columns)}\n\n{_source(found, table)}\n")
+        parts.append(f"{_markdown(rows, table.columns)}\n\n{caption(found, command=table.command)}\n")
     return "\n".join(parts)
 
 
@@ -293,20 +293,6 @@ def _markdown(rows: Sequence[Row], columns: Mapping[str, str]) -> str:
         cells = (written(row.get(key)).replace("|", "\\|").replace("\n", " ") for key in there)
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
-
-
-def _source(found: Result, table: Table) -> str:
-    m = found.machine
-    versions = ", ".join(f"{key} {m[key]}" for key in ("python", "numpy", "onnxruntime") if m.get(key))
-    commit = f", commit {m['commit']}{' and changes' if m.get('changed') else ''}" if m.get("commit") else ""
-    command = found.command or table.command
-    words = [f"`{command}`, {found.day}; {found.where}; {versions}; kinedge {found.kinedge}{commit}."]
-    unstable = [w.partition(": ")[2] for w in found.warnings if w.startswith("unstable: ")]
-    if unstable:
-        more = f" and {len(unstable) - _MOST_UNSTABLE} more" if len(unstable) > _MOST_UNSTABLE else ""
-        words.append(f"**Unstable (spread of 10 % or more)**: {'; '.join(unstable[:_MOST_UNSTABLE])}{more}.")
-    words += [f"**{w[:1].upper()}{w[1:]}.**" for w in found.warnings if not w.startswith("unstable: ")]
-    return " ".join(words)
 
 
 def check_documents(paths: Sequence[Path], results: Mapping[str, Result]) -> list[Path]:
