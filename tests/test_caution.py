@@ -22,6 +22,7 @@ from kinedge.edge.config import DEFAULT_BUNDLE
 from kinedge.edge.dashboard.tracks import PersonTrack
 from kinedge.edge.dashboard.words import sentence_words
 from kinedge.edge.episodes import _trail_point
+from kinedge.edge.judgement import Judgement
 from kinedge.edge.narrative import abstention, usual_without
 from kinedge.edge.reliability import SensorHealth
 from kinedge.edge.scores import BlockScores
@@ -107,6 +108,43 @@ def test_what_no_block_shows_by_itself_is_believed_when_it_lasts() -> None:
         decisions.append(Decision(int(belief.decision[0])))
     assert decisions[0] is Decision.UNSURE
     assert decisions[-1] is Decision.ANOMALOUS
+
+
+def test_of_the_evidence_for_a_change_a_block_brought_what_was_not_there_before() -> None:
+    first, state = weigh(scores(), unusual(-1, 4, 0.001))
+    assert first.fresh[0] == 1
+    again, after = weigh(scores(), unusual(4, -1, 0.001), state)
+    assert 0.5 < again.fresh[0] < 1  # odds fade to at most nine to one, and this block brings nine nats
+    ordinary, _ = weigh(scores(), unusual(-1, -1, 0.7), after)
+    assert ordinary.fresh[0] == 0
+    silent, _ = weigh(scores(missing=np.ones((1, 2))), unusual(UNSCORED, UNSCORED, 1.0), after)
+    assert silent.fresh[0] == 0
+    assert weigh(scores(), unusual(-1, -1, 0.7))[0].fresh[0] == 1  # nothing speaks for one: the block is told as it is
+
+
+def block(odd: int, excess: float, elsewhere: float) -> BlockScores:
+    channel, drop = np.full((1, 12), elsewhere), np.full((1, 12), 0.1)
+    channel[0, odd], drop[0, odd] = excess, 9.0
+    return scores(channel=channel, drop=drop)
+
+
+def test_while_a_change_is_believed_what_is_named_is_where_it_was() -> None:
+    judgement = Judgement((slice(0, 6), slice(6, 12)), CONFIG, hop_s=HOP_S, block_s=BLOCK_S)
+    cohort = replace(calibration(), reference=np.zeros(200))
+    state, every = BeliefState.initial(1, 2, 12), np.arange(1)
+    begun = judgement.advance(block(7, 4.0, -1.0), cohort, state, every)
+    assert begun.belief.decision[0] == Decision.ANOMALOUS and begun.channel_share.argmax() == 7
+    after = judgement.advance(block(2, 0.9, 0.5), cohort, state, every)  # belief remembers, the block is ordinary
+    assert after.belief.anomalous[0] > 0
+    np.testing.assert_array_equal(after.channel_share, begun.channel_share)
+    np.testing.assert_array_equal(after.sensor_share, begun.sensor_share)
+    stronger = judgement.advance(block(2, 6.0, -1.0), cohort, state, every)
+    assert stronger.channel_share.argmax() == 2 and stronger.sensor_share.argmax() == 0
+    for _ in range(3):
+        over = judgement.advance(block(5, -1.0, -1.0), cohort, state, every)
+    assert (
+        over.belief.normal[0] > 0 and over.channel_share.argmax() == 5
+    )  # nothing is left: the block speaks for itself
 
 
 def test_one_odd_block_in_ordinary_movement_is_doubted_first() -> None:
