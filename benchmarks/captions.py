@@ -34,5 +34,7 @@ def caption(found: Result, *, command: str, versions: bool = True) -> str:
     if unstable:
         more = f" and {len(unstable) - _MOST_UNSTABLE} more" if len(unstable) > _MOST_UNSTABLE else ""
         words.append(f"**Unstable (spread of 10 % or more)**: {'; '.join(unstable[:_MOST_UNSTABLE])}{more}.")
+    if not found.command:
+        words.append("The file is of before results kept their command.")
     words += [f"**{w[:1].upper()}{w[1:]}.**" for w in found.warnings if not w.startswith("unstable: ")]
     return " ".join(words)

@@ -14,7 +14,7 @@ from kinedge.benchmarks import headline_figures as figures
 from kinedge.benchmarks.captions import caption
 from kinedge.benchmarks.headline_figures import Measured
 from kinedge.benchmarks.results import Result
-from kinedge.benchmarks.suite import SUITE
+from kinedge.benchmarks.suite import command_of
 
 __all__ = ["GROUPS", "HEADLINES", "Headline", "headlines_text"]
 
@@ -55,7 +55,7 @@ GROUPS: Final[Mapping[str, Sequence[Headline]]] = {
             figures.not_run("torch cuda", "onnxruntime cuda", "tensorrt"),
         ),
         Headline(
-            "newest sample to verdict, real time over ttys: median; 99 %",
+            "newest sample to verdict, real time over ttys: median, 99 %",
             ("stages",),
             figures.end_to_end,
             "99 % within 205 ms",
@@ -188,8 +188,6 @@ GROUPS: Final[Mapping[str, Sequence[Headline]]] = {
 
 HEADLINES: Final[Sequence[Headline]] = tuple(line for lines in GROUPS.values() for line in lines)
 
-_COMMANDS: Final = {entry.name: f"kinedge bench {entry.command.replace('{data}/', '')}" for entry in SUITE}
-
 
 def headlines_text(results: Mapping[str, Result]) -> str:
     """Write the tables; under each stand the commands, days, machines and warnings of its results."""
@@ -200,7 +198,7 @@ def _group(title: str, lines: Sequence[Headline], results: Mapping[str, Result])
     text = [f"### {title}", "", "| | measured | spread | aimed at |", "|---|---|---|---|"]
     text += [_line(line, results) for line in lines]
     used = dict.fromkeys(source for line in lines for source in line.sources if source in results)
-    captions = [caption(results[s], command=_COMMANDS[s], versions=False) for s in used]
+    captions = [caption(results[s], command=command_of(s), versions=False) for s in used]
     return "\n".join([*text, "", *(f"{c}  " for c in captions[:-1]), *captions[-1:], ""])
 
 

@@ -32,12 +32,12 @@ run() { # NAME ARGUMENTS...: one result, unless it is there; a status of 3 says 
 if [ -n "${SHORT:-}" ]; then
     gpu="--rounds 3 --round-s 0.005 --streams 1"
     step="--streams 1 --rounds 3 --round-s 0.005"
-    stages="--people 1 --seconds 12 --live-seconds 5"
+    stages="--people 1 --seconds 12 --live-seconds 5 --backends native,onnx,tensorrt"
     crowd="--people 10 --parameters 3000 --seconds 1 --chunk 25 --memory-people 4"
 else
     gpu="--streams 1,16,64,256"
     step="--streams 1,16,64,256"
-    stages="--people 16 --seconds 60 --live-seconds 60"
+    stages="--people 16 --seconds 60 --live-seconds 60 --backends native,onnx,tensorrt"
     crowd="--people 100,250,500,1000 --chunk 25 --seconds 4"
 fi
 # shellcheck disable=SC2086

@@ -10,7 +10,7 @@ from typing import Final
 
 from kinedge.benchmarks.figures import written
 
-__all__ = ["Bar", "bars_as_svg", "bars_as_text"]
+__all__ = ["Bar", "axis_name", "bars_as_svg", "bars_as_text"]
 
 _ROW: Final = 24
 _LABEL: Final = 300
@@ -43,7 +43,7 @@ def bars_as_svg(bars: Sequence[Bar], *, measure: str) -> str:
     """
     share = _Scale(bars)
     height = _ROW * (len(bars) + 1) + 8
-    axis = f"{measure.replace('_', ' ')}{'' if not _is_log(bars) else ', logarithmic'}"
+    axis = axis_name(bars, measure)
     parts = [
         f'<svg class="bars" viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{escape(axis)}" '
         # what prints by itself: a page's style sheet need not reach into a picture
@@ -81,6 +81,11 @@ def bars_as_text(bars: Sequence[Bar]) -> str:
         length = max(1, round(share(bar.value) * _CELLS))
         lines.append(f"{bar.label:<{width}}  {'█' * length} {written(bar.value)}{' ?' if bar.doubtful else ''}")
     return "\n".join(lines)
+
+
+def axis_name(bars: Sequence[Bar], measure: str) -> str:
+    """Say what the axis of the bars is, and whether it is logarithmic."""
+    return f"{measure.replace('_', ' ')}{', logarithmic' if _is_log(bars) else ''}"
 
 
 def _is_log(bars: Sequence[Bar]) -> bool:

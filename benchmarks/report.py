@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from kinedge.benchmarks.compare import Comparison
 from kinedge.benchmarks.figures import better, figure_of, identity, main_measure, written
-from kinedge.benchmarks.plots import Bar, bars_as_svg, bars_as_text
+from kinedge.benchmarks.plots import Bar, axis_name, bars_as_svg, bars_as_text
 from kinedge.benchmarks.results import Result
 
 __all__ = ["bench_html", "bench_markdown", "comparison_html", "comparison_markdown", "table_markdown"]
@@ -66,7 +66,8 @@ def bench_markdown(results: Sequence[Result], *, title: str = "Benchmarks") -> s
             parts.append("")
         measure, bars = _bars(r)
         if measure is not None and len(bars) > 1:
-            parts += [f"{measure.replace('_', ' ')}{_direction(measure)}:", "", "```", bars_as_text(bars), "```", ""]
+            axis = axis_name(bars, f"{measure}{_direction(measure)}")
+            parts += [f"{axis}:", "", "```", bars_as_text(bars), "```", ""]
         parts += [table_markdown(r.rows), ""]
     return "\n".join(parts)
 

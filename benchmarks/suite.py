@@ -18,7 +18,7 @@ from kinedge.benchmarks.machine import source_commit
 from kinedge.benchmarks.results import read_result
 from kinedge.errors import ConfigError
 
-__all__ = ["SUITE", "Entry", "chosen", "is_done", "with_data"]
+__all__ = ["SUITE", "Entry", "chosen", "command_of", "is_done", "with_data"]
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ SUITE: Final = (
     Entry("step", "step --streams 1,64,256 --rounds 9", "step --streams 2 --chunks 50 --rounds 3 --round-s 0.001", 1.0),
     Entry(
         "stages",
-        "stages --people 16 --seconds 60 --live-seconds 30",
+        "stages --people 16 --seconds 60 --live-seconds 30 --backends native,onnx",
         "stages --people 1 --seconds 12 --live-seconds 0",
         1.5,
     ),
@@ -159,6 +159,18 @@ SUITE: Final = (
         ("gait_healthy.npz", "soccer.npz"),
     ),
 )
+
+
+def command_of(name: str) -> str:
+    """Return how a result of the suite is measured, with data sets in the folder one stands in.
+
+    Raises
+    ------
+    ConfigError
+        No such entry.
+    """
+    (entry,) = chosen([name], quick=False)
+    return f"kinedge bench {entry.command.replace('{data}/', '')}"
 
 
 def chosen(only: Sequence[str], *, quick: bool) -> list[Entry]:

@@ -22,6 +22,7 @@ from kinedge.benchmarks.captions import caption
 from kinedge.benchmarks.figures import written
 from kinedge.benchmarks.headlines import headlines_text
 from kinedge.benchmarks.results import Result
+from kinedge.benchmarks.suite import command_of
 from kinedge.errors import ConfigError
 
 __all__ = ["TABLES", "Table", "check_documents", "fill", "read_document", "table_text"]
@@ -41,15 +42,12 @@ class Table:
         Names of result files, without the ending.
     columns
         Keys of rows and what stands at the head of each column.
-    command
-        What measures it, for results that do not say so themselves.
     keep
         Which rows.
     """
 
     sources: tuple[str, ...]
     columns: Mapping[str, str]
-    command: str
     keep: Callable[[Row], bool] = field(default=lambda _: True)
 
 
@@ -60,7 +58,6 @@ TABLES: Final[Mapping[str, Table]] = {
         ("step",),
         {**_TIMES, "us_per_sample": "µs per sample", "ratio": "× the bare call"}
         | {"ratio_of_backend": "× the bare call of its backend"},
-        "kinedge bench step --streams 1,256 --rounds 9",
     ),
     "stages": Table(
         ("stages",),
@@ -73,20 +70,31 @@ TABLES: Final[Mapping[str, Table]] = {
             "max_us": "max, µs",
         }
         | {"n": "n", "spread": "spread"},
-        "kinedge bench stages",
         lambda row: "p50_us" in row,
     ),
     "live": Table(
         ("stages",),
-        {"what": "", "p50_ms": "p50, ms", "p90_ms": "p90, ms", "p99_ms": "p99, ms", "max_ms": "max, ms"}
-        | {"late_share": "share that missed the deadline", "n": "n", "joules": "J", "watts": "W", "note": ""},
-        "kinedge bench stages",
-        lambda row: "p50_ms" in row or "joules" in row,
+        {
+            "what": "",
+            "backend": "by",
+            "p50_ms": "p50, ms",
+            "p90_ms": "p90, ms",
+            "p99_ms": "p99, ms",
+            "max_ms": "max, ms",
+        }
+        | {
+            "late_share": "share that missed the deadline",
+            "n": "n",
+            "spread": "spread",
+            "joules": "J",
+            "watts": "W",
+            "note": "",
+        },
+        lambda row: "p50_ms" in row or "joules" in row or " to verdict" in str(row["what"]),
     ),
     "backends": Table(
         ("gpu_check",),
         {**_TIMES, "us_per_sample": "µs per sample", "status": "", "note": ""},
-        "kinedge bench gpu",
         lambda row: not str(row["what"]).startswith(("train", "contract")),
     ),
     "throughput": Table(
@@ -100,7 +108,6 @@ TABLES: Final[Mapping[str, Table]] = {
         | {"wait_p50_ms": "wait p50, ms", "wait_p99_ms": "wait p99, ms"}
         | {"sample_to_verdict_p99_ms": "sample to verdict p99, ms"}
         | {"radio_p99_ms": "of that radio", "goal_ms": "goal, ms", "kb_per_person": "kB each"},
-        "kinedge bench throughput --people 1000,4000",
         lambda row: not str(row["what"]).startswith("import"),
     ),
     "accuracy": Table(
@@ -108,7 +115,6 @@ TABLES: Final[Mapping[str, Table]] = {
         {"what": "method", "origin": "", "lag": "lag", "vus_pr": "VUS-PR", "low": "95 % from", "high": "to"}
         | {"MSL": "MSL", "SMAP": "SMAP", "SMD": "SMD", "Daphnet": "Daphnet", "us_per_sample": "µs per sample"}
         | {"parameters": "parameters"},
-        "kinedge bench tsb --data tsb_ad_m.npz --published tsb_ad_m_published_vus_pr.csv",
     ),
     "peers": Table(
         ("peers",),
@@ -116,7 +122,6 @@ TABLES: Final[Mapping[str, Table]] = {
         | {"SMD 057": "SMD", "SMAP 144": "SMAP", "us_1_streams_chunk_1": "µs per sample, 1 stream, one by one"}
         | {"us_64_streams_chunk_1": "64 streams, one by one", "us_64_streams_chunk_50": "64 streams, in fifties"}
         | {"rss_mb_64_streams": "MB", "delay_samples": "delay, samples", "fit_s": "fit, s", "note": ""},
-        "kinedge bench peers --data tsb_ad_m.npz",
         lambda row: row.get("kind") == "detector",
     ),
     "runtimes": Table(
@@ -129,7 +134,6 @@ TABLES: Final[Mapping[str, Table]] = {
         | {"us_64_streams_chunk_50": "64 streams, in fifties", "times_64_streams_chunk_50": "× ours  "}
         | {"times_native_64_streams_chunk_50": "× native  "}
         | {"rss_mb_64_streams": "MB", "difference": "differs by", "spread": "spread", "note": ""},
-        "kinedge bench peers --data tsb_ad_m.npz",
         lambda row: row.get("kind") == "runtime",
     ),
     "promise": Table(
@@ -142,14 +146,12 @@ TABLES: Final[Mapping[str, Table]] = {
             "of_promise": "times the promise (95 %)",
         }
         | {"people_with_one": "people with one", "found": "found", "median_delay_s": "delay, s"},
-        "kinedge bench alarms",
     ),
     "promise-real": Table(
         ("alarms_daphnet", "alarms_gait_healthy", "alarms_fog_stanford"),
         {"what": "", "minutes": "minutes", "valid": "valid time", "false": "false"}
         | {"false_per_hour": "per hour (95 %)", "false_per_valid_hour": "per valid hour (95 %)"}
         | {"of_promise": "times the promise (95 %)", "freezes_found": "freezes found", "noise_found": "noise found"},
-        "kinedge bench alarms-real",
         lambda row: " all," in str(row["what"]),
     ),
     "caution": Table(
@@ -160,7 +162,6 @@ TABLES: Final[Mapping[str, Table]] = {
         | {"aurc": "AURC", "aurc_plain": "AURC, plain", "right_reason": "right reason"}
         | {"u65_others": "u65, others", "u65_others_over_band_se": "± of it less the band's"}
         | {"u80_others": "u80, others", "missed_others": "missed, others", "unsure_others": "unsure, others"},
-        "kinedge bench caution",
         lambda row: "second half" not in str(row["what"]),
     ),
     "caution-enrolled": Table(
@@ -168,27 +169,23 @@ TABLES: Final[Mapping[str, Table]] = {
         {"what": "", "u80": "u80", "u80_band": "band of p-values", "u65": "u65", "u65_band": "band, u65"}
         | {"u65_over_band_se": "± of u65 less the band's", "missed": "missed", "false_calls": "false calls"}
         | {"unsure": "unsure", "aurc": "AURC", "aurc_plain": "AURC, plain", "right_reason": "right reason"},
-        "kinedge bench caution --enrolled",
         lambda row: "second half" in str(row["what"]),
     ),
     "attribution": Table(
         ("attribution",),
         {"what": "", "hit_rate_100": "HitRate@100", "low": "95 % from", "high": "to", "hit_rate_150": "HitRate@150"},
-        "kinedge bench attribution --data smd.npz",
         lambda row: "hit_rate_100" in row,
     ),
     "attribution-gait": Table(
         ("attribution_gait",),
         {"what": "", "verdicts": "verdicts", "people": "people", "channel": "right channel first", "channel_95": "95 %"}
         | {"sensor": "right sensor first", "sensor_95": "95 % ", "stable": "unchanged by noise"},
-        "kinedge bench attribution --gait gait_healthy.npz",
         lambda row: "one channel" in str(row["what"]) and " x" not in str(row["what"]),
     ),
     "parity": Table(
         ("parity",),
         {"what": "", "status": "", "flipped": "verdicts flipped", "vus_pr_change": "change of VUS-PR"}
         | {"vus_pr_injected_change": "of VUS-PR, injected", "hit_at_1_change": "of hit@1", "note": ""},
-        "kinedge bench parity",
         lambda row: any(form in str(row["what"]) for form in ("int8", "fp16", "TensorRT", "whole")),
     ),
     "faults": Table(
@@ -196,37 +193,31 @@ TABLES: Final[Mapping[str, Table]] = {
         {"what": "", "sent": "sent", "received": "received", "masked": "masked", "unknown": "unheard at restarts"}
         | {"unaccounted": "unaccounted", "restarts": "restarts", "reconnects": "reconnects", "duplicates": "twice"}
         | {"bad": "bad packets", "late": "late"},
-        "kinedge bench endurance",
         lambda row: row["what"] == "all",
     ),
     "decode": Table(
         ("decode",),
         {"what": "", "us_per_packet": "µs per packet", "ratio": "× burst", "spread": "spread"},
-        "kinedge bench decode",
     ),
     "links": Table(
         ("links",),
         {"what": "", "sent": "sent", "received": "received", "lost": "lost", "unaccounted": "unaccounted"}
         | {"cpu_share": "share of a core", "us_per_sample": "µs per sample"},
-        "kinedge bench links",
     ),
     "collector": Table(
         ("collector",),
         {"what": "", "episodes_per_s": "episodes per s", "lowest": "lowest", "highest": "highest", "p50_ms": "p50, ms"}
         | {"p99_ms": "p99, ms", "cpu_ms": "processor, ms", "ratio": "of bare inserts", "note": ""},
-        "kinedge bench collector --rounds 5 --episodes 300",
     ),
     "anomalies": Table(
         ("anomalies",),
         {"what": "", "sessions": "sessions", "found": "found", "median_delay_s": "delay, s"}
         | {"right_sensor": "right sensor", "false_per_hour": "false per hour (95 %)", "unsure": "unsure"},
-        "kinedge bench anomalies",
     ),
     "freezing": Table(
         ("freezing",),
         {"what": "", "found": "found", "specificity": "specificity", "false_per_hour": "false per hour (95 %)"}
         | {"median_delay_s": "delay, s", "auc": "AUC"},
-        "kinedge bench freezing --daphnet daphnet.npz --stanford fog_stanford.npz",
     ),
 }
 
@@ -255,10 +246,10 @@ def table_text(name: str, results: Mapping[str, Result]) -> str:
     for source in table.sources:
         found = results.get(source)
         if found is None:
-            parts.append(f"*Not measured yet: `{table.command} --out {source}.json`.*\n")
+            parts.append(f"*Not measured yet: `{command_of(source)} --out {source}.json`.*\n")
             continue
         rows = [row for row in found.rows if table.keep(row)]
-        parts.append(f"{_markdown(rows, table.columns)}\n\n{caption(found, command=table.command)}\n")
+        parts.append(f"{_markdown(rows, table.columns)}\n\n{caption(found, command=command_of(source))}\n")
     return "\n".join(parts)
 
 

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, cast, get_args
 
 import typer
 from rich.console import Console
 
 from kinedge.cli.app import need_extra
 from kinedge.cli.bench import bench, deliver
+from kinedge.edge.backends import BackendName
 from kinedge.edge.config import DEFAULT_BUNDLE
+from kinedge.errors import ConfigError
 
 __all__ = ["COLUMNS", "stages"]
 
 _QUANTILES: Final = tuple(f"{q}_{unit}" for unit in ("us", "ms") for q in ("p50", "p90", "p99", "max"))
-COLUMNS: Final = ("what", "of", *_QUANTILES, "n", "late_share", "spread")
+COLUMNS: Final = ("what", "of", "backend", *_QUANTILES, "n", "late_share", "spread", "note")
 
 
 @bench.command()
@@ -26,6 +28,9 @@ def stages(
     live_seconds: Annotated[
         float, typer.Option(min=0, max=3600, help="In real time on ttys, one person; 0: not.")
     ] = 30.0,
+    backends: Annotated[
+        str, typer.Option(help="Of the run in real time, with commas; left out: what a gateway takes by itself.")
+    ] = "",
     loss: Annotated[float, typer.Option(min=0, max=0.5, help="Share of packets lost.")] = 0.02,
     seed: Annotated[int, typer.Option(min=0, help="Of the people and their losses.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Write the result as JSON there.")] = None,
@@ -33,10 +38,14 @@ def stages(
 ) -> None:
     """Time decode, align, step, caution, episode, store and uplink on the real path, and samples to verdicts live.
 
-    Example: kinedge bench stages --people 16 --out stages.json
+    Example: kinedge bench stages --people 16 --backends native,onnx --out stages.json
     """
     with need_extra("upstream"):
         from kinedge.benchmarks.stages import bench_stages
+
+    named = [name.strip() for name in backends.split(",") if name.strip()]
+    if unknown := [name for name in named if name not in get_args(BackendName)]:
+        raise ConfigError(f"no backend {', '.join(unknown)}; there are {', '.join(get_args(BackendName))}")
 
     with Console(stderr=True).status("starting", spinner="line") as status:
         found = bench_stages(
@@ -44,6 +53,7 @@ def stages(
             people=people,
             seconds=seconds,
             live_seconds=live_seconds,
+            backends=cast(list[BackendName], named),
             loss=loss,
             seed=seed,
             progress=status.update,

@@ -207,6 +207,8 @@ def test_a_page_holds_every_row_warning_and_plot_and_nothing_from_outside() -> N
         assert all(w.replace("<", "&lt;") in page and w in text for w in r.warnings)
     assert page.count("<tr>") == sum(len(r.rows) + 1 for r in results)
     assert "<svg" in page and "█" in text
+    step = bench_markdown([r for r in results if r.benchmark == "step"])
+    assert "(less is better), logarithmic:" in step  # bars of a thousandfold range are none of length
     assert "<script" not in page and "http" not in page
     assert "&lt;b&gt;" in bench_html([made(benchmark="<b>")])
 

@@ -32,3 +32,16 @@ def test_every_stage_is_timed_from_the_bytes_of_a_device_to_a_row_at_a_collector
     assert rows["all but store and uplink"]["p50_us"] > rows["step"]["p50_us"] / 2
     assert rows["memory"]["rss_mb"] > 10
     assert rows["energy of all of it"]["note"]
+
+
+def test_the_live_run_is_made_by_each_backend_and_one_that_does_not_open_says_why(tmp_path: Path) -> None:
+    out = tmp_path / "stages.json"
+    arguments = ["--people", "1", "--seconds", "5", "--live-seconds", "3", "--backends", "native,onnx-cuda"]
+    assert main(["bench", "stages", *arguments, "--out", str(out)]) == 0
+    rows = {row["what"]: row for row in json.loads(out.read_text())["rows"]}
+    packet, newest = rows["last packet to verdict, native"], rows["newest sample to verdict, native"]
+    assert packet["n"] == newest["n"] > 0 and newest["backend"].startswith("native")
+    assert 0 < packet["p50_ms"] < newest["p99_ms"] < 2000
+    missing = rows["newest sample to verdict, onnx-cuda"]
+    assert missing["status"] == "not run" and missing["note"] and "p50_ms" not in missing
+    assert main(["bench", "stages", "--backends", "magic"]) == 1

@@ -80,7 +80,7 @@ def test_a_table_says_command_day_machine_and_what_is_doubtful() -> None:
     assert "| engine | 4 | 12.5 |" in text
     assert "`kinedge bench step --streams 1`, 20" in text and "Unstable (spread of 10 % or more)**: engine" in text
     assert "**The machine is busy" in text
-    assert "Not measured yet: `kinedge bench stages --out stages.json`" in table_text("stages", {"step": found})
+    assert "Not measured yet: `kinedge bench stages --people 16 " in table_text("stages", {"step": found})
 
 
 def test_what_stands_outside_the_marks_is_left_as_it_is() -> None:

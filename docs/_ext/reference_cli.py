@@ -122,6 +122,8 @@ def _type(param: Any) -> str:
     if choices:
         return cell(" or ".join(f"`{c}`" for c in choices))
     name = str(getattr(kind, "__name__", None) or getattr(kind, "name", kind))
+    if param.nargs > 1 and param.metavar:
+        return cell(f"`{param.metavar}`")
     many = ", may be repeated" if getattr(param, "multiple", False) or param.nargs != 1 else ""
     return cell(_WORDS.get(name, name) + many)
 
