@@ -282,11 +282,11 @@ def watch(
             unusual, block = people.calibration.assess(scores, scorer.groups), (i + 1) // every - 1
             for name, alarms in watches.items():
                 known = None if name in as_known else people.known
-                told = alarms.look(rows.tolist(), i, unusual, scores, known=known)
+                told = alarms.look(rows, i, unusual, scores, known=known)
                 said[name][0, block] = [w is not None and w.alarm for w in told]
                 said[name][1, block] = [w is not None and w.valid for w in told]
         if aligned:
-            anew = [k for k in rows.tolist() if people.learn(k, values[k], valid[k])]
-            if anew:
-                state = state.put(np.array(anew, np.intp), scorer.initial_state(len(anew)))
+            anew = np.flatnonzero(people.learn(rows, values, valid))
+            if len(anew):
+                state = state.put(anew, scorer.initial_state(len(anew)))
     return {name: Told(alarm, valid) for name, (alarm, valid) in said.items()}

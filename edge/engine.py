@@ -255,11 +255,13 @@ class Engine:
         n_streams, n_samples, _ = values.shape
         memory = self._memory_of(min(at_once, n_streams), n_samples)
         step = memory.native_step(self._gaps.weight, clip=float(self._clip), z_limit=float(_Z_LIMIT))
+        at = np.arange(n_streams) if rows is None else np.ascontiguousarray(rows, np.int64)
+        in_place = after is state and memory.works_in_place
         step.set(
             {"n_streams": n_streams, "n_rows": len(state.n_seen)},
             values=values,
             valid=valid,
-            rows=np.arange(n_streams) if rows is None else np.ascontiguousarray(rows, np.int64),
+            rows=at,
             z=found.z,
             nats=found.nats,
             ok=found.valid,
@@ -279,11 +281,15 @@ class Engine:
                 held_age_after=after.held_age,
                 n_seen_after=after.n_seen,
             )
+            memory.tell_way(in_place=in_place)
             memory.told = state if after is state else None  # a pipeline's is the same hop after hop
         for start in range(0, n_streams, at_once):
             stop = min(start + at_once, n_streams)
             step.prepare(start, stop)
-            mu, log_sigma, model_state = memory.forecast(stop - start)
+            if in_place:
+                memory.forecast_in(state.model, at[start:stop])
+            else:
+                mu, log_sigma, model_state = memory.forecast(stop - start)
             if not memory.is_bound:
                 predicted = (stop - start, n_samples, len(self._horizons) * self._n_channels)
                 step.set(

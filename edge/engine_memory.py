@@ -99,6 +99,24 @@ class StepMemory:
         self._bound.run(n)
         return self.outputs(n)
 
+    @property
+    def works_in_place(self) -> bool:
+        """Whether the forecaster can go on where a state lies, ``forecast_in``: nothing is brought to it and back."""
+        return isinstance(self._bound, NativeBound)
+
+    def forecast_in(self, state: F32, rows: NDArray[np.int64]) -> None:
+        """Let the forecaster go on in these rows of a state, for the first streams of ``x`` and ``mask``."""
+        if not isinstance(self._bound, NativeBound):
+            raise TypeError("this backend has a state of its own")
+        self._bound.run_in(state, rows)
+
+    def tell_way(self, *, in_place: bool) -> None:
+        """Tell the native step where it brings a state to and takes it from: nowhere if the forecaster has it."""
+        if self._native is not None:
+            self._native.set(model_in=None if in_place else self.state)
+            if self._bound is not None:
+                self._native.set(model_out=None if in_place else self._bound.state_out)
+
     def native_step(self, weight: F32, *, clip: float, z_limit: float) -> NativeStep:
         """Return the step in C that works in this memory.
 
@@ -135,12 +153,11 @@ class StepMemory:
             weight=weight,
             x=self.x,
             mask=self.mask,
-            model_in=self.state,
             expected=self.expected,
         )
         if self.is_bound:
-            mu, log_sigma, model_state = self.outputs(n_memory)
-            step.set(mu=mu, log_sigma=log_sigma, model_out=model_state)
+            mu, log_sigma, _ = self.outputs(n_memory)
+            step.set(mu=mu, log_sigma=log_sigma)
         self._native = step
         return step
 

@@ -337,8 +337,8 @@ class Grid:
             n[person] = self._leap(person, int(n[person]))
         return np.maximum(n, 0)
 
-    def ready(self, *, now_ns: int | None = None, flush: bool = False) -> Rows:
-        """Return whose hop is final and not yet taken, as ``n_final`` tells."""
+    def ready(self, *, now_ns: int | None = None, flush: bool = False) -> tuple[Rows, bool]:
+        """Return whose hop is final and not yet taken, as ``n_final`` tells, and whether more may be then."""
         found = None
         if not any(b.full for b in self._buffers):
             found = native.ready(
@@ -353,7 +353,8 @@ class Grid:
                 never=NEVER,
             )
         if found is None:
-            found = np.flatnonzero(self.n_final(now_ns=now_ns, flush=flush) >= self.hop)
+            # who begins or leaps, or has chunks that wait for room, may have more than is seen yet
+            found = np.flatnonzero(self.n_final(now_ns=now_ns, flush=flush) >= self.hop), True
         return found
 
     def _leap(self, person: int, n: int) -> int:

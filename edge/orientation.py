@@ -19,7 +19,7 @@ Astronautical Sciences 36 (1988).
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -29,9 +29,12 @@ from numpy.typing import NDArray
 from kinedge.signals import Quantity, SensorSpec, quantity_of
 
 __all__ = [
+    "MAX_WINDOWS",
+    "WINDOW_S",
     "Alignment",
     "FrameEstimator",
     "Frames",
+    "Walking",
     "align",
     "angle_of",
     "rotate_samples",
@@ -42,12 +45,14 @@ __all__ = [
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 
-_WINDOW_S: Final = 4.0
+WINDOW_S: Final = 4.0
+"""Samples of so long are looked at together."""
 _STEP_S: Final = (0.4, 1.6)  # from a quick step to a slow stride
 _MIN_REGULARITY: Final = 0.5  # autocorrelation of the length of the acceleration at such a lag
 _MIN_SD_M_S2: Final = 0.4  # of that length: a body that walks shakes its sensors
 _STRETCHES: Final = 8  # that the scatter is taken between
-_MAX_WINDOWS: Final = 600  # 40 min of walking; older ones are forgotten
+MAX_WINDOWS: Final = 600
+"""Of walking, 40 min; older ones are forgotten."""
 _MIN_ANISOTROPY: Final = 1.5  # of the power about the swing axis over that about the next; below, there is no axis
 _MAX_ERROR_RAD: Final = float(np.deg2rad(10.0))
 _FLOOR_RAD: Final = float(np.deg2rad(0.5))  # nobody's frame is better known
@@ -140,8 +145,8 @@ class Alignment:
     usable: NDArray[np.bool_]
 
 
-class FrameEstimator:
-    """Learns how a person's sensors sit while they walk; what is no walking is not used.
+class Walking:
+    """Tells what windows of several people say of how their sensors sit; what is no walking says nothing.
 
     Parameters
     ----------
@@ -149,85 +154,89 @@ class FrameEstimator:
         In column order.
     rate_hz
         Of the grid.
+
+    Attributes
+    ----------
+    window
+        Samples that are looked at together.
+    sensors
+        Which can be told of: those with all axes of acceleration and of angular rate.
     """
 
     def __init__(self, sensors: Sequence[SensorSpec], *, rate_hz: float) -> None:
-        self._n_sensors = len(sensors)
+        self.n_sensors = len(sensors)
         names = [c for spec in sensors for c in spec.channels]
         pairs: dict[int, dict[Quantity, list[int]]] = {}
         for triad, sensor in zip(*(a.tolist() for a in triads_of(sensors)), strict=True):
             pairs.setdefault(sensor, {})[quantity_of(names[triad[0]])] = triad
-        self._pairs = {
-            i: (np.array(found[Quantity.ACC]), np.array(found[Quantity.GYR]))
-            for i, found in pairs.items()
-            if Quantity.ACC in found and Quantity.GYR in found
-        }
-        self._window = round(_WINDOW_S * rate_hz)
-        self._lags = (max(1, round(_STEP_S[0] * rate_hz)), min(self._window - 2, round(_STEP_S[1] * rate_hz)))
-        self._rows: list[F32] = []
-        self._n = 0
-        self._found: dict[int, deque[F64]] = {i: deque(maxlen=_MAX_WINDOWS) for i in self._pairs}
+        both = {i: f for i, f in pairs.items() if Quantity.ACC in f and Quantity.GYR in f}
+        self.sensors = tuple(both)
+        self._columns = np.array([[f[Quantity.ACC], f[Quantity.GYR]] for f in both.values()], np.intp)
+        self.window = round(WINDOW_S * rate_hz)
+        self._lags = (max(1, round(_STEP_S[0] * rate_hz)), min(self.window - 2, round(_STEP_S[1] * rate_hz)))
 
-    @property
-    def walking_s(self) -> float:
-        """Walking seen so far, of the sensor with the least; 0 when none can be used."""
-        return min((len(f) for f in self._found.values()), default=0) * _WINDOW_S
+    def look(self, windows: F32) -> tuple[NDArray[np.intp], NDArray[np.intp], F64]:
+        """Look at one window of each of some people.
 
-    @property
-    def walked_s(self) -> F64:
-        """Walking seen so far, of each sensor (n_sensors,); 0 where none can be used."""
-        return np.array([len(self._found.get(i, ())) * _WINDOW_S for i in range(self._n_sensors)])
+        Parameters
+        ----------
+        windows : (n_people, window, n_channels)
+            NaN where a sample is missing: a sensor with a gap says nothing.
 
-    def add(self, values: F32, valid: NDArray[np.bool_]) -> None:
-        """Take consecutive samples (n, n_channels); those of a window with a gap are not used."""
-        self._rows.append(np.where(valid, values, np.float32(np.nan)))
-        self._n += len(values)
-        while self._n >= self._window:
-            rows = np.concatenate(self._rows)
-            self._look_at(rows[: self._window].astype(np.float64))
-            self._rows, self._n = [rows[self._window :]], self._n - self._window
+        Returns
+        -------
+        person, sensor : (n,)
+            Who walked with which sensor.
+        moments : (n, 7, 3)
+            What it said: mean acceleration, covariance of the swing, and cross-covariance.
+        """
+        nothing = np.zeros(0, np.intp), np.zeros(0, np.intp), np.zeros((0, 7, 3))
+        if not self.sensors:
+            return nothing
+        # (n_people, n_sensors, acceleration or rate, axis, window), samples of an axis side by side
+        samples = np.ascontiguousarray(windows.transpose(0, 2, 1), np.float64)[:, self._columns]
+        acc, gyr = samples[:, :, 0], samples[:, :, 1]
+        whole = np.isfinite(samples).all(axis=(2, 3, 4))
+        walks = np.zeros(whole.shape, bool)
+        walks[whole] = self._repeats(np.sqrt((acc[whole] ** 2).sum(axis=1)))
+        n_walking = walks.sum(axis=1)
+        # a body that walks shakes most of its sensors
+        walks &= (2 * n_walking >= whole.sum(axis=1))[:, None]
+        person, which = np.nonzero(walks)
+        if not len(person):
+            return nothing
+        acc, gyr = acc[walks], gyr[walks]
+        mean = acc.mean(axis=2)
+        swing = gyr - gyr.mean(axis=2)[..., None]
+        across = swing.swapaxes(1, 2)
+        power, cross = swing @ across / self.window, (acc - mean[..., None]) @ across / self.window
+        return person, np.array(self.sensors)[which], np.concatenate([mean[:, None], power, cross], axis=1)
 
-    def clear(self, sensors: Sequence[int] | None = None) -> None:
-        """Forget what was seen of some sensors, or of all: they were put on anew."""
-        if sensors is None:
-            self._rows, self._n = [], 0
-        for i, found in self._found.items():
-            if sensors is None or i in sensors:
-                found.clear()
+    def _repeats(self, length: F64) -> NDArray[np.bool_]:
+        """Whether lengths of the acceleration (n, window) repeat themselves at the pace of steps or strides."""
+        x = length - length.mean(axis=1)[:, None]
+        power = _dot(x, x)
+        found = power >= _MIN_SD_M_S2**2 * self.window
+        if found.any():
+            x, power, low, high = x[found], power[found], *self._lags
+            best = np.full(len(x), -np.inf)
+            for lag in range(low, high + 1):
+                rho = _dot(x[:, lag:], x[:, :-lag]) / power * self.window / (self.window - lag)
+                best = np.maximum(best, rho)
+            found[found] = best >= _MIN_REGULARITY
+        return found
 
-    def _look_at(self, rows: F64) -> None:
-        whole = {i: acc for i, (acc, gyr) in self._pairs.items() if np.isfinite(rows[:, [*acc, *gyr]]).all()}
-        regular = [i for i, acc in whole.items() if self._walks(np.linalg.norm(rows[:, acc], axis=1))]
-        if not regular or 2 * len(regular) < len(whole):
-            return
-        for i in regular:
-            acc, gyr = rows[:, self._pairs[i][0]], rows[:, self._pairs[i][1]]
-            mean = acc.mean(axis=0)
-            swing = gyr - gyr.mean(axis=0)
-            moments = [mean[None], swing.T @ swing / len(rows), (acc - mean).T @ swing / len(rows)]
-            self._found[i].append(np.concatenate(moments))
-
-    def _walks(self, length: F64) -> bool:
-        """Whether the length of the acceleration (n,) repeats itself at the pace of steps or strides."""
-        x = length - length.mean()
-        power = float(x @ x)
-        if power < _MIN_SD_M_S2**2 * len(x):
-            return False
-        low, high = self._lags
-        rho = [float(x[lag:] @ x[:-lag]) / power * len(x) / (len(x) - lag) for lag in range(low, high + 1)]
-        return max(rho) >= _MIN_REGULARITY
-
-    def frames(self) -> Frames:
-        """Return what is known now; a sensor with fewer than eight windows of walking is not known."""
-        s = self._n_sensors
+    def frames(self, found: Mapping[int, Sequence[F64]]) -> Frames:
+        """Return what the moments (7, 3) of each sensor say; one with fewer than eight of them is not known."""
+        s = self.n_sensors
         gravity, axis = np.tile([0.0, 0.0, 1.0], (s, 1)), np.tile([1.0, 0.0, 0.0], (s, 1))
         cross, error = np.zeros((s, 3, 3)), np.full((s, 2), np.pi)
         anisotropy, walking = np.zeros(s), np.zeros(s)
-        for i, found in self._found.items():
-            walking[i] = len(found) * _WINDOW_S
-            if len(found) < _STRETCHES:
+        for i, moments in found.items():
+            walking[i] = len(moments) * WINDOW_S
+            if len(moments) < _STRETCHES:
                 continue
-            windows = np.stack(found)  # (n, 7, 3): mean acceleration, swing covariance, cross-covariance
+            windows = np.stack(moments)  # (n, 7, 3)
             mean = windows.mean(axis=0)
             gravity[i] = _unit(mean[0])
             power, directions = np.linalg.eigh(mean[1:4])
@@ -240,6 +249,57 @@ class FrameEstimator:
             ]
             error[i] = np.sqrt(np.mean(np.square(turns), axis=0) / (_STRETCHES - 1))
         return Frames(gravity, axis, cross, np.maximum(error, _FLOOR_RAD), anisotropy, walking)
+
+
+def _dot(a: F64, b: F64) -> F64:
+    """Return the products of rows (n, n_samples) of two arrays, each added up as it would be alone; (n,)."""
+    products: F64 = np.matmul(a[:, None, :], b[:, :, None])[:, 0, 0]
+    return products
+
+
+class FrameEstimator:
+    """Learns how a person's sensors sit while they walk; what is no walking is not used.
+
+    Parameters
+    ----------
+    sensors
+        In column order.
+    rate_hz
+        Of the grid.
+    """
+
+    def __init__(self, sensors: Sequence[SensorSpec], *, rate_hz: float) -> None:
+        self._walking = Walking(sensors, rate_hz=rate_hz)
+        self._rows: list[F32] = []
+        self._n = 0
+        self._found: dict[int, deque[F64]] = {i: deque(maxlen=MAX_WINDOWS) for i in self._walking.sensors}
+
+    @property
+    def walking_s(self) -> float:
+        """Walking seen so far, of the sensor with the least; 0 when none can be used."""
+        return min((len(f) for f in self._found.values()), default=0) * WINDOW_S
+
+    def add(self, values: F32, valid: NDArray[np.bool_]) -> None:
+        """Take consecutive samples (n, n_channels); those of a window with a gap are not used."""
+        self._rows.append(np.where(valid, values, np.float32(np.nan)))
+        self._n += len(values)
+        window = self._walking.window
+        while self._n >= window:
+            rows = np.concatenate(self._rows)
+            _, sensors, moments = self._walking.look(rows[None, :window])
+            for sensor, found in zip(sensors.tolist(), moments, strict=True):
+                self._found[sensor].append(found)
+            self._rows, self._n = [rows[window:]], self._n - window
+
+    def clear(self) -> None:
+        """Forget what was seen."""
+        self._rows, self._n = [], 0
+        for found in self._found.values():
+            found.clear()
+
+    def frames(self) -> Frames:
+        """Return what is known now; a sensor with fewer than eight windows of walking is not known."""
+        return self._walking.frames(self._found)
 
 
 def align(today: Frames, enrolled: Frames) -> Alignment:

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from kinedge.edge.calibration import Calibration, stack_calibrations
 from kinedge.edge.enrolment import Enrolment
-from kinedge.edge.orientation import Alignment, FrameEstimator, align, rotate_samples, triads_of
+from kinedge.edge.frame_watch import FrameWatch
+from kinedge.edge.orientation import Alignment, align, rotate_samples, triads_of
 from kinedge.edge.pose import PoseAlignment, PoseFrames, align_poses
 from kinedge.edge.scoring import Scorer
 from kinedge.edge.verdict import Basis
@@ -25,6 +26,8 @@ from kinedge.errors import ConfigError
 __all__ = ["ALIGN_AFTER_S", "People"]
 
 F32 = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+Rows = NDArray[np.intp]
 
 _Alignment = Literal["none", "pending", "partly", "done", "failed", "same"]
 _ALIGNMENTS: Final[tuple[_Alignment, ...]] = get_args(_Alignment)
@@ -92,12 +95,12 @@ class People:
         shape = (len(self.subjects), len(manifest.sensors))
         self.known = np.zeros(shape, bool)
         self._look_s = np.full(shape, ALIGN_AFTER_S)  # of walking, at which each sensor is looked at next
-        self._learning: dict[int, FrameEstimator] = {}
-        self._specs, self._rate_hz = manifest.sensor_specs, manifest.rate_hz
+        self._enrolled = np.array([s in self.enrolments for s in self.subjects], bool)
+        self._can_align = np.array([self.can_align(s) for s in self.subjects], bool)
+        self._frames = FrameWatch(manifest.sensor_specs, len(self.subjects), rate_hz=manifest.rate_hz)
         self.alignments: dict[str, Alignment] = {}
-        for row, subject in enumerate(self.subjects):
-            if self.can_align(subject):
-                self._learning[row] = FrameEstimator(self._specs, rate_hz=self._rate_hz)
+        for row in np.flatnonzero(self._can_align).tolist():
+            self._frames.begin(row)
 
     def realign(self, subject: str) -> None:
         """Look anew at how the sensors of a person sit: they were taken off, or slipped.
@@ -115,16 +118,20 @@ class People:
             )
         self._forget(self.subjects.index(subject), np.ones(self.known.shape[1], bool))
 
-    def taken_off(self, row: int, sensors: NDArray[np.bool_]) -> None:
-        """Hear that these sensors (n_sensors,) of somebody are off, or were: how they sit then is to be seen anew."""
-        subject = self.subjects[row]
-        if subject not in self.enrolments:
-            return
-        if self.known[row, sensors].any() or (row not in self._learning and self.can_align(subject)):
-            self._forget(row, sensors)
-        elif row in self._learning:  # what a sensor sees on its way is no walking of a body
-            self._learning[row].clear(np.flatnonzero(sensors).tolist())
-            self._look_s[row, sensors] = ALIGN_AFTER_S
+    def taken_off(self, rows: Rows, sensors: Mask) -> None:
+        """Hear that sensors (n_rows, n_sensors) of some people are off, or were: how they sit then is to be seen anew.
+
+        It may be said at every hop while they lie there: only the first time is something to be forgotten.
+        """
+        some = self._enrolled[rows] & sensors.any(axis=1)
+        rows, sensors = rows[some], sensors[some]
+        going = self._frames.going[rows]
+        forget = (self.known[rows] & sensors).any(axis=1) | (~going & self._can_align[rows])
+        for k in np.flatnonzero(forget).tolist():
+            self._forget(int(rows[k]), sensors[k])
+        # what a sensor sees on its way is no walking of a body
+        on = going & ~forget
+        self._see_anew(rows[on], sensors[on])
 
     def same_wearing(self, subject: str) -> None:
         """Hear that the sensors of somebody were not taken off since their enrolment: they sit as they did.
@@ -137,7 +144,7 @@ class People:
         if subject not in self.enrolments:
             raise ConfigError(f"{subject}: not enrolled, so there is nothing that sensors could sit like")
         row = self.subjects.index(subject)
-        self._learning.pop(row, None)
+        self._frames.end(row)
         self.alignments.pop(subject, None)
         self._rotations[row], self._turned[row] = np.eye(3), False
         self.known[row] = True
@@ -147,16 +154,20 @@ class People:
         """Know no more how these sensors of a row sit, and look anew; what is turned stays turned until then."""
         subject = self.subjects[row]
         self.known[row, sensors] = False
-        self._look_s[row, sensors] = ALIGN_AFTER_S
+        self._see_anew(np.array([row]), sensors[None])
         if not self.known[row].any():
             self.alignments.pop(subject, None)
         if not self.can_align(subject) and not self.can_pose(subject):
             self._set_basis(row, "none")
             return
         if self.can_align(subject):
-            learning = self._learning.setdefault(row, FrameEstimator(self._specs, rate_hz=self._rate_hz))
-            learning.clear(np.flatnonzero(sensors).tolist())
+            self._frames.begin(row)
         self._set_basis(row, "partly" if self.known[row].any() else "pending")
+
+    def _see_anew(self, rows: Rows, sensors: Mask) -> None:
+        """Forget what was learned of these sensors (n_rows, n_sensors)."""
+        self._frames.clear(rows, sensors)
+        self._look_s[rows] = np.where(sensors, ALIGN_AFTER_S, self._look_s[rows])
 
     def pose(self, subject: str, today: PoseFrames) -> PoseAlignment:
         """Turn a person's sensors by poses that were taken just now; the pipeline does so between two hops.
@@ -186,26 +197,42 @@ class People:
     @property
     def learning(self) -> bool:
         """Whether an alignment is pending for anybody."""
-        return bool(self._learning)
+        return bool(self._frames)
 
-    def learn(self, row: int, values: F32, valid: NDArray[np.bool_]) -> bool:
-        """Take the hop of one stream, unturned; True if its sensors are turned otherwise from the next hop on.
+    def learn(self, rows: Rows, values: F32, valid: Mask) -> Mask:
+        """Take a hop of some streams, unturned; tell whose sensors are turned otherwise from the next hop on.
 
-        Does nothing but while an alignment is pending.
+        Only those are looked at whose alignment is pending.
+
+        Parameters
+        ----------
+        rows : (n_rows,)
+            Whose.
+        values, valid : (n_rows, hop, n_channels)
+            As the sensors sit.
+
+        Returns
+        -------
+        turned : (n_rows,)
         """
-        learning = self._learning.get(row)
-        if learning is None:
-            return False
-        learning.add(values, valid)
-        walked_s, wanted = learning.walked_s, ~self.known[row]
-        ready = wanted & (walked_s >= self._look_s[row])
+        turned = np.zeros(len(rows), bool)
+        at = np.flatnonzero(self._frames.going[rows])
+        if not len(at):
+            return turned
+        everybody, own = len(at) == len(rows), rows[at]
+        self._frames.add(own, values if everybody else values[at], valid if everybody else valid[at])
+        walked_s, wanted = self._frames.walked_s[own], ~self.known[own]
+        ready = wanted & (walked_s >= self._look_s[own])
+        if not ready.any():
+            return turned
         # sensors that walk along are turned together; for one that is silent nobody waits
-        soon = wanted & ~ready & (2 * walked_s >= walked_s.max())
-        if not ready.any() or soon.any():
-            return False
-        self._look_s[row, ready] = walked_s[ready] + ALIGN_AFTER_S
-        found = align(learning.frames(), self.enrolments[self.subjects[row]].frames)
-        return self._settle(row, found, ready)
+        soon = wanted & ~ready & (2 * walked_s >= walked_s.max(axis=1, keepdims=True))
+        for k in np.flatnonzero(ready.any(axis=1) & ~soon.any(axis=1)).tolist():  # once a minute of somebody's walking
+            row, which = int(own[k]), ready[k]
+            self._look_s[row, which] = walked_s[k, which] + ALIGN_AFTER_S
+            found = align(self._frames.frames(row), self.enrolments[self.subjects[row]].frames)
+            turned[at[k]] = self._settle(row, found, which)
+        return turned
 
     def _settle(self, row: int, found: Alignment, which: NDArray[np.bool_]) -> bool:
         """Turn these sensors of a row so from here on; whether that is otherwise than before."""
@@ -224,7 +251,7 @@ class People:
         )
         known = self.known[row]
         if known.all() or (self._look_s[row][~known] > _GIVE_UP_S).all():
-            self._learning.pop(row, None)
+            self._frames.end(row)
         self._set_basis(row, "done" if known.all() else "partly" if known.any() else "failed")
         return bool((before != self._rotations[row]).any())
 
@@ -247,7 +274,7 @@ class People:
             self._rotations[row], self._turned[row] = saved["rotations"][old], saved["turned"][old]
             self.known[row] = saved["known"][old]
             if self.known[row].all():
-                self._learning.pop(row, None)
+                self._frames.end(row)
             self._set_basis(row, alignment)
 
     def turn(

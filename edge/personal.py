@@ -155,8 +155,10 @@ class Detectors:
         self._u95 = (np.stack([b.q95 for b in baselines]) - median) / spread
         self._n_channels = n_channels
 
-    def assess(self, channel_u: F64, intensity: F64) -> tuple[F64, F64]:
-        """Compare the last blocks of all streams with their own baselines.
+    def assess(
+        self, channel_u: F64, intensity: F64, *, rows: NDArray[np.intp] | slice = slice(None)
+    ) -> tuple[F64, F64]:
+        """Compare the last blocks of some streams with their own baselines.
 
         Parameters
         ----------
@@ -164,6 +166,8 @@ class Detectors:
             ``Unusualness.channel`` under the calibrations of these baselines.
         intensity : (n_streams, n_sensors)
             ``BlockScores.intensity``.
+        rows
+            Which of the baselines these are; all, in their order, by default.
 
         Returns
         -------
@@ -172,12 +176,12 @@ class Detectors:
         q95 : (n_streams, n_detectors)
             The 95 % quantile of the enrolment in this context, on the same scale.
         """
-        weight = _context_weights(self._knots, intensity)
+        weight = _context_weights(self._knots[rows], intensity)[..., self._of]
         pooled, usable = _pool(channel_u, self._starts)
-        of = self._of[self._n_channels :]
-        pooled = (pooled - _blend(weight[..., of], self._median)) / _blend(weight[..., of], self._spread)
+        of = weight[..., self._n_channels :]
+        pooled = (pooled - _blend(of, self._median[rows])) / _blend(of, self._spread[rows])
         u = np.concatenate([channel_u, np.where(usable, pooled, UNSCORED)], axis=1)
-        return u, _blend(weight[..., self._of], self._u95)
+        return u, _blend(weight, self._u95[rows])
 
 
 def fit_baseline(

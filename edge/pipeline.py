@@ -263,7 +263,7 @@ class Pipeline:
         """Know no more how a sensor of a person sits."""
         row = self._row[subject]
         self._wear.note_off(row)
-        self.people.taken_off(row, np.array([s == sensor for s in self.scorer.sensors]))
+        self.people.taken_off(np.array([row]), np.array([[s == sensor for s in self.scorer.sensors]]))
 
     def seen_off(self, subject: str) -> int:
         """Return a number that grows whenever a sensor of a person is off the body; to tell if all stayed on."""
@@ -403,15 +403,17 @@ class Pipeline:
         self._arrivals.settle()
         hop = self._grid.hop
         found: list[Scored] = []
-        while at_most is None or len(found) < at_most:
-            due = self._grid.ready(now_ns=now_ns, flush=flush)
+        more = True
+        while more and (at_most is None or len(found) < at_most):
+            due, again = self._grid.ready(now_ns=now_ns, flush=flush)
             if not len(due):
                 break
             first = self._grid.next_tick[due]
             # people of several phases go together, but nobody's hop overtakes a hop that ended before
-            together = first == first.min() if self._watch is not None else first < first.min() + hop
+            together = first < first.min() + hop
             rows = due[together][np.argsort(first[together], kind="stable")]
             found += self._step(rows if at_most is None else rows[: at_most - len(found)])
+            more = again or len(rows) < len(due)
         return found
 
     def _step(self, rows: Rows) -> list[Scored]:
@@ -446,20 +448,16 @@ class Pipeline:
         still_s = np.zeros_like(batch.scores.missing) if batch.health is None else batch.health.still_s
         off = self._wear.look(rows, gap_s, batch.scores.missing, still_s)
         if off is not None:
-            for one in np.flatnonzero(off.any(axis=1)):
-                self.people.taken_off(int(rows[one]), off[one])
+            self.people.taken_off(rows, off)
         bases, who = self.people.bases, rows.tolist()
         batch = batch.changed(
             bases=bases if everybody else tuple(bases[i] for i in who),
             watched=()
             if self._watch is None
-            else self._watch.look(who, int(index[0]), batch.unusual, batch.scores, known=self.people.known[rows]),
+            else self._watch.look(rows, index, batch.unusual, batch.scores, known=self.people.known[rows]),
         )
         self._last_index[rows] = index
-        self._turned[rows] = False
-        if self.people.learning:
-            for k, i in enumerate(who):
-                self._turned[i] = self.people.learn(i, values[k], valid[k])
+        self._turned[rows] = self.people.learn(rows, values, valid) if self.people.learning else False
         of_end = {end: batch.changed(end_tick=end, host_time_ns=end * self._grid.period_ns) for end in set(ends)}
         subjects = self.subjects
         return [Scored(subjects[i], of_end[ends[k]], k, values, valid) for k, i in enumerate(who)]

@@ -255,8 +255,7 @@ class ReliabilityMonitor:
         if self._native is not None:
             found = self._native.step(values, valid, facts.whole, facts.together, state, rows)
             if found is not None:
-                (repeated, clipped, off_body, swapped, shifted, still_s), twin, copy = found
-                return SensorHealth(repeated, clipped, off_body, swapped, shifted, still_s, twin, copy)
+                return SensorHealth.of(*found)
         health, after = self.step(values, valid, take_rows(state, rows), facts=facts)
         write_rows(state, rows, after)
         return health
@@ -286,17 +285,20 @@ class ReliabilityMonitor:
             unusual=np.where(known, persist * state.unusual + (1 - persist) * odd, state.unusual),
         )
 
-    def repair(self, values: F32, valid: Mask, saturated: Mask, health: SensorHealth) -> tuple[F32, Mask, Mask, Mask]:
-        """Return a hop as the model shall see it: values, valid, saturated, and which channels it may use at all.
+    def repair(
+        self, values: F32, valid: Mask, saturated: Mask, health: SensorHealth
+    ) -> tuple[F32, Mask, Mask, Mask | None]:
+        """Return a hop as the model shall see it: values, valid, saturated, and which channels it may use, if not all.
 
         Sides that are surely exchanged are exchanged back; sensors that are ``out`` may not be used.
         """
-        used = ~np.repeat(health.out, self._widths.astype(np.intp), axis=1)
+        used = None if health.is_fine else ~np.repeat(health.out, self._widths.astype(np.intp), axis=1)
         for rows, there, back in self._exchanges(health):
-            values, valid, saturated, used = (part.copy() for part in (values, valid, saturated, used))
+            values, valid, saturated = (part.copy() for part in (values, valid, saturated))
             for part in (values, valid, saturated):
                 part[np.ix_(rows, np.arange(self._hop), there)] = part[np.ix_(rows, np.arange(self._hop), back)]
-            used[np.ix_(rows, there)] = used[np.ix_(rows, back)]
+            if used is not None:
+                used[np.ix_(rows, there)] = used[np.ix_(rows, back)]
         return values, valid, saturated, used
 
     def repair_facts(self, facts: HopFacts, health: SensorHealth) -> HopFacts:

@@ -233,7 +233,7 @@ class Scorer:
         health = self.monitor.advance(values, valid, health_state, rows, facts=facts)
         values, valid, saturated, used = self.monitor.repair(values, valid, saturated, health)
         facts = self.monitor.repair_facts(facts, health)
-        surprise = run(values, valid if used.all() else valid & used[:, None])
+        surprise = run(values, valid if used is None or used.all() else valid & used[:, None])
         precision = None if calibration is None or calibration.which is None else calibration.precision
         scores = self.blocks.advance(surprise, values, valid, saturated, blocks, rows, precision=precision, facts=facts)
         chosen = calibration or self.calibration

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import ClassVar, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ Mask = NDArray[np.bool_]
 
 CLIPPED_POWER: Final = 6  # a clipped sample misleads about its neighbours, too
 _OUT: Final = 0.5  # trust below which a sensor is kept from the model
+_FINE: Final = 0.05  # of each thing that may be wrong: together they leave more than that
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,12 +44,27 @@ class SensorHealth:
     still_s: F64
     twin: NDArray[np.int64]
     copy: Mask
+    _is_fine: ClassVar[bool] = False
 
     @classmethod
     def fine(cls, n_streams: int, n_sensors: int) -> SensorHealth:
         """Return the health of sensors against which nothing speaks."""
         zero = np.zeros((n_streams, n_sensors))
         return cls(zero, zero, zero, zero, zero, zero, np.full(zero.shape, -1, np.int64), np.zeros(zero.shape, bool))
+
+    @classmethod
+    def of(cls, found: F64, twin: NDArray[np.int64], copy: Mask) -> SensorHealth:
+        """Return the health of which the first six parts are ``found`` (6, n_streams, n_sensors)."""
+        repeated, clipped, off_body, swapped, shifted, still_s = found
+        health = cls(repeated, clipped, off_body, swapped, shifted, still_s, twin, copy)
+        if found[:3].max(initial=0.0) < _FINE and not copy.any():
+            object.__setattr__(health, "_is_fine", True)
+        return health
+
+    @property
+    def is_fine(self) -> bool:
+        """Whether it is known that none is ``out``; False where nobody has looked."""
+        return self._is_fine
 
     @property
     def out(self) -> Mask:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -136,7 +137,7 @@ class VerdictBatch:
     health: SensorHealth | None = None
     clock_ms: F64 | None = None
     bases: tuple[Basis, ...] = ()
-    watched: tuple[Watched | None, ...] = ()
+    watched: Sequence[Watched | None] = ()
     additive: bool = False
 
     def changed(self, **parts: Any) -> VerdictBatch:

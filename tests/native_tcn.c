@@ -47,6 +47,10 @@ int main(int argc, char **argv)
         float *mu = numbers(streams * samples * n_out), *scale = numbers(streams * samples * n_out);
         float *scratch = numbers(n_scratch);
         const int64_t wrong = draw(0, 9), by = draw(0, 1) ? 1 : -1;
+        int64_t *rows = draw(0, 1) ? malloc((size_t)streams * sizeof *rows + !streams) : 0;
+        for (int64_t s = 0; rows && s < streams; s++)
+            rows[s] = streams - 1 - s;
+        const int is_wrong = wrong <= 6 || (wrong == 7 && rows && streams);
         int64_t n_shape = 5 + n_blocks, state_size = in_state, n_samples = samples;
         switch (wrong) { /* sizes that do not go together are refused before anything is touched */
         case 0: n_weights += by; break;
@@ -56,19 +60,23 @@ int main(int argc, char **argv)
         case 4: shape[draw(0, 4)] = draw(0, 1) ? -1 : INT64_MAX; break;
         case 5: shape[5] = draw(0, 1) ? 0 : INT64_MAX; break;
         case 6: n_shape = draw(0, 5); break;
+        case 7:
+            if (is_wrong)
+                rows[draw(0, streams - 1)] = by < 0 ? by : streams;
+            break;
         }
         const struct kinedge_tcn of = {
             shape, n_shape, weights, n_weights, n_samples, x, mask, state, after, state_size, mu, scale, scratch,
-            n_scratch};
+            n_scratch, rows, streams};
         const int told = kinedge_tcn(&of, streams);
-        if ((told != 0) != (wrong <= 6)) {
+        if ((told != 0) != is_wrong) {
             printf("round %d: %d is told of the wrong size %d\n", round, told, (int)wrong);
             return 1;
         }
         refused += told != 0;
         if (after != state)
             free(after);
-        free(shape), free(weights), free(x), free(mask), free(state), free(mu), free(scale), free(scratch);
+        free(shape), free(weights), free(x), free(mask), free(state), free(mu), free(scale), free(scratch), free(rows);
     }
     printf("%d refused\n", refused);
     return 0;

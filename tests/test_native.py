@@ -14,6 +14,7 @@ import pytest
 
 from kinedge.benchmarks.machine import describe_machine
 from kinedge.edge.native import NativeStep, implementation, library
+from kinedge.edge.native import arrays as native_arrays
 from kinedge.edge.native.loader import source_number
 from kinedge.edge.scoring import Scorer
 
@@ -56,6 +57,17 @@ def test_a_library_of_other_sources_or_none_at_all_is_not_used(tmp_path: Path) -
     assert told(code, KINEDGE_NATIVE="1").endswith("native")
     (package / "library.c").write_text("/* another one */")
     assert "None numpy (the native library is of other sources" in told(code, KINEDGE_NATIVE="1")
+
+
+def test_where_an_array_lies_is_read_as_it_is_asked_for() -> None:
+    whole = np.arange(24, dtype=np.float32).reshape(4, 6)
+    read_only = np.frombuffer(bytes(16), np.int64)
+    for a in (whole, whole[1:], whole[:, 2::3], whole[::-1], whole.T, read_only, np.empty((0, 3)), np.zeros(())):
+        expected = a.__array_interface__["data"][0]
+        assert native_arrays.address(a) == native_arrays._asked(a) == expected
+    assert native_arrays.address(None) is None
+    with pytest.raises(TypeError, match="an array is expected, not list"):
+        native_arrays.address([1.0])  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("case", sorted(native_cases.CASES))

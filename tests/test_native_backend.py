@@ -147,6 +147,31 @@ def test_memory_that_does_not_fit_never_reaches_the_c(bundle: Bundle) -> None:
             bound.run(n)
 
 
+@needs_library
+@pytest.mark.parametrize("n_samples", [1, 20, 70])
+def test_a_state_that_is_gone_on_in_where_it_lies_is_the_one_that_is_brought(bundle: Bundle, n_samples: int) -> None:
+    backend, rng = NativeBackend(bundle), np.random.default_rng(n_samples)
+    x, mask = random_input(5, n_samples, bundle.manifest.n_channels)
+    state = rng.normal(size=(9, bundle.manifest.state_size)).astype(np.float32)
+    rows, bound, own = rng.permutation(9)[:5], backend.bind(5, n_samples), state.copy()
+    bound.x[:], bound.mask[:], bound.state[:] = x, mask, state[rows]
+    bound.run_in(own, rows)
+    found = bound.mu.copy(), bound.log_sigma.copy()
+    bound.run(5)  # of its own, which nobody has touched
+    np.testing.assert_array_equal(found, (bound.mu, bound.log_sigma))
+    state[rows] = bound.state_out
+    np.testing.assert_array_equal(own, state)
+    with pytest.raises(BackendError, match="refuses"):
+        bound.run_in(own, np.array([0, 9]))
+    for wrong in (own[:, :-1], own.astype(np.float64), np.frombuffer(own.tobytes(), np.float32).reshape(own.shape)):
+        with pytest.raises(BackendError, match="where it lies"):
+            bound.run_in(wrong, rows)
+    with pytest.raises(BackendError, match="cannot be read"):
+        bound.run_in(own, rows.astype(np.int32))
+    with pytest.raises(BackendError, match="there are 5"):
+        bound.run_in(own, np.arange(6))
+
+
 def changed(graph: bytes, change: str) -> bytes:
     """A valid graph that is not quite the exporter's."""
     model = onnx.load_from_string(graph)

@@ -233,3 +233,14 @@ def test_health_of_fine_sensors_takes_nothing():
     fine = SensorHealth.fine(3, 2)
     assert not fine.out.any() and (fine.twin == -1).all()
     assert replace(fine, clipped=np.full((3, 2), 0.5)).out.all()
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=50, deadline=None)
+def test_nothing_is_kept_from_the_model_of_sensors_that_are_known_to_be_fine(seed):
+    rng = np.random.default_rng(seed)
+    found = rng.random((6, 3, 2)) * rng.choice([0.051, 0.2, 1.0])
+    health = SensorHealth.of(found, np.full((3, 2), -1), rng.random((3, 2)) < rng.choice([0.0, 0.1]))
+    assert not (health.is_fine and health.out.any())
+    assert SensorHealth.of(found * 0, health.twin, health.copy).is_fine == (not health.copy.any())
+    assert not replace(health).is_fine and not SensorHealth.of(found + np.nan, health.twin, health.copy).is_fine

@@ -63,7 +63,7 @@ def walk(people: People, day: Recording, *, start_s: int = 0, heard: tuple[bool,
     said = []
     for k in range(start_s, len(day) // 50):
         part = slice(50 * k, 50 * (k + 1))
-        people.learn(0, day.values[part], valid[part])
+        people.learn(np.array([0]), day.values[None, part], valid[None, part])
         said.append(people.bases[0].alignment)
     return said
 
@@ -75,7 +75,7 @@ def test_it_is_known_how_sensors_sit_once_they_walked_and_not_any_more_once_they
     assert not people.known.any()
     assert walk(people, walker[1])[-1] == "done" and people.known.all()
     turns = people.save()["rotations"].copy()
-    people.taken_off(0, LEFT)
+    people.taken_off(np.array([0]), LEFT[None])
     assert people.bases[0].alignment == "partly" and people.known.tolist() == [[False, True]]
     assert (people.save()["rotations"] == turns).all()  # until it is known otherwise
     assert walk(people, walker[1])[-1] == "done" and people.known.all()
@@ -94,7 +94,7 @@ def test_nobody_waits_for_a_sensor_that_is_silent_and_it_is_aligned_when_it_come
 def test_walking_while_a_sensor_is_off_teaches_nothing_about_it(scorer: Scorer, walker: Walker) -> None:
     people = people_of(scorer, walker)
     walk(people, walker[1].slice(0, 2000))
-    people.taken_off(0, BOTH)
+    people.taken_off(np.array([0]), BOTH[None])
     assert not people.known.any() and people.bases[0].alignment == "pending"
     assert "done" not in walk(people, walker[1].slice(0, 2000))  # begins anew
 
@@ -106,7 +106,7 @@ def test_what_could_not_be_told_is_given_up_after_ten_minutes_and_looked_at_agai
     vague = replace(walker[0], frames=replace(walker[0].frames, error_rad=np.full((2, 2), 1.0)))
     people = People(scorer, ["p"], {"p": vague})
     assert walk(people, walker[1])[-1] == "failed" and not people.known.any() and not people.learning
-    people.taken_off(0, LEFT)
+    people.taken_off(np.array([0]), LEFT[None])
     assert people.bases[0].alignment == "pending" and people.learning
 
 
@@ -117,7 +117,7 @@ def test_sensors_that_stayed_on_since_the_enrolment_are_known_without_a_step(sco
     again = people_of(scorer, walker)
     again.load(people.save(), {0: 0})
     assert again.bases[0].alignment == "same" and again.known.all() and not again.learning
-    again.taken_off(0, RIGHT)
+    again.taken_off(np.array([0]), RIGHT[None])
     assert again.bases[0].alignment == "partly"
     third = people_of(scorer, walker)
     third.load(again.save(), {0: 0})
@@ -137,7 +137,7 @@ def test_an_enrolment_without_walking_or_poses_is_known_only_while_nothing_is_ta
     people = People(scorer, ["p"], {"p": enrolment})
     assert people.bases[0].alignment == "none" and not people.known.any()
     people.same_wearing("p")
-    people.taken_off(0, LEFT)
+    people.taken_off(np.array([0]), LEFT[None])
     assert people.bases[0].alignment == "none" and people.known.tolist() == [[False, True]]
 
 

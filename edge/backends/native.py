@@ -11,11 +11,13 @@ from functools import cache
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kinedge.bundle import Bundle
 from kinedge.edge.backends.base import F32, check_samples, check_state
 from kinedge.edge.backends.native_graph import LANES, read_forecaster
 from kinedge.edge.native import implementation, library
+from kinedge.edge.native.arrays import address, is_plain
 from kinedge.errors import BackendError
 
 __all__ = ["NativeBackend", "NativeBound", "NativeStreams"]
@@ -96,10 +98,10 @@ class _Arguments(ctypes.Structure):
     """``struct kinedge_tcn`` of ``edge/native/tcn.h``."""
 
     _fields_ = tuple(
-        (name, ctypes.c_int64 if name in ("n_shape", "n_weights", "n_samples", "state_size", "n_scratch") else _POINTER)
+        (name, ctypes.c_int64 if name.startswith("n_") or name == "state_size" else _POINTER)
         for name in (
             "shape", "n_shape", "weights", "n_weights", "n_samples", "x", "mask", "state", "state_out", "state_size",
-            "mu", "log_sigma", "scratch", "n_scratch",
+            "mu", "log_sigma", "scratch", "n_scratch", "rows", "n_rows",
         )
     )  # fmt: skip
 
@@ -125,9 +127,11 @@ class _Call:
         self._of = _Arguments(
             backend._shape.ctypes.data, len(backend._shape), backend._weights.ctypes.data, len(backend._weights),
             n_samples, x.ctypes.data, mask.ctypes.data, state.ctypes.data, state_out.ctypes.data, state.shape[1],
-            mu.ctypes.data, log_sigma.ctypes.data, scratch.ctypes.data, len(scratch),
+            mu.ctypes.data, log_sigma.ctypes.data, scratch.ctypes.data, len(scratch), None, 0,
         )  # fmt: skip
         self._address = ctypes.addressof(self._of)
+        self._own = state.ctypes.data, state_out.ctypes.data
+        self._used: F32 | None = None
 
     def run(self, n_streams: int) -> None:
         """Advance the first streams.
@@ -137,6 +141,38 @@ class _Call:
         BackendError
             There are not so many.
         """
+        if self._used is not None:
+            of, self._used = self._of, None
+            (of.state, of.state_out), of.rows = self._own, None
+        self._run(n_streams)
+
+    def run_in(self, state: F32, rows: NDArray[np.int64]) -> None:
+        """Advance as many streams as there are rows, whose state is read and written in these rows of another array.
+
+        Parameters
+        ----------
+        state : (n, state_size) float32
+            Of these streams and others.
+        rows
+            Of its first streams, each at most once.
+
+        Raises
+        ------
+        BackendError
+            The arrays are not such, or the streams too many.
+        """
+        of = self._of
+        if self._used is not state:
+            if not is_plain(state, np.float32, (len(state), of.state_size)) or not state.flags.writeable:
+                raise BackendError(f"{self._name}: a state of {state.shape} cannot be written where it lies")
+            of.state = of.state_out = address(state)
+            of.n_rows, self._used = len(state), state
+        if not is_plain(rows, np.int64, rows.shape):
+            raise BackendError(f"{self._name}: rows of {rows.dtype} {rows.shape} cannot be read")
+        of.rows = address(rows)
+        self._run(len(rows))
+
+    def _run(self, n_streams: int) -> None:
         if not 0 <= n_streams <= self._most:
             raise BackendError(f"{self._name}: a step of {n_streams} streams failed: there are {self._most}")
         wrong = self._function(self._address, n_streams)
@@ -148,7 +184,8 @@ class NativeBound:
     """A step into memory that is used again and again; see ``onnx.BoundStep``.
 
     ``x``, ``mask`` (n_streams, n_samples, n_channels) and ``state`` are written before ``run``, and ``mu``,
-    ``log_sigma`` and ``state_out`` read behind it: their first rows, as many as there are streams.
+    ``log_sigma`` and ``state_out`` read behind it: their first rows, as many as there are streams. ``run_in`` goes on
+    in the rows of a state that lies elsewhere.
 
     Parameters
     ----------
@@ -163,7 +200,8 @@ class NativeBound:
         self.mu, self.log_sigma = (np.zeros((n_streams, n_samples, n_out), np.float32) for _ in range(2))
         self.state = np.zeros((n_streams, m.state_size), np.float32) if state is None else state
         self.state_out = np.zeros_like(self.state) if state is None else state
-        self.run = _Call(backend, self.x, self.mask, self.state, self.mu, self.log_sigma, self.state_out).run
+        call = _Call(backend, self.x, self.mask, self.state, self.mu, self.log_sigma, self.state_out)
+        self.run, self.run_in = call.run, call.run_in
 
 
 class NativeStreams:

@@ -20,7 +20,7 @@ typedef struct {
     const int64_t *starts;
     /* the calibration, of all or (n_streams, ...): knots (n_knots, n_sensors), center and spread (n_knots, n_channels),
      * likelihood (n_sensors, 2); reference (n_references, n_reference), how many of each row are finite, and which is
-     * a stream's (n_streams) */
+     * a stream's (n_streams), or none: the first of all */
     const double *knots, *center, *spread, *likelihood, *reference;
     const int64_t *n_finite, *which;
     /* of the block, as BlockScores, SensorHealth and clock_ms have it */
@@ -48,6 +48,11 @@ PAIRWISE(sum_of_doubles, double)
 #define MOST_CHANNELS 1024
 #define MOST_SENSORS 64
 
+static int64_t which_of(const kinedge_belief *b, int64_t s)
+{
+    return b->which ? b->which[s] : 0;
+}
+
 static double smaller(double a, double b)
 {
     return a <= b || a != a ? a : b;
@@ -74,7 +79,7 @@ static int outside(const kinedge_belief *b)
         if (b->starts[g] >= b->starts[g + 1])
             return -1;
     for (int64_t i = 0; i < b->n_streams; i++)
-        if (b->rows[i] < 0 || b->rows[i] >= b->n_rows || b->which[i] < 0 || b->which[i] >= b->n_references)
+        if (b->rows[i] < 0 || b->rows[i] >= b->n_rows || which_of(b, i) < 0 || which_of(b, i) >= b->n_references)
             return -1;
     return 0;
 }
@@ -145,7 +150,7 @@ API int32_t kinedge_belief_assess(const kinedge_belief *b)
         }
         share_out(energy, C, share);
         share_out(by_sensor, S, sensor_share);
-        const int64_t which = b->which[s], known = b->n_finite[which];
+        const int64_t which = which_of(b, s), known = b->n_finite[which];
         const int64_t below = rank(b->reference + which * b->n_reference, b->n_reference, score) - (b->n_reference - known);
         b->of_streams[s] = score > b->unscored ? score : 0.0;
         b->of_streams[n + s] = (double)(1 + known - below) / (double)(known + 1);

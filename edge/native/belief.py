@@ -82,16 +82,15 @@ class NativeBelief:
         self._calibration: object = None
         self._reference: object = None
         self._n_finite = np.zeros(0, np.int64)
-        self._n_streams = -1
 
     @staticmethod
     def is_there() -> bool:
         """Whether the library is."""
         return _functions() is not None
 
-    def _tell(self, calibration: Any, n_streams: int) -> bool:
+    def _tell(self, calibration: Any) -> bool:
         """Tell the calibration, if it is another one; whether numpy and C add up alike with it."""
-        if self._calibration is calibration and self._n_streams == n_streams:
+        if self._calibration is calibration:
             return True
         own = calibration.which is not None
         knots, reference = calibration.knots, np.atleast_2d(calibration.reference)
@@ -103,7 +102,7 @@ class NativeBelief:
             self._reference, self._n_finite = calibration.reference, every.sum(axis=1)
         middle, last = n_knots // 2, n_knots - 1
         arrays = {name: getattr(calibration, name) for name in ("knots", "center", "spread", "likelihood")}
-        arrays |= {"reference": reference, "which": calibration.which if own else np.zeros(n_streams, np.int64)}
+        arrays["reference"] = reference
         self._record.set(
             {
                 "own": own,
@@ -116,9 +115,10 @@ class NativeBelief:
                 "high_knot": min(middle + 1, last),
             },
             n_finite=self._n_finite,
+            which=np.ascontiguousarray(calibration.which) if own else None,
             **{name: np.ascontiguousarray(array) for name, array in arrays.items()},
         )
-        self._calibration, self._n_streams = calibration, n_streams
+        self._calibration = calibration
         return True
 
     def step(
@@ -136,7 +136,7 @@ class NativeBelief:
             Which of them these are.
         """
         functions, n, record = _functions(), len(rows), self._record
-        if functions is None or not self._fits or not self._tell(calibration, n):
+        if functions is None or not self._fits or not self._tell(calibration):
             return None
         if not record.set_state(state, _STATE.split()):
             return None

@@ -221,13 +221,14 @@ API WIDE int32_t kinedge_facts(const float *values, const uint8_t *valid, const 
 }
 
 /* Whose hop is final: last (n_people, n_sensors): newest sample of each sensor; next_tick (n_people). Write their rows,
- * and return how many. -1 where somebody is to begin or to leap, which is not done here.
+ * behind all rows whether anybody has a second such hop, and return how many. -1 where somebody is to begin or to leap, which is not done here.
  */
 API int64_t kinedge_ready(const int64_t *last, const int64_t *next_tick, int64_t n_people, int64_t n_sensors,
                           int64_t period_ns, int64_t max_delay_ns, int64_t has_now, int64_t now_ns, int64_t flush,
                           int64_t hop, int64_t most, int64_t never, int64_t *rows)
 {
     int64_t n_ready = 0;
+    rows[n_people] = 0;
     for (int64_t p = 0; p < n_people; p++) {
         int64_t newest = last[p * n_sensors], oldest = newest;
         for (int64_t i = 1; i < n_sensors; i++) {
@@ -251,6 +252,8 @@ API int64_t kinedge_ready(const int64_t *last, const int64_t *next_tick, int64_t
             return -1;
         if (until_ns >= end_ns)
             rows[n_ready++] = p;
+        if (until_ns >= end_ns + hop * period_ns)
+            rows[n_people] = 1;
     }
     return n_ready;
 }

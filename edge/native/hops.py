@@ -159,8 +159,10 @@ def ready(
     hop: int,
     most: int,
     never: int,
-) -> NDArray[np.intp] | None:
-    """Return whose hop is final, in order; None where numpy must look: somebody begins, or leaps over a silence.
+) -> tuple[NDArray[np.intp], bool] | None:
+    """Return whose hop is final, in order, and whether anybody's next one is, too.
+
+    None where numpy must look: somebody begins, or leaps over a silence.
 
     Parameters
     ----------
@@ -177,7 +179,7 @@ def ready(
         return None
     if not is_plain(next_tick, np.int64, (n_people,)) or not (now_ns is None or abs(now_ns) < _SANE_NS):
         return None
-    rows = np.empty(n_people, np.int64)
+    rows = np.empty(n_people + 1, np.int64)
     n = function(
         address(last),
         address(next_tick),
@@ -193,7 +195,7 @@ def ready(
         never,
         address(rows),
     )
-    return rows[:n] if n >= 0 else None
+    return (rows[:n], bool(rows[n_people])) if n >= 0 else None
 
 
 def look_at(

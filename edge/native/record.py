@@ -27,11 +27,14 @@ class Record:
     def __init__(self, kind: type[ctypes.Structure]) -> None:
         self._fields = kind()
         self.at = ctypes.addressof(self._fields)
-        self._kept: dict[str, NDArray[Any]] = {}
+        self._kept: dict[str, NDArray[Any] | None] = {}
         self._state: object = None
 
-    def set(self, numbers: Mapping[str, float] | None = None, **arrays: NDArray[Any]) -> None:
-        """Tell sizes and factors, and arrays, which must be plain and are kept until others take their places."""
+    def set(self, numbers: Mapping[str, float] | None = None, **arrays: NDArray[Any] | None) -> None:
+        """Tell sizes and factors, and arrays, which must be plain and are kept until others take their places.
+
+        None, where C takes that for nothing.
+        """
         fields = self._fields
         if numbers:
             for name, number in numbers.items():

@@ -73,8 +73,9 @@ API WIDE int32_t kinedge_prepare(const kinedge_step *s, int64_t start, int64_t s
                 age_after[c] = (int32_t)age;
             }
         }
-        memcpy(s->model_in + (i - start) * s->state_size, s->model + row * s->state_size,
-               (size_t)s->state_size * sizeof *s->model);
+        if (s->model_in)
+            memcpy(s->model_in + (i - start) * s->state_size, s->model + row * s->state_size,
+                   (size_t)s->state_size * sizeof *s->model);
     }
     return 0;
 }
@@ -124,8 +125,9 @@ API WIDE int32_t kinedge_differ(const kinedge_step *s, int64_t start, int64_t st
             }
         youngest(s->mu_after + row * s->max_horizon * width, old_mu, mu, T, s->max_horizon, width);
         youngest(s->log_sigma_after + row * s->max_horizon * width, old_log_sigma, log_sigma, T, s->max_horizon, width);
-        memcpy(s->model_after + row * s->state_size, s->model_out + at * s->state_size,
-               (size_t)s->state_size * sizeof *s->model);
+        if (s->model_out)
+            memcpy(s->model_after + row * s->state_size, s->model_out + at * s->state_size,
+                   (size_t)s->state_size * sizeof *s->model);
     }
     return 0;
 }

@@ -12,7 +12,8 @@ typedef struct {
     const int64_t *horizons, *needed;
     const float *center, *inverse_scale, *inverse_nu, *half_nu_1, *weight;
     /* memory of a piece: (n_memory, n_samples, n_channels), (n_memory, state_size), (n_memory, n_samples, n_horizons,
-     * n_channels); the last three are what the forecaster made of it */
+     * n_channels); the last three are what the forecaster made of it. No model_in and model_out: it goes on in the
+     * state by itself */
     float *x, *mask, *model_in, *expected;
     const float *mu, *log_sigma, *model_out;
     /* of all streams of the step: (n_streams, n_samples, n_channels), rows of the state, and what is found */

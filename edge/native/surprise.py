@@ -53,7 +53,7 @@ class NativeStep:
         return _functions() is not None
 
     def prepare(self, start: int, stop: int) -> None:
-        """Normalise, fill gaps, and bring mask and state to the forecaster."""
+        """Normalise, fill gaps, and bring mask and state to the forecaster, unless that has the state."""
         _check(self._prepare(self._at, start, stop))
 
     def surprise(self, start: int, stop: int, *, nats: NDArray[np.float32]) -> None:

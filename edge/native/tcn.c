@@ -34,18 +34,24 @@ struct layer {
     int64_t n_taps, length, n;
 };
 
-/* A line of a group: for each stream `kept` past rows in the state and n_samples new ones elsewhere. */
+/* A line of a group: for each stream `kept` past rows in its row of the state and n_samples new ones elsewhere. */
 struct line {
     const float *past, *now;
+    const int64_t *rows;
     int64_t past_stride, now_stride, kept, dilation;
 };
+
+static inline int64_t row_of(const struct line *line, int64_t s)
+{
+    return (line->rows ? line->rows[s] : s) * line->past_stride;
+}
 
 /* Keep the last rows of a line; the state may be written where it is read. */
 static void remember(const struct line *line, int64_t length, int64_t n_streams, int64_t n_samples, float *to)
 {
     for (int64_t s = 0; s < n_streams; s++) {
-        const float *past = line->past + s * line->past_stride, *now = line->now + s * line->now_stride;
-        float *kept = to + s * line->past_stride;
+        const float *past = line->past + row_of(line, s), *now = line->now + s * line->now_stride;
+        float *kept = to + row_of(line, s);
         const int64_t old = line->kept > n_samples ? line->kept - n_samples : 0, new = line->kept - old;
         if (old)
             memmove(kept, past + n_samples * length, (size_t)(old * length) * sizeof(float));
@@ -104,10 +110,13 @@ API int kinedge_tcn(const struct kinedge_tcn *of, int64_t n_streams)
         return 4;
     if (n_streams < 0 || n_samples < 1)
         return 5;
+    for (int64_t s = 0; of->rows && s < n_streams; s++)
+        if (of->rows[s] < 0 || of->rows[s] >= of->n_rows)
+            return 6;
 
     void (*group)(
-        const struct shape *, const float *, int64_t, int64_t, const float *, const float *, int64_t, const float *,
-        float *, int64_t, float *, float *, int64_t, float *) = group_narrow;
+        const struct shape *, const float *, int64_t, int64_t, const float *, const float *, int64_t, const int64_t *,
+        const float *, float *, int64_t, float *, float *, int64_t, float *) = group_narrow;
 #ifdef TWO_WIDTHS
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
         group = group_wide;
@@ -116,14 +125,15 @@ API int kinedge_tcn(const struct kinedge_tcn *of, int64_t n_streams)
     const int64_t x_stride = n_samples * m.n_channels, out_stride = n_samples * m.n_outputs;
     for (int64_t s = 0; s < n_streams; s += at_once) {
         const int64_t n = n_streams - s < at_once ? n_streams - s : at_once;
-        const float *from = of->state + s * state_size;
-        float *into = of->state_out + s * state_size;
+        const int64_t *rows = of->rows ? of->rows + s : 0, first = rows ? 0 : s * state_size;
+        const float *from = of->state + first;
+        float *into = of->state_out + first;
         for (int64_t t = 0; t < n_samples; t += ROWS) {
             const int64_t length = n_samples - t < ROWS ? n_samples - t : ROWS;
             const int64_t at = s * x_stride + t * m.n_channels, to = s * out_stride + t * m.n_outputs;
             group(
-                &m, of->weights, n, length, of->x + at, of->mask + at, x_stride, from, into, state_size, of->mu + to,
-                of->log_sigma + to, out_stride, of->scratch);
+                &m, of->weights, n, length, of->x + at, of->mask + at, x_stride, rows, from, into, state_size,
+                of->mu + to, of->log_sigma + to, out_stride, of->scratch);
             from = into;
         }
     }

@@ -18,10 +18,12 @@ struct kinedge_tcn {
     float *mu, *log_sigma; /* (n_streams, n_samples, n_outputs) */
     float *scratch;
     int64_t n_scratch;
+    const int64_t *rows; /* of each stream, that of its state among n_rows, each at most once; or none: in order */
+    int64_t n_rows;
 };
 
 /* Advance so many streams. Return 0, or which size does not fit, having written nothing: 1 the shape, 2 the weights,
- * 3 the state, 4 the scratch, 5 the streams or samples. */
+ * 3 the state, 4 the scratch, 5 the streams or samples, 6 the rows. */
 API int kinedge_tcn(const struct kinedge_tcn *of, int64_t n_streams);
 
 #endif

@@ -58,7 +58,7 @@ static TARGET void FOR(product)(
 {
     const float *taps[ROWS * MAX_TAPS], **tap = taps;
     for (int64_t s = 0; s < n_streams; s++) {
-        const float *past = line->past + s * line->past_stride, *now = line->now + s * line->now_stride;
+        const float *past = line->past + row_of(line, s), *now = line->now + s * line->now_stride;
         for (int64_t t = 0; t < n_samples; t++) {
             if (second) { /* the mask beside the sample */
                 *tap++ = now + t * l->length;
@@ -94,7 +94,7 @@ INLINE void FOR(positive)(const float *h, int64_t n_rows, int64_t n, float *to)
 /* A few samples of a few streams, ROWS at most, through all layers. Strides are from stream to stream. */
 static TARGET void FOR(group)(
     const struct shape *m, const float *w, int64_t n_streams, int64_t n_samples, const float *x, const float *mask,
-    int64_t x_stride, const float *state, float *state_out, int64_t state_size, float *mu, float *log_sigma,
+    int64_t x_stride, const int64_t *rows, const float *state, float *state_out, int64_t state_size, float *mu, float *log_sigma,
     int64_t out_stride, float *scratch)
 {
     const int64_t n_rows = n_streams * n_samples, c = m->n_channels, width = m->width, n_out = m->n_outputs;
@@ -103,7 +103,7 @@ static TARGET void FOR(group)(
     float *linear = head + ROWS * PADDED(2 * n_out);
 
     struct layer l = {w + PADDED(width), w, 2, c, width};
-    struct line line = {0, x, 0, x_stride, 0, 0};
+    struct line line = {0, x, 0, 0, x_stride, 0, 0};
     FOR(product)(&l, &line, mask, n_streams, n_samples, 0, h);
     w = l.weight + 2 * c * PADDED(width);
 
@@ -112,7 +112,7 @@ static TARGET void FOR(group)(
         FOR(positive)(h, n_rows, width, active);
         l = (struct layer){w + PADDED(width), w, m->kernel, width, width};
         line = (struct line){
-            state + at, active, state_size, n_samples * width, (m->kernel - 1) * m->dilations[b], m->dilations[b]};
+            state + at, active, rows, state_size, n_samples * width, (m->kernel - 1) * m->dilations[b], m->dilations[b]};
         FOR(product)(&l, &line, 0, n_streams, n_samples, 1, h);
         remember(&line, width, n_streams, n_samples, state_out + at);
         w = l.weight + m->kernel * width * PADDED(width);
@@ -121,13 +121,13 @@ static TARGET void FOR(group)(
 
     FOR(positive)(h, n_rows, width, active);
     l = (struct layer){w + PADDED(2 * n_out), w, 1, width, 2 * n_out};
-    line = (struct line){0, active, 0, n_samples * width, 0, 0};
+    line = (struct line){0, active, 0, 0, n_samples * width, 0, 0};
     FOR(product)(&l, &line, 0, n_streams, n_samples, 0, head);
     w = l.weight + width * PADDED(2 * n_out);
 
     if (m->var_order) {
         l = (struct layer){w, 0, m->var_order, c, n_out};
-        line = (struct line){state, x, state_size, x_stride, m->var_order - 1, 1};
+        line = (struct line){state, x, rows, state_size, x_stride, m->var_order - 1, 1};
         FOR(product)(&l, &line, 0, n_streams, n_samples, 0, linear);
         remember(&line, c, n_streams, n_samples, state_out);
         w += m->var_order * c * PADDED(n_out);
