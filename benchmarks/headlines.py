@@ -83,8 +83,8 @@ GROUPS: Final[Mapping[str, Sequence[Headline]]] = {
             figures.peer("ours"),
             "ahead of all",
         ),
-        Headline("… cheapest of 9 peers", ("peers",), figures.peer("cheapest")),
-        Headline("… most accurate of 9 peers", ("peers",), figures.peer("best")),
+        Headline("… the cheapest peer", ("peers",), figures.peer("cheapest")),
+        Headline("… the most accurate peer", ("peers",), figures.peer("best")),
         Headline(
             "windowed recomputation by ONNX Runtime, × the step in C, sample by sample: 1 stream; 64",
             ("peers",),
