@@ -108,7 +108,7 @@ TABLES: Final[Mapping[str, Table]] = {
         | {"wait_p50_ms": "wait p50, ms", "wait_p99_ms": "wait p99, ms"}
         | {"sample_to_verdict_p99_ms": "sample to verdict p99, ms"}
         | {"radio_p99_ms": "of that radio", "goal_ms": "goal, ms", "kb_per_person": "kB each"},
-        lambda row: not str(row["what"]).startswith("import"),
+        lambda row: not str(row["what"]).startswith(("import", "start")),
     ),
     "accuracy": Table(
         ("tsb",),
@@ -180,7 +180,7 @@ TABLES: Final[Mapping[str, Table]] = {
         ("attribution_gait",),
         {"what": "", "verdicts": "verdicts", "people": "people", "channel": "right channel first", "channel_95": "95 %"}
         | {"sensor": "right sensor first", "sensor_95": "95 % ", "stable": "unchanged by noise"},
-        lambda row: "one channel, alarm" in str(row["what"]) or "one channel, all" in str(row["what"]),
+        lambda row: "one channel" in str(row["what"]) and " x" not in str(row["what"]),
     ),
     "parity": Table(
         ("parity",),

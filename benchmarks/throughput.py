@@ -27,6 +27,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -34,6 +35,7 @@ import numpy as np
 from kinedge.benchmarks.crowd import Arrival, Crowd, untrained_bundle
 from kinedge.benchmarks.harness import result
 from kinedge.benchmarks.latency import bare_us
+from kinedge.benchmarks.start import starts_s
 from kinedge.bundle import Bundle
 from kinedge.edge.backends import load_backend
 from kinedge.edge.pipeline import Pipeline, Scored
@@ -133,6 +135,9 @@ def bench_throughput(
             }
         )
     rows += [{"what": f"import {name}", "processor_s": round(_import_s(name), 3)} for name in _IMPORTS]
+    if Path("/proc/self/schedstat").exists():
+        for what, uplink in (("start", False), ("start, with an uplink", True)):
+            rows.append({"what": what, "processor_s": round(starts_s(uplink=uplink)[0], 3)})
     settings = {
         "backend": backend.name,
         "bare_us_onnxruntime": round(onnx_us, 2),

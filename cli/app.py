@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,8 +10,6 @@ from contextvars import ContextVar
 from typing import Final
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
 from kinedge import __version__
 from kinedge.errors import ConfigError, KinedgeError
@@ -59,61 +58,70 @@ def need_extra(extra: str) -> Iterator[None]:
         raise ConfigError(f"{e.name} is not installed; this command needs: pip install 'kinedge[{extra}]'") from e
 
 
-def _register() -> None:
-    """Import the command files; each adds itself to ``app``."""
-    from kinedge.cli import (
-        audit,
-        bench,
-        bench_ab,
-        bench_all,
-        bench_caution,
-        bench_collector,
-        bench_dashboard,
-        bench_left_out,
-        bench_peers,
-        bench_people,
-        bench_results,
-        bench_stages,
-        collect,
-        collect_demo,
-        config,
-        data,
-        demo,
-        doctor,
-        emulate,
-        enrol,
-        enroll_gateway,
-        episodes,
-        feedback,
-        inspect,
-        keys,
-        measures,
-        models,
-        pose,
-        quantize,
-        record,
-        replay,
-        report,
-        run,
-        scan,
-        sync,
-        train,
-    )
-    from kinedge.cli import compile as compile_
+#: Which files a command needs: one that starts on a board pays for its own alone.
+_FILES: Final[dict[str, tuple[str, ...]]] = {
+    "audit": ("audit",),
+    "forget": ("audit",),
+    "bench": (
+        "bench",
+        "bench_ab",
+        "bench_all",
+        "bench_caution",
+        "bench_collector",
+        "bench_dashboard",
+        "bench_left_out",
+        "bench_peers",
+        "bench_people",
+        "bench_results",
+        "bench_stages",
+    ),
+    "collect": ("collect", "collect_demo"),
+    "compile": ("compile",),
+    "config": ("config",),
+    "data": ("data",),
+    "demo": ("demo",),
+    "doctor": ("doctor",),
+    "emulate": ("emulate",),
+    "enrol": ("enrol",),
+    "enroll-gateway": ("enroll_gateway",),
+    "episodes": ("episodes",),
+    "feedback": ("feedback",),
+    "inspect": ("inspect",),
+    "keygen": ("keys",),
+    "sign": ("keys",),
+    "verify": ("keys",),
+    "measures": ("measures",),
+    "models": ("models",),
+    "pose": ("pose",),
+    "quantize": ("quantize",),
+    "record": ("record",),
+    "replay": ("replay",),
+    "report": ("report",),
+    "run": ("run",),
+    "scan": ("scan",),
+    "sync": ("sync",),
+    "train": ("train",),
+}
 
-    _ = audit, bench, collect, compile_, config, data, demo, doctor, emulate, enrol, enroll_gateway, episodes
-    _ = bench_ab, bench_all, bench_caution, bench_collector, bench_dashboard, bench_left_out, bench_people, bench_peers
-    _ = bench_results, bench_stages, collect_demo, feedback, inspect, keys, measures, models, pose, quantize, record
-    _ = replay, report, run, scan, sync, train
+
+def _register(command: str | None = None) -> None:
+    """Import the files of a command, or of all when there is none of this name; each adds itself to ``app``."""
+    everything = [file for files in _FILES.values() for file in files]
+    for file in everything if command is None else _FILES.get(command, everything):
+        importlib.import_module(f"kinedge.cli.{file}")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line and return its exit status: 0 done, 1 an error of ours, 2 wrong usage."""
-    _register()
-    called = CALLED_WITH.set(tuple(sys.argv[1:] if argv is None else argv))
+    arguments = tuple(sys.argv[1:] if argv is None else argv)
+    _register(arguments[0] if arguments else None)
+    called = CALLED_WITH.set(arguments)
     try:
         result = app(args=argv, standalone_mode=False)
     except KinedgeError as e:
+        from rich.console import Console  # a board that serves draws nothing
+        from rich.markup import escape
+
         Console(stderr=True).print(f"[red]error:[/red] {escape(str(e))}", soft_wrap=True, highlight=False)
         return 1
     except KeyboardInterrupt:

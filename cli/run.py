@@ -16,17 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
-from rich.console import Console
-from rich.live import Live
 
 from kinedge.cli.app import app
-from kinedge.edge.pipeline import Scored
-from kinedge.edge.verdict import Verdict
-from kinedge.edge.verdict_json import verdict_as_json
 from kinedge.errors import KinedgeError
 
 if TYPE_CHECKING:
+    from kinedge.edge.pipeline import Scored
     from kinedge.edge.service import EdgeService
+    from kinedge.edge.verdict import Verdict
 
 __all__ = ["run", "serve_until"]
 
@@ -78,29 +75,31 @@ def run(
         \[uplink]
         url = "http://127.0.0.1:8765"
     """
-    from kinedge.cli.live import LiveView
     from kinedge.edge.config import HttpConfig, RecordConfig, load_gateway_config
     from kinedge.edge.logs import set_up_logging
-    from kinedge.edge.reloading import reload_people
     from kinedge.edge.service import EdgeService
     from kinedge.edge.systemd import Notifier
+    from kinedge.edge.verdict_json import verdict_as_json
 
     settings = load_gateway_config(config)
     if record is not None:
         settings = settings.model_copy(update={"record": RecordConfig(folder=record)})
     if settings.http is None and "http" not in settings.model_fields_set:
         settings = settings.model_copy(update={"http": HttpConfig()})
-    console = Console()
     set_up_logging(log_format.value)
-    view = LiveView("kinedge", caution=settings.caution.meaning)
-    live_wanted = console.is_terminal and not as_json and not quiet
+    live_wanted = sys.stdout.isatty() and not as_json and not quiet
+    view = None
+    if live_wanted:
+        from kinedge.cli.live import LiveView  # only a screen pays for what draws on it
+
+        view = LiveView("kinedge", caution=settings.caution.meaning)
 
     def on_scored(scored: Scored, verdict: Verdict) -> None:
         if as_json:
             model = {"model_digest": service.scorer.bundle.digest}  # it may have changed under way
             sys.stdout.write(json.dumps({**verdict_as_json(scored.subject, verdict), **model}) + "\n")
             sys.stdout.flush()
-        elif live_wanted:
+        elif view is not None:
             view.take(scored, verdict)
 
     service = EdgeService(settings, on_scored=on_scored, notifier=Notifier())
@@ -114,16 +113,22 @@ def run(
             sys.stderr.write(beginning.sentence() + "\n")
 
     async def reread() -> None:
+        from kinedge.edge.reloading import reload_people
+
         try:
             await reload_people(service, load_gateway_config(config))
         except KinedgeError as e:
             service.note(f"the configuration was not taken anew: {e}")
 
-    if not live_wanted:
+    if view is None:
         lines = _StatusLines(service, as_json=as_json)
         on_tick = None if quiet and not as_json else lines.tell
         asyncio.run(serve_until(service, on_tick=on_tick, on_call=reread))
         return
+    from rich.console import Console
+    from rich.live import Live
+
+    console = Console()
     logging.getLogger("kinedge").propagate = False  # the view shows what is worth knowing
 
     def draw() -> None:

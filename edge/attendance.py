@@ -6,7 +6,6 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from kinedge.edge.config import HttpConfig
-from kinedge.edge.dashboard.routes import Routes
 from kinedge.edge.health import health_of, read_gateway, status_line
 from kinedge.edge.http_server import Answer, HttpServer, json_answer
 from kinedge.edge.systemd import Notifier
@@ -33,11 +32,14 @@ def gateway_server(service: EdgeService, http: HttpConfig, board: Board | None =
         readings = await asyncio.to_thread(read_gateway, service)
         return Answer(render_metrics(service, readings), CONTENT_TYPE_LATEST)
 
+    dispatch = None
+    if board is not None:
+        dispatch = board.answer
     return HttpServer(
         http.host,
         http.port,
         {"/health": health, "/metrics": metrics},
-        dispatch=None if board is None else Routes(board).dispatch,
+        dispatch=dispatch,
         or_any_port="port" not in http.model_fields_set,
     )
 

@@ -9,11 +9,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from kinedge.edge.ring import Gone
 from kinedge.edge.store import EpisodeStore
 from kinedge.errors import StoreError
+
+if TYPE_CHECKING:
+    from kinedge.edge.ring import Gone
 
 __all__ = ["Caretaker"]
 

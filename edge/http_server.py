@@ -14,12 +14,13 @@ import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from urllib.parse import parse_qsl, unquote_to_bytes
 
-import h11
-
 from kinedge.errors import LinkError
+
+if TYPE_CHECKING:  # imported by whoever is the first to ask something
+    import h11
 
 __all__ = ["Answer", "Dispatcher", "Handler", "HttpServer", "Request", "Send", "Stream", "is_loopback", "json_answer"]
 
@@ -174,6 +175,8 @@ class HttpServer:
         task.add_done_callback(self._streams.discard)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        import h11
+
         try:
             await self._talk(reader, writer)
         except (OSError, asyncio.TimeoutError, h11.ProtocolError) as e:
@@ -184,6 +187,8 @@ class HttpServer:
                 await asyncio.wait_for(writer.wait_closed(), _ASK_S)
 
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        import h11
+
         connection = h11.Connection(h11.SERVER, max_incomplete_event_size=_MAX_HEAD_BYTES)
         head_only = False
         answer: Answer | Stream
@@ -207,6 +212,7 @@ class HttpServer:
         self, connection: h11.Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> Request | Answer | None:
         """Read one request, or return the answer to one that is refused before its body; None for nothing."""
+        import h11
 
         async def next_event() -> Any:
             while (event := connection.next_event()) is h11.NEED_DATA:
@@ -270,6 +276,8 @@ class HttpServer:
     async def _stream(
         self, connection: h11.Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, stream: Stream
     ) -> None:
+        import h11
+
         task = asyncio.current_task()
         if task is not None:  # it no longer counts as somebody who asks
             self._open.discard(task)

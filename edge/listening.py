@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from kinedge.edge.lsl_streams import LslStreams
-from kinedge.edge.measures_keeper import MeasuresKeeper
 from kinedge.edge.pipeline import Pipeline
 from kinedge.errors import SignalError
 from kinedge.firmware_bridge.clock import Clock
@@ -15,6 +13,10 @@ from kinedge.firmware_bridge.device import Battery, ClockExchange, DeviceInfo, D
 from kinedge.firmware_bridge.event_queue import SessionEvent
 from kinedge.firmware_bridge.links import LinkClosed, LinkOpened
 from kinedge.signals import ImuChunk
+
+if TYPE_CHECKING:
+    from kinedge.edge.lsl_streams import LslStreams
+    from kinedge.edge.measures_keeper import MeasuresKeeper
 
 __all__ = ["Listener", "SensorHealth"]
 

@@ -6,17 +6,15 @@ import asyncio
 import base64
 import hashlib
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
-
-import httpx
 
 from kinedge.edge.answers import Fate, Outcome, judge
 from kinedge.edge.measures_outbox import MeasuresOutbox, OutgoingDay
 
 __all__ = ["MeasuresSender", "put_headers"]
 
-Request = Callable[[str, str, dict[str, str], bytes], Awaitable[tuple[int, httpx.Headers, bytes]]]
+Request = Callable[[str, str, dict[str, str], bytes], Awaitable[tuple[int, Mapping[str, str], bytes]]]
 
 _OLD_COLLECTOR_S: Final = 3600.0  # one that knows no measures is asked again after so long
 _MAX_BACKOFF_S: Final = 300.0
@@ -96,6 +94,8 @@ class MeasuresSender:
 
     async def _send(self, day: OutgoingDay) -> Outcome | None:
         """Try one PUT and judge the answer; None when the row is no longer wanted."""
+        import httpx
+
         body = await asyncio.to_thread(self._outbox.body, day)
         if body is None:
             return None

@@ -9,19 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final, Literal, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kinedge.edge.calibration import Calibration, stack_calibrations
-from kinedge.edge.enrolment import Enrolment
 from kinedge.edge.frame_watch import FrameWatch
 from kinedge.edge.orientation import Alignment, align, rotate_samples, triads_of
 from kinedge.edge.pose import PoseAlignment, PoseFrames, align_poses
 from kinedge.edge.scoring import Scorer
 from kinedge.edge.verdict import Basis
 from kinedge.errors import ConfigError
+
+if TYPE_CHECKING:
+    from kinedge.edge.enrolment import Enrolment
 
 __all__ = ["ALIGN_AFTER_S", "People"]
 

@@ -2,6 +2,8 @@
 
 All I/O of the edge is here and in the links and the uplink; what stands between is pure. One event loop reads,
 scores and writes: a step of a few hundred microseconds a second needs no other thread, but the disk does.
+What a gateway may do without - a dashboard, an uplink, Bluetooth, a recording, measures - is imported where it is
+wanted, so that a board listens within a second.
 """
 
 from __future__ import annotations
@@ -13,22 +15,18 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from kinedge.edge.attendance import feed_watchdog, gateway_server
 from kinedge.edge.beginnings import WORN, Beginning, Wearers, beginnings
 from kinedge.edge.board_state import BoardStateFile, board_state_path
 from kinedge.edge.checkpoint import CheckpointKeeper, checkpoint_path
 from kinedge.edge.config import GatewayConfig
-from kinedge.edge.dashboard.board import Board
-from kinedge.edge.enrolment import Enrolment
 from kinedge.edge.episode_follower import EpisodeFollower
 from kinedge.edge.episodes import EpisodeDraft
 from kinedge.edge.hostclock import HostClock, RecordedClock, WallClock
 from kinedge.edge.keeper import DraftKeeper
 from kinedge.edge.listening import Listener, SensorHealth
-from kinedge.edge.lsl_streams import LslStreams
-from kinedge.edge.model_follower import ModelFollower
 from kinedge.edge.people import People
 from kinedge.edge.pipeline import Pipeline, Scored, phases_for
 from kinedge.edge.progress import Progress, StageTimes
@@ -39,17 +37,23 @@ from kinedge.edge.store import EpisodeStore
 from kinedge.edge.supervisor import RestartPolicy, Supervisor, TaskState
 from kinedge.edge.systemd import Notifier
 from kinedge.edge.trusted import load_trusted
-from kinedge.edge.uplink import open_uplink
 from kinedge.edge.verdict import Verdict
 from kinedge.edge.verdict_hours import VerdictHours, VerdictTally
 from kinedge.edge.wiring import HandedOver, Wiring
 from kinedge.errors import BackendError, ConfigError, StoreError
-from kinedge.firmware_bridge.ble_radio import BleRadio
 from kinedge.firmware_bridge.device import DeviceInfo
 from kinedge.firmware_bridge.event_queue import SessionEvent
 from kinedge.firmware_bridge.open_device import DeviceConfig, DeviceLink, open_device
-from kinedge.firmware_bridge.recorded_source import Arrival, RecordedSource
 from kinedge.firmware_bridge.sync_file import SyncFile, clock_maker, read_sync_file, sync_path
+
+if TYPE_CHECKING:
+    from kinedge.edge.dashboard.board import Board
+    from kinedge.edge.enrolment import Enrolment
+    from kinedge.edge.lsl_streams import LslStreams
+    from kinedge.edge.model_follower import ModelFollower
+    from kinedge.edge.uplink import Uplink
+    from kinedge.firmware_bridge.ble_radio import BleRadio
+    from kinedge.firmware_bridge.recorded_source import RecordedSource
 
 __all__ = ["EdgeService", "SensorHealth"]
 
@@ -127,10 +131,12 @@ class EdgeService:
         self.clock = host_clock or HostClock()
         self._source = source
         self._wall = WallClock(self.clock)
-        self._models = None
+        self._models: ModelFollower | None = None
         if config.models is None or source is not None:
             self.scorer, people = load_trusted(config)
         else:
+            from kinedge.edge.model_follower import ModelFollower
+
             self._models = ModelFollower(config, note=self.note)
             self.scorer, people = self._models.taken.scorer, self._models.taken.people
         self.pipeline = Pipeline(
@@ -151,14 +157,16 @@ class EdgeService:
                 note=self.note,
             )
             self.checkpoint.restore(self.pipeline)
-        self._radio = radio or BleRadio()
+        self._radio = radio
         self.wiring = Wiring(
             config, self._open, assigned=self.decided.state.assigned, note=self.note, live=source is None
         )
         devices = [wired.device for wired in self.wiring]
         sync = read_sync_file(sync_path(config.store)) if devices else SyncFile()
-        self._lsl = None
+        self._lsl: LslStreams | None = None
         if config.lsl is not None:
+            from kinedge.edge.lsl_streams import LslStreams
+
             self._lsl = LslStreams(config.lsl, gateway=config.gateway, subjects=people.subjects)
         self.store = EpisodeStore(config.store, vault=None if config.keys is None else config.keys.vault(config.store))
         zone = "" if config.measures is None else config.measures.timezone
@@ -172,8 +180,10 @@ class EdgeService:
             lsl=self._lsl,
             measures=self.measures,
         )
-        self.uplink = None
+        self.uplink: Uplink | None = None
         if config.uplink is not None:
+            from kinedge.edge.uplink import open_uplink
+
             self.uplink = open_uplink(self.store, config.uplink, gateway=config.gateway)
         self._on_scored = on_scored
         self.keeper = DraftKeeper(
@@ -189,6 +199,8 @@ class EdgeService:
         self.tape = make_tape(config, self.scorer, people, clock=self.clock, note=self.note)
         self.caretaker = make_caretaker(config, self.store, self.tape, note=self.note)
         if config.http is not None and config.http.dashboard:
+            from kinedge.edge.dashboard.board import Board
+
             self.board = Board(self, config.http)
         self.server = None if config.http is None else gateway_server(self, config.http, self.board)
 
@@ -376,6 +388,10 @@ class EdgeService:
             self.board.hub.drafted(draft)
 
     def _open(self, device: DeviceConfig) -> DeviceLink:
+        if device.ble is not None and self._radio is None:
+            from kinedge.firmware_bridge.ble_radio import BleRadio
+
+            self._radio = BleRadio()
         return open_device(device, radio=self._radio, host_clock=self.clock.now_ns)
 
     async def serve(self, where: str) -> None:
@@ -389,6 +405,8 @@ class EdgeService:
 
     async def _play(self, source: RecordedSource) -> None:
         """Take a recording as if it happened, and score at its own moments; a busy disk holds it up."""
+        from kinedge.firmware_bridge.recorded_source import Arrival
+
         clock = self.clock
         async for item in source.events():
             if isinstance(item, Arrival):

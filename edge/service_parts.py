@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kinedge.edge.caretaker import Caretaker
 from kinedge.edge.config import GatewayConfig
 from kinedge.edge.episode_follower import provenance
 from kinedge.edge.hostclock import HostClock
-from kinedge.edge.measures_keeper import MeasuresKeeper
 from kinedge.edge.people import People
-from kinedge.edge.ring import Gone, trim_recordings
 from kinedge.edge.scoring import Scorer
 from kinedge.edge.store import EpisodeStore
-from kinedge.edge.tape import Tape
 from kinedge.edge.verdict import Basis
 from kinedge.edge.verdict_json import basis_fields
+
+if TYPE_CHECKING:
+    from kinedge.edge.measures_keeper import MeasuresKeeper
+    from kinedge.edge.ring import Gone
+    from kinedge.edge.tape import Tape
 
 __all__ = ["make_caretaker", "make_measures", "make_tape", "tape_facts"]
 
@@ -28,6 +30,8 @@ def make_measures(config: GatewayConfig, store: EpisodeStore, *, clock: HostCloc
     """Measure the people of a gateway, if that is wanted."""
     if config.measures is None:
         return None
+    from kinedge.edge.measures_keeper import MeasuresKeeper
+
     return MeasuresKeeper(
         store,
         config.measures,
@@ -50,6 +54,8 @@ def make_tape(config: GatewayConfig, scorer: Scorer, people: People, *, clock: H
     """
     if config.record is None:
         return None
+    from kinedge.edge.tape import Tape
+
     return Tape(
         config.record.folder,
         {subject: tape_facts(config, scorer, basis) for subject, basis in people.by_subject()},
@@ -73,6 +79,8 @@ def make_caretaker(config: GatewayConfig, store: EpisodeStore, tape: Tape | None
         record = config.record
         if record is None or tape is None:
             return []
+        from kinedge.edge.ring import trim_recordings
+
         budget_bytes = round(record.budget_mb * 1e6)
         return trim_recordings(
             record.folder, keep_hours=record.keep_hours, budget_bytes=budget_bytes, current=tape.folder

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from kinedge.bundle import Bundle, read_bundle
 from kinedge.edge.backends import open_backend
 from kinedge.edge.board_key import board_public_keys
 from kinedge.edge.config import DEFAULT_BUNDLE, GatewayConfig
-from kinedge.edge.enrolment import Enrolment, read_enrolment
-from kinedge.edge.model_versions import current_bundle
 from kinedge.edge.people import People
 from kinedge.edge.scoring import Scorer
 from kinedge.errors import BundleError, ConfigError
 from kinedge.signing import Trust, load_trust
+
+if TYPE_CHECKING:
+    from kinedge.edge.enrolment import Enrolment
 
 __all__ = ["bundle_in_use", "is_trusted", "load_people", "load_trusted"]
 
 
 def bundle_in_use(config: GatewayConfig) -> Path:
     """Return the bundle that a gateway runs: the current one of its folder of models, else that of its file."""
-    current = None if config.models is None else current_bundle(config.models.folder)
-    return current or config.bundle
+    if config.models is None:
+        return config.bundle
+    from kinedge.edge.model_versions import current_bundle
+
+    return current_bundle(config.models.folder) or config.bundle
 
 
 def is_trusted(bundle: Bundle, path: Path, trust: Trust) -> bool:
@@ -96,6 +100,8 @@ def load_people(
     for person in config.people:
         found: list[Literal["model", "enrolment"]] = [] if signed else ["model"]
         if person.enrolment is not None:
+            from kinedge.edge.enrolment import read_enrolment
+
             try:
                 enrolment = read_enrolment(person.enrolment)
                 signer = trust.check(

@@ -7,25 +7,29 @@ SQLite waits for the disk, so its calls run in threads; the event loop never doe
 from __future__ import annotations
 
 import asyncio
+import importlib
 import ipaddress
 import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Final
-
-import httpx
+from typing import TYPE_CHECKING, Final
+from urllib.parse import SplitResult, urlsplit
 
 from kinedge.edge.answers import Fate, Outcome, judge
 from kinedge.edge.config import UplinkConfig
-from kinedge.edge.gateway_identity import GatewayIdentity
 from kinedge.edge.measures_outbox import MeasuresOutbox
 from kinedge.edge.measures_uplink import MeasuresSender, put_headers
 from kinedge.edge.outbox import OutboxRow
 from kinedge.edge.pieces import send_in_pieces
 from kinedge.edge.store import EpisodeStore
 from kinedge.errors import ConfigError, LinkError, StoreError
+
+if TYPE_CHECKING:
+    import httpx
+
+    from kinedge.edge.gateway_identity import GatewayIdentity
 
 __all__ = ["StepResult", "Uplink", "UplinkCounters", "UplinkLimits", "open_uplink"]
 
@@ -116,7 +120,7 @@ class Uplink:
         rng: random.Random | None = None,
     ) -> None:
         url = _checked_url(base_url)
-        local = _is_loopback(url.host)
+        local = _is_loopback(url.hostname or "")
         if token is not None and url.scheme == "http" and not local:
             raise ConfigError(f"{base_url}: this would send the token in the clear; use https")
         if identity is not None and url.scheme != "https":
@@ -126,13 +130,15 @@ class Uplink:
         self.counters = UplinkCounters()
         self._store = store
         self._outbox = store.outbox
-        self._base = str(url).rstrip("/")
+        self._base = url.geturl().rstrip("/")
         self._headers = {"Accept-Encoding": "identity"}
         if token is not None:
             self._headers["Authorization"] = f"Bearer {token}"
         self._owns_client = client is None
         self._local = local
-        self._client = client or self._connect()
+        self._client = client
+        if client is None and identity is not None:  # a certificate that is of no use is told at once
+            self._client = self._connect()
         self._monotonic_ns = monotonic_ns
         self._wall_clock_ns = wall_clock_ns
         self._rng = rng or random.Random()
@@ -160,11 +166,12 @@ class Uplink:
 
     async def aclose(self) -> None:
         """Close the connections."""
-        if self._owns_client:
+        if self._owns_client and self._client is not None:
             await self._client.aclose()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Step until ``stop`` is set. Neither a dead network nor a full disk ends it."""
+        await asyncio.to_thread(importlib.import_module, "httpx")  # its tenth of a second holds up no verdict
         while not stop.is_set():
             try:
                 wait_s = (await self.step()).wait_s
@@ -246,6 +253,8 @@ class Uplink:
 
     async def _send(self, row: OutboxRow) -> Outcome:
         """Try one PUT and judge the answer."""
+        import httpx
+
         body = await asyncio.to_thread(self._outbox.body, row)
         if body is None:
             return Outcome(Fate.REFUSED, "the raw budget took it before it was sent")
@@ -280,6 +289,8 @@ class Uplink:
     ) -> tuple[int, httpx.Headers, bytes]:
         answer = b""
         headers = self._headers | headers
+        if self._client is None:
+            self._client = await asyncio.to_thread(self._connect)
         async with self._client.stream(method, url, content=body, headers=headers) as response:
             async for chunk in response.aiter_raw():
                 answer += chunk
@@ -288,6 +299,8 @@ class Uplink:
         return response.status_code, response.headers, answer[:_MAX_ANSWER_BYTES]
 
     def _connect(self) -> httpx.AsyncClient:
+        import httpx
+
         verify = True if self.identity is None else self.identity.ssl_context()
         # A proxy of the environment is for the way out, not for this machine.
         return httpx.AsyncClient(verify=verify, timeout=self.limits.request_timeout_s, trust_env=not self._local)
@@ -315,7 +328,8 @@ class Uplink:
             return
         if self._owns_client:
             old, self._client = self._client, self._connect()
-            await old.aclose()
+            if old is not None:
+                await old.aclose()
 
     async def _settle(self, row: OutboxRow, outcome: Outcome) -> None:
         """Write the outcome down, in the outbox and in the counters."""
@@ -376,22 +390,27 @@ def open_uplink(store: EpisodeStore, config: UplinkConfig, *, gateway: str) -> U
     ConfigError
         Token or certificate cannot be read, or the certificate is of another gateway.
     """
-    identity = None if config.identity is None else GatewayIdentity.load(config.identity)
-    if identity is not None and identity.gateway != gateway:
-        raise ConfigError(
-            f"uplink.identity {config.identity}: the certificate is of {identity.gateway}, and this is {gateway}; "
-            f"enrol it under its own name: kinedge enroll-gateway"
-        )
+    identity = None
+    if config.identity is not None:
+        from kinedge.edge.gateway_identity import GatewayIdentity
+
+        identity = GatewayIdentity.load(config.identity)
+        if identity.gateway != gateway:
+            raise ConfigError(
+                f"uplink.identity {config.identity}: the certificate is of {identity.gateway}, and this is {gateway}; "
+                f"enrol it under its own name: kinedge enroll-gateway"
+            )
     limits = UplinkLimits(raw_bytes_per_day=config.raw_bytes_per_day)
     return Uplink(store, config.url, token=config.token(), identity=identity, limits=limits)
 
 
-def _checked_url(base_url: str) -> httpx.URL:
+def _checked_url(base_url: str) -> SplitResult:
     try:
-        url = httpx.URL(base_url)
-    except (httpx.InvalidURL, TypeError) as e:
+        url = urlsplit(base_url)
+        _ = url.port  # read, because only reading it looks at it
+    except ValueError as e:
         raise ConfigError(f"{base_url!r} is no URL ({e}); write it like https://collector.example") from e
-    if url.scheme not in ("http", "https") or not url.host or url.query or url.fragment:
+    if url.scheme not in ("http", "https") or not url.hostname or url.query or url.fragment:
         raise ConfigError(f"{base_url!r} is no collector's address; write it like https://collector.example")
     return url
 

@@ -12,12 +12,12 @@ import hmac
 import os
 import stat
 from pathlib import Path
-from typing import Final
-
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from typing import TYPE_CHECKING, Final
 
 from kinedge.errors import ConfigError, StoreError
+
+if TYPE_CHECKING:  # imported where there is a key: most boards start without one
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 __all__ = ["WHOLE_FILE", "Vault", "is_sealed", "read_master_key", "vault_beside"]
 
@@ -81,6 +81,8 @@ class Vault:
         self.folder = folder
         self.whole_file = whole_file
         self._master_key = master_key
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
         self._wrap = AESGCM(master_key)
         self._keys: dict[bytes, AESGCM] = {}
 
@@ -115,6 +117,8 @@ class Vault:
         """
         if not is_sealed(data):
             return data
+        from cryptography.exceptions import InvalidTag
+
         id, nonce, sealed = _split(data)
         try:
             return self._key(id, make=False).decrypt(nonce, sealed, about.encode())
@@ -164,7 +168,7 @@ class Vault:
     def _key(self, id: bytes, *, make: bool) -> AESGCM:
         if (known := self._keys.get(id)) is not None:
             return known
-        self._keys[id] = AESGCM(self._unwrapped(self._path(id), id, make=make))
+        self._keys[id] = type(self._wrap)(self._unwrapped(self._path(id), id, make=make))
         return self._keys[id]
 
     def _unwrapped(self, path: Path, about: bytes, *, make: bool) -> bytes:
@@ -176,6 +180,8 @@ class Vault:
             wrapped = self._make(path, about)
         except OSError as e:
             raise StoreError(f"{path}: the key cannot be read ({e.strerror})") from e
+        from cryptography.exceptions import InvalidTag
+
         try:
             return self._wrap.decrypt(wrapped[:_NONCE_BYTES], wrapped[_NONCE_BYTES:], about)
         except (InvalidTag, ValueError) as e:

@@ -1,31 +1,31 @@
-"""A device as a person configures it, and the link and session that come of it."""
+"""The link and session of a device as a person configured it.
+
+Each way to a device, and each family, is imported when a device asks for it: a board of two serial sensors does not
+start with a Bluetooth stack.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
-from pydantic import Field, model_validator
-
-from kinedge.config import Config
 from kinedge.errors import ConfigError
-from kinedge.firmware_bridge.ble_radio import BleRadio
 from kinedge.firmware_bridge.device import Driver, Session, SessionConfig
-from kinedge.firmware_bridge.devices.kinedge_imu import KinedgeDriver
+from kinedge.firmware_bridge.device_config import DeviceConfig
 from kinedge.firmware_bridge.devices.registry import driver
-from kinedge.firmware_bridge.devices.struct_map import StructMapDriver
-from kinedge.firmware_bridge.devices.witmotion import WitMotionDriver
 from kinedge.firmware_bridge.event_queue import SessionEvent
 from kinedge.firmware_bridge.links import Link
-from kinedge.firmware_bridge.links_ble import BleLink, channels_of
-from kinedge.firmware_bridge.links_lsl import LslLink
-from kinedge.firmware_bridge.links_seeking import SeekingLink, TellsIdentity
-from kinedge.firmware_bridge.ports import is_pattern, matching_ports, usb_ports
+from kinedge.firmware_bridge.ports import matching_ports, usb_ports
 from kinedge.firmware_bridge.session_link import SessionLink
 
+if TYPE_CHECKING:
+    from kinedge.firmware_bridge.ble_radio import BleRadio
+    from kinedge.firmware_bridge.links_seeking import SeekingLink
+
 __all__ = ["DeviceConfig", "DeviceLink", "open_device"]
+
+_OURS: Final = "kinedge"  # the one family that says itself where it is worn and who it is
 
 
 class DeviceLink(Protocol):
@@ -40,90 +40,8 @@ class DeviceLink(Protocol):
         ...
 
 
-class DeviceConfig(Config):
-    """One device: behind a serial port, over BLE, or as a stream of LSL.
-
-    A port is where a device is plugged in today. ``usb`` and ``serial_number`` say which one is meant, and it is found
-    on whatever port it is.
-    """
-
-    port: str | None = Field(
-        default=None,
-        min_length=1,
-        description="a serial port, such as /dev/ttyACM0; with serial_number, a pattern, too",
-    )
-    usb: str | None = Field(
-        default=None, min_length=1, description="serial number of its USB chip, or vendor:product; see `kinedge scan`"
-    )
-    serial_number: str | None = Field(
-        default=None,
-        min_length=1,
-        description="what the device itself says on its serial line, wherever it is plugged in",
-    )
-    ble: str | None = Field(default=None, min_length=1, description="a BLE address, or a name that only it has")
-    lsl: str | None = Field(default=None, min_length=1, description="name or source id of an LSL stream")
-    family: str = Field(default="kinedge", description="such as movella_dot; see `kinedge scan`")
-    struct_map: Path | None = Field(default=None, description="a TOML file that describes a board of your own")
-    sensor: str | None = Field(default=None, description="where it is worn; kinedge's own devices say it themselves")
-    rate_hz: float = Field(default=50.0, gt=0, le=10_000, description="asked of devices that can be told")
-    acc_range_g: float | None = Field(default=None, gt=0, description="full scale asked for; none: the family's own")
-    gyr_range_deg_s: float | None = Field(
-        default=None, gt=0, description="full scale asked for; none: the family's own"
-    )
-    baud: int = Field(default=115_200, ge=1200, le=12_000_000, description="of a serial line")
-    options: dict[str, str] = Field(default_factory=dict, description="of the family alone")
-
-    @model_validator(mode="after")
-    def _one_way(self) -> DeviceConfig:
-        n_ways = sum(way is not None for way in (self.port, self.usb, self.ble, self.lsl))
-        if n_ways > 1 or (n_ways == 0 and self.serial_number is None):
-            raise ValueError("give either port or usb (serial), ble (an address or a name) or lsl (a stream)")
-        if self.serial_number is not None and not self.is_serial:
-            raise ValueError("serial_number is for serial lines: over BLE the address says who a device is")
-        if self.serial_number is None and self.port is not None and is_pattern(self.port):
-            raise ValueError(f"port {self.port!r} is a pattern; give serial_number, to tell which one is meant")
-        if self.lsl is not None and (self.family != "kinedge" or self.struct_map is not None):
-            raise ValueError("an LSL stream has no family and no struct_map: it says itself what its channels are")
-        if self.struct_map is not None and self.family != "kinedge":
-            raise ValueError("give either family or struct_map")
-        if self.sensor is None and not self._says_itself:
-            what = "an LSL stream" if self.lsl is not None else f"a device of family {self.family}"
-            raise ValueError(f"sensor must say where {what} is worn, such as wrist_left")
-        return self
-
-    @property
-    def where(self) -> str:
-        """Whom the device is known by: its serial number, USB identity, port, address or name."""
-        if self.serial_number is not None:
-            return f"id:{self.serial_number}"
-        if self.usb is not None:
-            return f"usb:{self.usb}"
-        return self.port or self.ble or self.lsl or ""
-
-    @property
-    def is_serial(self) -> bool:
-        """Whether it is on a serial line."""
-        return self.ble is None and self.lsl is None
-
-    @staticmethod
-    def way_of(where: str) -> dict[str, str]:
-        """Return the field that a word of a command line means.
-
-        ``usb:A1B2`` is ``usb``, ``id:KE-7`` is ``serial_number``, what has a slash is ``port``, all else ``ble``.
-        """
-        kind, colon, name = where.partition(":")
-        fields = {"usb": "usb", "id": "serial_number"}
-        if colon and name and kind in fields:
-            return {fields[kind]: name}
-        return {"port" if "/" in where else "ble": where}
-
-    @property
-    def _says_itself(self) -> bool:
-        return self.family == "kinedge" and self.struct_map is None and self.lsl is None
-
-
 def open_device(
-    config: DeviceConfig, *, radio: BleRadio, host_clock: Callable[[], int] = time.monotonic_ns
+    config: DeviceConfig, *, radio: BleRadio | None = None, host_clock: Callable[[], int] = time.monotonic_ns
 ) -> DeviceLink:
     """Make the link of a device; it opens when its events are asked for.
 
@@ -132,7 +50,7 @@ def open_device(
     config
         What it is and where.
     radio
-        Shared by all BLE devices of the process.
+        Shared by all BLE devices of the process; None for devices of other kinds.
     host_clock
         Monotonic clock in ns.
 
@@ -142,22 +60,22 @@ def open_device(
         The family is unknown, cannot be reached this way, or cannot do what is asked; LSL is not installed.
     """
     if config.lsl is not None:
+        from kinedge.firmware_bridge.links_lsl import LslLink
+
         rate_hz = config.rate_hz if "rate_hz" in config.model_fields_set else None  # a stream tells its own
         return LslLink(
             config.lsl, config.sensor or "unnamed", options=config.options, rate_hz=rate_hz, host_clock=host_clock
         )
-    family: Driver = (
-        driver(config.family) if config.struct_map is None else StructMapDriver.from_toml(config.struct_map)
-    )
+    family = _family(config)
     transport = "serial" if config.is_serial else "ble"
     if transport not in family.transports:
         raise ConfigError(f"{config.where}: {family.name} speaks over {', '.join(sorted(family.transports))} only")
     options = dict(config.options)
     if config.sensor is None:
         options.setdefault("placement", "device")
-    if config.serial_number is not None and config.family == KinedgeDriver.name and config.struct_map is None:
+    if config.serial_number is not None and config.family == _OURS and config.struct_map is None:
         options["serial_number"] = config.serial_number
-    if config.is_serial and isinstance(family, WitMotionDriver):
+    if config.is_serial and config.family == "witmotion":
         options.setdefault("baud", str(config.baud))  # it refuses a rate that the line cannot carry
     session = family.open(
         SessionConfig(
@@ -173,11 +91,25 @@ def open_device(
     if config.is_serial:
         link = _serial_link(config, family, session, host_clock)
     else:
+        if radio is None:
+            raise ConfigError(f"{config.where}: a device over BLE needs the radio of the process")
+        from kinedge.firmware_bridge.links_ble import BleLink, channels_of
+
         link = BleLink(config.where, radio=radio, choose=channels_of(session), host_clock=host_clock)
     return SessionLink(link, session, host_clock=host_clock)
 
 
+def _family(config: DeviceConfig) -> Driver:
+    if config.struct_map is None:
+        return driver(config.family)
+    from kinedge.firmware_bridge.devices.struct_map import StructMapDriver
+
+    return StructMapDriver.from_toml(config.struct_map)
+
+
 def _serial_link(config: DeviceConfig, family: Driver, session: Session, host_clock: Callable[[], int]) -> SeekingLink:
+    from kinedge.firmware_bridge.links_seeking import SeekingLink, TellsIdentity
+
     port, usb = config.port, config.usb
     if config.serial_number is not None and not isinstance(family, TellsIdentity):
         raise ConfigError(

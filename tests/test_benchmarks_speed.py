@@ -39,7 +39,7 @@ def test_a_crowd_is_followed_and_its_verdicts_timed() -> None:
     found = bench_throughput(
         people=(6,), n_parameters=3000, chunk_samples=25, seconds=2.0, memory_people=4, memory_seconds=4.0
     )
-    memory, crowd, *imports = found["rows"]
+    memory, crowd, *imports, start, start_with_uplink = found["rows"]
     assert crowd["verdicts"] >= 6
     assert 0 < crowd["load"] <= 1
     assert crowd["people_per_core"] >= 1
@@ -48,6 +48,7 @@ def test_a_crowd_is_followed_and_its_verdicts_timed() -> None:
     assert crowd["ratio"] > 0 and crowd["ratio_of_backend"] > 1
     assert found["settings"]["bare_us_backend"] > 0
     assert memory["what"] == "memory"
+    assert start["processor_s"] > 0 and start_with_uplink["processor_s"] > 0
     assert imports[-1]["processor_s"] > 0  # of the service; what is smaller may drown in other work
 
 

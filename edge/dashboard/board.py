@@ -6,13 +6,13 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kinedge import __version__
-from kinedge.edge.dashboard.actions import Actions
 from kinedge.edge.dashboard.auth import Doorkeeper, read_token
 from kinedge.edge.dashboard.enrolling import EnrolmentRoom
 from kinedge.edge.dashboard.errors import Refused
@@ -40,6 +40,9 @@ from kinedge.signals import ImuChunk
 
 if TYPE_CHECKING:
     from kinedge.edge.config import HttpConfig
+    from kinedge.edge.dashboard.actions import Actions
+    from kinedge.edge.dashboard.routes import Routes
+    from kinedge.edge.http_server import Answer, Request, Stream
     from kinedge.edge.service import EdgeService
 
 __all__ = ["Board"]
@@ -82,11 +85,27 @@ class Board:
         self.enrolments = EnrolmentRoom(service)
         self.posing = PosingRoom(service, self.enrolments)
         self.identifying = Identifying(self.hub, service.clock)
-        self.actions = Actions(self)
         self._tasks: set[asyncio.Task[None]] = set()
         self._reading = StoreReading()
         self._read_s = 0.0
         self._unreadable = ""
+
+    @cached_property
+    def actions(self) -> Actions:
+        """What people may do here."""
+        from kinedge.edge.dashboard.actions import Actions
+
+        return Actions(self)
+
+    @cached_property
+    def _routes(self) -> Routes:
+        from kinedge.edge.dashboard.routes import Routes  # a board that nobody looks at does without
+
+        return Routes(self)
+
+    async def answer(self, request: Request) -> Answer | Stream | None:
+        """Answer a request; None where there is nothing."""
+        return await self._routes.dispatch(request)
 
     @property
     def gateway(self) -> str:

@@ -19,14 +19,14 @@ from kinedge.edge.board_key import open_board_key
 from kinedge.edge.board_state import Enrolled, Enrolling
 from kinedge.edge.dashboard.errors import Refused
 from kinedge.edge.dashboard.words import Words, audit_words, both, collecting_words
-from kinedge.edge.enrol import MIN_USABLE_S, EnrolmentBuilder
-from kinedge.edge.enrolment import Enrolment, read_enrolment
 from kinedge.edge.pipeline import Scored
 from kinedge.edge.pose import PoseFrames
 from kinedge.errors import KinedgeError
 from kinedge.signing import sign_archive
 
 if TYPE_CHECKING:
+    from kinedge.edge.enrol import EnrolmentBuilder
+    from kinedge.edge.enrolment import Enrolment
     from kinedge.edge.service import EdgeService
 
 __all__ = ["EnrolmentRoom"]
@@ -110,6 +110,8 @@ class EnrolmentRoom:
             service.use_enrolment(subject, None)
         manifest = service.scorer.manifest
         skip = 0 if before is None else round(_SETTLE_S * manifest.rate_hz / manifest.hop)
+        from kinedge.edge.enrol import EnrolmentBuilder  # a board that only watches does without
+
         builder = EnrolmentBuilder(service.scorer)
         self._learning[subject] = _Learner(
             builder,
@@ -209,6 +211,8 @@ class EnrolmentRoom:
         task.add_done_callback(self._tasks.discard)
 
     async def _fit(self, subject: str, learner: _Learner) -> None:
+        from kinedge.edge.enrol import MIN_USABLE_S
+
         service = self._service
         await self.save()
         placement = {h.sensor: f"{h.where} {h.serial}".strip() for (s, _), h in service.health.items() if s == subject}
@@ -257,6 +261,8 @@ class EnrolmentRoom:
 
     def _keep(self, subject: str, data: bytes) -> tuple[Enrolment, Path, str]:
         """Sign it, write it where nothing is yet, and read it as anybody would; blocks for the disk."""
+        from kinedge.edge.enrolment import read_enrolment
+
         config = self._service.config
         enrolment = read_enrolment(data)
         key = open_board_key(config.store)

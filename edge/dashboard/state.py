@@ -6,7 +6,7 @@ import calendar
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from kinedge.edge.alarm import LEARNING_S, AlarmConfig
 from kinedge.edge.dashboard.tracks import DeviceTrack, PersonTrack, Point
@@ -19,11 +19,13 @@ from kinedge.edge.dashboard.words import (
     reasons_words,
     sentence_words,
 )
-from kinedge.edge.enrolment import Enrolment
 from kinedge.edge.scoring import Scorer
 from kinedge.edge.supervisor import TaskState
 from kinedge.edge.verdict import Basis, Verdict
 from kinedge.signals import Quantity, quantity_of
+
+if TYPE_CHECKING:
+    from kinedge.edge.enrolment import Enrolment
 
 __all__ = [
     "SCHEMA",

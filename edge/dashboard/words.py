@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from kinedge.edge.alarm import AlarmConfig
 from kinedge.edge.caution import Decision, Reason
-from kinedge.edge.enrolment import Enrolment
-from kinedge.edge.enrolment_audit import Audit
 from kinedge.edge.narrative import Language, abstention, place_name, reason_words, summarise, usual_without
 from kinedge.edge.promise import Watched, placing, promise
 from kinedge.edge.scoring import Scorer
 from kinedge.edge.verdict import Verdict
+
+if TYPE_CHECKING:
+    from kinedge.edge.enrolment import Enrolment
+    from kinedge.edge.enrolment_audit import Audit
 
 __all__ = [
     "Words",

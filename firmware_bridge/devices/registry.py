@@ -41,9 +41,8 @@ def drivers() -> dict[str, Driver]:
         A third-party entry point does not load, or takes a name that is taken.
     """
     found: dict[str, Driver] = {}
-    for name, where in _OURS.items():
-        module, _, attribute = where.partition(":")
-        found[name] = getattr(importlib.import_module(module), attribute)()
+    for name in _OURS:
+        found[name] = _ours(name)
     for point in entry_points(group="kinedge.devices"):
         if point.name in found:
             raise ConfigError(f"entry point {point.value}: the device family {point.name!r} exists already")
@@ -55,14 +54,22 @@ def drivers() -> dict[str, Driver]:
     return found
 
 
+def _ours(name: str) -> Driver:
+    module, _, attribute = _OURS[name].partition(":")
+    made: Driver = getattr(importlib.import_module(module), attribute)()
+    return made
+
+
 def driver(name: str) -> Driver:
-    """Return one family.
+    """Return one family; for one of ours, no other is imported, and no package on the machine is looked at.
 
     Raises
     ------
     ConfigError
         There is none of this name.
     """
+    if name in _OURS:
+        return _ours(name)
     known = drivers()
     if name not in known:
         raise ConfigError(f"no device family {name!r}; known are {', '.join(sorted(known))}")
