@@ -146,6 +146,30 @@ GROUPS: Final[Mapping[str, Sequence[Headline]]] = {
         Headline(
             "… enrolled, right sensor", ("attribution_gait",), figures.attribution("personal", "sensor", 0.95), "0.95"
         ),
+        Headline(
+            "… channel, first alarm against the cohort",
+            ("attribution_gait",),
+            figures.attribution("cohort", "channel", 0.92, when="first alarm"),
+            "0.92",
+        ),
+        Headline(
+            "… channel, episode against the cohort",
+            ("attribution_gait",),
+            figures.attribution("cohort", "channel", 0.92, when="episode"),
+            "0.92",
+        ),
+        Headline(
+            "… channel at alarms against the cohort to which the walk as it was gave no cause",
+            ("attribution_gait",),
+            figures.attribution("cohort", "channel", 0.92, when="alarm, alone"),
+            "0.92",
+        ),
+        Headline(
+            "… sensor at these",
+            ("attribution_gait",),
+            figures.attribution("cohort", "sensor", 0.95, when="alarm, alone"),
+            "0.95",
+        ),
         Headline("causes of faults of machines (SMD), HitRate@100", ("attribution",), figures.root_causes),
     ),
     "int8, fp16 and TensorRT beside single precision": (

@@ -186,7 +186,7 @@ TABLES: Final[Mapping[str, Table]] = {
         ("attribution_gait",),
         {"what": "", "verdicts": "verdicts", "people": "people", "channel": "right channel first", "channel_95": "95 %"}
         | {"sensor": "right sensor first", "sensor_95": "95 % ", "stable": "unchanged by noise"},
-        lambda row: "one channel, alarm" in str(row["what"]) or "one channel, all" in str(row["what"]),
+        lambda row: "one channel" in str(row["what"]) and " x" not in str(row["what"]),
     ),
     "parity": Table(
         ("parity",),

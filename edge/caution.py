@@ -124,17 +124,23 @@ class BeliefState:
 
     lost : (n_streams, n_sensors)
         Largest share of a block that was missing of late, fading as evidence does.
+    channel_share : (n_streams, n_channels)
+    sensor_share : (n_streams, n_sensors)
+        Where what speaks for a change started (``kinedge.edge.attribution``); ``believe`` leaves them as they are.
     """
 
     log_odds: F64
     doubted_s: F64
     lost: F64
+    channel_share: F64
+    sensor_share: F64
 
     @classmethod
-    def initial(cls, n_streams: int, n_sensors: int) -> BeliefState:
+    def initial(cls, n_streams: int, n_sensors: int, n_channels: int) -> BeliefState:
         """Return the state of streams that have seen nothing."""
         zero = np.zeros((n_streams, n_sensors))
-        return cls(zero, np.full((n_streams, n_sensors), LONG_S), zero.copy())
+        nowhere = np.zeros((n_streams, n_channels))
+        return cls(zero, np.full((n_streams, n_sensors), LONG_S), zero.copy(), nowhere, zero.copy())
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,6 +167,9 @@ class Belief:
         of ``normal``.
     without : (n_streams, n_sensors) bool
         Sensors that "normal" is said without; none of any other answer.
+    fresh : (n_streams,)
+        What this block brought for a change, at the sensor where it brought most, as a share of that and of the most
+        that was left from before; 1 where nothing was.
     """
 
     normal: F64
@@ -172,6 +181,7 @@ class Belief:
     lost: F64
     others: F64
     without: NDArray[np.bool_]
+    fresh: F64
 
     @property
     def plausible_normal(self) -> F64:
@@ -248,8 +258,8 @@ def believe(
     log_lr = np.clip(b0 + b1 * unusual.sensor, -LOG_LR_LIMIT, LOG_LR_LIMIT)
     weight = weight_of(hop_s, block_s)
     keep = math.exp(-hop_s / MEMORY_S)
-    log_odds = _faded(state.log_odds, keep) + weight * reliability * log_lr
-    log_odds = np.clip(log_odds, -ODDS_LIMIT, ODDS_LIMIT)
+    left, brought = _faded(state.log_odds, keep), weight * reliability * log_lr
+    log_odds = np.clip(left + brought, -ODDS_LIMIT, ODDS_LIMIT)
     lost = np.maximum(scores.missing, keep * state.lost)
     mean = np.exp(log_odds).mean(axis=1)
     anomalous = np.maximum(1 - 1 / mean, 0)
@@ -282,8 +292,9 @@ def believe(
         lost=lost,
         others=others,
         without=without,
+        fresh=_fresh(left, brought),
     )
-    return belief, BeliefState(log_odds, doubted_s, lost)
+    return belief, BeliefState(log_odds, doubted_s, lost, state.channel_share, state.sensor_share)
 
 
 def weight_of(hop_s: float, block_s: float) -> float:
@@ -306,6 +317,14 @@ def _believe_others(
     if health is not None:
         others *= (1 - health.swapped).min(axis=1)
     return others
+
+
+def _fresh(left: F64, brought: F64) -> F64:
+    """Return the share (n_streams,) of the evidence for a change that is of the block, from nats at each sensor."""
+    old, new = np.maximum(left.max(axis=1), 0.0), np.maximum(brought.max(axis=1), 0.0)
+    both = old + new
+    fresh: F64 = np.where(both > 0, new / np.where(both > 0, both, 1.0), 1.0)
+    return fresh
 
 
 def _faded(log_odds: F64, keep: float) -> F64:

@@ -18,7 +18,7 @@ F64 = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 _CALIBRATION: Final = "knots center spread likelihood reference n_finite which"
-_STATE: Final = "log_odds doubted_s lost"
+_STATE: Final = "log_odds doubted_s lost channel_share sensor_share"
 _Belief: Final = structure(
     "_Belief",
     (INT64, "n_streams n_rows n_channels n_sensors n_knots n_reference n_references own has_health has_clock"),
@@ -45,8 +45,8 @@ class Told(NamedTuple):
         Excess, ``u``, share.
     of_sensors : (6, n_streams, n_sensors)
         ``u``, movement, share, reliability, lost, and one to work in.
-    of_streams : (7, n_streams)
-        Score, p-value, normal, anomalous, lean, decisive, others.
+    of_streams : (8, n_streams)
+        Score, p-value, normal, anomalous, lean, decisive, others, fresh.
     decision, without
     """
 
@@ -185,7 +185,7 @@ class NativeBelief:
         return Told(
             np.empty((3, n, self._n_channels)),
             np.empty((6, n, self._n_sensors)),
-            np.empty((7, n)),
+            np.empty((8, n)),
             np.empty(n, np.int8),
             np.empty((n, self._n_sensors), bool),
         )
