@@ -1,10 +1,14 @@
 """Where the surprise starts, on real walks: a channel or a sensor is spoilt for four seconds; is it named?
 
 A model is trained and calibrated on the other people of a data set, with the package's own training; a person's even
-walks are their enrolment, their odd walks are spoilt. Every walk is scored as it was, too: a verdict counts where the
-spoilt walk is ``noticed`` (score above 1, the 99 % quantile) or called an ``alarm`` (anomalous) and the walk as it was,
-at that moment, is not, since an explanation is of what an alarm is about. ``all`` counts every verdict whose block
-lies in the spoilt stretch, noticed or not.
+walks are their enrolment, their odd walks are spoilt. Every walk is scored as it was, too: an alarm (an anomalous
+verdict) counts while the walk as it was is none, since an explanation is of what an alarm is about.
+
+What a person is shown: the ``first alarm``; every alarm ``to its end``, also after the spoilt stretch, while belief
+remembers; and the ``episode``'s sentence, where the walk as it was has no episode. Of blocks that lie in the spoilt
+stretch from end to end: ``alarm``; ``alarm, alone``, where the walk as it was leans to no change by itself, so that
+there is one thing to name; ``noticed`` (score above 1, the 99 % quantile, and of the walk as it was not); and ``all``,
+noticed or not. ``new people`` are those that nobody looked at while the method was chosen.
 
 Channels are spoilt in five ways, at half and at full strength (1: as large as the channel's own deviation); sensors by
 the signal anomalies of ``kinedge.training.anomalies``. ``stable`` is how often the top channel of a noticed verdict
@@ -16,13 +20,13 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kinedge.benchmarks.explained import AFTER_HOPS, Case, Explained, Told
 from kinedge.benchmarks.harness import interleaved, result, timing_row
 from kinedge.bundle import Bundle
 from kinedge.edge.calibration import Calibration, stack_calibrations
@@ -57,29 +61,7 @@ _LOADS: Final[Mapping[str, Callable[[Path], list[Recording]]]] = {
     "fog_stanford": lambda path: load_fog_stanford(path, sensors=("lumbar", "ankle_left", "ankle_right")),
 }
 _FOLDS: Final = {"gait_healthy": 4, "fog_stanford": 3}
-
-
-@dataclass(frozen=True)
-class _Case:
-    """One spoilt walk: what was done, how strongly, to which channel (None: a whole sensor) and sensor."""
-
-    kind: str
-    strength: float
-    channel: int | None
-    sensor: int
-
-
-@dataclass(frozen=True)
-class _Told:
-    """What a verdict about a spoilt walk said, and whether that was right."""
-
-    subject: str
-    case: _Case
-    noticed: bool
-    alarm: bool
-    channel: bool
-    sensor: bool
-    stable: bool
+_LOOKED_AT: Final = {"gait_healthy": 2}  # folds whose people were looked at while the method was chosen
 
 
 def spoil(x: F32, kind: str, *, strength: float, deviation: float, rng: np.random.Generator) -> F32:
@@ -141,7 +123,7 @@ def bench_gait_attribution(
     for name, path in data.items():
         recordings = _LOADS[name](path)
         subjects = sorted({r.subject for r in recordings}, key=lambda s: (len(s), s))
-        told: dict[str, list[_Told]] = {"cohort": [], "personal": []}
+        told: dict[str, list[Told]] = {"cohort": [], "personal": []}
         n_folds = _FOLDS[name]
         for fold in range(min(n_folds, folds or n_folds)):
             held = [s for i, s in enumerate(subjects) if i % n_folds == fold]
@@ -153,9 +135,9 @@ def bench_gait_attribution(
                 personal = _enrolled(scorer, own[0::2])
                 for i, walk in enumerate(own[1::2][:walks]):
                     rng = np.random.default_rng([seed, fold, subjects.index(subject), i])
-                    _spoil_walk(scorer, walk, {"cohort": None, "personal": personal}, rng, told)
+                    _spoil_walk(scorer, walk, fold, {"cohort": None, "personal": personal}, rng, told)
         for whom, cases in told.items():
-            rows += _rows(f"{name}, {whom}", cases)
+            rows += _rows(f"{name}, {whom}", cases, looked_at=_LOOKED_AT.get(name, 0))
     if scorer is not None:
         rows += time_explanations(scorer)
     settings = {"data": sorted(data), "rate_hz": _RATE_HZ, "spoilt_s": _SPOILT_HOPS, "strengths": _STRENGTHS}
@@ -190,9 +172,10 @@ def _enrolled(scorer: Scorer, walks: Sequence[Recording]) -> Calibration | None:
 def _spoil_walk(
     scorer: Scorer,
     walk: Recording,
+    fold: int,
     calibrations: Mapping[str, Calibration | None],
     rng: np.random.Generator,
-    told: dict[str, list[_Told]],
+    told: dict[str, list[Told]],
 ) -> None:
     """Score a walk as it was and in every spoilt form, all as streams of one step."""
     hop = scorer.manifest.hop
@@ -207,18 +190,19 @@ def _spoil_walk(
             continue
         stacked = None if calibration is None else stack_calibrations([calibration] * n)
         state = scorer.initial_state(n)
-        for k in range(end // hop):
+        explained = Explained(scorer, walk.subject, fold, cases, start=start, end=end)
+        for k in range(min(end // hop + AFTER_HOPS, len(walk) // hop)):
             at = slice(k * hop, (k + 1) * hop)
             batch, state = scorer.step(
                 values[:, at], valid[:, at], np.zeros_like(valid[:, at]), state, end_tick=at.stop, calibration=stacked
             )
-            if at.stop - scorer.manifest.block >= start:
-                told[whom] += _judged(scorer, walk.subject, cases, batch)
+            told[whom] += explained.step(batch, values[:, at], valid[:, at])
+        told[whom] += explained.end()
 
 
 def _forms(
     scorer: Scorer, walk: Recording, start: int, end: int, rng: np.random.Generator
-) -> tuple[list[_Case], F32, Mask]:
+) -> tuple[list[Case], F32, Mask]:
     """Return the cases, and values and mask of the walk as it was, spoilt, and spoilt with a little noise."""
     deviation = np.array([walk.values[walk.valid[:, c], c].std() for c in range(walk.values.shape[1])])
     cases, forms = [], []
@@ -228,14 +212,14 @@ def _forms(
                 kind = str(rng.choice(SPOILT))
                 x = walk.values.copy()
                 x[start:end, c] = spoil(x[start:end, c], kind, strength=strength, deviation=deviation[c], rng=rng)
-                cases.append(_Case(kind, strength, c, sensor))
+                cases.append(Case(kind, strength, c, sensor))
                 forms.append((x, walk.valid))
         for kind in _SENSOR_KINDS:
             strength = float(rng.choice(_STRENGTHS))
             seed = int(rng.integers(2**31))
             name = scorer.sensors[sensor]
             changed = inject(walk, kind, start, end, sensor=name, seed=seed, strength=strength)
-            cases.append(_Case(kind, strength, None, sensor))
+            cases.append(Case(kind, strength, None, sensor))
             forms.append((changed.values, changed.valid))
     spoilt = np.stack([f[0] for f in forms])
     noise = (_NOISE * deviation * rng.normal(size=spoilt.shape)).astype(np.float32)
@@ -244,51 +228,40 @@ def _forms(
     return cases, values, np.concatenate([walk.valid[None], there, there])
 
 
-def _judged(scorer: Scorer, subject: str, cases: Sequence[_Case], batch: VerdictBatch) -> list[_Told]:
-    n = len(cases)
-    score = batch.unusual.score
-    alarm = batch.belief.decision == Decision.ANOMALOUS
-    channel, sensor = batch.channel_share.argmax(axis=1), batch.sensor_share.argmax(axis=1)
-    return [
-        _Told(
-            subject,
-            case,
-            noticed=bool(score[i] > 1 >= score[0]),
-            alarm=bool(alarm[i] and not alarm[0]),
-            channel=bool(channel[i] == case.channel),
-            sensor=bool(sensor[i] == case.sensor),
-            stable=bool(channel[i] == channel[n + i]),
-        )
-        for i, case in enumerate(cases, start=1)
-    ]
-
-
-def _rows(what: str, told: Sequence[_Told]) -> list[dict[str, Any]]:
+def _rows(what: str, told: Sequence[Told], *, looked_at: int) -> list[dict[str, Any]]:
     rows = []
     for which, one in (("one channel", True), ("one sensor", False)):
         own = [t for t in told if (t.case.channel is not None) == one]
-        for when, kept in (
-            ("alarm", [t for t in own if t.alarm]),
-            ("noticed", [t for t in own if t.noticed]),
-            ("all", own),
-        ):
+        whole = [t for t in own if t.whole]
+        kinds = {
+            "first alarm": [t for t in own if t.first],
+            "alarm to its end": [t for t in own if t.alarm],
+            "episode": [t for t in own if t.episode],
+            "alarm": [t for t in whole if t.alarm],
+            "alarm, alone": [t for t in whole if t.alarm and t.alone],
+            "noticed": [t for t in whole if t.noticed],
+            "all": whole,
+        }
+        for when, kept in kinds.items():
             rows.append(_row(f"{what}, {which}, {when}", kept))
-        kinds = sorted({(t.case.kind, t.case.strength) for t in own})
-        for kind, strength in kinds:
-            kept = [t for t in own if t.noticed and (t.case.kind, t.case.strength) == (kind, strength)]
+            if looked_at:
+                rows.append(_row(f"{what}, {which}, {when}, new people", [t for t in kept if t.fold >= looked_at]))
+        for kind, strength in sorted({(t.case.kind, t.case.strength) for t in own}):
+            kept = [t for t in whole if t.noticed and (t.case.kind, t.case.strength) == (kind, strength)]
             rows.append(_row(f"{what}, {which}, noticed, {kind} x{strength:g}", kept))
     return rows
 
 
-def _row(what: str, told: Sequence[_Told]) -> dict[str, Any]:
+def _row(what: str, told: Sequence[Told]) -> dict[str, Any]:
     """Return hit rates with their 95 % interval from drawing people anew."""
     row: dict[str, Any] = {"what": what, "verdicts": len(told), "people": len({t.subject for t in told})}
     if not told:
         return row
-    by_person: dict[str, list[_Told]] = defaultdict(list)
+    by_person: dict[str, list[Told]] = defaultdict(list)
     for t in told:
         by_person[t.subject].append(t)
-    names = ("sensor", "stable") if told[0].case.channel is None else ("channel", "sensor", "stable")
+    names = ["sensor"] if told[0].case.channel is None else ["channel", "sensor"]
+    names += [] if told[0].episode else ["stable"]
     rng = np.random.default_rng(0)
     draws = rng.integers(0, len(by_person), (1000, len(by_person)))
     sizes = np.array([len(v) for v in by_person.values()])

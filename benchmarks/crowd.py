@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -12,17 +12,20 @@ from numpy.typing import NDArray
 from kinedge import __version__
 from kinedge.arrays import arrays_to_npz
 from kinedge.bundle import CALIBRATION_NAME, CARD_NAME, Bundle, Manifest, pack_bundle, read_bundle
-from kinedge.edge.calibration import Calibration
+from kinedge.edge.calibration import MAX_REFERENCE, Calibration, EnrolledCohort
+from kinedge.edge.history import N_BACK
 from kinedge.edge.pipeline import Pipeline
 from kinedge.firmware_bridge.clock import ClockMap
-from kinedge.signals import ImuChunk, SensorSpec
+from kinedge.signals import ImuChunk, Quantity, SensorSpec, quantity_of
 from kinedge.units import NS_PER_S, period_ns
 
-__all__ = ["Crowd", "untrained_bundle"]
+__all__ = ["Crowd", "untrained_bundle", "walking_samples"]
 
 _START_NS: Final = 1000 * NS_PER_S
 _DELAY_NS: Final = 8_000_000  # of the fastest packets
 _JITTER_NS: Final = 15_000_000
+_RHYTHM: Final = 3.0  # of the noise
+_STEP_S: Final = 0.5
 
 
 def untrained_bundle(sensors: Sequence[SensorSpec], *, rate_hz: float, n_parameters: int) -> Bundle:
@@ -72,12 +75,37 @@ def untrained_bundle(sensors: Sequence[SensorSpec], *, rate_hz: float, n_paramet
     }
     listed = {name: {"sha256": "0" * 64, "n_bytes": 0} for name in ("model.fp32.onnx", CALIBRATION_NAME)}
     blank = Calibration.blank(Manifest.model_validate({**fields, "parts": listed}))
+    blank = replace(blank, enrolled=_cohort(len(sensors)))
     parts = {
         "model.fp32.onnx": export_onnx(model),
         CALIBRATION_NAME: arrays_to_npz(blank.to_arrays()),
         CARD_NAME: b"# untrained\n",
     }
     return read_bundle(pack_bundle(fields, parts))
+
+
+def _cohort(n_sensors: int) -> EnrolledCohort:
+    """Return an enrolled cohort that says nothing, as large as a real one."""
+    more_often = np.linspace(0.01, 0.5, N_BACK + 1)
+    return EnrolledCohort(
+        reference=np.sort(np.random.default_rng(0).exponential(0.3, MAX_REFERENCE)),
+        likelihood=np.tile([-3.0, 3.0], (n_sensors, 1)),
+        levels=np.array([1.0]),
+        limits=more_often[None],
+        n_subjects=np.array([10.0]),
+        tail_levels=np.array([1.5, 2.0, 3.0]),
+        tails=more_often / np.array([[2.0], [4.0], [8.0]]),
+    )
+
+
+def walking_samples(manifest: Manifest, n: int, rng: np.random.Generator, *, period: float) -> NDArray[np.float32]:
+    """Return noise (n, n_channels) at a model's usual level and scale, with a rhythm of steps in its acceleration."""
+    center, scale = np.array(manifest.center), np.array(manifest.scale)
+    names = [c for spec in manifest.sensor_specs for c in spec.channels]
+    shaken = _RHYTHM * scale * [quantity_of(name) is Quantity.ACC for name in names]
+    rhythm = np.sin(2 * np.pi * np.arange(n) / period)[:, None]
+    samples: NDArray[np.float32] = (rng.normal(center, scale, (n, len(names))) + shaken * rhythm).astype(np.float32)
+    return samples
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,9 +130,13 @@ class Crowd:
         In one chunk.
     loss
         Share of chunks that never come.
+    walking
+        Whether there is a rhythm in the samples, one that goes on from chunk to chunk.
     """
 
-    def __init__(self, manifest: Manifest, n_people: int, *, chunk_samples: int, loss: float = 0.0) -> None:
+    def __init__(
+        self, manifest: Manifest, n_people: int, *, chunk_samples: int, loss: float = 0.0, walking: bool = False
+    ) -> None:
         self.subjects = tuple(f"p{i:05d}" for i in range(n_people))
         self.sensors = manifest.sensor_specs
         self.chunk_samples = chunk_samples
@@ -114,12 +146,18 @@ class Crowd:
         self._offset_ns = self._rng.integers(0, chunk_samples * self.interval_ns, (n_people, len(self.sensors)))
         # samples are shared by all chunks, so that what grows is the edge's
         self._values: list[list[NDArray[np.float32]]] = []
+        steps = max(1, round(chunk_samples / (_STEP_S * manifest.rate_hz)))
         start = 0
         for spec in self.sensors:
             columns = slice(start, start + spec.n_channels)
             center, scale = np.array(manifest.center[columns]), np.array(manifest.scale[columns])
             shape = (chunk_samples, spec.n_channels)
-            self._values.append([self._rng.normal(center, scale, shape).astype(np.float32) for _ in range(16)])
+            samples = [self._rng.normal(center, scale, shape).astype(np.float32) for _ in range(16)]
+            if walking:
+                period = chunk_samples / steps
+                samples = [walking_samples(manifest, chunk_samples, self._rng, period=period) for _ in range(16)]
+                samples = [np.ascontiguousarray(s[:, columns]) for s in samples]
+            self._values.append(samples)
             start += spec.n_channels
         self._valid = [np.ones(v[0].shape, bool) for v in self._values]
         self._saturated = [np.zeros(v[0].shape, bool) for v in self._values]

@@ -309,11 +309,11 @@ def reasons(rows: Rows) -> Measured:
 # Attribution
 
 
-def attribution(whom: str, of: str, goal: float) -> Callable[[Rows], Measured]:
-    """Return what gives how often the right channel or sensor comes first at an alarm."""
+def attribution(whom: str, of: str, goal: float, *, when: str = "alarm") -> Callable[[Rows], Measured]:
+    """Return what gives how often the right channel or sensor comes first, at an alarm as a rule."""
 
     def figure(rows: Rows) -> Measured:
-        row = _one(rows, f"gait_healthy, {whom}, one channel, alarm")
+        row = _one(rows, f"gait_healthy, {whom}, one channel, {when}")
         return Measured(f"{row[of]:.3f}", _range(row[f"{of}_95"], 3), row[of] >= goal)
 
     return figure

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from kinedge.benchmarks.crowd import Arrival, Crowd
-from kinedge.benchmarks.harness import interleaved, result, timing_row
+from kinedge.benchmarks.enrolled import BEING_ALIGNED, COHORT, KINDS, Kind, any_enrolment, hops_of_a_turn, pipeline_of
+from kinedge.benchmarks.harness import Timing, interleaved, result, timing_row
 from kinedge.bundle import Bundle, read_bundle
 from kinedge.edge.backends import DEFAULT_BACKENDS, Backend, NativeBackend, OnnxBackend, open_backend
 from kinedge.edge.engine import STREAMS_IN_CACHE
-from kinedge.edge.pipeline import Pipeline
+from kinedge.edge.enrolment import Enrolment
 from kinedge.edge.scoring import Scorer, ScoringState
 
 __all__ = ["bare_us", "bench_step"]
@@ -35,6 +37,7 @@ def bench_step(
     backend: Literal["native", "onnx"] | None = None,
     n_rounds: int = 15,
     round_s: float = 0.05,
+    enrolled: bool = False,
 ) -> dict[str, Any]:
     """Time one hop of all streams: the bare graph, the engine around it, all up to the verdicts, and from chunks on.
 
@@ -52,6 +55,9 @@ def bench_step(
         What runs the model; what a gateway takes by itself when None.
     n_rounds, round_s
         See ``interleaved``.
+    enrolled
+        Time chunks also of people who are all enrolled and have the default alarm, and while their sensors are being
+        aligned besides.
 
     Returns
     -------
@@ -59,8 +65,10 @@ def bench_step(
         Rows with ``what`` one of ``onnxruntime`` (all streams in one call), ``onnxruntime in pieces`` (as the engine
         does it), the same of the backend that ran if it is another one (``native in pieces``), ``engine``,
         ``verdicts`` (from values on the grid), and ``chunks of N`` (from decoded chunks: clock maps, alignment, hops,
-        verdicts). ``ratio`` is to the first, ``ratio_in_pieces`` to the second, ``ratio_of_backend`` to the bare call
-        of the backend that ran, in pieces.
+        verdicts); with ``enrolled`` also ``chunks of N, enrolled`` and ``chunks of N, being aligned``, of which a mean
+        is told over as many hops as it takes until all was done that is not done at every hop. ``ratio`` is to the
+        first, ``ratio_in_pieces`` to the second, ``ratio_of_backend`` to the bare call of the backend that ran, in
+        pieces.
 
     Raises
     ------
@@ -72,6 +80,7 @@ def bench_step(
     scorer = Scorer(loaded, backend=own)
     m = scorer.manifest
     bare = OnnxBackend(loaded).session
+    enrolment = any_enrolment(scorer) if enrolled else None
     rng = np.random.default_rng(0)
     rows = []
     for n in streams:
@@ -87,7 +96,11 @@ def bench_step(
         for i in range(n_warm):
             _, state = scorer.step(values, valid, saturated, state, end_tick=(i + 1) * m.hop)
         going = _Going(scorer, state)
-        hops = {f"chunks of {size}": _Hops(scorer, n, size, n_warm) for size in chunk_samples}
+        hops = {
+            f"chunks of {size}" + (f", {kind}" if kind else ""): _Hops(scorer, n, size, n_warm, kind, enrolment)
+            for size in chunk_samples
+            for kind in (KINDS if enrolled else KINDS[:1])
+        }
         timings = interleaved(
             {
                 _ONNX: lambda feed=feed: bare.run(None, feed),  # type: ignore[misc]
@@ -102,6 +115,7 @@ def bench_step(
             round_s=round_s,
             clock_ns=time.thread_time_ns,
         )
+        timings |= {what: _of_one(timings[what], hop.n_hops) for what, hop in hops.items()}
         of_backend = timings[f"{own.name.split()[0]} in pieces"].median_us
         for what, timing in timings.items():
             rows.append(
@@ -157,6 +171,12 @@ def _bare_of(backend: Backend, pieces: Sequence[dict[str, np.ndarray]]) -> dict[
     return {"native in pieces": lambda: [b.run(len(b.x)) for b in bound]}
 
 
+def _of_one(timing: Timing, n: int) -> Timing:
+    """Return what one of ``n`` that were timed together takes."""
+    us = {name: getattr(timing, name) / n for name in ("median_us", "p90_us", "p99_us", "max_us")}
+    return replace(timing, **us)
+
+
 def _lose(scorer: Scorer, n: int, rng: np.random.Generator) -> np.ndarray:
     m = scorer.manifest
     valid = np.ones((n, m.hop, m.n_channels), bool)
@@ -183,24 +203,37 @@ class _Going:
 class _Hops:
     """Hop after hop of decoded chunks of many people; making them is not what is measured."""
 
-    def __init__(self, scorer: Scorer, n: int, chunk_samples: int, n_warm: int) -> None:
-        self._crowd = Crowd(scorer.manifest, n, chunk_samples=chunk_samples, loss=_LOSS)
-        self._pipeline = Pipeline(scorer, self._crowd.subjects)
+    def __init__(
+        self,
+        scorer: Scorer,
+        n: int,
+        chunk_samples: int,
+        n_warm: int,
+        kind: Kind = COHORT,
+        enrolment: Enrolment | None = None,
+    ) -> None:
+        walking = kind == BEING_ALIGNED
+        self._crowd = Crowd(scorer.manifest, n, chunk_samples=chunk_samples, loss=_LOSS, walking=walking)
+        self._pipeline = pipeline_of(scorer, self._crowd.subjects, kind, enrolment)
+        self.n_hops = hops_of_a_turn(scorer) if kind else 1
         self._crowd.know_clocks(self._pipeline)
         self._channels = {s.name: s.channels for s in scorer.manifest.sensor_specs}
         self._per_hop = max(scorer.manifest.hop // chunk_samples, 1)
         self._next = 0
-        self._waiting: list[Arrival] = []
-        for _ in range(n_warm + 2):
+        self._waiting: list[list[Arrival]] = []
+        for _ in range(-(-n_warm // self.n_hops) + 2):
             self.make()
             self.score()
 
     def make(self) -> None:
-        numbers = self._next, self._next + self._per_hop
-        self._waiting = [a for of_one in self._crowd.chunks(*numbers) for a in of_one]
-        self._next = numbers[1]
+        self._waiting = []
+        for _ in range(self.n_hops):
+            numbers = self._next, self._next + self._per_hop
+            self._waiting.append([a for of_one in self._crowd.chunks(*numbers) for a in of_one])
+            self._next = numbers[1]
 
     def score(self) -> None:
-        for arrival in self._waiting:
-            self._pipeline.push(arrival.subject, arrival.chunk, channels=self._channels[arrival.chunk.sensor])
-        self._pipeline.advance()
+        for arrivals in self._waiting:
+            for arrival in arrivals:
+                self._pipeline.push(arrival.subject, arrival.chunk, channels=self._channels[arrival.chunk.sensor])
+            self._pipeline.advance()

@@ -49,6 +49,12 @@ class Entry:
 SUITE: Final = (
     Entry("step", "step --streams 1,64,256 --rounds 9", "step --streams 2 --chunks 50 --rounds 3 --round-s 0.001", 1.0),
     Entry(
+        "step_enrolled",
+        "step --enrolled --streams 256 --rounds 9",
+        "step --enrolled --streams 2 --chunks 50 --rounds 3 --round-s 0.001",
+        2.0,
+    ),
+    Entry(
         "stages",
         "stages --people 16 --seconds 60 --live-seconds 30 --backends native,onnx",
         "stages --people 1 --seconds 12 --live-seconds 0",
@@ -65,6 +71,12 @@ SUITE: Final = (
         "throughput --people 300,600 --sensors 3 --rate-hz 100 --chunk 10 --seconds 4 --memory-people 100",
         "",
         1.0,
+    ),
+    Entry(
+        "throughput_enrolled",
+        "throughput --enrolled --people 1000,4000 --seconds 4 --chunk 25 --memory-people 400",
+        "throughput --enrolled --people 6 --parameters 3000 --chunk 25 --seconds 2 --memory-people 4",
+        5.0,
     ),
     Entry("decode", "decode", "decode", 0.2),
     Entry("links", "links", "links --sensors 2 --rate 50 --seconds 2", 0.5),

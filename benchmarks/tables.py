@@ -55,7 +55,7 @@ _TIMES: Final = {"what": "", "streams": "streams", "median_us": "median, µs", "
 
 TABLES: Final[Mapping[str, Table]] = {
     "step": Table(
-        ("step",),
+        ("step", "step_enrolled"),
         {**_TIMES, "us_per_sample": "µs per sample", "ratio": "× the bare call"}
         | {"ratio_of_backend": "× the bare call of its backend"},
     ),
@@ -98,8 +98,14 @@ TABLES: Final[Mapping[str, Table]] = {
         lambda row: not str(row["what"]).startswith(("train", "contract")),
     ),
     "throughput": Table(
-        ("throughput", "throughput_18"),
-        {"people": "people", "load": "load of a core", "people_per_core": "people per core", "late_share": "late"}
+        ("throughput", "throughput_18", "throughput_enrolled"),
+        {
+            "what": "",
+            "people": "people",
+            "load": "load of a core",
+            "people_per_core": "people per core",
+            "late_share": "late",
+        }
         | {
             "us_per_hop": "µs per person and hop",
             "ratio": "× bare ONNX Runtime",
@@ -180,7 +186,7 @@ TABLES: Final[Mapping[str, Table]] = {
         ("attribution_gait",),
         {"what": "", "verdicts": "verdicts", "people": "people", "channel": "right channel first", "channel_95": "95 %"}
         | {"sensor": "right sensor first", "sensor_95": "95 % ", "stable": "unchanged by noise"},
-        lambda row: "one channel, alarm" in str(row["what"]) or "one channel, all" in str(row["what"]),
+        lambda row: "one channel" in str(row["what"]) and " x" not in str(row["what"]),
     ),
     "parity": Table(
         ("parity",),

@@ -20,6 +20,7 @@ beside, as ``radio``.
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import resource
 import subprocess
@@ -33,6 +34,7 @@ from typing import Any, Final
 import numpy as np
 
 from kinedge.benchmarks.crowd import Arrival, Crowd, untrained_bundle
+from kinedge.benchmarks.enrolled import BEING_ALIGNED, COHORT, KINDS, Kind, any_enrolment, pipeline_of
 from kinedge.benchmarks.harness import result
 from kinedge.benchmarks.latency import bare_us
 from kinedge.benchmarks.start import starts_s
@@ -77,6 +79,7 @@ def bench_throughput(
     n_phases: int = 50,
     memory_people: int = 500,
     memory_seconds: float = 6.0,
+    enrolled: bool = False,
 ) -> dict[str, Any]:
     """Follow crowds of several sizes.
 
@@ -98,24 +101,28 @@ def bench_throughput(
         See ``Pipeline``.
     memory_people, memory_seconds
         For the memory of one, after so long a run; 0 people leaves it out.
+    enrolled
+        Follow each crowd thrice: nobody is enrolled, everybody is and has the default alarm, and as everybody's
+        sensors are being aligned besides. The memory is then that of the last.
     """
     names = ("wrist_left", "wrist_right", "lower_back", "ankle_left", "ankle_right")[:sensors]
     bundle = untrained_bundle([SensorSpec(n) for n in names], rate_hz=rate_hz, n_parameters=n_parameters)
     rows: list[dict[str, Any]] = []
     hop_ms = 1e3 * bundle.manifest.hop / rate_hz
     if memory_people:  # first of all: later, what crowds have given back would be used again
-        kb = _memory_kb(bundle, memory_people, chunk_samples=chunk_samples, seconds=memory_seconds)
-        rows.append({"what": "memory", "people": memory_people, "kb_per_person": round(kb, 1)})
+        kind: Kind = BEING_ALIGNED if enrolled else COHORT
+        kb = _memory_kb(bundle, memory_people, kind, chunk_samples=chunk_samples, seconds=memory_seconds)
+        rows.append({"what": _name("memory", kind), "people": memory_people, "kb_per_person": round(kb, 1)})
     backend = load_backend(bundle)
     onnx_us, own_us = bare_us(bundle, backend)
-    for n in people:
-        found, start_s = _follow(bundle, n, chunk_samples=chunk_samples, seconds=seconds, n_phases=n_phases)
+    for n, kind in itertools.product(people, KINDS if enrolled else KINDS[:1]):
+        found, start_s = _follow(bundle, n, kind, chunk_samples=chunk_samples, seconds=seconds, n_phases=n_phases)
         load = found.busy_ns / found.span_ns
         latencies = np.concatenate(found.latencies_ms)
         us_per_hop = found.busy_ns / 1e3 / max(found.n_verdicts, 1)
         rows.append(
             {
-                "what": "crowd",
+                "what": _name("crowd", kind),
                 "people": n,
                 "load": round(load, 3),
                 # of a saturated core that is what it can do; of an idle one less than that, as its batches are small
@@ -155,14 +162,21 @@ def bench_throughput(
     return result("throughput", rows, settings=settings)
 
 
-def _follow(bundle: Bundle, n: int, *, chunk_samples: int, seconds: float, n_phases: int) -> tuple[_Run, float]:
+def _name(what: str, kind: Kind) -> str:
+    return f"{what}, {kind}" if kind else what
+
+
+def _follow(
+    bundle: Bundle, n: int, kind: Kind, *, chunk_samples: int, seconds: float, n_phases: int
+) -> tuple[_Run, float]:
     """Return what a run saw, and how long it took to start."""
     manifest = bundle.manifest
-    crowd = Crowd(manifest, n, chunk_samples=chunk_samples)
+    crowd = Crowd(manifest, n, chunk_samples=chunk_samples, walking=kind == BEING_ALIGNED)
+    enrolment = any_enrolment(Scorer(bundle)) if kind else None
     began = time.thread_time()
     # a chunk must have time to fill and to travel, or what it holds is late
     max_delay_s = max(0.25, 1.5 * chunk_samples / manifest.rate_hz)
-    pipeline = Pipeline(Scorer(bundle), crowd.subjects, n_phases=n_phases, max_delay_s=max_delay_s)
+    pipeline = pipeline_of(Scorer(bundle), crowd.subjects, kind, enrolment, n_phases=n_phases, max_delay_s=max_delay_s)
     start_s = time.thread_time() - began
     crowd.know_clocks(pipeline)
     chunk_s = chunk_samples / manifest.rate_hz
@@ -264,20 +278,21 @@ class _Edge:
                 times.append(np.repeat([(at_ns - c[2]) / 1e6 for c in of_hop], n))
 
 
-def _memory_kb(bundle: Bundle, n: int, *, chunk_samples: int, seconds: float) -> float:
+def _memory_kb(bundle: Bundle, n: int, kind: Kind, *, chunk_samples: int, seconds: float) -> float:
     """Return by how much the process grows with each person, after it has run for a while."""
     manifest = bundle.manifest
     scorer = Scorer(bundle)
     n_chunks = round(seconds * manifest.rate_hz / chunk_samples)
     # what is needed once, however many there are, is not counted
     few = Crowd(manifest, min(64, n), chunk_samples=chunk_samples)
-    small = _Edge(Pipeline(scorer, few.subjects), few)
+    enrolment = any_enrolment(scorer) if kind else None
+    small = _Edge(pipeline_of(scorer, few.subjects, kind, enrolment), few)
     for chunks in few.chunks(0, min(n_chunks, 50)):
         small.warm(chunks)
     gc.collect()
     before = _resident_kb()
     crowd = Crowd(manifest, n, chunk_samples=chunk_samples)
-    pipeline = Pipeline(scorer, crowd.subjects)
+    pipeline = pipeline_of(scorer, crowd.subjects, kind, enrolment)
     crowd.know_clocks(pipeline)
     channels = {s.name: s.channels for s in crowd.sensors}
     for chunks in crowd.chunks(0, n_chunks):

@@ -75,6 +75,9 @@ def step(
     ] = None,
     rounds: Annotated[int, typer.Option(min=3, max=1000, help="Turns each contender gets.")] = 15,
     round_s: Annotated[float, typer.Option(min=0.001, max=10, help="Length of a turn, s.")] = 0.05,
+    enrolled: Annotated[
+        bool, typer.Option("--enrolled", help="Also of people with an enrolment and an alarm, and being aligned.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="Write the result as JSON there.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -91,6 +94,7 @@ def step(
         backend=None if backend is None else backend.value,
         n_rounds=rounds,
         round_s=round_s,
+        enrolled=enrolled,
     )
     deliver(found, out, as_json=as_json)
 
@@ -104,6 +108,9 @@ def throughput(
     chunk: Annotated[int, typer.Option(min=1, max=500, help="Samples in a decoded chunk.")] = 10,
     seconds: Annotated[float, typer.Option(min=1, max=3600, help="Measured of each crowd.")] = 4.0,
     memory_people: Annotated[int, typer.Option(min=0, max=10_000, help="For the memory of one; 0: none.")] = 500,
+    enrolled: Annotated[
+        bool, typer.Option("--enrolled", help="Also crowds with enrolments and alarms, and being aligned.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="Write the result as JSON there.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -122,6 +129,7 @@ def throughput(
             chunk_samples=chunk,
             seconds=seconds,
             memory_people=memory_people,
+            enrolled=enrolled,
         )
     deliver(found, out, as_json=as_json)
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 from rich.console import Console
@@ -15,7 +15,10 @@ from rich.text import Text
 
 from kinedge.cli.app import app
 from kinedge.config_reference import KeyFact, describe_keys
-from kinedge.errors import ConfigError
+from kinedge.errors import BundleError, ConfigError
+
+if TYPE_CHECKING:
+    from kinedge.edge.config import GatewayConfig
 
 __all__ = ["config", "starting_file"]
 
@@ -53,12 +56,15 @@ def config(
         settings = load_gateway_config(check)
         if as_json:
             content = {"ok": True, "digest": settings.digest(), "alarm": setting(settings.alarm)}
+            content["enrolments"] = _enrolments(settings)
             content["settings"] = settings.model_dump(mode="json")
             typer.echo(json.dumps(content, indent=2))
         else:
             people = ", ".join(f"{p.subject} ({len(p.devices)} devices)" for p in settings.people)
             typer.echo(f"{check}: valid; gateway {settings.gateway} of {settings.site}: {people}")
             typer.echo(f"false episodes: {setting(settings.alarm)}")
+            for subject, found in _enrolments(settings).items():
+                typer.echo(f"{subject}: {found['text']}")
     elif init is not None:
         try:
             with init.open("x", encoding="utf-8") as out:
@@ -70,6 +76,25 @@ def config(
         typer.echo(json.dumps([asdict(f) for f in facts], indent=2))
     else:
         Console().print(_table_of(facts))
+
+
+def _enrolments(settings: GatewayConfig) -> dict[str, dict[str, str | None]]:
+    """Return what the enrolments that are named found about the promise: without it the setting reads as if it held."""
+    from kinedge.edge.enrolment import read_enrolment
+    from kinedge.edge.promise import audited
+
+    found: dict[str, dict[str, str | None]] = {}
+    for person in settings.people:
+        if person.enrolment is None:
+            found[person.subject] = {"audit": None, "text": "no enrolment: nothing is promised about false episodes"}
+            continue
+        try:
+            audit = read_enrolment(person.enrolment).manifest.audit.verdict
+        except BundleError as e:
+            found[person.subject] = {"audit": None, "text": f"the gateway will not start: {e}"}
+            continue
+        found[person.subject] = {"audit": audit, "text": audited(audit)}
+    return found
 
 
 def starting_file(facts: list[KeyFact], *, name: str) -> str:

@@ -37,9 +37,9 @@ def demo(
     loss: Annotated[float, typer.Option(min=0, max=0.5, help="Share of packets lost on the way.")] = 0.02,
     seed: Annotated[int, typer.Option(min=0, help="Another simulated person for each.")] = 0,
 ) -> None:
-    """Show the main job: two wrist sensors on ttys, the edge, a collector; anomalies, loss and a pulled cable.
+    r"""Show the main job: two wrist sensors on ttys, the edge, a collector; anomalies, loss and a pulled cable.
 
-    Without `kinedge[upstream]` there is no collector: episodes stay in the board's own store.
+    Without `kinedge\[upstream]` there is no collector: episodes stay in the board's own store.
 
     Example: kinedge demo --loss 0.1
     """

@@ -54,6 +54,9 @@ def enrol(
     bundle: Annotated[Path | None, typer.Option(help="A .kinedge file; the gateway's, else the shipped model.")] = None,
     key: Annotated[Path | None, typer.Option(help="Sign it with this secret key.")] = None,
     picture: Annotated[Path | None, typer.Option(help="Draw it there, as SVG.")] = None,
+    gateway: Annotated[
+        Path | None, typer.Option(help="Recorded: tell the promise of the alarm that this gateway's TOML file sets.")
+    ] = None,
     minutes: Annotated[float, typer.Option(min=1, max=240, help="Live: how much usable movement to take.")] = 40.0,
     pose: Annotated[
         list[str] | None,
@@ -88,6 +91,10 @@ def enrol(
     logging.getLogger("kinedge").propagate = False
     with tempfile.TemporaryDirectory(prefix="kinedge-enrol-") as folder:
         config, recorded = _settings(source, subject, bundle, Path(folder) / "enrol.db")
+        if recorded is None and gateway is not None:
+            raise ConfigError("--gateway says what a recording does not; live, SOURCE is the gateway's file")
+        if gateway is not None:
+            config = config.model_copy(update={"alarm": load_gateway_config(gateway).alarm})
         name = config.people[0].subject
         said = Feedback.of(feedback, name, key=feedback_key)
         if recorded is None and marks:
@@ -121,6 +128,8 @@ def enrol(
         facts |= {"promise": sentence, "answers": [asdict(e) for e in entered]}
         typer.echo(json.dumps({"out": str(place), "digest": enrolment.digest, "signed_by": signer, **facts}, indent=2))
         return
+    if recorded is not None and gateway is None:
+        sentence += " (as set when this was recorded, else by default; --gateway FILE tells it as that gateway sets it)"
     _tell(place, enrolment, signer, sentence=sentence, entered=entered)
 
 

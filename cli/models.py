@@ -25,7 +25,7 @@ models = typer.Typer(
 )
 app.add_typer(models, name="models", no_args_is_help=True)
 
-ConfigFile = Annotated[Path, typer.Argument(help="The gateway's TOML file, with [models].")]
+ConfigFile = Annotated[Path, typer.Argument(help="The gateway's TOML file, with \\[models].")]
 Repository = Annotated[Path, typer.Argument(help="The repository's folder; any web server can serve it.")]
 Keys = Annotated[Path, typer.Option("--keys", help="The folder of the publisher's secret keys.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
@@ -98,6 +98,8 @@ def status(config: ConfigFile, as_json: AsJson = False) -> None:
 @models.command()
 def rollback(config: ConfigFile, as_json: AsJson = False) -> None:
     """Go back to the model before; the other is not taken again until you pull it. A running gateway follows.
+
+    After a first pull there is none before it in the folder: then it is the one that `bundle` in the file names.
 
     Example: kinedge models rollback gateway.toml
     """

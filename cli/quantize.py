@@ -67,7 +67,10 @@ def quantize(
     calibration part calibrates; the proof is on the test part. The new bundle has to be signed anew. A gateway runs
     it with precision = "int8" or "fp16".
 
-    Example: kinedge quantize wrists.kinedge --data examples/wrists-sim.toml --out wrists-int8.kinedge --prove
+    Whether a model bears int8 is measured, and what fails is not written. The shipped model (wrists-sim) does not:
+    take --precision fp16 for it, which no data decide.
+
+    Example: kinedge quantize wrists.kinedge --data examples/wrists-sim.toml --precision fp16 --out wrists-fp16.kinedge
     """
     with need_extra("quantize"):
         from kinedge.quantize.parity_table import as_html, as_markdown

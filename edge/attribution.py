@@ -2,13 +2,17 @@
 
 ``drop``: with ``P`` the precision of the residuals on normal movement and ``y = P z``, ``y_c^2 / P_cc`` is exactly
 how far ``z' P z`` falls when channel ``c`` is replaced by what the others make expected: a counterfactual in
-closed form. ``excess``: the square of the nats above what is usual at this intensity, so that one channel far out is
-not outvoted by many that are a little off because their forecast saw it, times the root of the drop, which sees
-single samples that a mean of nats does not; a sensor counts by the squares of its channels. Which of the two is used
-was chosen on validation data and is stored with the calibration. Neither is a cause; it is where the surprise starts.
+closed form. ``excess``: the nats above what is usual at this intensity, times how unusual that many are of this
+channel, so that one channel far out is not outvoted by many that are a little off because their forecast saw it, times
+the root of the drop, which sees single samples that a mean of nats does not; a sensor counts by the squares of its
+channels. Which of the two is used was chosen on validation data and is stored with the calibration. Neither is a cause;
+it is where the surprise starts.
 
 ``drop`` alone is blind where the forecaster grows unsure of the very sensor that is odd: its residuals shrink, and
 those of other sensors, whose forecast it misleads, do not. The likelihood counts the growing uncertainty as well.
+
+Belief rests on the evidence of the last seconds, not on the last block alone, and so does what is said of where it
+starts: the shares are gathered as the evidence is (``gather``), each block counting for what it brought.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ from numpy.typing import NDArray
 from kinedge.edge.calibration import Calibration, Unusualness
 from kinedge.edge.scores import BlockScores
 
-__all__ = ["attribute", "by_sensor", "energies", "fewest", "smallest_set"]
+__all__ = ["attribute", "by_sensor", "energies", "fewest", "gather", "smallest_set"]
 
 F64 = NDArray[np.float64]
 
@@ -31,7 +35,8 @@ _ACCOUNTS_FOR: Final = 0.8
 
 def energies(scores: BlockScores, unusual: Unusualness) -> dict[str, F64]:
     """Return what each method gives each channel (n_streams, n_channels), by its name."""
-    return {"drop": scores.drop, "excess": np.square(np.maximum(unusual.excess, 0.0)) * np.sqrt(scores.drop)}
+    far = np.maximum(unusual.excess, 0.0) * np.maximum(unusual.channel, 0.0)
+    return {"drop": scores.drop, "excess": far * np.sqrt(scores.drop)}
 
 
 def by_sensor(method: str, energy: F64, groups: Sequence[slice]) -> F64:
@@ -63,6 +68,20 @@ def attribute(
     method = "excess" if calibration.additive[0] else "drop"
     energy = energies(scores, unusual)[method]
     return _shares(energy), _shares(by_sensor(method, energy, groups))
+
+
+def gather(before: F64, block: F64, fresh: F64) -> F64:
+    """Return the shares (n_streams, n) of what speaks for a change, after the block.
+
+    Parameters
+    ----------
+    before, block : (n_streams, n)
+        Shares of what was gathered until then, and of the block.
+    fresh : (n_streams,)
+        Of the evidence for a change, the share that the block brought (``Belief.fresh``): 1 forgets what was before.
+    """
+    gathered: F64 = (1 - fresh)[:, None] * before + fresh[:, None] * block
+    return gathered
 
 
 def _shares(energy: F64) -> F64:

@@ -134,6 +134,9 @@ class BeliefState:
     shown, shown_squares, shown_weight : (n_streams, n_sensors)
         What each sensor showed over the last minutes: fading sums of log ratios, of their squares, and of how far the
         sensor could be trusted, by which both are weighed.
+    channel_share : (n_streams, n_channels)
+    sensor_share : (n_streams, n_sensors)
+        Where what speaks for a change started (``kinedge.edge.attribution``); ``believe`` leaves them as they are.
     """
 
     log_odds: F64
@@ -143,13 +146,16 @@ class BeliefState:
     shown: F64
     shown_squares: F64
     shown_weight: F64
+    channel_share: F64
+    sensor_share: F64
 
     @classmethod
-    def initial(cls, n_streams: int, n_sensors: int) -> BeliefState:
+    def initial(cls, n_streams: int, n_sensors: int, n_channels: int) -> BeliefState:
         """Return the state of streams that have seen nothing."""
         zero = np.zeros((n_streams, n_sensors))
-        doubted_s = np.full((n_streams, n_sensors), LONG_S)
-        return cls(zero, zero.copy(), doubted_s, zero.copy(), zero.copy(), zero.copy(), zero.copy())
+        doubted_s, nowhere = np.full((n_streams, n_sensors), LONG_S), np.zeros((n_streams, n_channels))
+        shown = (zero.copy() for _ in range(3))
+        return cls(zero, zero.copy(), doubted_s, zero.copy(), *shown, nowhere, zero.copy())
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,6 +184,9 @@ class Belief:
         Sensors that "normal" is said without; none of any other answer.
     withheld : (n_streams, n_sensors)
         Log ratio of the block that did not count, as this person shows so much anyway.
+    fresh : (n_streams,)
+        What this block brought for a change, at the sensor where it brought most, as a share of that and of the most
+        that was left from before; 1 where nothing was.
     """
 
     normal: F64
@@ -190,6 +199,7 @@ class Belief:
     others: F64
     without: NDArray[np.bool_]
     withheld: F64
+    fresh: F64
 
     @property
     def plausible_normal(self) -> F64:
@@ -276,8 +286,8 @@ def believe(
     counted = np.minimum(log_lr, np.maximum(log_lr - own, 0))
     log_odds = _faded(state.log_odds, keep) + weight * reliability * log_lr
     log_odds = np.clip(log_odds, -ODDS_LIMIT, ODDS_LIMIT)
-    beyond = _faded(state.beyond, keep) + weight * reliability * counted
-    beyond = np.clip(beyond, -ODDS_LIMIT, ODDS_LIMIT)
+    left, brought = _faded(state.beyond, keep), weight * reliability * counted
+    beyond = np.clip(left + brought, -ODDS_LIMIT, ODDS_LIMIT)
     lost = np.maximum(scores.missing, keep * state.lost)
     mean, more = np.exp(log_odds).mean(axis=1), np.exp(beyond).mean(axis=1)
     anomalous = np.maximum(1 - 1 / more, 0)
@@ -313,8 +323,12 @@ def believe(
         others=others,
         without=without,
         withheld=log_lr - counted,
+        fresh=_fresh(left, brought),
     )
-    return belief, BeliefState(log_odds, beyond, doubted_s, lost, shown, shown_squares, shown_weight)
+    after = BeliefState(
+        log_odds, beyond, doubted_s, lost, shown, shown_squares, shown_weight, state.channel_share, state.sensor_share
+    )
+    return belief, after
 
 
 def weight_of(hop_s: float, block_s: float) -> float:
@@ -337,6 +351,14 @@ def _believe_others(
     if health is not None:
         others *= (1 - health.swapped).min(axis=1)
     return others
+
+
+def _fresh(left: F64, brought: F64) -> F64:
+    """Return the share (n_streams,) of the evidence for a change that is of the block, from nats at each sensor."""
+    old, new = np.maximum(left.max(axis=1), 0.0), np.maximum(brought.max(axis=1), 0.0)
+    both = old + new
+    fresh: F64 = np.where(both > 0, new / np.where(both > 0, both, 1.0), 1.0)
+    return fresh
 
 
 def _faded(log_odds: F64, keep: float) -> F64:

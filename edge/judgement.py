@@ -1,19 +1,20 @@
 """From block scores to what is believed and where it starts, for some streams, whose states are written where they are.
 
-In C where that is there (``kinedge.edge.native``), to the bit as ``Calibration.assess``, ``believe`` and ``attribute``.
+In C where that is there (``kinedge.edge.native``), to the bit as ``Calibration.assess``, ``believe``, ``attribute`` and
+``gather``.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kinedge.edge import caution
-from kinedge.edge.attribution import attribute
+from kinedge.edge.attribution import attribute, gather
 from kinedge.edge.calibration import BELOW, MOVEMENT_LIMIT, UNSCORED, Calibration, Unusualness
 from kinedge.edge.caution import Belief, BeliefState, CautionConfig, believe
 from kinedge.edge.native import NativeBelief
@@ -29,7 +30,7 @@ Rows = NDArray[np.intp]
 
 @dataclass(frozen=True, eq=False)
 class Judged:
-    """What was found of a block of each stream; shares are those of ``attribute``, movement that of the calibration."""
+    """What was found of a block of each stream; shares are those of ``gather``, movement that of the calibration."""
 
     unusual: Unusualness
     belief: Belief
@@ -117,7 +118,7 @@ class Judgement:
             if told is not None:
                 excess, channel_u, channel_share = told.of_channels
                 sensor_u, movement, sensor_share, reliability, lost, _, withheld = told.of_sensors
-                score, p_value, normal, anomalous, lean, _, decisive, others = told.of_streams
+                score, p_value, normal, anomalous, lean, _, decisive, others, fresh = told.of_streams
                 belief = Belief(
                     normal=normal,
                     anomalous=anomalous,
@@ -129,6 +130,7 @@ class Judgement:
                     others=others,
                     without=told.without,
                     withheld=withheld,
+                    fresh=fresh,
                 )
                 unusual = Unusualness(excess, sensor_u, score, p_value, channel_u)
                 return Judged(unusual, belief, channel_share, sensor_share, movement)
@@ -144,6 +146,8 @@ class Judgement:
             health=health,
             clock_ms=clock_ms,
         )
-        write_rows(state, rows, after)
-        shares = attribute(scores, unusual, calibration, self._groups)
-        return Judged(unusual, belief, *shares, calibration.movement(scores.intensity))
+        of_block = attribute(scores, unusual, calibration, self._groups)
+        channel_share = gather(after.channel_share, of_block[0], belief.fresh)
+        sensor_share = gather(after.sensor_share, of_block[1], belief.fresh)
+        write_rows(state, rows, replace(after, channel_share=channel_share, sensor_share=sensor_share))
+        return Judged(unusual, belief, channel_share, sensor_share, calibration.movement(scores.intensity))

@@ -81,9 +81,10 @@ _UNSURE: Final = {
         "le calibrage n'est pas valable pour la façon actuelle de bouger",
     ),
     "not_placed": (
-        "it is not known how the sensors sit today: walk for a minute, or take the guided poses",
+        "it is not known how the sensors sit today: walk for a minute, or take the guided poses if the enrolment has "
+        "them",
         "on ne sait pas comment les capteurs sont posés aujourd'hui : marcher une minute, ou prendre les postures "
-        "guidées",
+        "guidées si la référence en a",
     ),
     "no_data": ("nothing is heard from {place}", "rien n'est reçu {from_place}"),
     "missing": ("part of the data from {place} is missing", "une partie des données {from_place} manque"),

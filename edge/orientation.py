@@ -84,19 +84,24 @@ def rotate_samples(
     Parameters
     ----------
     values, valid, saturated : (n_streams, n_samples, n_channels)
-        Not changed.
+        Not changed; masks that stay as they are are given back themselves.
     rotations : (n_streams, n_sensors, 3, 3)
         From today's sensor frame to that of the enrolment.
     triads, owner
         From ``triads_of``.
     """
-    turned, ok, end = values.copy(), valid.copy(), saturated.copy()
-    parts = np.einsum("nkij,ntkj->ntki", rotations[:, owner], values[..., triads])
-    turned[..., triads] = parts
-    ok[..., triads] = valid[..., triads].all(axis=-1, keepdims=True)
-    end[..., triads] = saturated[..., triads].any(axis=-1, keepdims=True)
-    turned[~ok] = 0
-    return turned, ok, end
+    turned = values.copy()
+    turned[..., triads] = np.einsum("nkij,ntkj->ntki", rotations[:, owner], values[..., triads])
+    if not valid.all():
+        ok = valid.copy()
+        ok[..., triads] = valid[..., triads].all(axis=-1, keepdims=True)
+        turned[~ok] = 0
+        valid = ok
+    if saturated.any():
+        end = saturated.copy()
+        end[..., triads] = saturated[..., triads].any(axis=-1, keepdims=True)
+        saturated = end
+    return turned, valid, saturated
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,6 +179,7 @@ class Walking:
         self._columns = np.array([[f[Quantity.ACC], f[Quantity.GYR]] for f in both.values()], np.intp)
         self.window = round(WINDOW_S * rate_hz)
         self._lags = (max(1, round(_STEP_S[0] * rate_hz)), min(self.window - 2, round(_STEP_S[1] * rate_hz)))
+        self._n_transformed = _quick_length(self.window + self._lags[1])
 
     def look(self, windows: F32) -> tuple[NDArray[np.intp], NDArray[np.intp], F64]:
         """Look at one window of each of some people.
@@ -215,15 +221,16 @@ class Walking:
     def _repeats(self, length: F64) -> NDArray[np.bool_]:
         """Whether lengths of the acceleration (n, window) repeat themselves at the pace of steps or strides."""
         x = length - length.mean(axis=1)[:, None]
-        power = _dot(x, x)
-        found = power >= _MIN_SD_M_S2**2 * self.window
+        power = (x * x).sum(axis=1)
+        found: NDArray[np.bool_] = power >= _MIN_SD_M_S2**2 * self.window
         if found.any():
-            x, power, low, high = x[found], power[found], *self._lags
-            best = np.full(len(x), -np.inf)
-            for lag in range(low, high + 1):
-                rho = _dot(x[:, lag:], x[:, :-lag]) / power * self.window / (self.window - lag)
-                best = np.maximum(best, rho)
-            found[found] = best >= _MIN_REGULARITY
+            low, high = self._lags
+            lags = np.arange(low, high + 1)
+            # with room for the longest lag, nothing of the end comes round to the beginning
+            spectrum = np.fft.rfft(x[found], self._n_transformed, axis=1)
+            product = np.fft.irfft(spectrum.real**2 + spectrum.imag**2, self._n_transformed, axis=1)[:, lags]
+            rho = product / power[found, None] * self.window / (self.window - lags)
+            found[found] = rho.max(axis=1) >= _MIN_REGULARITY
         return found
 
     def frames(self, found: Mapping[int, Sequence[F64]]) -> Frames:
@@ -251,10 +258,10 @@ class Walking:
         return Frames(gravity, axis, cross, np.maximum(error, _FLOOR_RAD), anisotropy, walking)
 
 
-def _dot(a: F64, b: F64) -> F64:
-    """Return the products of rows (n, n_samples) of two arrays, each added up as it would be alone; (n,)."""
-    products: F64 = np.matmul(a[:, None, :], b[:, :, None])[:, 0, 0]
-    return products
+def _quick_length(least: int) -> int:
+    """Return a length of at least so much that a Fourier transform is quick with."""
+    lengths = [(1 << i) * k for i in range(1, 17) for k in (1, 3, 9, 27)]
+    return min(length for length in lengths if length >= least)
 
 
 class FrameEstimator:

@@ -10,10 +10,15 @@ from typing import Final, Literal
 from kinedge.edge.alarm import LEARNING_S, MAX_UNLIKE, AlarmConfig
 from kinedge.edge.narrative import place_name
 
-__all__ = ["Watched", "Way", "placing", "promise", "promises_of", "setting"]
+__all__ = ["Watched", "Way", "audited", "placing", "promise", "promises_of", "setting"]
 
 Language = Literal["en", "fr"]
 Way = Literal["walking", "poses"]
+_AT_ENROLMENT: Final[Mapping[str, str]] = {
+    "holds": "at enrolment it did",
+    "doubtful": "at enrolment that was doubtful",
+    "does not hold": "at enrolment it did not, so the person's own counts stand in: do not rely on this",
+}
 _USUAL: Final = 0.05  # of blocks lie above the 95 % quantile
 
 
@@ -132,6 +137,11 @@ def setting(config: AlarmConfig | None, *, language: Language = "en") -> str:
     )
 
 
+def audited(audit: Literal["holds", "doubtful", "does not hold"]) -> str:
+    """Say what an enrolment found about the setting's condition: beside the setting, where the model is not at hand."""
+    return f"whether ordinary movement behaves like that of those people: {_AT_ENROLMENT[audit]}"
+
+
 def promise(
     config: AlarmConfig,
     *,
@@ -158,11 +168,7 @@ def promise(
         return _promise_fr(config, audit=audit, n_subjects=n_subjects)
     if audit is None:
         return "nothing is promised about false episodes before an enrolment"
-    condition = {
-        "holds": "at enrolment it did",
-        "doubtful": "at enrolment that was doubtful",
-        "does not hold": "at enrolment it did not, so the person's own counts stand in: do not rely on this",
-    }[audit]
+    condition = _AT_ENROLMENT[audit]
     return (
         f"while calibration is valid, at most one false episode per {_often(config)} is expected, if ordinary movement "
         f"behaves like that of the {n_subjects} people the model was calibrated on; {condition}"

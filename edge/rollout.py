@@ -257,9 +257,23 @@ class ModelKeeper:
             refused = self.versions.read_state().refused
             if running is not None and current is not None and current not in (running.bundle.digest, *refused):
                 return self._take(current, running, on_trial=False)
+            if running is not None and current is None and running.bundle.digest in refused:
+                return self._go_back_to_bundle(running)
             self._fetch()
             staged = self.versions.read_state().staged
             return self._take(staged, running, on_trial=True) if staged else None
+
+    def _go_back_to_bundle(self, running: Scorer) -> Taken | None:
+        """Take the configuration's own model, because somebody went back and none was before."""
+        taken = Taken(*load_trusted(self._config, misfits=self._models.when_enrolled))
+        digest = taken.scorer.bundle.digest
+        if digest == running.bundle.digest:
+            return None
+        if not _goes_on(running.manifest, taken.scorer.manifest) or self._config.record is not None:
+            self._say("model_waits", digest, "it is taken at the next start")
+            return None
+        self._say("model_taken", digest, taken.scorer.manifest.name)
+        return taken
 
     def retry(self) -> None:
         """Forget what was refused, because somebody asks for it again."""
@@ -267,20 +281,23 @@ class ModelKeeper:
             self.versions.write_state(refused={}, tries={}, fetched="")
 
     def roll_back(self) -> str:
-        """Make the previous model the current one, and do not take the other again; return its digest.
+        """Go back to the previous model, else to ``bundle``, and do not take the other again; return its digest.
 
         Raises
         ------
-        BundleError
-            There is none.
+        BundleError, ConfigError
+            ``bundle`` runs already, or is not to be had.
         """
         with self.versions.locked():
             before, current = self.versions.previous, self.versions.current
-            if before is None or before == current:
-                raise BundleError(f"{self.versions.folder}: there is no previous model to go back to")
-            self._activate(before, on_trial=False)
-            if current is not None:
-                self.versions.refuse(current, "taken back by hand")
+            if current is None:
+                raise BundleError(f"{self.versions.folder}: nothing was taken from there; {self._config.bundle} runs")
+            if before is None or before == current or before in self.versions.read_state().refused:
+                before = read_bundle(self._config.bundle).digest  # as when a model fails by itself
+                self.versions.clear()
+            else:
+                self._activate(before, on_trial=False)
+            self.versions.refuse(current, "taken back by hand")
             self._say("model_rolled_back", before, "by hand")
             return before
 

@@ -126,7 +126,7 @@ class Scorer:
             self.engine.initial_state(n),
             self.blocks.initial_state(n),
             self.monitor.initial_state(n),
-            BeliefState.initial(n, len(self.sensors)),
+            BeliefState.initial(n, len(self.sensors), len(self.channels)),
         )
 
     def score(

@@ -55,8 +55,9 @@ class Verdict:
     ``score`` is 0 at the median (and where nothing could be scored) and 1 at the 99 % quantile, of the cohort or of the
     person's own enrolment, as ``basis`` says; ``p_value`` is the share of the cohort's normal blocks that are at least
     as unusual, each compared with the same. Belief in normal and in anomalous do not
-    add up to 1: the rest is "cannot tell". ``channel_share`` and ``sensor_share`` say where the surprise starts, and
-    ``smallest_set`` which few channels account for most of it (empty when the answer is normal).
+    add up to 1: the rest is "cannot tell". ``channel_share`` and ``sensor_share`` say where the surprise starts, of the
+    blocks that belief rests on; ``smallest_set`` which few channels account for most of it (empty when the answer is
+    normal).
     ``sensor_movement`` is how much each sensor moved: 0 as the median, 1 a step of the usual range more.
     ``without`` names the sensors that "normal" leaves out, and is empty for every other answer; ``belief_others`` is
     what that rests on, and no part of ``belief_normal``.

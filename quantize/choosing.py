@@ -103,7 +103,8 @@ def choose_int8(
         row = found.rows[0]
         raise BackendError(
             f"no layer bears int8 within a score error of {config.budget:g}: "
-            f"{row.layer}, the best, causes {row.alone:.3g}"
+            f"{row.layer}, the best, causes {row.alone:.3g}. Take --precision fp16, or train with linear_skip = true "
+            "(docs/quantization.md)"
         )
     chosen = Chosen(quantise(fp32, grids[best], layers=found.int8), best, errors, found)
     if config.method != "qat":

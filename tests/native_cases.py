@@ -217,7 +217,7 @@ def judged(seed: int) -> None:
     judgement = Judgement(groups, CautionConfig(**asked), hop_s=1.0, block_s=float(rng.choice([1.0, 2.0, 4.0])))
     cohort = replace(calibration_of(rng, edges), additive=np.array([float(seed % 2)]))
     each = stack_calibrations([calibration_of(rng, edges) for _ in range(n)])
-    states = [take_rows(BeliefState.initial(n, s), np.arange(n)) for _ in range(2)]
+    states = [take_rows(BeliefState.initial(n, s, int(edges[-1])), np.arange(n)) for _ in range(2)]
     for turn in range(12):
         rows = np.arange(n) if turn % 3 == 0 else rng.permutation(n)[: int(rng.integers(1, n + 1))]
         channels, sensors = (len(rows), int(edges[-1])), (len(rows), s)

@@ -9,10 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kinedge.benchmarks.attribution import bench_attribution, hit_rate
 from kinedge.benchmarks.attribution_gait import SPOILT, bench_gait_attribution, spoil, time_explanations
-from kinedge.edge.attribution import by_sensor, energies, fewest, smallest_set
+from kinedge.benchmarks.explained import Case, Explained
+from kinedge.edge.attribution import by_sensor, energies, fewest, gather, smallest_set
 from kinedge.edge.caution import Decision
 from kinedge.edge.offline import score_recording, verdicts_of
 from kinedge.edge.scoring import Scorer
@@ -97,6 +100,40 @@ def test_the_verdict_explains_by_the_method_of_its_calibration(
         assert sum(verdict.channel_share.values()) == pytest.approx(1)
         named = [verdict.channel_share[c] for c in verdict.smallest_set]
         assert sum(named) >= 0.8 and sum(named[:-1]) < 0.8 and named == sorted(named, reverse=True)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 2), st.floats(0, 1)), min_size=1, max_size=30),
+)
+def test_gathered_shares_add_up_to_one_and_keep_what_nothing_was_added_to(blocks: list[tuple[int, float]]) -> None:
+    shares = np.eye(3)[[0]]
+    for where, fresh in blocks:
+        after = gather(shares, np.eye(3)[[where]], np.array([fresh]))
+        assert after.sum() == pytest.approx(1) and (after >= 0).all()
+        if fresh in (0, 1):
+            np.testing.assert_array_equal(after, np.eye(3)[[where]] if fresh else shares)
+        shares = after
+
+
+def test_an_episode_s_explanation_counts_where_the_walk_as_it_was_has_none(
+    scorer: Scorer, person: Callable[..., Recording]
+) -> None:
+    walk, wrist = person(40.0, seed=820_005), scorer.sensors.index("wrist_right")
+    noisy = inject(walk, "noise_burst", 1000, 1400, sensor="wrist_right", strength=2.0)
+    for first, n_episodes in ((walk, 1), (noisy, 0)):
+        explained = Explained(scorer, "S01", 0, [Case("noise_burst", 2.0, None, wrist)], start=1000, end=1400)
+        forms = [first, noisy, noisy]
+        values, valid = (np.stack([getattr(f, name) for f in forms]) for name in ("values", "valid"))
+        state, told = scorer.initial_state(3), []
+        for end in range(scorer.manifest.hop, len(walk) + 1, scorer.manifest.hop):
+            at = slice(end - scorer.manifest.hop, end)
+            nothing = np.zeros_like(valid[:, at])
+            batch, state = scorer.step(values[:, at], valid[:, at], nothing, state, end_tick=end)
+            told += explained.step(batch, values[:, at], valid[:, at])
+        episodes = explained.end()
+        assert len(episodes) == n_episodes and all(t.episode and t.sensor for t in episodes)
+        alarms = [t for t in told if t.alarm]
+        assert bool(alarms) == bool(n_episodes) and sum(t.first for t in alarms) == n_episodes
 
 
 def test_one_channel_far_out_is_not_outvoted_by_many_a_little_off() -> None:

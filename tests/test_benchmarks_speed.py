@@ -8,12 +8,14 @@ import pytest
 pytest.importorskip("torch")
 
 from kinedge.benchmarks.crowd import Crowd, untrained_bundle
+from kinedge.benchmarks.enrolled import BEING_ALIGNED, hops_of_a_turn, pipeline_of
 from kinedge.benchmarks.harness import interleaved
 from kinedge.benchmarks.latency import bench_step
 from kinedge.benchmarks.throughput import bench_throughput
 from kinedge.bundle import Bundle
 from kinedge.edge.config import DEFAULT_BUNDLE
 from kinedge.edge.native import library
+from kinedge.edge.scoring import Scorer
 from kinedge.signals import SensorSpec
 
 
@@ -50,6 +52,39 @@ def test_a_crowd_is_followed_and_its_verdicts_timed() -> None:
     assert memory["what"] == "memory"
     assert start["processor_s"] > 0 and start_with_uplink["processor_s"] > 0
     assert imports[-1]["processor_s"] > 0  # of the service; what is smaller may drown in other work
+
+
+def test_people_who_are_enrolled_and_being_aligned_are_measured_beside_the_others() -> None:
+    found = bench_step(DEFAULT_BUNDLE, streams=(2,), chunk_samples=(50,), n_rounds=3, round_s=0.001, enrolled=True)
+    of_chunks = [row for row in found["rows"] if row["what"].startswith("chunks of 50")]
+    assert [row["what"][12:] for row in of_chunks] == ["", ", enrolled", ", being aligned"]
+    assert all(row["ratio"] > 1 for row in of_chunks)
+    found = bench_throughput(
+        people=(6,),
+        n_parameters=3000,
+        chunk_samples=25,
+        seconds=2.0,
+        memory_people=4,
+        memory_seconds=2.0,
+        enrolled=True,
+    )
+    memory, *crowds = found["rows"][:4]
+    assert memory["what"] == "memory, being aligned"
+    assert [row["what"] for row in crowds] == ["crowd", "crowd, enrolled", "crowd, being aligned"]
+
+
+def test_the_crowd_that_is_being_aligned_walks_and_has_an_alarm(scorer: Scorer) -> None:
+    crowd = Crowd(scorer.manifest, 3, chunk_samples=25, walking=True)
+    pipeline = pipeline_of(scorer, crowd.subjects, BEING_ALIGNED)
+    crowd.know_clocks(pipeline)
+    channels = {s.name: s.channels for s in crowd.sensors}
+    for arrival in (a for of_one in crowd.chunks(0, 20) for a in of_one):
+        pipeline.push(arrival.subject, arrival.chunk, channels=channels[arrival.chunk.sensor])
+    scored = pipeline.advance()
+    assert pipeline.people.learning and (pipeline.people._frames.walked_s > 0).all()
+    watched = scored[-1].batch.verdict(scored[-1].stream).watched
+    assert watched is not None and watched.unplaced == scorer.sensors
+    assert hops_of_a_turn(scorer) == 4
 
 
 def test_an_untrained_model_has_the_size_that_was_asked_for() -> None:

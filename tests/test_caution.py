@@ -22,6 +22,7 @@ from kinedge.edge.config import DEFAULT_BUNDLE
 from kinedge.edge.dashboard.tracks import PersonTrack
 from kinedge.edge.dashboard.words import sentence_words
 from kinedge.edge.episodes import _trail_point
+from kinedge.edge.judgement import Judgement
 from kinedge.edge.narrative import abstention, usual_without
 from kinedge.edge.reliability import SensorHealth
 from kinedge.edge.scores import BlockScores
@@ -77,7 +78,7 @@ def weigh(
     enrolled: bool = True,
     **known: Any,
 ) -> tuple[Belief, BeliefState]:
-    before = state or BeliefState.initial(1, 2)
+    before = state or BeliefState.initial(1, 2, 2)
     known_of = calibration(enrolled=enrolled)
     return believe(s, u, known_of, CONFIG, before, hop_s=hop_s, block_s=BLOCK_S, **known)
 
@@ -108,7 +109,7 @@ def test_a_normal_arm_does_not_outvote_the_abnormal_one() -> None:
 
 
 def test_what_no_block_shows_by_itself_is_believed_when_it_lasts() -> None:
-    s, u, state = scores(), unusual(-1, 1.2, 0.04), BeliefState.initial(1, 2)
+    s, u, state = scores(), unusual(-1, 1.2, 0.04), BeliefState.initial(1, 2, 2)
     decisions = []
     for _ in range(6):
         belief, state = weigh(s, u, state)
@@ -117,8 +118,45 @@ def test_what_no_block_shows_by_itself_is_believed_when_it_lasts() -> None:
     assert decisions[-1] is Decision.ANOMALOUS
 
 
+def test_of_the_evidence_for_a_change_a_block_brought_what_was_not_there_before() -> None:
+    first, state = weigh(scores(), unusual(-1, 4, 0.001))
+    assert first.fresh[0] == 1
+    again, after = weigh(scores(), unusual(4, -1, 0.001), state)
+    assert 0.5 < again.fresh[0] < 1  # odds fade to at most nine to one, and this block brings nine nats
+    ordinary, _ = weigh(scores(), unusual(-1, -1, 0.7), after)
+    assert ordinary.fresh[0] == 0
+    silent, _ = weigh(scores(missing=np.ones((1, 2))), unusual(UNSCORED, UNSCORED, 1.0), after)
+    assert silent.fresh[0] == 0
+    assert weigh(scores(), unusual(-1, -1, 0.7))[0].fresh[0] == 1  # nothing speaks for one: the block is told as it is
+
+
+def block(odd: int, excess: float, elsewhere: float) -> BlockScores:
+    channel, drop = np.full((1, 12), elsewhere), np.full((1, 12), 0.1)
+    channel[0, odd], drop[0, odd] = excess, 9.0
+    return scores(channel=channel, drop=drop)
+
+
+def test_while_a_change_is_believed_what_is_named_is_where_it_was() -> None:
+    judgement = Judgement((slice(0, 6), slice(6, 12)), CONFIG, hop_s=HOP_S, block_s=BLOCK_S)
+    cohort = replace(calibration(), reference=np.zeros(200))
+    state, every = BeliefState.initial(1, 2, 12), np.arange(1)
+    begun = judgement.advance(block(7, 4.0, -1.0), cohort, state, every)
+    assert begun.belief.decision[0] == Decision.ANOMALOUS and begun.channel_share.argmax() == 7
+    after = judgement.advance(block(2, 0.9, 0.5), cohort, state, every)  # belief remembers, the block is ordinary
+    assert after.belief.anomalous[0] > 0
+    np.testing.assert_array_equal(after.channel_share, begun.channel_share)
+    np.testing.assert_array_equal(after.sensor_share, begun.sensor_share)
+    stronger = judgement.advance(block(2, 6.0, -1.0), cohort, state, every)
+    assert stronger.channel_share.argmax() == 2 and stronger.sensor_share.argmax() == 0
+    for _ in range(3):
+        over = judgement.advance(block(5, -1.0, -1.0), cohort, state, every)
+    assert (
+        over.belief.normal[0] > 0 and over.channel_share.argmax() == 5
+    )  # nothing is left: the block speaks for itself
+
+
 def test_one_odd_block_in_ordinary_movement_is_doubted_first() -> None:
-    state = BeliefState.initial(1, 2)
+    state = BeliefState.initial(1, 2, 2)
     for _ in range(5):
         _, state = weigh(scores(), unusual(-1, -1, 0.7), state)
     odd = weigh(scores(), unusual(-1, 1.6, 0.02), state)[0]
@@ -127,7 +165,7 @@ def test_one_odd_block_in_ordinary_movement_is_doubted_first() -> None:
 
 
 def test_a_newcomer_who_is_unusual_from_the_start_is_neither_anomalous_nor_normal_and_is_to_be_enrolled() -> None:
-    state = BeliefState.initial(1, 2)
+    state = BeliefState.initial(1, 2, 2)
     s, u = scores(), unusual(-1, 3.0, 0.005)
     for _ in range(30):
         belief, state = weigh(s, u, state, enrolled=False)
@@ -141,7 +179,7 @@ def test_a_newcomer_who_is_unusual_from_the_start_is_neither_anomalous_nor_norma
 
 
 def test_a_newcomer_who_changes_is_called_and_one_who_stays_as_they_are_is_not() -> None:
-    state = BeliefState.initial(1, 2)
+    state = BeliefState.initial(1, 2, 2)
     for _ in range(40):
         _, state = weigh(scores(), unusual(1.2, -1, 0.04), state, enrolled=False)
     changed = state
@@ -159,7 +197,7 @@ def test_a_newcomer_who_changes_is_called_and_one_who_stays_as_they_are_is_not()
 def test_what_is_withheld_of_a_newcomer_makes_nothing_normal_and_nothing_anomalous(
     us: list[tuple[float, float]], missing: float
 ) -> None:
-    states = [BeliefState.initial(1, 2)] * 2
+    states = [BeliefState.initial(1, 2, 2)] * 2
     for left, right in us:
         s = scores(missing=np.array([[missing, 0.0]]))
         known, new = (
@@ -199,7 +237,7 @@ def test_clipping_is_bridged_for_a_quarter_of_a_minute_by_what_was_seen_before()
 def test_the_same_seconds_say_the_same_however_often_they_are_looked_at() -> None:
     found = []
     for hop_s in (1.0, 0.5, 0.25):
-        state = BeliefState.initial(1, 2)
+        state = BeliefState.initial(1, 2, 2)
         for _ in range(round(8 / hop_s)):
             belief, state = weigh(scores(), unusual(-1, 1.3, 0.04), state, hop_s=hop_s)
         found.append(float(belief.lean[0]))
@@ -458,7 +496,7 @@ def test_leaving_a_sensor_out_gives_an_answer_where_there_was_none_and_changes_n
     course: list[Any], swapped: bool
 ) -> None:
     own = replace(calibration(), likelihood=np.tile([-3.0, 3.0], (FOUR, 1)))
-    states = [BeliefState.initial(1, FOUR)] * 2
+    states = [BeliefState.initial(1, FOUR, FOUR)] * 2
     for faults, u, p in course:
         s, score, health = of_four(faults, u, p)
         health = replace(health, swapped=np.full((1, FOUR), float(swapped)))
@@ -484,7 +522,7 @@ def test_leaving_a_sensor_out_gives_an_answer_where_there_was_none_and_changes_n
 
 
 def without_left(config: CautionConfig, u: float, n: int = 8) -> list[Belief]:
-    state, found = BeliefState.initial(1, 2), []
+    state, found = BeliefState.initial(1, 2, 2), []
     silent = scores(missing=np.array([[1.0, 0.0]]))
     for _ in range(n):
         belief, state = believe(

@@ -463,9 +463,21 @@ def test_a_recorded_session_becomes_a_signed_enrolment_with_a_picture(
     assert re.search("30 are needed", capsys.readouterr().err)
     assert not out.exists()
     extra = ["--allow-short", "--key", str(tmp_path / "k.pem"), "--picture", str(picture)]
-    assert main([*command, *extra]) == 0
+    gateway = tmp_path / "gateway.toml"
+    gateway.write_text(
+        'site = "s"\ngateway = "g"\n[alarm]\nhours_per_false_episode = 24\n'
+        f'[[people]]\nsubject = "p-007"\nenrolment = "{out}"\ndevices = [{{ port = "/dev/ttyACM0" }}]\n'
+    )
+    assert main(["config", "--check", str(gateway)]) == 0  # on another machine than where the enrolment will lie
+    assert "will not start" in capsys.readouterr().out
+    assert main([*command, *extra, "--gateway", str(gateway)]) == 0
     told = json.loads(capsys.readouterr().out)
+    assert "24 hours" in told["promise"]
     read = read_enrolment(out)
+    assert main(["config", "--check", str(gateway), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["enrolments"]["p-007"]
+    assert found["audit"] == read.manifest.audit.verdict
+    assert "at enrolment" in found["text"]
     assert told["subject"] == read.manifest.subject == "p-007"
     assert told["digest"] == read.digest
     assert told["signed_by"] == read.signatures[0].key

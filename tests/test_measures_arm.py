@@ -214,6 +214,13 @@ def test_the_arm_that_does_less_has_the_lower_ratio():
     assert found["use_ratio"] == pytest.approx(60 / 240, abs=0.06)
     assert found["magnitude_ratio"] < -1
     assert found["active_h_other"] == pytest.approx(240 / 3600, rel=0.1)
+    counts, state = ActivityCounts(RATE), ActivityCounts(RATE).initial_state()
+    summed = 0.0
+    for second in paretic[:, :3].reshape(-1, RATE, 3):
+        told, state = counts.step(second, state)
+        summed += told
+    assert found["counts_per_min_paretic"] == pytest.approx(summed / 4, rel=0.02)
+    assert found["counts_per_min_paretic"] < found["counts_per_min_other"]
     assert found["active_share"] == pytest.approx(150 / 240, abs=0.06)
     assert found["sparc_other"] is not None and -6 < found["sparc_other"] < -1
 

@@ -427,6 +427,18 @@ def test_a_running_gateway_swaps_without_losing_a_sample_refuses_a_broken_model_
     assert kept <= {shipped, first, second}
 
 
+def test_after_a_first_pull_a_running_gateway_goes_back_to_its_own_bundle(site: Site) -> None:
+    keeper, _ = site.keeper()
+    own = keeper.start()
+    first = site.publish("wrists-1")
+    taken = keeper.poll(running=own.scorer)
+    assert taken is not None and taken.scorer.bundle.digest == first
+    keeper.roll_back()
+    back = keeper.poll(running=taken.scorer)
+    assert back is not None and back.scorer.bundle.digest == own.scorer.bundle.digest
+    assert keeper.poll(running=back.scorer) is None  # what was taken back waits until somebody pulls
+
+
 def test_the_command_line_goes_from_an_empty_repository_to_a_rollback(
     site: Site, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -449,6 +461,11 @@ def test_the_command_line_goes_from_an_empty_repository_to_a_rollback(
     assert run("publish", str(repo), str(one), "--name", "wrists", *ours)["models"] == ["wrists"]
     plain = ("publish", str(repo), str(DEFAULT_BUNDLE), "--name", "plain", *ours)
     assert "sign it (kinedge sign)" in run(*plain, code=1)["error"]
+    assert "nothing was taken" in run("rollback", str(toml), code=1)["error"]
+    assert run("pull", str(toml), "--json")["current"] == first
+    gone_back = run("rollback", str(toml), "--json")  # none was before: the file's own bundle runs again
+    assert gone_back["current"] is None and list(gone_back["refused"]) == [first]
+    assert gone_back["events"][-1]["model_digest"] == read_bundle(DEFAULT_BUNDLE).digest
     assert run("pull", str(toml), "--json")["current"] == first
     run("publish", str(repo), str(two), "--name", "wrists", *ours)
     assert run("refresh", str(repo), "--rotate", "root", *ours)["versions"]["root"] == 2

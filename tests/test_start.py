@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -71,6 +72,18 @@ def homes(command: Any) -> set[str]:
     below = getattr(command, "commands", {}).values()
     own = set() if command.callback is None else {command.callback.__module__.rpartition(".")[2]}
     return own.union(*map(homes, below))
+
+
+def leaves(command: Any) -> list[Any]:
+    below = list(getattr(command, "commands", {}).values())
+    return [command] if not below else [leaf for one in below for leaf in leaves(one)]
+
+
+def test_no_help_holds_words_in_brackets_that_would_be_taken_for_a_style() -> None:
+    application._register()
+    for command in leaves(get_command(application.app)):
+        for text in [command.help or "", *(getattr(p, "help", None) or "" for p in command.params)]:
+            assert not re.search(r"(?<!\\)\[[a-z_]+\]", text), f"{command.name}: write \\\\[ in {text!r}"
 
 
 def test_every_command_imports_the_files_that_it_and_its_own_commands_lie_in() -> None:

@@ -97,14 +97,21 @@ class ArmTotals(Totals):
 def arm_estimates(blocks: F64, names: tuple[str, str]) -> dict[str, Estimate]:
     """Return what sums (n_groups, 10) of both arms tell: the day's hours, or the ten minutes of an hour.
 
-    ``active_h_*`` and ``use_h_*`` are hours of activity and of functional use (GMAC) outside walking, ``active_share``
-    the mean of both arms' activity as a share of the time worn without walking, and ``use_ratio`` the first arm's hours
-    of activity over the second's.
+    ``counts_per_min_*`` are activity counts a minute worn outside walking. ``active_h_*`` and ``use_h_*`` are hours of
+    activity and of functional use (GMAC) outside walking, ``active_share`` the mean of both arms' activity as a share
+    of the time worn without walking, and ``use_ratio`` the first arm's hours of activity over the second's.
     """
     worn = blocks[:, WORN].sum()
 
     def hours_of(column: int) -> Callable[[F64], float | None]:
         return lambda s: float(s[column] / s[WORN] * worn / 3600) if s[WORN] > 0 else None
+
+    def counts_per_min(arm: int) -> Callable[[F64], float | None]:
+        def of(s: F64) -> float | None:
+            still_worn = s[WORN] - s[WALKING]
+            return float(60 * s[_COUNTS][arm] / still_worn) if still_worn > 0 else None
+
+        return of
 
     def share(s: F64) -> float | None:
         still_worn = s[WORN] - s[WALKING]
@@ -117,6 +124,7 @@ def arm_estimates(blocks: F64, names: tuple[str, str]) -> dict[str, Estimate]:
     found = {}
     for i, name in enumerate(names):
         found[f"active_h_{name}"] = estimate(hours_of(_ACTIVE.start + i), blocks, unit="h")
+        found[f"counts_per_min_{name}"] = estimate(counts_per_min(i), blocks, unit="1/min")
         found[f"use_h_{name}"] = estimate(hours_of(_USE.start + i), blocks, unit="h")
     found["active_share"] = estimate(share, blocks)
     found["use_ratio"] = estimate(ratio, blocks, log=True)

@@ -31,12 +31,13 @@ typedef struct {
     const uint8_t *copies;
     const int64_t *rows;
     /* the state, as BeliefState has it */
-    double *log_odds, *beyond, *doubted_s, *lost, *shown, *shown_squares, *shown_weight;
+    double *log_odds, *beyond, *doubted_s, *lost, *shown, *shown_squares, *shown_weight, *channel_share, *sensor_share;
     /* to work in (7, n_streams, n_sensors): what is left after loss, and after saturation; odds faded, of all and
      * beyond the person's own; both odds now; log ratio */
     double *work;
     /* what is found: (3, n_streams, n_channels) excess, u, share; (7, n_streams, n_sensors) u, movement, share,
-     * reliability, lost, what lasts, withheld; (8, n_streams) score, p-value, normal, anomalous, mean odds, mean beyond, decisive, others;
+     * reliability, lost, what lasts, withheld; (9, n_streams) score, p-value, normal, anomalous, mean odds, mean odds
+     * beyond, decisive, others, fresh;
      * decision (n_streams), without (n_streams, n_sensors) */
     double *of_channels, *of_sensors, *of_streams;
     int8_t *decision;
@@ -135,7 +136,7 @@ API int32_t kinedge_belief_assess(const kinedge_belief *b)
                 u[c] = scored ? excess[c] / (spread[c] + wider) : b->unscored;
                 most = c == b->starts[g] ? u[c] : larger(most, u[c]);
                 const double over = larger(excess[c], 0.0), drop = b->drop[s * C + c];
-                energy[c] = b->by_excess ? over * over * sqrt(drop) : drop;
+                energy[c] = b->by_excess ? over * larger(u[c], 0.0) * sqrt(drop) : drop;
                 parts[c] = b->by_excess ? energy[c] * energy[c] : energy[c];
             }
             sensor[g] = most;
@@ -197,13 +198,21 @@ API int32_t kinedge_belief_trust(const kinedge_belief *b)
     return 0;
 }
 
-/* Go on in the state: evidence, doubt and loss. */
+/* What a block shared out joins what was gathered before it. */
+static void join(double *gathered, double *block, int64_t n, double fresh)
+{
+    for (int64_t i = 0; i < n; i++)
+        gathered[i] = block[i] = (1 - fresh) * gathered[i] + fresh * block[i];
+}
+
+/* Go on in the state: evidence, doubt and loss, and where the evidence started. */
 API int32_t kinedge_belief_gather(const kinedge_belief *b)
 {
     if (outside(b))
         return -1;
-    const int64_t S = b->n_sensors, n = b->n_streams, plane = n * S;
-    for (int64_t s = 0; s < n; s++)
+    const int64_t C = b->n_channels, S = b->n_sensors, n = b->n_streams, plane = n * S;
+    for (int64_t s = 0; s < n; s++) {
+        double old = 0, new = 0;
         for (int64_t g = 0; g < S; g++) {
             const int64_t at = s * S + g, row = b->rows[s] * S + g;
             const double reliability = b->of_sensors[3 * plane + at], ratio = b->work[6 * plane + at];
@@ -217,13 +226,20 @@ API int32_t kinedge_belief_gather(const kinedge_belief *b)
             b->shown_squares[row] = squares;
             b->shown_weight[row] = weight;
             b->of_sensors[6 * plane + at] = ratio - counted;
-            const double log_odds = b->work[2 * plane + at] + b->weight * reliability * ratio;
-            const double beyond = b->work[3 * plane + at] + b->weight * reliability * counted;
+            const double left = b->work[3 * plane + at], brought = b->weight * reliability * counted;
+            const double log_odds = b->work[2 * plane + at] + b->weight * reliability * ratio, beyond = left + brought;
+            old = larger(old, left);
+            new = larger(new, brought);
             b->work[4 * plane + at] = b->log_odds[row] = within(log_odds, -b->odds_limit, b->odds_limit);
             b->work[5 * plane + at] = b->beyond[row] = within(beyond, -b->odds_limit, b->odds_limit);
             b->doubted_s[row] = reliability >= b->trusted ? 0.0 : smaller(b->doubted_s[row] + b->hop_s, b->long_s);
             b->of_sensors[4 * plane + at] = b->lost[row] = larger(b->missing[at], b->keep * b->lost[row]);
         }
+        const double both = old + new, fresh = both > 0 ? new / both : 1.0;
+        b->of_streams[8 * n + s] = fresh;
+        join(b->channel_share + b->rows[s] * C, b->of_channels + (2 * n + s) * C, C, fresh);
+        join(b->sensor_share + b->rows[s] * S, b->of_sensors + 2 * plane + s * S, S, fresh);
+    }
     return 0;
 }
 

@@ -18,7 +18,7 @@ F64 = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 _CALIBRATION: Final = "knots center spread likelihood of_one reference n_finite which"
-_STATE: Final = "log_odds beyond doubted_s lost shown shown_squares shown_weight"
+_STATE: Final = "log_odds beyond doubted_s lost shown shown_squares shown_weight channel_share sensor_share"
 _Belief: Final = structure(
     "_Belief",
     (INT64, "n_streams n_rows n_channels n_sensors n_knots n_reference n_references own has_health has_clock"),
@@ -46,8 +46,8 @@ class Told(NamedTuple):
         Excess, ``u``, share.
     of_sensors : (7, n_streams, n_sensors)
         ``u``, movement, share, reliability, lost, one to work in, and withheld.
-    of_streams : (8, n_streams)
-        Score, p-value, normal, anomalous, lean, one to work in, decisive, others.
+    of_streams : (9, n_streams)
+        Score, p-value, normal, anomalous, lean, one to work in, decisive, others, fresh.
     decision, without
     """
 
@@ -189,7 +189,7 @@ class NativeBelief:
         return Told(
             np.empty((3, n, self._n_channels)),
             np.empty((7, n, self._n_sensors)),
-            np.empty((8, n)),
+            np.empty((9, n)),
             np.empty(n, np.int8),
             np.empty((n, self._n_sensors), bool),
         )
