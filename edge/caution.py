@@ -184,6 +184,8 @@ class Belief:
         Sensors that "normal" is said without; none of any other answer.
     withheld : (n_streams, n_sensors)
         Log ratio of the block that did not count, as this person shows so much anyway.
+    enrolled : (n_streams,) bool
+        Judged against the person's own enrolment.
     fresh : (n_streams,)
         What this block brought for a change, at the sensor where it brought most, as a share of that and of the most
         that was left from before; 1 where nothing was.
@@ -199,6 +201,7 @@ class Belief:
     others: F64
     without: NDArray[np.bool_]
     withheld: F64
+    enrolled: NDArray[np.bool_]
     fresh: F64
 
     @property
@@ -282,7 +285,8 @@ def believe(
     at_least = np.maximum(shown_weight, TINY)
     mean_lr = shown / at_least
     spread = np.sqrt(np.maximum(shown_squares / at_least - mean_lr * mean_lr, 0))
-    own = np.where(calibration.of_one[..., None] > 0, 0.0, np.maximum(mean_lr + spread, 0))
+    enrolled = np.broadcast_to(calibration.of_one > 0, len(log_lr))
+    own = np.where(enrolled[:, None], 0.0, np.maximum(mean_lr + spread, 0))
     counted = np.minimum(log_lr, np.maximum(log_lr - own, 0))
     log_odds = _faded(state.log_odds, keep) + weight * reliability * log_lr
     log_odds = np.clip(log_odds, -ODDS_LIMIT, ODDS_LIMIT)
@@ -297,7 +301,9 @@ def believe(
     if health is not None:
         # with sides exchanged, a change is still a change, but nothing is surely normal
         normal *= (1 - health.swapped).min(axis=1)
-    is_anomalous = (anomalous > config.min_belief_anomalous) & (unusual.p_value <= config.alpha)
+    needed = np.where(enrolled, config.min_belief_anomalous, config.min_belief_newcomer)
+    alpha = np.where(enrolled, config.alpha, config.alpha_newcomer)
+    is_anomalous = (anomalous > needed) & (unusual.p_value <= alpha)
     is_normal = (
         normal > config.min_belief_normal
     )  # never both: the odds that count are not above the odds, so one belief is 0
@@ -311,7 +317,7 @@ def believe(
         without = by_others[:, None] & out
     alone = np.where(heard, np.exp(log_lr), 0.0).sum(axis=1) / np.maximum(heard.sum(axis=1), 1)
     wholly = (1 - alone) / max(config.min_belief_normal, TINY)
-    odd = (1 - 1 / np.maximum(alone, TINY)) / max(config.min_belief_anomalous, TINY)
+    odd = (1 - 1 / np.maximum(alone, TINY)) / np.maximum(needed, TINY)
     belief = Belief(
         normal=normal,
         anomalous=anomalous,
@@ -323,6 +329,7 @@ def believe(
         others=others,
         without=without,
         withheld=log_lr - counted,
+        enrolled=enrolled,
         fresh=_fresh(left, brought),
     )
     after = BeliefState(
@@ -416,7 +423,8 @@ def reasons_of(
         text = "unusual, but no more than this person has been all along: enrol them to tell"
         found.append(Reason("newcomer", text, min(withheld, _NEWCOMER)))
     if belief.decision[stream] == Decision.UNSURE and not warming:
-        if belief.anomalous[stream] > config.min_belief_anomalous:
+        needed = config.min_belief_anomalous if belief.enrolled[stream] else config.min_belief_newcomer
+        if belief.anomalous[stream] > needed:
             text = "unusual, but not rarer than ordinary movement now and then is"
             found.append(Reason("not_rare", text, _BETWEEN))
         else:

@@ -12,9 +12,13 @@ from kinedge.config import Config
 
 __all__ = ["CautionConfig"]
 
-_ALPHA: Final = 0.15
-_UNSURE: Final = 0.57  # cost of an unsure answer about ordinary movement, where a false call and a miss cost 1
-_UNSURE_OF_CHANGE: Final = 0.8  # of one about a change: evidence for it is weighed against the person's own already
+_ALPHA: Final = 0.07
+_UNSURE: Final = 0.57  # cost of an unsure answer, where a false call and a miss cost 1
+# Evidence about people who are not enrolled is held against what they show anyway before it counts: then an unsure
+# answer in place of "anomalous" costs so many times as much, and so many times as many blocks are rare.
+_NEWCOMER: Final = 1.4
+_NEWCOMER_ALPHA: Final = 2.14
+_LEAST, _MOST = 0.05, 0.95
 _OTHERS: Final = 0.2  # odds of a change, as a share of what "normal" takes, with which others may stand for a sensor
 
 
@@ -33,10 +37,7 @@ class CautionConfig(Config):
         default=_ALPHA, gt=0, lt=1, description="a block is rare when at most this share of the cohort's is as unusual"
     )
     min_belief_anomalous: float = Field(
-        default=1 - _UNSURE_OF_CHANGE,
-        ge=0,
-        le=1,
-        description="below it nothing is called different; left out: of miss_cost",
+        default=1 - _UNSURE, ge=0, le=1, description="below it nothing is called different; left out: of miss_cost"
     )
     min_belief_normal: float = Field(
         default=1 - _UNSURE, ge=0, le=1, description="below it nothing is called normal; left out: of miss_cost"
@@ -62,9 +63,9 @@ class CautionConfig(Config):
             return given  # the defaults, or an error that names the field
         root = math.sqrt(cost)
         derived = {
-            "alpha": min(_ALPHA * cost, 0.95),
-            "min_belief_anomalous": min(max(1 - _UNSURE_OF_CHANGE * root, 0.05), 0.95),
-            "min_belief_normal": min(max(1 - _UNSURE / root, 0.05), 0.95),
+            "alpha": min(_ALPHA * cost, _MOST),
+            "min_belief_anomalous": min(max(1 - _UNSURE * root, _LEAST), _MOST),
+            "min_belief_normal": min(max(1 - _UNSURE / root, _LEAST), _MOST),
         }
         usual = given.get("min_belief_normal", derived["min_belief_normal"])
         if not isinstance(usual, bool) and isinstance(usual, int | float) and 0 <= usual <= 1:
@@ -81,6 +82,17 @@ class CautionConfig(Config):
         return self
 
     @property
+    def min_belief_newcomer(self) -> float:
+        """``min_belief_anomalous`` of people who are not enrolled, beyond what they show anyway."""
+        given = self.min_belief_anomalous
+        return min(given, max(1 - _NEWCOMER * (1 - given), _LEAST))
+
+    @property
+    def alpha_newcomer(self) -> float:
+        """``alpha`` of people who are not enrolled."""
+        return max(self.alpha, min(_NEWCOMER_ALPHA * self.alpha, _MOST))
+
+    @property
     def meaning(self) -> str:
         """What the setting means, in words; shown wherever the setting is."""
         k = self.miss_cost
@@ -94,7 +106,8 @@ class CautionConfig(Config):
         return (
             f"{weighs}: normal is said from a belief of {self.min_belief_normal:.2f} on{self._of_others}, anomalous "
             f"from {self.min_belief_anomalous:.2f} on and if at most {self.alpha:.1%} of ordinary blocks are as "
-            "unusual; everything else is unsure"
+            f"unusual (of people who are not enrolled {self.min_belief_newcomer:.2f} and {self.alpha_newcomer:.1%}, "
+            "beyond what they show anyway); everything else is unsure"
         )
 
     @property

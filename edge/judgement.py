@@ -82,9 +82,11 @@ class Judgement:
                 "harmless": harmless,
                 "hopeless": hopeless,
                 "min_anomalous": config.min_belief_anomalous,
+                "min_newcomer": config.min_belief_newcomer,
                 "min_normal": config.min_belief_normal,
                 "min_others": config.min_belief_others,
                 "alpha": config.alpha,
+                "alpha_newcomer": config.alpha_newcomer,
                 "tiny": caution.TINY,
                 "keep_own": math.exp(-self._hop_s / caution.OWN_S),
             },
@@ -130,6 +132,7 @@ class Judgement:
                     others=others,
                     without=told.without,
                     withheld=withheld,
+                    enrolled=np.broadcast_to(calibration.of_one > 0, len(rows)),
                     fresh=fresh,
                 )
                 unusual = Unusualness(excess, sensor_u, score, p_value, channel_u)

@@ -142,7 +142,7 @@ def test_while_a_change_is_believed_what_is_named_is_where_it_was() -> None:
     state, every = BeliefState.initial(1, 2, 12), np.arange(1)
     begun = judgement.advance(block(7, 4.0, -1.0), cohort, state, every)
     assert begun.belief.decision[0] == Decision.ANOMALOUS and begun.channel_share.argmax() == 7
-    after = judgement.advance(block(2, 0.9, 0.5), cohort, state, every)  # belief remembers, the block is ordinary
+    after = judgement.advance(block(2, 0.9, 0.8), cohort, state, every)  # belief remembers, the block is ordinary
     assert after.belief.anomalous[0] > 0
     np.testing.assert_array_equal(after.channel_share, begun.channel_share)
     np.testing.assert_array_equal(after.sensor_share, begun.sensor_share)

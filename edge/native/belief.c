@@ -16,7 +16,7 @@ typedef struct {
     int64_t by_excess, leave_out, low_knot, middle_knot, high_knot;
     double unscored, below, movement_limit, no_data, half, trusted, lr_limit, weight, keep, odds_limit, hop_s, long_s;
     double lately_s, swapped_left, harmless, hopeless, min_anomalous, min_normal, min_others, alpha, tiny;
-    double keep_own;
+    double keep_own, min_newcomer, alpha_newcomer;
     /* of the model: starts (n_sensors + 1) */
     const int64_t *starts;
     /* the calibration, of all or (n_streams, ...): knots (n_knots, n_sensors), center and spread (n_knots, n_channels),
@@ -274,9 +274,10 @@ API int32_t kinedge_belief_decide(const kinedge_belief *b)
         double normal = trusted ? larger(1 - mean, 0.0) : 0.0;
         if (b->has_health)
             normal *= least;
-        int decision = anomalous > b->min_anomalous && b->of_streams[n + s] <= b->alpha ? ANOMALOUS
-                       : normal > b->min_normal                                         ? NORMAL
-                                                                                        : UNSURE;
+        const int enrolled = b->of_one[b->own ? s : 0] > 0;
+        const double needed = enrolled ? b->min_anomalous : b->min_newcomer;
+        const int rare = b->of_streams[n + s] <= (enrolled ? b->alpha : b->alpha_newcomer);
+        int decision = anomalous > needed && rare ? ANOMALOUS : normal > b->min_normal ? NORMAL : UNSURE;
         double others = 0.0;
         int by_others = 0;
         if (b->leave_out) {
@@ -291,7 +292,7 @@ API int32_t kinedge_belief_decide(const kinedge_belief *b)
             b->without[s * S + g] = by_others && b->of_sensors[5 * plane + s * S + g] < b->trusted;
         const double alone = sum_of_doubles(ratios, S) / (double)(n_heard > 1 ? n_heard : 1);
         const double wholly = (1 - alone) / larger(b->min_normal, b->tiny);
-        const double odd = (1 - 1 / larger(alone, b->tiny)) / larger(b->min_anomalous, b->tiny);
+        const double odd = (1 - 1 / larger(alone, b->tiny)) / larger(needed, b->tiny);
         double *of_streams = b->of_streams + s;
         of_streams[2 * n] = normal;
         of_streams[3 * n] = anomalous;

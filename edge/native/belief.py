@@ -25,7 +25,7 @@ _Belief: Final = structure(
     (INT64, "by_excess leave_out low_knot middle_knot high_knot"),
     (DOUBLE, "unscored below movement_limit no_data half trusted lr_limit weight keep odds_limit hop_s long_s"),
     (DOUBLE, "lately_s swapped_left harmless hopeless min_anomalous min_normal min_others alpha tiny"),
-    (DOUBLE, "keep_own"),
+    (DOUBLE, "keep_own min_newcomer alpha_newcomer"),
     (POINTER, f"starts {_CALIBRATION}"),
     (POINTER, "channel drop intensity missing saturated scored flat full"),
     (POINTER, "repeated clipped off_body swapped shifted clock_ms copies rows"),
