@@ -154,8 +154,17 @@ class BeliefState:
         """Return the state of streams that have seen nothing."""
         zero = np.zeros((n_streams, n_sensors))
         doubted_s, nowhere = np.full((n_streams, n_sensors), LONG_S), np.zeros((n_streams, n_channels))
-        shown = (zero.copy() for _ in range(3))
-        return cls(zero, zero.copy(), doubted_s, zero.copy(), *shown, nowhere, zero.copy())
+        return cls(
+            log_odds=zero,
+            beyond=zero.copy(),
+            doubted_s=doubted_s,
+            lost=zero.copy(),
+            shown=zero.copy(),
+            shown_squares=zero.copy(),
+            shown_weight=zero.copy(),
+            channel_share=nowhere,
+            sensor_share=zero.copy(),
+        )
 
 
 @dataclass(frozen=True, eq=False)
