@@ -85,7 +85,7 @@ class FrameWatch:
             self._held = longer
         held = self._n_held[rows]
         seen = values if valid.all() else np.where(valid, values, np.float32(np.nan))
-        if (held == held[0]).all():  # they began together
+        if len(rows) and (held == held[0]).all():  # they began together
             self._held[rows, held[0] : held[0] + n] = seen
         else:
             self._held[rows[:, None], held[:, None] + np.arange(n)] = seen
