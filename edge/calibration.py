@@ -112,7 +112,7 @@ class EnrolledCohort:
 _ENROLLED: Final = "enrolled_"
 _OWN_ARRAYS: Final = ("knots", "center", "spread", "reference", "likelihood", "precision", "additive")
 _ENROLLED_ARRAYS: Final = ("reference", "likelihood", "levels", "limits", "n_subjects")
-_BY_STREAM: Final = ("knots", "center", "spread", "likelihood", "precision", "of_one")
+_BY_STREAM: Final = ("knots", "center", "spread", "likelihood", "precision", "own_knots", "of_one")
 _TAIL_ARRAYS: Final = ("tail_levels", "tails")  # both or neither
 
 
@@ -141,6 +141,8 @@ class Calibration:
         What an enrolment needs to know of the cohort; None in bundles made before there was one.
     which : (n_streams,)
         None for one calibration of all streams.
+    own_knots : (n_streams,)
+        How many knots are a stream's own, before those that make all equally long; None for one calibration of all.
     of_one : () or (n_streams,)
         1 where it is one person's own, from their enrolment; 0 where it is the cohort's.
     """
@@ -154,6 +156,7 @@ class Calibration:
     additive: F64
     enrolled: EnrolledCohort | None = None
     which: NDArray[np.intp] | None = None
+    own_knots: NDArray[np.int64] | None = None
     of_one: F64 = field(default_factory=lambda: np.zeros(()))
 
     @classmethod
@@ -277,10 +280,11 @@ class Calibration:
 
     def movement(self, intensity: F64) -> F64:
         """Return how much each sensor (n, n_sensors) moved: 0 as the median, 1 a step of the usual range more."""
-        middle, last = self.knots.shape[-2] // 2, self.knots.shape[-2] - 1
-        low, high = max(middle - 1, 0), min(middle + 1, last)
-        step = (self.knots[..., high, :] - self.knots[..., low, :]) / (high - low)
-        moved: F64 = np.clip((intensity - self.knots[..., middle, :]) / step, -MOVEMENT_LIMIT, MOVEMENT_LIMIT)
+        n = np.array([self.knots.shape[-2]]) if self.own_knots is None else self.own_knots
+        knots, rows = self.knots.reshape(len(n), -1, self.knots.shape[-1]), np.arange(len(n))
+        low, high = np.maximum(n // 2 - 1, 0), np.minimum(n // 2 + 1, n - 1)
+        step = (knots[rows, high] - knots[rows, low]) / (high - low)[:, None]
+        moved: F64 = np.clip((intensity - knots[rows, n // 2]) / step, -MOVEMENT_LIMIT, MOVEMENT_LIMIT)
         return moved
 
     def assess(self, scores: BlockScores, groups: Sequence[slice]) -> Unusualness:
@@ -323,8 +327,7 @@ def stack_calibrations(calibrations: Sequence[Calibration]) -> Calibration:
     n_knots = max(len(c.knots) for c in calibrations)
 
     def padded(values: F64, *, step: float) -> F64:
-        more = step * np.arange(1, n_knots - len(values) + 1)[:, None]
-        return np.concatenate([values, values[-1] + more * np.ones(values.shape[1])])
+        return np.concatenate([values, values[-1] + step * np.arange(1, n_knots - len(values) + 1)[:, None]])
 
     distinct: list[F64] = []
     which = []
@@ -334,7 +337,6 @@ def stack_calibrations(calibrations: Sequence[Calibration]) -> Calibration:
         if not known:
             distinct.append(c.reference)
     longest = max(len(r) for r in distinct)
-    first = calibrations[0]
     return Calibration(
         knots=np.stack([padded(c.knots, step=1.0) for c in calibrations]),
         center=np.stack([padded(c.center, step=0.0) for c in calibrations]),
@@ -343,9 +345,10 @@ def stack_calibrations(calibrations: Sequence[Calibration]) -> Calibration:
         reference=np.stack([np.concatenate([np.full(longest - len(r), -np.inf), r]) for r in distinct]),
         likelihood=np.stack([c.likelihood for c in calibrations]),
         precision=np.stack([c.precision for c in calibrations]),
-        additive=first.additive,
-        enrolled=first.enrolled,
+        additive=calibrations[0].additive,
+        enrolled=calibrations[0].enrolled,
         which=np.array(which, np.intp),
+        own_knots=np.array([len(c.knots) for c in calibrations], np.int64),
         of_one=np.array([float(c.of_one) for c in calibrations]),
     )
 

@@ -13,7 +13,7 @@ typedef struct {
     /* sizes: streams of this step, rows of the state; knots, numbers and rows of the reference; whether each stream has
      * its own calibration, and what is known of each */
     int64_t n_streams, n_rows, n_channels, n_sensors, n_knots, n_reference, n_references, own, has_health, has_clock;
-    int64_t by_excess, leave_out, low_knot, middle_knot, high_knot;
+    int64_t by_excess, leave_out;
     double unscored, below, movement_limit, no_data, half, trusted, lr_limit, weight, keep, odds_limit, hop_s, long_s;
     double lately_s, swapped_left, harmless, hopeless, min_anomalous, min_normal, min_others, alpha, tiny;
     double keep_own, min_newcomer, alpha_newcomer;
@@ -21,9 +21,9 @@ typedef struct {
     const int64_t *starts;
     /* the calibration, of all or (n_streams, ...): knots (n_knots, n_sensors), center and spread (n_knots, n_channels),
      * likelihood (n_sensors, 2), whether it is one person's own; reference (n_references, n_reference), how many of
-     * each row are finite, and which is a stream's (n_streams), or none: the first of all */
+     * each row are finite, and which is a stream's (n_streams), or none: the first of all; how many knots are its own */
     const double *knots, *center, *spread, *likelihood, *of_one, *reference;
-    const int64_t *n_finite, *which;
+    const int64_t *n_finite, *which, *own_knots;
     /* of the block, as BlockScores, SensorHealth and clock_ms have it */
     const double *channel, *drop, *intensity, *missing, *saturated;
     const uint8_t *scored, *flat, *full;
@@ -71,18 +71,23 @@ static double within(double x, double low, double high)
     return smaller(larger(x, low), high);
 }
 
+static int64_t knots_of(const kinedge_belief *b, int64_t s)
+{
+    return b->own_knots ? b->own_knots[s] : b->n_knots;
+}
+
 static int outside(const kinedge_belief *b)
 {
     if (b->n_knots < 2 || b->n_channels > MOST_CHANNELS || b->n_sensors > MOST_SENSORS || b->n_sensors < 1)
         return -1;
-    if (b->starts[0] != 0 || b->starts[b->n_sensors] != b->n_channels || b->n_reference < 1 || b->low_knot < 0 ||
-        b->low_knot >= b->high_knot || b->high_knot >= b->n_knots || b->middle_knot >= b->n_knots || b->middle_knot < 0)
+    if (b->starts[0] != 0 || b->starts[b->n_sensors] != b->n_channels || b->n_reference < 1)
         return -1;
     for (int64_t g = 0; g < b->n_sensors; g++)
         if (b->starts[g] >= b->starts[g + 1])
             return -1;
     for (int64_t i = 0; i < b->n_streams; i++)
-        if (b->rows[i] < 0 || b->rows[i] >= b->n_rows || which_of(b, i) < 0 || which_of(b, i) >= b->n_references)
+        if (b->rows[i] < 0 || b->rows[i] >= b->n_rows || which_of(b, i) < 0 || which_of(b, i) >= b->n_references ||
+            knots_of(b, i) < 2 || knots_of(b, i) > b->n_knots)
             return -1;
     return 0;
 }
@@ -120,6 +125,8 @@ API int32_t kinedge_belief_assess(const kinedge_belief *b)
         double *excess = b->of_channels + s * C, *u = excess + n * C, *share = u + n * C;
         double *sensor = b->of_sensors + s * S, *movement = sensor + n * S, *sensor_share = movement + n * S;
         double energy[MOST_CHANNELS], parts[MOST_CHANNELS], by_sensor[MOST_SENSORS], score = 0;
+        const int64_t middle = knots_of(b, s) / 2, low = middle > 1 ? middle - 1 : 0;
+        const int64_t high = middle + 1 < knots_of(b, s) ? middle + 1 : knots_of(b, s) - 1;
         for (int64_t g = 0; g < S; g++) {
             const double intensity = b->intensity[s * S + g];
             double most = 0;
@@ -142,9 +149,8 @@ API int32_t kinedge_belief_assess(const kinedge_belief *b)
             sensor[g] = most;
             score = g ? larger(score, most) : most;
             by_sensor[g] = sum_of_doubles(parts + b->starts[g], b->starts[g + 1] - b->starts[g]);
-            const double low = knots[b->low_knot * S + g], high = knots[b->high_knot * S + g];
-            const double step = (high - low) / (double)(b->high_knot - b->low_knot);
-            movement[g] = within((intensity - knots[b->middle_knot * S + g]) / step, -b->movement_limit, b->movement_limit);
+            const double step = (knots[high * S + g] - knots[low * S + g]) / (double)(high - low);
+            movement[g] = within((intensity - knots[middle * S + g]) / step, -b->movement_limit, b->movement_limit);
             const int64_t at = s * S + g;
             const double saturated = b->has_health ? larger(b->saturated[at], b->clipped[at]) : b->saturated[at];
             b->work[at] = 1 - smaller(b->missing[at], 1.0);

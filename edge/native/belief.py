@@ -17,12 +17,12 @@ __all__ = ["NativeBelief", "Told"]
 F64 = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
-_CALIBRATION: Final = "knots center spread likelihood of_one reference n_finite which"
+_CALIBRATION: Final = "knots center spread likelihood of_one reference n_finite which own_knots"
 _STATE: Final = "log_odds beyond doubted_s lost shown shown_squares shown_weight channel_share sensor_share"
 _Belief: Final = structure(
     "_Belief",
     (INT64, "n_streams n_rows n_channels n_sensors n_knots n_reference n_references own has_health has_clock"),
-    (INT64, "by_excess leave_out low_knot middle_knot high_knot"),
+    (INT64, "by_excess leave_out"),
     (DOUBLE, "unscored below movement_limit no_data half trusted lr_limit weight keep odds_limit hop_s long_s"),
     (DOUBLE, "lately_s swapped_left harmless hopeless min_anomalous min_normal min_others alpha tiny"),
     (DOUBLE, "keep_own min_newcomer alpha_newcomer"),
@@ -101,7 +101,6 @@ class NativeBelief:
         if self._reference is not calibration.reference:
             every = np.isfinite(reference) if own else np.ones(reference.shape, bool)
             self._reference, self._n_finite = calibration.reference, every.sum(axis=1)
-        middle, last = n_knots // 2, n_knots - 1
         arrays = {name: getattr(calibration, name) for name in ("knots", "center", "spread", "likelihood", "of_one")}
         arrays["reference"] = reference
         self._record.set(
@@ -111,12 +110,10 @@ class NativeBelief:
                 "n_reference": reference.shape[1],
                 "n_references": len(reference),
                 "by_excess": bool(calibration.additive[0]),
-                "low_knot": max(middle - 1, 0),
-                "middle_knot": middle,
-                "high_knot": min(middle + 1, last),
             },
             n_finite=self._n_finite,
             which=np.ascontiguousarray(calibration.which) if own else None,
+            own_knots=np.ascontiguousarray(calibration.own_knots) if own else None,
             **{name: np.ascontiguousarray(array) for name, array in arrays.items()},
         )
         self._calibration = calibration
