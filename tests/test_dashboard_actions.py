@@ -293,7 +293,7 @@ def test_a_tapped_sensor_is_found_among_all_and_given_to_a_person(tmp_path: Path
 
 def test_a_muted_person_raises_no_alarms_and_is_recorded_all_the_same(tmp_path: Path) -> None:
     speed = 4.0
-    r = demo_recording(seed=1, duration_s=40, events=(DemoEvent("noise_burst", "wrist_right", 10, 20),))
+    r = demo_recording(seed=1, duration_s=40, events=(DemoEvent("noise_burst", "wrist_right", 20, 30),))
     devices = [device(tmp_path, f"KE-{s}", r, s, speed=speed) for s in ("wrist_left", "wrist_right")]
     config = board_config(tmp_path, {"p-001": [str(d.link_path) for d in devices]})
 

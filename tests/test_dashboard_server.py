@@ -311,7 +311,7 @@ def differences(a: Any, b: Any, at: str = "") -> list[str]:
 
 def test_a_running_gateway_says_what_the_fixtures_say_and_streams_it(tmp_path: Path) -> None:
     speed = 4.0
-    r = demo_recording(seed=1, duration_s=40, events=(DemoEvent("noise_burst", "wrist_right", 10, 20),))
+    r = demo_recording(seed=1, duration_s=40, events=(DemoEvent("noise_burst", "wrist_right", 20, 30),))
     devices = [device(tmp_path, f"KE-{s}", r, s, speed=speed) for s in ("wrist_left", "wrist_right")]
     config = board_config(tmp_path, {"p-001": [str(d.link_path) for d in devices], "p-002": ["absent"]})
     fixture = {e["event"]: e["data"] for e in json.loads((FIXTURES / "stream.json").read_text())}

@@ -34,7 +34,7 @@ def gateway(tmp_path: Path) -> GatewayConfig:
 
 @pytest.mark.timeout(180)
 def test_two_wrists_over_bluetooth_give_verdicts_and_a_lost_one_is_named(tmp_path: Path) -> None:
-    recording = demo_recording(seed=5, duration_s=60, events=(DemoEvent("noise_burst", "wrist_left", 8, 59),))
+    recording = demo_recording(seed=5, duration_s=60, events=(DemoEvent("noise_burst", "wrist_left", 20, 59),))
     verdicts: list[Verdict] = []
 
     async def main() -> EdgeService:
