@@ -313,9 +313,8 @@ def believe(
     needed = np.where(enrolled, config.min_belief_anomalous, config.min_belief_newcomer)
     alpha = np.where(enrolled, config.alpha, config.alpha_newcomer)
     is_anomalous = (anomalous > needed) & (unusual.p_value <= alpha)
-    is_normal = (
-        normal > config.min_belief_normal
-    )  # never both: the odds that count are not above the odds, so one belief is 0
+    # never both: the odds of what counts are not above those of all evidence, so one of the beliefs is 0
+    is_normal = normal > config.min_belief_normal
     decision = np.where(is_anomalous, Decision.ANOMALOUS, np.where(is_normal, Decision.NORMAL, Decision.UNSURE))
     others, without = np.zeros(len(mean)), np.zeros(trusted.shape, bool)
     if config.without_sensor == "others":

@@ -32,7 +32,7 @@ from kinedge.edge.pipeline import Pipeline, Scored, phases_for
 from kinedge.edge.progress import Progress, StageTimes
 from kinedge.edge.promise import promises_of
 from kinedge.edge.scoring import Scorer
-from kinedge.edge.service_parts import make_caretaker, make_measures, make_tape
+from kinedge.edge.service_parts import make_caretaker, make_lsl, make_measures, make_tape, make_uplink
 from kinedge.edge.store import EpisodeStore
 from kinedge.edge.supervisor import RestartPolicy, Supervisor, TaskState
 from kinedge.edge.systemd import Notifier
@@ -49,9 +49,7 @@ from kinedge.firmware_bridge.sync_file import SyncFile, clock_maker, read_sync_f
 if TYPE_CHECKING:
     from kinedge.edge.dashboard.board import Board
     from kinedge.edge.enrolment import Enrolment
-    from kinedge.edge.lsl_streams import LslStreams
     from kinedge.edge.model_follower import ModelFollower
-    from kinedge.edge.uplink import Uplink
     from kinedge.firmware_bridge.ble_radio import BleRadio
     from kinedge.firmware_bridge.recorded_source import RecordedSource
 
@@ -163,11 +161,7 @@ class EdgeService:
         )
         devices = [wired.device for wired in self.wiring]
         sync = read_sync_file(sync_path(config.store)) if devices else SyncFile()
-        self._lsl: LslStreams | None = None
-        if config.lsl is not None:
-            from kinedge.edge.lsl_streams import LslStreams
-
-            self._lsl = LslStreams(config.lsl, gateway=config.gateway, subjects=people.subjects)
+        self._lsl = make_lsl(config, people)
         self.store = EpisodeStore(config.store, vault=None if config.keys is None else config.keys.vault(config.store))
         zone = "" if config.measures is None else config.measures.timezone
         self.tally = VerdictTally(VerdictHours(self.store.database), timezone=zone, note=self.note)
@@ -180,11 +174,7 @@ class EdgeService:
             lsl=self._lsl,
             measures=self.measures,
         )
-        self.uplink: Uplink | None = None
-        if config.uplink is not None:
-            from kinedge.edge.uplink import open_uplink
-
-            self.uplink = open_uplink(self.store, config.uplink, gateway=config.gateway)
+        self.uplink = make_uplink(config, self.store)
         self._on_scored = on_scored
         self.keeper = DraftKeeper(
             self.store,

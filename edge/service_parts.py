@@ -17,13 +17,39 @@ from kinedge.edge.verdict import Basis
 from kinedge.edge.verdict_json import basis_fields
 
 if TYPE_CHECKING:
+    from kinedge.edge.lsl_streams import LslStreams
     from kinedge.edge.measures_keeper import MeasuresKeeper
     from kinedge.edge.ring import Gone
     from kinedge.edge.tape import Tape
+    from kinedge.edge.uplink import Uplink
 
-__all__ = ["make_caretaker", "make_measures", "make_tape", "tape_facts"]
+__all__ = ["make_caretaker", "make_lsl", "make_measures", "make_tape", "make_uplink", "tape_facts"]
 
 Note = Callable[[str], None]
+
+
+def make_lsl(config: GatewayConfig, people: People) -> LslStreams | None:
+    """Return the LSL streams that are sent and heard, or None."""
+    if config.lsl is None:
+        return None
+    from kinedge.edge.lsl_streams import LslStreams
+
+    return LslStreams(config.lsl, gateway=config.gateway, subjects=people.subjects)
+
+
+def make_uplink(config: GatewayConfig, store: EpisodeStore) -> Uplink | None:
+    """Return what sends episodes upstream, or None.
+
+    Raises
+    ------
+    ConfigError
+        Token or certificate cannot be read, or the certificate is of another gateway.
+    """
+    if config.uplink is None:
+        return None
+    from kinedge.edge.uplink import open_uplink
+
+    return open_uplink(store, config.uplink, gateway=config.gateway)
 
 
 def make_measures(config: GatewayConfig, store: EpisodeStore, *, clock: HostClock, note: Note) -> MeasuresKeeper | None:

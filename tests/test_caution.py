@@ -190,6 +190,17 @@ def test_a_newcomer_who_changes_is_called_and_one_who_stays_as_they_are_is_not()
     assert same.decision[0] == Decision.UNSURE
 
 
+@pytest.mark.parametrize(("u", "p"), [(2.0, 0.05), (4.0, 0.1)])
+def test_of_a_newcomer_what_counts_needs_less_belief_and_less_rarity_than_of_the_enrolled(u: float, p: float) -> None:
+    assert CONFIG.min_belief_newcomer < CONFIG.min_belief_anomalous and CONFIG.alpha_newcomer > CONFIG.alpha
+    state = BeliefState.initial(1, 2, 2)
+    for _ in range(40):
+        _, state = weigh(scores(), unusual(-1, -1, 0.7), state, enrolled=False)
+    said = [weigh(scores(), unusual(u, -1, p), state, enrolled=e)[0] for e in (False, True)]
+    assert said[0].anomalous[0] <= said[1].anomalous[0]
+    assert [Decision(int(b.decision[0])) for b in said] == [Decision.ANOMALOUS, Decision.UNSURE]
+
+
 @given(
     us=st.lists(st.tuples(st.floats(-3, 6), st.floats(-3, 6)), min_size=1, max_size=12),
     missing=st.floats(0, 0.6),
