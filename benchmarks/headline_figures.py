@@ -309,11 +309,13 @@ def reasons(rows: Rows) -> Measured:
 # Attribution
 
 
-def attribution(whom: str, of: str, goal: float, *, when: str = "alarm") -> Callable[[Rows], Measured]:
+def attribution(
+    whom: str, of: str, goal: float, *, when: str = "alarm", spoilt: str = "one channel"
+) -> Callable[[Rows], Measured]:
     """Return what gives how often the right channel or sensor comes first, at an alarm as a rule."""
 
     def figure(rows: Rows) -> Measured:
-        row = _one(rows, f"gait_healthy, {whom}, one channel, {when}")
+        row = _one(rows, f"gait_healthy, {whom}, {spoilt}, {when}")
         return Measured(f"{row[of]:.3f}", _range(row[f"{of}_95"], 3), row[of] >= goal)
 
     return figure
@@ -326,6 +328,17 @@ def root_causes(rows: Rows) -> Measured:
 
 
 # Forms of a model
+
+
+def moved(form: str, keys: tuple[str, ...], goal: float) -> Callable[[Rows], Measured]:
+    """Return what gives how far another form of a model moves a measure, at most, up or down."""
+
+    def figure(rows: Rows) -> Measured:
+        of = [r for r in rows if r["what"].endswith(form) and r["status"] == "ran"]
+        far = [abs(float(r[k])) for r in of for k in keys if r[k] is not None]
+        return Measured(f"{max(far):.4f} at most", f"{len(of)} trainings, {_range(far, 4)}", max(far) <= goal)
+
+    return figure
 
 
 def flips(form: str) -> Callable[[Rows], Measured]:

@@ -147,6 +147,18 @@ GROUPS: Final[Mapping[str, Sequence[Headline]]] = {
             "… enrolled, right sensor", ("attribution_gait",), figures.attribution("personal", "sensor", 0.95), "0.95"
         ),
         Headline(
+            "… sensor, a whole sensor spoilt, against the cohort",
+            ("attribution_gait",),
+            figures.attribution("cohort", "sensor", 0.95, spoilt="one sensor"),
+            "0.95",
+        ),
+        Headline(
+            "… enrolled, a whole sensor spoilt",
+            ("attribution_gait",),
+            figures.attribution("personal", "sensor", 0.95, spoilt="one sensor"),
+            "0.95",
+        ),
+        Headline(
             "… channel, first alarm against the cohort",
             ("attribution_gait",),
             figures.attribution("cohort", "channel", 0.92, when="first alarm"),
@@ -174,7 +186,14 @@ GROUPS: Final[Mapping[str, Sequence[Headline]]] = {
     ),
     "int8, fp16 and TensorRT beside single precision": (
         Headline("verdicts that int8 flips", ("parity",), figures.flips("ONNX int8"), "0.5 %"),
-        Headline("… fp16", ("parity",), figures.flips("ONNX fp16"), "0.5 %"),
+        Headline(
+            "… VUS-PR moved",
+            ("parity",),
+            figures.moved("ONNX int8", ("vus_pr_change", "vus_pr_injected_change"), 0.005),
+            "0.005",
+        ),
+        Headline("… right channel first, moved", ("parity",), figures.moved("ONNX int8", ("hit_at_1_change",), 0), "0"),
+        Headline("verdicts that fp16 flips", ("parity",), figures.flips("ONNX fp16"), "0.5 %"),
         Headline("… TensorRT, any precision: no GPU was at hand", ("parity",), figures.not_run("TensorRT")),
     ),
     "Faults survived": (
