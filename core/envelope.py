@@ -22,6 +22,7 @@ __all__ = [
     "Contribution",
     "Envelope",
     "Explanation",
+    "Promised",
     "RawSlice",
     "SlowChange",
     "TrailPoint",
@@ -33,7 +34,7 @@ ENVELOPE_SCHEMA: Final = "kinedge.episode/1"
 MAX_ENVELOPE_BYTES: Final = 1 << 20
 
 # an envelope without them keeps its bytes
-_YOUNGER: Final = ("enrolment_digest", "unsigned", "explanation", "change", "abstentions", "promise")
+_YOUNGER: Final = ("enrolment_digest", "unsigned", "explanation", "change", "abstentions", "promise", "promised")
 
 _HEX64 = r"^[0-9a-f]{64}$"
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}$"
@@ -57,6 +58,9 @@ class TrailPoint(Config):
     belief_normal: float = Field(ge=0, le=1)
     belief_anomalous: float = Field(ge=0, le=1)
     reasons: tuple[str, ...] = ()
+    why: tuple[tuple[str, str | None, float | None], ...] = Field(
+        default=(), description="the same as code, sensor and what it goes by, for whoever says it in another language"
+    )
 
 
 class RawSlice(Config):
@@ -83,6 +87,17 @@ class Explanation(Config):
     truth: float = Field(ge=0, le=1, description="of the sentence")
     smallest_set: tuple[str, ...] = Field(default=(), max_length=256, description="channels that account for most")
     text: dict[Literal["en", "fr"], str]
+
+
+class Promised(Config):
+    """The numbers of a promise about false episodes, from which it can be said in any language."""
+
+    kind: Literal["e_detector", "debounce", "cusum"] = Field(description="of the alarm; only the first promises")
+    hours_per_false_episode: float = Field(gt=0, description="at most one is expected in so many, while it is valid")
+    n_subjects: int = Field(ge=0, description="people whom the model was calibrated on")
+    audit: Literal["holds", "doubtful", "does not hold"] = Field(
+        description="whether at enrolment ordinary movement behaved as theirs"
+    )
 
 
 class SlowChange(Config):
@@ -135,6 +150,7 @@ class Envelope(Config):
         max_length=600,
         description="what was promised about false episodes, under which condition, and what the enrolment found of it",
     )
+    promised: Promised | None = Field(default=None, description="the numbers of the promise")
     unsigned: tuple[Literal["model", "enrolment"], ...] = Field(
         default=(), max_length=2, description="what nobody trusted had signed"
     )
@@ -177,6 +193,9 @@ class Envelope(Config):
         for told in content["abstentions"]:
             if told["figures"] is None:
                 del told["figures"]
+        for point in content["trail"]:
+            if not point["why"]:
+                del point["why"]
         return canonical_json({k: v for k, v in content.items() if v or k not in _YOUNGER})
 
 

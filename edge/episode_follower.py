@@ -11,6 +11,7 @@ from kinedge.edge.episodes import EpisodeBuilder, EpisodeDraft
 from kinedge.edge.hostclock import WallClock
 from kinedge.edge.people import People
 from kinedge.edge.pipeline import Scored
+from kinedge.edge.promise import Promise
 from kinedge.edge.scoring import Scorer
 from kinedge.edge.verdict import Verdict
 from kinedge.edge.verdict_json import basis_fields
@@ -53,13 +54,13 @@ class EpisodeFollower:
         self._offset_ns: dict[str, int] = {}
         self._rests_on: dict[str, dict[str, Any]] = {}
 
-    def use(self, scorer: Scorer, people: People, promises: Mapping[str, str]) -> None:
+    def use(self, scorer: Scorer, people: People, promises: Mapping[str, Promise]) -> None:
         """Follow these people from now on; what is open of who leaves, or rests on something else now, ends."""
         manifest, what = scorer.manifest, provenance(scorer, self._config)
         rests_on: dict[str, dict[str, Any]] = {}
         for subject, basis in zip(people.subjects, people.bases, strict=True):
             promise = promises.get(subject)
-            own = {} if promise is None else {"promise": promise}
+            own = {} if promise is None else promise.fields
             rests_on[subject] = {**what, **basis_fields(basis), **own}
         gone = [s for s in self.builders if rests_on.get(s) != self._rests_on[s]]
         self.close(gone)

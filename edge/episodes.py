@@ -19,7 +19,7 @@ from kinedge.arrays import arrays_to_npz
 from kinedge.canonical import sha256_hex
 from kinedge.config import Config
 from kinedge.edge.caution import Decision
-from kinedge.edge.figures import figures_of
+from kinedge.edge.figures import figures_of, in_short
 from kinedge.edge.narrative import Language, Phrase, abstention, summarise, usual_without
 from kinedge.edge.verdict import Verdict
 from kinedge.envelope import Contribution, Explanation, RawSlice, TrailPoint
@@ -328,6 +328,7 @@ def _trail_point(verdict: Verdict, end_utc_ns: int) -> TrailPoint:
         belief_normal=round(verdict.belief_normal, 6),
         belief_anomalous=round(verdict.belief_anomalous, 6),
         reasons=(*said, *(r.text for r in verdict.reasons)),
+        why=(*(("without", sensor, None) for sensor in verdict.without), *map(in_short, verdict.reasons)),
     )
 
 

@@ -10,7 +10,7 @@ from kinedge.edge.promise import Watched
 from kinedge.edge.reasons import Reason
 from kinedge.edge.verdict import Verdict
 
-__all__ = ["figures_of"]
+__all__ = ["figures_of", "in_short"]
 
 _MAX_REASONS: Final = 8
 _MAX_SENSORS: Final = 16
@@ -45,11 +45,16 @@ def figures_of(verdict: Verdict, *, wall_time_utc_ns: int) -> Figures:
     )
 
 
+def in_short(reason: Reason) -> tuple[str, str | None, float | None]:
+    """Return a reason as a point of the trail has it: code, sensor and what it goes by."""
+    return reason.code, reason.sensor, _known(reason.measured)
+
+
 def _weighed(reason: Reason) -> Weighed:
     return Weighed(
         code=reason.code,
         sensor=reason.sensor,
-        weight=round(reason.weight, 4),
+        weight=round(reason.weight, 4) + 0.0,  # never -0.0
         truth=_share(reason.truth),
         measured=_known(reason.measured),
     )

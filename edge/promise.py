@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from kinedge.edge.alarm import LEARNING_S, MAX_UNLIKE, AlarmConfig
 from kinedge.edge.narrative import place_name
+from kinedge.envelope import Promised
 
-__all__ = ["Watched", "Way", "audited", "placing", "promise", "promises_of", "setting"]
+__all__ = ["Promise", "Watched", "Way", "audited", "placing", "promise", "promises_of", "setting"]
 
 Language = Literal["en", "fr"]
 Way = Literal["walking", "poses"]
@@ -218,9 +219,30 @@ def _often(config: AlarmConfig) -> str:
     return f"{hours / 24:g} days" if hours >= 48 else f"{hours:g} hours"
 
 
+@dataclass(frozen=True)
+class Promise:
+    """What is promised one person about false episodes.
+
+    Parameters
+    ----------
+    text
+        In English.
+    numbers
+        What it says, for whoever says it in another language.
+    """
+
+    text: str
+    numbers: Promised
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """What an envelope says of it."""
+        return {"promise": self.text, "promised": self.numbers.model_dump(mode="json")}
+
+
 def promises_of(
     config: AlarmConfig | None, *, audits: Mapping[str, Literal["holds", "doubtful", "does not hold"]], n_subjects: int
-) -> dict[str, str]:
+) -> dict[str, Promise]:
     """Return what is promised each enrolled person, by subject; nothing where no alarm is set.
 
     Parameters
@@ -232,4 +254,11 @@ def promises_of(
     """
     if config is None:
         return {}
-    return {subject: promise(config, audit=audit, n_subjects=n_subjects) for subject, audit in audits.items()}
+    kind, hours = config.kind, config.hours_per_false_episode
+    return {
+        subject: Promise(
+            promise(config, audit=audit, n_subjects=n_subjects),
+            Promised(kind=kind, hours_per_false_episode=hours, n_subjects=n_subjects, audit=audit),
+        )
+        for subject, audit in audits.items()
+    }

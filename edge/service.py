@@ -30,7 +30,7 @@ from kinedge.edge.listening import Listener, SensorHealth
 from kinedge.edge.people import People
 from kinedge.edge.pipeline import Pipeline, Scored, phases_for
 from kinedge.edge.progress import Progress, StageTimes
-from kinedge.edge.promise import promises_of
+from kinedge.edge.promise import Promise, promises_of
 from kinedge.edge.scoring import Scorer
 from kinedge.edge.service_parts import make_caretaker, make_lsl, make_measures, make_tape, make_uplink
 from kinedge.edge.store import EpisodeStore
@@ -200,7 +200,7 @@ class EdgeService:
         return self.listener.health
 
     @property
-    def promises(self) -> dict[str, str]:
+    def promises(self) -> dict[str, Promise]:
         """What is promised each enrolled person about false episodes, by subject."""
         cohort = self.scorer.calibration.enrolled
         audits = {s: e.manifest.audit.verdict for s, e in self.pipeline.people.enrolments.items()}
@@ -211,7 +211,8 @@ class EdgeService:
     @property
     def beginnings(self) -> tuple[Beginning, ...]:
         """Whose calibration counts for each person now, how old it is, and what is promised."""
-        return beginnings(self.pipeline.people, self.promises, now_utc_s=time.time())
+        promises = {subject: promise.text for subject, promise in self.promises.items()}
+        return beginnings(self.pipeline.people, promises, now_utc_s=time.time())
 
     @property
     def tasks(self) -> tuple[TaskState, ...]:

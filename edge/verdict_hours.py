@@ -52,8 +52,8 @@ class VerdictHour:
     reasons
         Of the unsure verdicts, by the code of the heaviest reason and its sensor, empty where it is at none.
     basis
-        ``model_digest``, ``config_digest``, ``kinedge_version`` and, where they apply, ``enrolment_digest`` and
-        ``promise``, as an envelope has them.
+        ``model_digest``, ``config_digest``, ``kinedge_version`` and, where they apply, ``enrolment_digest``,
+        ``promise`` and ``promised``, as an envelope has them.
     """
 
     subject: str

@@ -345,7 +345,7 @@ def test_somebody_is_led_through_the_poses_and_told_which_sensor_moves(opened: O
     replay.change("p-002", pose=pose_of("ready"))
     page.wait_for_selector("[data-pose-state=ready] >> text=Let both arms hang.")
     assert page.get_by_role("heading", name="Pose 1 of 4").count() == 1
-    assert "in 9 s" in page.locator(".pose-count").inner_text()
+    assert "in 9\u00a0s" in page.locator(".pose-count").inner_text()
     wait_until_true(page, "said.join(' ').includes('Let both arms hang.')")
     replay.change("p-002", pose=pose_of("hold", why=("", "moving"), still_s=2.0))
     page.wait_for_selector("[data-pose-state=hold] li[data-sensor=wrist_right][data-why=moving]")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 import sqlalchemy as sa
 from browser import LAPTOP, TABLET, Watched, axe_findings
@@ -18,6 +19,10 @@ from collector_server import Issuer, serving, wait_until
 from test_collector import envelope
 
 from kinedge.cli.app import main
+from kinedge.edge.alarm import AlarmConfig
+from kinedge.edge.measures.arm import arm_estimates
+from kinedge.edge.measures.legs import legs_estimates
+from kinedge.edge.promise import promise, promises_of
 from kinedge.upstream.schema import AUDIT, EPISODES
 from kinedge.upstream.server import Collector
 from kinedge.upstream.settings import CollectorSettings, OidcSettings
@@ -42,6 +47,14 @@ def weeks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def collector(weeks: Path, tmp_path: Path) -> Iterator[Collector]:
     shutil.copy(weeks, tmp_path / "desk.db")
     with serving(CollectorSettings(database_url=f"sqlite:///{tmp_path}/desk.db")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Collector]:
+    """A desk with nothing in it yet."""
+    path = tmp_path_factory.mktemp("few") / "desk.db"
+    with serving(CollectorSettings(database_url=f"sqlite:///{path}")) as running:
         yield running
 
 
@@ -84,6 +97,10 @@ def plain(text: str) -> str:
 def there_are(page: Any, selector: str, n: int) -> None:
     """Wait for so many; a condition as a string would need ``eval``, which the page rightly forbids."""
     wait_until(lambda: page.locator(selector).count() == n, f"there are not {n} {selector}")
+
+
+def abstentions_of(collector: Collector, id: str) -> list[Any]:
+    return json.loads(collector.store.episode(id) or b"").get("abstentions", [])
 
 
 def with_change(collector: Collector) -> str:
@@ -170,7 +187,7 @@ def test_one_episode_shows_where_the_surprise_starts_and_every_answer(collector:
     assert page.locator(".trail-answer").count() == len(e["trail"])
     assert page.locator(".trail-unsure").count() == sum(p["decision"] == "unsure" for p in e["trail"])
     page.get_by_text("All answers as a table").click()
-    assert page.locator("tbody tr").count() == len(e["trail"])
+    assert page.locator(".table").first.locator("tbody tr").count() == len(e["trail"])
     silent = next(a for a in e["abstentions"] if a["code"] == "no_data")
     assert plain(silent["text"]["en"]) in plain(page.locator(".abstentions").inner_text())
     for digest in (e["model_digest"], e["config_digest"], e["raw"]["sha256"], e["id"]):
@@ -181,6 +198,68 @@ def test_one_episode_shows_where_the_surprise_starts_and_every_answer(collector:
     mine = ids(collector, EPISODES.c.subject == e["subject"])
     page.locator("a[rel=prev]").click()
     page.wait_for_selector(f"article[data-id='{mine[mine.index(lost) + 1]}']")
+
+
+def test_what_stands_behind_an_unsure_answer_is_a_click_away_and_in_the_readers_language(
+    collector: Collector, opened: Open
+) -> None:
+    told = [(i, n, a) for i in ids(collector) for n, a in enumerate(abstentions_of(collector, i))]
+    found, n, one = next(each for each in told if each[2]["code"] == "newcomer")
+    page = opened(collector.url, f"#/episode/{found}", wait=".abstentions")
+    item = page.locator(".abstentions > li").nth(n)
+    assert not item.locator(".facts").is_visible(), "figures do not stand in the face"
+    item.locator("summary").click()
+    figures = one["figures"]
+    said = plain(item.inner_text())
+    assert "no more than they show anyway" in said and f"{figures['reasons'][0]['weight']:.2f}" in said
+    assert f"{figures['truth']:.0%}" in said and "an answer takes more than 20%" in said
+    assert [r.split("\t")[0] for r in item.locator("tbody tr").all_inner_texts()] == [
+        s["sensor"].replace("wrist_left", "left wrist").replace("wrist_right", "right wrist")
+        for s in figures["sensors"]
+    ]
+    assert axe_findings(page) == []
+    page.get_by_role("button", name="Français").click()
+    said = plain(item.inner_text())
+    assert "pas plus que d'ordinaire chez cette personne" in said
+    assert f"{figures['p_value']:.4f}".replace(".", ",") in said and "poignet gauche" in said
+    page.get_by_text("Toutes les réponses en tableau").click()
+    assert page.locator("td[lang=en]").count() == 0
+    assert "pas plus que d'ordinaire chez cette personne" in plain(page.locator(".table").first.inner_text())
+
+
+@pytest.mark.parametrize(("audit", "hours"), [("holds", 8.0), ("doubtful", 36.5), ("does not hold", 72.0)])
+def test_a_promise_is_said_as_the_gateway_would_in_either_language(
+    few: Collector, opened: Open, audit: Any, hours: float
+) -> None:
+    alarm = AlarmConfig(hours_per_false_episode=hours)
+    (made,) = promises_of(alarm, audits={"p": audit}, n_subjects=1400).values()
+    e = envelope(int(hours), **made.fields)
+    few.store.put_episode(e.id, e.to_bytes())
+    page = opened(few.url, f"#/episode/{e.id}", wait=".facts")
+    for language in ("en", "fr"):
+        page.get_by_role("button", name="Français" if language == "fr" else "English").click()
+        text = promise(alarm, audit=audit, n_subjects=1400, language=language)  # type: ignore[arg-type]
+        if language == "fr":
+            text = text.replace("36.5", "36,5")
+        assert plain(page.locator(".facts").last.inner_text()).find(f"{text[0].upper()}{text[1:]}.") > 0
+
+
+def test_a_promise_of_an_older_gateway_stays_as_it_came_and_says_its_language(few: Collector, opened: Open) -> None:
+    e = envelope(3, promise="while calibration is valid, something")
+    few.store.put_episode(e.id, e.to_bytes())
+    page = opened(few.url, f"#/episode/{e.id}", query="?lang=fr", wait=".facts")
+    assert page.locator("dd[lang=en]").inner_text() == "while calibration is valid, something"
+
+
+def test_no_measure_is_shown_under_its_bare_name(weeks: Path) -> None:
+    words = (Path(__file__).resolve().parents[1] / "web/desk/words.ts").read_text()
+    known = set(re.findall(r"^  m_(\w+):", words, re.MULTILINE))
+    with serving(CollectorSettings(database_url=f"sqlite:///{weeks}")) as collector:
+        days = httpx.get(f"{collector.url}/v1/measures?limit=800", trust_env=False).json()["days"]
+    names = {name for day in days for name in day["measures"]}
+    names |= set(arm_estimates(np.ones((2, 10)), ("paretic", "other")))
+    names |= set(legs_estimates(np.ones((2, 12)), ("left", "right"), rate_hz=200))
+    assert {n for n in names if n not in known and re.sub("_(left|right|paretic|other)$", "", n) not in known} == set()
 
 
 def test_a_review_made_here_is_in_the_history_the_audit_and_the_fhir(collector: Collector, opened: Open) -> None:

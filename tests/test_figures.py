@@ -13,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_caution import CONFIG, SENSORS, scores, unusual, unwell, weigh
 from test_core import envelope_fields
-from test_episodes import T0, A, U, builder, verdict
+from test_episodes import T0, A, N, U, builder, verdict
 
 from kinedge.abstention import Abstention, Figures
 from kinedge.edge.caution import BeliefState, Decision
+from kinedge.edge.episodes import _trail_point
 from kinedge.edge.figures import figures_of
 from kinedge.edge.promise import Watched
 from kinedge.edge.reasons import Reason, reasons_of
@@ -82,6 +83,14 @@ def test_a_newcomers_reason_is_as_true_as_a_change_would_have_been_believed() ->
     assert first.truth > 0.5
 
 
+def test_a_point_of_the_trail_says_its_reasons_as_codes_with_what_they_go_by() -> None:
+    v = doubt(Reason("missing", "x", 0.5, "wrist_left", measured=0.41239), Reason("between", "x", 0.1))
+    assert _trail_point(v, T0).why == (("missing", "wrist_left", 0.4124), ("between", None, None))
+    left_out = replace(verdict(N), without=("wrist_left",))
+    assert _trail_point(left_out, T0).why == (("without", "wrist_left", None),)
+    assert _trail_point(verdict(N), T0).why == ()
+
+
 def told(*verdicts: Verdict) -> tuple[Abstention, ...]:
     b = builder(quiet=1000)
     for i, v in enumerate([verdict(A), verdict(A), *verdicts]):
@@ -144,10 +153,12 @@ def test_the_figures_of_an_episode_stay_few_however_much_went_wrong() -> None:
     assert size < MAX_ENVELOPE_BYTES / 8
 
 
-def test_an_abstention_without_figures_keeps_its_bytes() -> None:
+def test_an_envelope_of_before_keeps_its_bytes() -> None:
     old = {"code": "no_data", "sensor": None, "share": 0.5, "text": TEXT}
-    envelope = Envelope(**envelope_fields(abstentions=(old,)))
-    assert b"figures" not in envelope.to_bytes()
+    point = {"wall_time_utc_ns": 1, "decision": "unsure", "score": 0, "p_value": 1, "belief_normal": 0}
+    trail = ({**point, "belief_anomalous": 0, "reasons": ("no data",)},)
+    envelope = Envelope(**envelope_fields(abstentions=(old,), trail=trail, promise="x"))
+    assert not any(key in envelope.to_bytes() for key in (b"figures", b"why", b"promised"))
     assert json.loads(envelope.to_bytes())["abstentions"] == [old]
     assert parse_envelope(envelope.to_bytes()).to_bytes() == envelope.to_bytes()
 
@@ -184,7 +195,9 @@ figures = st.fixed_dictionaries(
 @given(st.lists(st.one_of(st.none(), figures), max_size=4))
 def test_figures_come_back_as_they_went_and_what_is_not_known_is_not_in_the_bytes(found: list[Any]) -> None:
     known = [{"code": "x", "sensor": None, "share": 1.0, "text": TEXT} | ({"figures": f} if f else {}) for f in found]
-    envelope = Envelope(**envelope_fields(abstentions=known))
+    promised = {"kind": "e_detector", "hours_per_false_episode": 36.5, "n_subjects": 40, "audit": "doubtful"}
+    envelope = Envelope(**envelope_fields(abstentions=known, promised=promised))
+    assert json.loads(envelope.to_bytes())["promised"] == promised
     again = parse_envelope(envelope.to_bytes())
     assert again == envelope and again.to_bytes() == envelope.to_bytes()
     assert json.loads(envelope.to_bytes()).get("abstentions", []) == json.loads(json.dumps(known))

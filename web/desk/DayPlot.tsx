@@ -1,7 +1,7 @@
 // A daily number beside the person's own trend: the band is what their days usually are. Days with too little wear are hollow.
 import { useMemo } from "preact/hooks";
 import { useSettings } from "@shared/i18n";
-import { amount, dateOf } from "./names";
+import { amount, dateOf, unitOf } from "./names";
 import { Plot, type PlotData } from "./Plot";
 import type { MeasuredDay, Trend } from "./types";
 import { WORDS } from "./words";
@@ -46,7 +46,7 @@ export function DayPlot({ days, name, title, height, shade, table = false }: Day
     <figure class="day-plot" data-measure={name}>
       <figcaption class="row spread">
         <span>
-          <strong>{title}</strong> {unit && <span class="quiet">{unit}</span>}
+          <strong>{title}</strong> {unit && <span class="quiet">{unitOf(words, unit)}</span>}
         </span>
         {watched && (
           <span class="signal-legend quiet" aria-hidden="true">

@@ -9,13 +9,14 @@ import { duration, moment, percent } from "@shared/format";
 import { useSettings } from "@shared/i18n";
 import { ChangeCard } from "./ChangeCard";
 import { Failed, Loading, StatusMark } from "./marks";
-import { placeOf, quantityOf } from "./names";
+import { placeOf, promiseOf, quantityOf } from "./names";
 import { useResource } from "./resource";
 import { ReviewCard } from "./ReviewCard";
 import { linkTo, listSeenLast } from "./route";
 import { Signals } from "./Signals";
 import { Trail } from "./Trail";
 import type { Envelope, EpisodeAnswer } from "./types";
+import { WhyUnsure } from "./WhyUnsure";
 import { WORDS } from "./words";
 
 const ENDINGS = ["as_usual", "unclear", "sensor_lost", "stopped", "restarted", "length_limit", "ongoing"] as const;
@@ -124,30 +125,10 @@ function Where({ envelope }: { envelope: Envelope }) {
   );
 }
 
-function WhyUnsure({ envelope }: { envelope: Envelope }) {
-  const { language } = useSettings();
-  const words = WORDS[language];
-  const abstentions = envelope.abstentions ?? [];
-  return (
-    <section class="card stack" aria-labelledby="why">
-      <h2 id="why">{words.say("why_unsure")}</h2>
-      {!abstentions.length && <p class="quiet">{words.say("never_unsure")}</p>}
-      <ul class="abstentions">
-        {abstentions.map((a) => (
-          <li key={`${a.code} ${a.sensor}`}>
-            <span class="swatch fill-unsure" aria-hidden="true" />
-            <span>{words.pick(a.text)}</span>
-            <span class="quiet small">{words.say("why_share", { share: percent(language, a.share) })}</span>
-          </li>
-        ))}
-      </ul>
-    </section>
-  );
-}
-
 function Provenance({ answer: { line, envelope } }: { answer: EpisodeAnswer }) {
   const { language } = useSettings();
   const words = WORDS[language];
+  const promised = envelope.promised ? promiseOf(words, envelope.promised) : null; // an older gateway tells it in English only
   return (
     <section class="card stack" aria-labelledby="provenance">
       <h2 id="provenance">{words.say("provenance")}</h2>
@@ -174,7 +155,7 @@ function Provenance({ answer: { line, envelope } }: { answer: EpisodeAnswer }) {
         {envelope.promise && (
           <div>
             <dt>{words.say("promise")}</dt>
-            <dd>{envelope.promise}</dd>
+            {promised ? <dd>{promised}</dd> : <dd lang="en">{envelope.promise}</dd>}
           </div>
         )}
         <div>

@@ -3,6 +3,7 @@ import { useMemo } from "preact/hooks";
 import { DecisionMark } from "@shared/components/Decision";
 import { clock, number, percent } from "@shared/format";
 import { useSettings } from "@shared/i18n";
+import { measuredOf, reasonOf } from "./names";
 import { Plot } from "./Plot";
 import type { Envelope, TrailPoint } from "./types";
 import { WORDS } from "./words";
@@ -74,9 +75,7 @@ export function Trail({ envelope }: { envelope: Envelope }) {
                       anomalous: percent(language, p.belief_anomalous),
                     })}
                   </td>
-                  <td class="small" lang="en">
-                    {p.reasons.join("; ") || "–"}
-                  </td>
+                  <Reasons point={p} />
                 </tr>
               ))}
             </tbody>
@@ -85,4 +84,18 @@ export function Trail({ envelope }: { envelope: Envelope }) {
       </details>
     </section>
   );
+}
+
+/** The reasons of an answer; an older gateway tells them in English only. */
+function Reasons({ point }: { point: TrailPoint }) {
+  const { language } = useSettings();
+  const words = WORDS[language];
+  if (!point.why?.length)
+    return (
+      <td class="small" lang={point.reasons.length ? "en" : undefined}>
+        {point.reasons.join("; ") || "–"}
+      </td>
+    );
+  const said = point.why.map(([code, sensor, measured]) => [reasonOf(words, code, sensor), measuredOf(words, code, measured)].filter(Boolean).join("\u00a0"));
+  return <td class="small">{said.join(words.say("also"))}</td>;
 }

@@ -61,6 +61,7 @@ export interface TrailPoint {
   readonly belief_normal: number;
   readonly belief_anomalous: number;
   readonly reasons: readonly string[];
+  readonly why?: readonly (readonly [code: string, sensor: string | null, measured: number | null])[];
 }
 
 export interface SlowChange {
@@ -77,6 +78,59 @@ export interface SlowChange {
   readonly worn_h: number;
   readonly first_day: string;
   readonly last_day: string;
+}
+
+/** A reason of one block; `weight` in nats of certainty. */
+export interface Weighed {
+  readonly code: string;
+  readonly sensor?: string | null;
+  readonly weight: number;
+  readonly truth: number;
+  readonly measured?: number;
+}
+
+/** The numbers behind an abstention; an older gateway sends none. */
+export interface Figures {
+  readonly wall_time_utc_ns: number;
+  readonly truth: number;
+  readonly score: number;
+  readonly p_value: number;
+  readonly belief_normal: number;
+  readonly belief_anomalous: number;
+  readonly needed_normal?: number;
+  readonly needed_anomalous?: number;
+  readonly needed_p_value?: number;
+  readonly reasons: readonly Weighed[];
+  readonly sensors: readonly {
+    readonly sensor: string;
+    readonly score?: number;
+    readonly reliability: number;
+    readonly missing: number;
+    readonly share: number;
+  }[];
+  readonly alarm?: {
+    readonly valid: boolean;
+    readonly evidence: number;
+    readonly learned: number;
+    readonly unlike: number;
+    readonly shift: number;
+  };
+}
+
+export interface Abstention {
+  readonly code: string;
+  readonly sensor: string | null;
+  readonly share: number;
+  readonly text: Words;
+  readonly figures?: Figures;
+}
+
+/** The numbers of a promise about false episodes. */
+export interface Promised {
+  readonly kind: string;
+  readonly hours_per_false_episode: number;
+  readonly n_subjects: number;
+  readonly audit: string;
 }
 
 export interface Envelope {
@@ -97,9 +151,10 @@ export interface Envelope {
   readonly kinedge_version: string;
   readonly enrolment_digest?: string | null;
   readonly promise?: string | null;
+  readonly promised?: Promised | null;
   readonly unsigned?: readonly string[];
   readonly explanation?: { readonly smallest_set: readonly string[] } | null;
-  readonly abstentions?: readonly { readonly code: string; readonly sensor: string | null; readonly share: number; readonly text: Words }[];
+  readonly abstentions?: readonly Abstention[];
   readonly change?: SlowChange | null;
 }
 

@@ -11,7 +11,7 @@ type Fill<S extends string> = [Places<S>] extends [never] ? [] : [Readonly<Recor
 
 /** A number and its unit stay on one line, and so do French signs and their word. */
 const held = (text: string): string =>
-  text.replace(/ (?=[:;?!»])/g, "\u202f").replace(/(\d) (?=(?:s|ms|min|h)(?![\p{L}]))/gu, "$1\u00a0");
+  text.replace(/ (?=[:;?!»])/g, "\u202f").replace(/(?<=«) /g, "\u202f").replace(/(\d) (?=(?:s|ms|min|h)(?![\p{L}]))/gu, "$1\u00a0");
 
 type Table = Readonly<Record<string, Words>>;
 type Shared = typeof SHARED;
@@ -37,9 +37,9 @@ export function dictionary<const Own extends Table>(own: Own) {
     const lookup = (key: string): string => all[key]?.[language] ?? key;
     return {
       language,
-      say: <K extends Key>(key: K, ...values: Fill<TextOf<Own, K>>): string => fill(lookup(key), values[0]),
+      say: <K extends Key>(key: K, ...values: Fill<TextOf<Own, K>>): string => held(fill(lookup(key), values[0])),
       count: (key: Stem<Key>, n: number): string =>
-        fill(lookup(`${key}_${plural.select(n) === "one" ? "one" : "other"}`), { n }),
+        held(fill(lookup(`${key}_${plural.select(n) === "one" ? "one" : "other"}`), { n })),
       /** The language's side of a text that came in both. */
       pick: (words: Words | null | undefined): string => (words ? held(words[language] || words.en) : ""),
     };
