@@ -43,7 +43,8 @@ from kinedge.benchmarks.caution_measures import (
 )
 from kinedge.benchmarks.harness import result
 from kinedge.bundle import Bundle, read_bundle
-from kinedge.edge.caution import CautionConfig, Decision, reasons_of
+from kinedge.edge.caution import CautionConfig, Decision
+from kinedge.edge.reasons import reasons_of
 from kinedge.edge.scoring import Scorer
 from kinedge.errors import ConfigError, SignalError
 from kinedge.recording import Recording

@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from kinedge.abstention import Abstention
 from kinedge.canonical import canonical_json, sha256_hex
 from kinedge.config import Config, explain_validation_error
 from kinedge.errors import OutboxError
@@ -103,15 +104,6 @@ class SlowChange(Config):
     text: dict[Literal["en", "fr"], str]
 
 
-class Abstention(Config):
-    """A reason why no answer was given, the heaviest of its verdicts, in words for a person."""
-
-    code: str = Field(max_length=31)
-    sensor: str | None = Field(default=None, max_length=31)
-    share: float = Field(ge=0, le=1, description="of the episode's verdicts")
-    text: dict[Literal["en", "fr"], str]
-
-
 class Envelope(Config):
     """One episode: a stretch of time in which a person moved differently from their own baseline."""
 
@@ -182,6 +174,9 @@ class Envelope(Config):
     def to_bytes(self) -> bytes:
         """Canonical JSON: what is stored, sent and digested. Fields younger than the schema stay out while empty."""
         content = self.model_dump(mode="json", by_alias=True)
+        for told in content["abstentions"]:
+            if told["figures"] is None:
+                del told["figures"]
         return canonical_json({k: v for k, v in content.items() if v or k not in _YOUNGER})
 
 

@@ -33,8 +33,7 @@ The reliability is a product of shares of trust, one for each thing that can be 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Final, Literal
 
@@ -46,22 +45,24 @@ from kinedge.edge.caution_setting import CautionConfig
 from kinedge.edge.reliability import CLIPPED_POWER, SensorHealth
 from kinedge.edge.scores import BlockScores
 
-__all__ = ["Belief", "BeliefState", "CautionConfig", "Decision", "Reason", "believe", "reasons_of", "weight_of"]
+__all__ = [
+    "Belief",
+    "BeliefState",
+    "CautionConfig",
+    "Decision",
+    "believe",
+    "left_of",
+    "trust_shares",
+    "weight_of",
+]
 
 F64 = NDArray[np.float64]
 
 NO_DATA: Final = 0.9  # of a block missing: nothing was heard
 HALF: Final = 0.5  # of a block missing: too little to say anything
-# Models are trained with missing samples, and know less then by themselves: little is left to discount. A reason it is
-# all the same, so that it is named as if the power were 1.5, which fits models that were not.
+# models are trained with missing samples, and know less then by themselves: little is left to discount
 LOSS_POWER: Final = 0.3
-_LOSS_NAMED: Final = 1.5 / LOSS_POWER
-_TOO_LITTLE: Final = 0.25  # of a block missing: reason enough that it was not scored
-_WORTH_NAMING: Final = 0.05  # nats of certainty
 LOG_LR_LIMIT: Final = 20.0
-_CERTAIN: Final = 9.0  # nats: nothing of a sensor can be trusted
-_BETWEEN: Final = 0.2  # nats at most: where a sensor is in doubt, that is likelier the reason
-_NEWCOMER: Final = 0.1  # nats at most: where packets are lost or a sensor is in doubt, that is likelier the reason
 OWN_S: Final = 120.0  # over which what somebody shows on the whole is told
 MEMORY_S: Final = 3.0  # after which evidence has faded to a third
 _OVERLAP: Final = 2.0  # blocks that share half their samples count whole; those that share more, less
@@ -93,29 +94,6 @@ _WORDS: Final[dict[Decision, Literal["normal", "anomalous", "unsure"]]] = {
     Decision.ANOMALOUS: "anomalous",
     Decision.UNSURE: "unsure",
 }
-
-
-@dataclass(frozen=True)
-class Reason:
-    """Why the answer is not a clearer one.
-
-    Parameters
-    ----------
-    code
-        ``warming_up``, ``no_data``, ``missing``, ``saturated``, ``flat``, ``stuck``, ``off_body``, ``duplicate``,
-        ``swapped``, ``shifted``, ``clock``, ``not_valid``, ``not_placed``, ``newcomer``, ``not_rare`` or ``between``.
-    text
-        For a person.
-    weight
-        How much of the certainty it took, in nats; the first reason has the largest.
-    sensor
-        Where, if at one sensor.
-    """
-
-    code: str
-    text: str
-    weight: float
-    sensor: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,11 +202,11 @@ class Belief:
         return 1 - self.normal
 
 
-def _shares(scores: BlockScores, health: SensorHealth | None, clock_ms: F64 | None) -> dict[str, F64]:
+def trust_shares(scores: BlockScores, health: SensorHealth | None, clock_ms: F64 | None) -> dict[str, F64]:
     """Return what is left of the trust in each sensor (n_streams, n_sensors) after each thing that may be wrong."""
     saturated = scores.saturated if health is None else np.maximum(scores.saturated, health.clipped)
     shares = {
-        "missing": _left_of(scores.missing),
+        "missing": left_of(scores.missing),
         "saturated": (1 - np.minimum(saturated, 1)) ** CLIPPED_POWER,
         "flat": 1.0 - scores.flat,
     }
@@ -277,7 +255,7 @@ def believe(
         By how much each sensor's times may be apart from another's; None where that is known to be nothing.
     """
     heard = (unusual.sensor > UNSCORED) & scores.full[:, None]
-    shares = _shares(scores, health, clock_ms)
+    shares = trust_shares(scores, health, clock_ms)
     passing = shares["missing"] * shares["saturated"]
     lasting = (scores.missing < NO_DATA).astype(np.float64)
     for code, share in shares.items():
@@ -382,105 +360,6 @@ def _faded(log_odds: F64, keep: float) -> F64:
     return np.log(drawn / (1 - drawn))
 
 
-def reasons_of(
-    stream: int,
-    scores: BlockScores,
-    unusual: Unusualness,
-    belief: Belief,
-    sensors: Sequence[str],
-    config: CautionConfig,
-    *,
-    health: SensorHealth | None = None,
-    clock_ms: F64 | None = None,
-) -> tuple[Reason, ...]:
-    """Say what took certainty away from one stream's answer, the heaviest first; empty when nothing did."""
-    row = np.array([stream])
-    shares = _shares(_row(scores, row), None if health is None else _row(health, row), _of(clock_ms, row))
-    found: list[Reason] = []
-    warming = not bool(scores.full[stream])
-    for i, sensor in enumerate(sensors):
-        lost = {code: _nats(float(share[0, i])) for code, share in shares.items()}
-        unsure = belief.decision[stream] == Decision.UNSURE
-        gone = max(scores.missing[stream, i], belief.lost[stream, i] if unsure else 0.0)
-        lost["missing"] = min(_LOSS_NAMED * _nats(float(_left_of(np.float64(gone)))), _CERTAIN)
-        if scores.missing[stream, i] >= NO_DATA:
-            # once a whole block has passed, silence is not a slow start
-            found.append(Reason("no_data", f"no data from {sensor}", 1 + _CERTAIN, sensor))
-            continue
-        if scores.flat[stream, i]:
-            # it repeats itself and lies still, too: that says no more
-            found.append(Reason("flat", f"flat line on {sensor}", _CERTAIN, sensor))
-            continue
-        if unusual.sensor[stream, i] <= UNSCORED and not (health is not None and health.out[stream, i]):
-            if scores.missing[stream, i] >= _TOO_LITTLE:
-                lost["missing"] = _CERTAIN
-            else:
-                warming = True
-        for code, nats in lost.items():
-            if nats >= _WORTH_NAMING:
-                text = (
-                    f"data from {sensor} was missing just before"
-                    if code == "missing" and scores.missing[stream, i] < gone / 2
-                    else _text(code, sensor, sensors, stream, i, scores, health, clock_ms)
-                )
-                found.append(Reason(code, text, nats, sensor))
-    if warming:
-        found.append(Reason("warming_up", "warming up: too little has been seen yet", 8.0))
-    withheld = float((belief.withheld[stream] * (belief.reliability[stream] > 0)).max())
-    if belief.decision[stream] == Decision.UNSURE and withheld >= _WORTH_NAMING:
-        text = "unusual, but no more than this person has been all along: enrol them to tell"
-        found.append(Reason("newcomer", text, min(withheld, _NEWCOMER)))
-    if belief.decision[stream] == Decision.UNSURE and not warming:
-        needed = config.min_belief_anomalous if belief.enrolled[stream] else config.min_belief_newcomer
-        if belief.anomalous[stream] > needed:
-            text = "unusual, but not rarer than ordinary movement now and then is"
-            found.append(Reason("not_rare", text, _BETWEEN))
-        else:
-            undecided = -math.log(min(max(float(belief.decisive[stream]), 1e-3), 1.0))
-            found.append(Reason("between", "between usual and unusual", min(undecided, _BETWEEN)))
-    return tuple(sorted(found, key=lambda r: -r.weight))
-
-
-def _text(
-    code: str,
-    sensor: str,
-    sensors: Sequence[str],
-    stream: int,
-    i: int,
-    scores: BlockScores,
-    health: SensorHealth | None,
-    clock_ms: F64 | None,
-) -> str:
-    if code == "missing":
-        return f"{scores.missing[stream, i]:.0%} of the data from {sensor} is missing"
-    if code == "clock" and clock_ms is not None:
-        return f"the times of {sensor} may be {clock_ms[stream, i]:.0f} ms apart from another sensor's"
-    if health is None:
-        return f"{sensor} was at the end of its range {scores.saturated[stream, i]:.0%} of the time"
-    if code == "saturated":
-        share = max(float(scores.saturated[stream, i]), float(health.clipped[stream, i]))
-        return f"{sensor} was at the end of its range {share:.0%} of the time"
-    return {
-        "stuck": f"{sensor} repeats itself: {health.repeated[stream, i]:.0%} of its samples were there before",
-        "off_body": f"{sensor} has lain still for {health.still_s[stream, i]:.0f} s: not worn?",
-        "duplicate": f"{sensor} and {sensors[int(health.twin[stream, i])]} give the same signal",
-        "swapped": f"{sensor} reads like its other side: left and right exchanged?",
-        "shifted": f"{sensor} has sat otherwise than before for minutes: slipped, or put on anew?",
-    }[code]
-
-
-def _left_of(missing: Any) -> Any:
+def left_of(missing: Any) -> Any:
     """Return what is left of the trust in a sensor of whose block this share is missing."""
     return (1 - np.minimum(missing, 1)) ** LOSS_POWER * (missing < HALF)
-
-
-def _nats(share: float) -> float:
-    return min(-math.log(share), _CERTAIN) if share > 0 else _CERTAIN
-
-
-def _row(parts: Any, row: NDArray[np.intp]) -> Any:
-    return replace(parts, **{f.name: getattr(parts, f.name)[row] for f in fields(parts)})
-
-
-def _of(clock_ms: F64 | None, row: NDArray[np.intp]) -> F64 | None:
-    return None if clock_ms is None else clock_ms[row]

@@ -14,13 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from kinedge.abstention import Abstention
 from kinedge.arrays import arrays_to_npz
 from kinedge.canonical import sha256_hex
 from kinedge.config import Config
-from kinedge.edge.caution import Decision, Reason
-from kinedge.edge.narrative import Phrase, abstention, summarise, usual_without
+from kinedge.edge.caution import Decision
+from kinedge.edge.figures import figures_of
+from kinedge.edge.narrative import Language, Phrase, abstention, summarise, usual_without
 from kinedge.edge.verdict import Verdict
-from kinedge.envelope import Abstention, Contribution, Explanation, RawSlice, TrailPoint
+from kinedge.envelope import Contribution, Explanation, RawSlice, TrailPoint
 from kinedge.signals import Quantity, quantity_of
 from kinedge.units import STANDARD_GRAVITY_M_S2
 
@@ -35,6 +37,7 @@ _STEP_OF: Final = {  # of the stored int16, by quantity: 16 g, 2000 deg/s and 49
     Quantity.MAG: 4900 / 32767,
 }
 _MAX_TRAIL: Final = 600
+_LANGUAGES: Final[tuple[Language, ...]] = ("en", "fr")
 
 Ended = Literal["as_usual", "unclear", "sensor_lost", "stopped", "restarted", "length_limit"]
 
@@ -79,6 +82,21 @@ class EpisodeDraft:
 
 
 @dataclass
+class _Unsure:
+    """One reason: in how many verdicts it came first, and the one in which it weighed most, or was truest."""
+
+    verdict: Verdict
+    end_utc_ns: int
+    n: int = 0
+
+    def note(self, verdict: Verdict, end_utc_ns: int) -> None:
+        self.n += 1
+        new, kept = verdict.reasons[0], self.verdict.reasons[0]
+        if (new.weight, new.truth) > (kept.weight, kept.truth):
+            self.verdict, self.end_utc_ns = verdict, end_utc_ns
+
+
+@dataclass
 class _Open:
     started_ns: int
     key: str
@@ -95,7 +113,7 @@ class _Open:
     channel_share: dict[str, float] = field(default_factory=dict)
     movement: dict[str, float] = field(default_factory=dict)
     peak_set: tuple[str, ...] = ()
-    unsure: dict[tuple[str, str | None], list[Reason]] = field(default_factory=dict)
+    unsure: dict[tuple[str, str | None], _Unsure] = field(default_factory=dict)
 
 
 def pack_raw(
@@ -280,7 +298,7 @@ def _note(o: _Open, verdict: Verdict, point: TrailPoint, end_utc_ns: int) -> Non
     o.n_verdicts += 1
     o.n_unsure += verdict.of_all is Decision.UNSURE
     for r in verdict.reasons[:1] if verdict.of_all is Decision.UNSURE else ():
-        o.unsure.setdefault((r.code, r.sensor), []).append(r)
+        o.unsure.setdefault((r.code, r.sensor), _Unsure(verdict, end_utc_ns)).note(verdict, end_utc_ns)
     if verdict.decision is not Decision.ANOMALOUS:
         return
     o.end_ns = end_utc_ns
@@ -332,15 +350,16 @@ def _contributions(o: _Open) -> list[Contribution]:
 
 
 def _abstentions(o: _Open) -> list[Abstention]:
-    heaviest = sorted(o.unsure.items(), key=lambda kv: -len(kv[1]))[:32]
+    often = sorted(o.unsure.items(), key=lambda kv: -kv[1].n)[:32]
     return [
         Abstention(
             code=code,
             sensor=sensor,
-            share=round(len(reasons) / o.n_verdicts, 6),
-            text={"en": abstention(reasons[-1]), "fr": abstention(reasons[-1], language="fr")},
+            share=round(told.n / o.n_verdicts, 6),
+            text={language: abstention(told.verdict.reasons[0], language=language) for language in _LANGUAGES},
+            figures=figures_of(told.verdict, wall_time_utc_ns=told.end_utc_ns),
         )
-        for (code, sensor), reasons in heaviest
+        for (code, sensor), told in often
     ]
 
 

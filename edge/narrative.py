@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from kinedge.edge.caution import Reason
+from kinedge.edge.reasons import Reason
 from kinedge.errors import SignalError
 
 __all__ = [

@@ -66,6 +66,8 @@ def redate(fields: Mapping[str, Any], raw: bytes, *, by_ns: int) -> tuple[dict[s
     for name in ("start_utc_ns", "end_utc_ns"):
         moved[name] = int(moved[name]) + by_ns
     moved["trail"] = [{**p, "wall_time_utc_ns": p["wall_time_utc_ns"] + by_ns} for p in fields.get("trail", ())]
+    if fields.get("abstentions"):
+        moved["abstentions"] = [_later(a, by_ns) for a in fields["abstentions"]]
     described = fields.get("raw")
     if described is None or not raw:
         return moved, raw
@@ -75,3 +77,10 @@ def redate(fields: Mapping[str, Any], raw: bytes, *, by_ns: int) -> tuple[dict[s
     raw = arrays_to_npz({**parts, "start_utc_ns": np.array(start_utc_ns, np.int64)})
     moved["raw"] = {**described, "start_utc_ns": start_utc_ns, "sha256": sha256_hex(raw), "n_bytes": len(raw)}
     return moved, raw
+
+
+def _later(abstention: Mapping[str, Any], by_ns: int) -> dict[str, Any]:
+    figures = abstention.get("figures")
+    if figures is None:
+        return dict(abstention)
+    return {**abstention, "figures": {**figures, "wall_time_utc_ns": figures["wall_time_utc_ns"] + by_ns}}

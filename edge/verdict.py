@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 
 from kinedge.edge.attribution import fewest, smallest_set
 from kinedge.edge.calibration import Unusualness
-from kinedge.edge.caution import Belief, CautionConfig, Decision, Reason, reasons_of
+from kinedge.edge.caution import Belief, CautionConfig, Decision
 from kinedge.edge.engine import Surprise
 from kinedge.edge.promise import Watched
+from kinedge.edge.reasons import Reason, reasons_of
 from kinedge.edge.reliability import SensorHealth
 from kinedge.edge.scores import BlockScores
 
-__all__ = ["Basis", "Verdict", "VerdictBatch"]
+__all__ = ["Basis", "Needed", "Verdict", "VerdictBatch"]
 
 F64 = NDArray[np.float64]
 
@@ -49,6 +50,15 @@ class Basis:
 
 
 @dataclass(frozen=True)
+class Needed:
+    """What an answer takes: belief in it beyond these and, for "anomalous", a p-value of at most that."""
+
+    belief_normal: float
+    belief_anomalous: float
+    p_value: float
+
+
+@dataclass(frozen=True)
 class Verdict:
     """One answer about one person, for the block that ends at ``end_tick``.
 
@@ -60,7 +70,7 @@ class Verdict:
     normal).
     ``sensor_movement`` is how much each sensor moved: 0 as the median, 1 a step of the usual range more.
     ``without`` names the sensors that "normal" leaves out, and is empty for every other answer; ``belief_others`` is
-    what that rests on, and no part of ``belief_normal``.
+    what that rests on, and no part of ``belief_normal``. ``needed`` is what an answer would have taken.
     """
 
     end_tick: int
@@ -82,6 +92,7 @@ class Verdict:
     watched: Watched | None = None
     without: tuple[str, ...] = ()
     belief_others: float = 0.0
+    needed: Needed | None = None
 
     @property
     def of_all(self) -> Decision:
@@ -192,7 +203,14 @@ class VerdictBatch:
             watched=watched,
             without=tuple(s for s, out in zip(self.sensors, left_out, strict=False) if out),
             belief_others=float(self.belief.others[stream]),
+            needed=self._needed(stream),
         )
+
+    def _needed(self, stream: int) -> Needed:
+        c = self.config
+        enrolled = bool(self.belief.enrolled[stream])
+        odd, alpha = (c.min_belief_anomalous, c.alpha) if enrolled else (c.min_belief_newcomer, c.alpha_newcomer)
+        return Needed(c.min_belief_normal, odd, alpha)
 
     def _smallest_set(self, stream: int) -> tuple[str, ...]:
         if self.additive:

@@ -75,7 +75,14 @@ def verdict_as_json(subject: str, verdict: Verdict) -> dict[str, Any]:
         "plausible_normal": round(verdict.plausible_normal, 4),
         "plausible_anomalous": round(verdict.plausible_anomalous, 4),
         "reasons": [
-            {"code": r.code, "text": r.text, "sensor": r.sensor, "weight": round(r.weight, 4)} for r in verdict.reasons
+            {
+                "code": r.code,
+                "text": r.text,
+                "sensor": r.sensor,
+                "weight": round(r.weight, 4),
+                "truth": round(r.truth, 4),
+            }
+            for r in verdict.reasons
         ],
         **why_unsure(verdict),
         **without_fields(verdict),

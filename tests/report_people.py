@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from sample_episodes import sample_fields
 
-from kinedge.edge.caution import Decision, Reason
+from kinedge.edge.caution import Decision
 from kinedge.edge.measures.config import MeasuresConfig
 from kinedge.edge.measures.day import Estimate, MeasuredDay
 from kinedge.edge.measures.notice import episode_of
@@ -19,6 +19,7 @@ from kinedge.edge.measures.person import MeasuresRow, day_row
 from kinedge.edge.measures.watch import DayWatch
 from kinedge.edge.measures_store import MeasuresStore
 from kinedge.edge.narrative import abstention, summarise
+from kinedge.edge.reasons import Reason
 from kinedge.edge.reports.week import Week
 from kinedge.edge.store import EpisodeStore
 from kinedge.edge.verdict_hours import VerdictHours, VerdictTally

@@ -17,13 +17,14 @@ from kinedge.bundle import read_bundle
 from kinedge.cli.live import LiveView, Track
 from kinedge.config import load_toml
 from kinedge.edge.calibration import UNSCORED, Calibration, Unusualness
-from kinedge.edge.caution import Belief, BeliefState, CautionConfig, Decision, Reason, believe, reasons_of
+from kinedge.edge.caution import Belief, BeliefState, CautionConfig, Decision, believe
 from kinedge.edge.config import DEFAULT_BUNDLE
 from kinedge.edge.dashboard.tracks import PersonTrack
 from kinedge.edge.dashboard.words import sentence_words
 from kinedge.edge.episodes import _trail_point
 from kinedge.edge.judgement import Judgement
 from kinedge.edge.narrative import abstention, usual_without
+from kinedge.edge.reasons import Reason, reasons_of
 from kinedge.edge.reliability import SensorHealth
 from kinedge.edge.scores import BlockScores
 from kinedge.edge.scoring import Scorer

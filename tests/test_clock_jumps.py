@@ -196,10 +196,13 @@ def test_redating_moves_every_time_and_nothing_else() -> None:
         "end_utc_ns": 200,
         "trail": [{"wall_time_utc_ns": 150, "score": 1}],
         "raw": {"start_utc_ns": 50, "sha256": "x", "n_bytes": 1, "rate_hz": 50.0},
+        "abstentions": [{"code": "x", "figures": {"wall_time_utc_ns": 160, "truth": 1}}, {"code": "y"}],
         "subject": "p",
     }
     moved, blob = redate(fields, raw, by_ns=7)
     assert (moved["start_utc_ns"], moved["end_utc_ns"], moved["trail"][0]["wall_time_utc_ns"]) == (107, 207, 157)
+    assert moved["abstentions"][0]["figures"] == {"wall_time_utc_ns": 167, "truth": 1}
+    assert moved["abstentions"][1] == {"code": "y"}
     assert moved["subject"] == "p" and moved["raw"]["n_bytes"] == len(blob)
     with np.load(io.BytesIO(blob)) as after, np.load(io.BytesIO(raw)) as before:
         assert after["start_utc_ns"] == 57

@@ -10,8 +10,9 @@ import pytest
 
 from kinedge.arrays import arrays_from_npz
 from kinedge.canonical import sha256_hex
-from kinedge.edge.caution import Decision, Reason
+from kinedge.edge.caution import Decision
 from kinedge.edge.episodes import EpisodeBuilder, EpisodeConfig, EpisodeDraft, pack_raw
+from kinedge.edge.reasons import Reason
 from kinedge.edge.verdict import Verdict
 from kinedge.envelope import Envelope, episode_id
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kinedge.edge.attribution import smallest_set
-from kinedge.edge.caution import Reason
 from kinedge.edge.narrative import AMOUNTS, abstention, place_name, summarise
+from kinedge.edge.reasons import Reason
 from kinedge.errors import SignalError
 
 

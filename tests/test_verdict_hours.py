@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kinedge.edge.caution import Decision, Reason
+from kinedge.edge.caution import Decision
+from kinedge.edge.reasons import Reason
 from kinedge.edge.schema import APPLICATION_ID, MIGRATIONS
 from kinedge.edge.store import EpisodeStore
 from kinedge.edge.vault import Vault

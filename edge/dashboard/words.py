@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final, Literal
 
 from kinedge.edge.alarm import AlarmConfig
-from kinedge.edge.caution import Decision, Reason
+from kinedge.edge.caution import Decision
 from kinedge.edge.narrative import Language, abstention, place_name, reason_words, summarise, usual_without
 from kinedge.edge.promise import Watched, placing, promise
+from kinedge.edge.reasons import Reason
 from kinedge.edge.scoring import Scorer
 from kinedge.edge.verdict import Verdict
 

@@ -1,0 +1,191 @@
+"""Reasons: what took certainty away from an answer, how much of it, and how far that is so.
+
+What is left of the trust in a sensor takes ``-log(left)`` nats of certainty, and by that reasons are ranked. What is
+said of a sensor is true to the degree to which trust in it was lost, ``1 - left``; what is said of the evidence is true
+as the beliefs have it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kinedge.edge.calibration import UNSCORED, Unusualness
+from kinedge.edge.caution import LOSS_POWER, NO_DATA, TINY, Belief, CautionConfig, Decision, left_of, trust_shares
+from kinedge.edge.reliability import SensorHealth
+from kinedge.edge.scores import BlockScores
+
+__all__ = ["Reason", "reasons_of"]
+
+F64 = NDArray[np.float64]
+
+# Loss is discounted little, because models know it by themselves. A reason it is all the same, so that it is named as
+# if the power were 1.5, which fits models that do not.
+_LOSS_NAMED: Final = 1.5 / LOSS_POWER
+_TOO_LITTLE: Final = 0.25  # of a block missing: reason enough that it was not scored
+_WORTH_NAMING: Final = 0.05  # nats of certainty
+_CERTAIN: Final = 9.0  # nats: nothing of a sensor can be trusted
+_BETWEEN: Final = 0.2  # nats at most: where a sensor is in doubt, that is likelier the reason
+_NEWCOMER: Final = 0.1  # nats at most: where packets are lost or a sensor is in doubt, that is likelier the reason
+_GOES_BY: Final = {"stuck": "repeated", "off_body": "still_s", "swapped": "swapped", "shifted": "shifted"}
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why the answer is not a clearer one.
+
+    Parameters
+    ----------
+    code
+        ``warming_up``, ``no_data``, ``missing``, ``saturated``, ``flat``, ``stuck``, ``off_body``, ``duplicate``,
+        ``swapped``, ``shifted``, ``clock``, ``not_valid``, ``not_placed``, ``newcomer``, ``not_rare`` or ``between``.
+    text
+        For a person.
+    weight
+        How much of the certainty it took, in nats; the first reason has the largest.
+    sensor
+        Where, if at one sensor.
+    truth
+        To which degree its sentence is true, 0 to 1: the trust in the sensor that was lost, what would be believed of a
+        change had all of it counted (``newcomer``), what is believed of one (``not_rare``), or how far both beliefs
+        are from an answer (``between``). 1 for what is so or not.
+    measured
+        What it goes by: a share of the data (``no_data``, ``missing``, ``saturated``, ``stuck``), a belief
+        (``swapped``, ``shifted``), s of lying still (``off_body``), ms apart (``clock``); None where it is so or not.
+    """
+
+    code: str
+    text: str
+    weight: float
+    sensor: str | None = None
+    truth: float = 1.0
+    measured: float | None = None
+
+
+def reasons_of(
+    stream: int,
+    scores: BlockScores,
+    unusual: Unusualness,
+    belief: Belief,
+    sensors: Sequence[str],
+    config: CautionConfig,
+    *,
+    health: SensorHealth | None = None,
+    clock_ms: F64 | None = None,
+) -> tuple[Reason, ...]:
+    """Say what took certainty away from one stream's answer, the heaviest first; empty when nothing did."""
+    row = np.array([stream])
+    shares = trust_shares(_row(scores, row), None if health is None else _row(health, row), _of(clock_ms, row))
+    found: list[Reason] = []
+    warming = not bool(scores.full[stream])
+    for i, sensor in enumerate(sensors):
+        lost = {code: _nats(float(share[0, i])) for code, share in shares.items()}
+        unsure = belief.decision[stream] == Decision.UNSURE
+        gone = max(scores.missing[stream, i], belief.lost[stream, i] if unsure else 0.0)
+        lost["missing"] = min(_LOSS_NAMED * _nats(float(left_of(np.float64(gone)))), _CERTAIN)
+        if scores.missing[stream, i] >= NO_DATA:
+            # once a whole block has passed, silence is not a slow start
+            gone = float(scores.missing[stream, i])
+            found.append(Reason("no_data", f"no data from {sensor}", 1 + _CERTAIN, sensor, measured=gone))
+            continue
+        if scores.flat[stream, i]:
+            # it repeats itself and lies still, too: that says no more
+            found.append(Reason("flat", f"flat line on {sensor}", _CERTAIN, sensor))
+            continue
+        if unusual.sensor[stream, i] <= UNSCORED and not (health is not None and health.out[stream, i]):
+            if scores.missing[stream, i] >= _TOO_LITTLE:
+                lost["missing"] = _CERTAIN
+            else:
+                warming = True
+        for code, nats in lost.items():
+            if nats >= _WORTH_NAMING:
+                text = (
+                    f"data from {sensor} was missing just before"
+                    if code == "missing" and scores.missing[stream, i] < gone / 2
+                    else _text(code, sensor, sensors, stream, i, scores, health, clock_ms)
+                )
+                measured = float(gone) if code == "missing" else _measured(code, stream, i, scores, health, clock_ms)
+                # sides that are surely exchanged are exchanged back: trust is left, and the sentence is true
+                truth = measured if code == "swapped" and measured is not None else _true(nats)
+                found.append(Reason(code, text, nats, sensor, truth, measured))
+    if warming:
+        found.append(Reason("warming_up", "warming up: too little has been seen yet", 8.0))
+    withheld = float((belief.withheld[stream] * (belief.reliability[stream] > 0)).max())
+    if belief.decision[stream] == Decision.UNSURE and withheld >= _WORTH_NAMING:
+        text = "unusual, but no more than this person has been all along: enrol them to tell"
+        found.append(Reason("newcomer", text, min(withheld, _NEWCOMER), truth=_true(withheld)))
+    if belief.decision[stream] == Decision.UNSURE and not warming:
+        needed = config.min_belief_anomalous if belief.enrolled[stream] else config.min_belief_newcomer
+        if belief.anomalous[stream] > needed:
+            text = "unusual, but not rarer than ordinary movement now and then is"
+            found.append(Reason("not_rare", text, _BETWEEN, truth=float(belief.anomalous[stream])))
+        else:
+            undecided = -math.log(min(max(float(belief.decisive[stream]), 1e-3), 1.0))
+            usual, other = float(belief.normal[stream]), float(belief.anomalous[stream])
+            nearest = max(usual / max(config.min_belief_normal, TINY), other / max(needed, TINY))
+            truth = 1 - min(nearest, 1.0)
+            found.append(Reason("between", "between usual and unusual", min(undecided, _BETWEEN), truth=truth))
+    return tuple(sorted(found, key=lambda r: -r.weight))
+
+
+def _text(
+    code: str,
+    sensor: str,
+    sensors: Sequence[str],
+    stream: int,
+    i: int,
+    scores: BlockScores,
+    health: SensorHealth | None,
+    clock_ms: F64 | None,
+) -> str:
+    if code == "missing":
+        return f"{scores.missing[stream, i]:.0%} of the data from {sensor} is missing"
+    if code == "clock" and clock_ms is not None:
+        return f"the times of {sensor} may be {clock_ms[stream, i]:.0f} ms apart from another sensor's"
+    if health is None:
+        return f"{sensor} was at the end of its range {scores.saturated[stream, i]:.0%} of the time"
+    if code == "saturated":
+        share = max(float(scores.saturated[stream, i]), float(health.clipped[stream, i]))
+        return f"{sensor} was at the end of its range {share:.0%} of the time"
+    return {
+        "stuck": f"{sensor} repeats itself: {health.repeated[stream, i]:.0%} of its samples were there before",
+        "off_body": f"{sensor} has lain still for {health.still_s[stream, i]:.0f} s: not worn?",
+        "duplicate": f"{sensor} and {sensors[int(health.twin[stream, i])]} give the same signal",
+        "swapped": f"{sensor} reads like its other side: left and right exchanged?",
+        "shifted": f"{sensor} has sat otherwise than before for minutes: slipped, or put on anew?",
+    }[code]
+
+
+def _measured(
+    code: str, stream: int, i: int, scores: BlockScores, health: SensorHealth | None, clock_ms: F64 | None
+) -> float | None:
+    """Return what a reason at a sensor goes by, in the unit of its sentence; None where it is so or not."""
+    if code == "clock":
+        return None if clock_ms is None else float(clock_ms[stream, i])
+    if code == "saturated":
+        clipped = 0.0 if health is None else float(health.clipped[stream, i])
+        return max(float(scores.saturated[stream, i]), clipped)
+    if health is None or code not in _GOES_BY:
+        return None
+    return float(getattr(health, _GOES_BY[code])[stream, i])
+
+
+def _true(nats: float) -> float:
+    return 1.0 if nats >= _CERTAIN else -math.expm1(-nats)
+
+
+def _nats(share: float) -> float:
+    return min(-math.log(share), _CERTAIN) if share > 0 else _CERTAIN
+
+
+def _row(parts: Any, row: NDArray[np.intp]) -> Any:
+    return replace(parts, **{f.name: getattr(parts, f.name)[row] for f in fields(parts)})
+
+
+def _of(clock_ms: F64 | None, row: NDArray[np.intp]) -> F64 | None:
+    return None if clock_ms is None else clock_ms[row]
