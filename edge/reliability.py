@@ -9,8 +9,8 @@ A model only knows that something is unlike what it learned. Whether the person 
 * ``twin``: two sensors give the same signal, exactly or within two per cent of its power (one is a copy, both are worn
   at one place, or one stream was given two names). Where its level is clearly that of one of the two, that one is
   the original, and the other the ``copy``; else neither can be trusted.
-* ``swapped``: left and right fit each other's usual level of acceleration better than their own. Sensors that sit the
-  same way on both sides cannot be told apart like this, and nothing is said about them.
+* ``swapped``: left and right fit each other's usual level of acceleration better than their own. Sensors that sit much
+  the same way on both sides cannot be told apart like this; a second forecast tells them (:mod:`kinedge.edge.sides`).
 * ``shifted``: unusual for minutes on end, and gravity points elsewhere than before. That is a sensor put on anew or
   slipped, or a lasting change of posture: nobody can tell from this sensor alone.
 
@@ -60,6 +60,7 @@ _CLIPPED_RANGE: Final = 0.3  # of a channel's scale: below, equal samples are re
 _SWAP_S: Final = 10.0  # of memory
 _SWAP_AFTER_S: Final = 5.0
 _SWAP_APART: Final = 1.0  # squared distance of the two sides' usual levels, in scales, that can be told
+_SIDES_APART: Final = 4.0  # two scales: from there on levels tell left from right whatever the posture
 _SWAP_LIMITS: Final = (0.1, -0.15)  # of the way from one's own level (1) to the other's (-1): doubted, believed
 _LEVEL_S: Final = 20.0
 _USUAL_S: Final = 120.0
@@ -115,9 +116,9 @@ class ReliabilityMonitor:
         self._inverse_unit: F32 = (1 / self._unit).astype(np.float32)
         names = [s.name for s in specs]
         self._apart = np.array([self._levels_apart(a, b) for a, b in pairs])
-        self._sides = [
-            k for k, (a, b) in enumerate(pairs) if _other_side(names[a]) == names[b] and self._apart[k] >= _SWAP_APART
-        ]
+        sides = [k for k, (a, b) in enumerate(pairs) if _other_side(names[a]) == names[b]]
+        self._sides = [k for k in sides if self._apart[k] >= _SIDES_APART]
+        self._alike_sides = [k for k in sides if self._apart[k] < _SIDES_APART]
 
         self._native = self._in_c() if NativeHealth.is_there() else None
 
@@ -175,6 +176,11 @@ class ReliabilityMonitor:
             told_apart=self._apart >= _SWAP_APART,
             sides=np.isin(np.arange(len(self._pairs)), self._sides),
         )
+
+    @property
+    def alike_sides(self) -> list[tuple[int, int]]:
+        """Sensors on both sides whose levels do not tell them apart; left first."""
+        return [self._pairs[k] for k in self._alike_sides]
 
     def initial_state(self, n_streams: int) -> HealthState:
         """Return the state of streams that have seen nothing."""
@@ -309,7 +315,7 @@ class ReliabilityMonitor:
 
     def _exchanges(self, health: SensorHealth) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]]:
         """Yield which streams' channels are to be taken from which others."""
-        for k in self._sides:
+        for k in (*self._sides, *self._alike_sides):
             a, b = (self._groups[i] for i in self._pairs[k])
             rows = np.flatnonzero(health.swapped[:, self._pairs[k][0]] >= 1)
             if len(rows):

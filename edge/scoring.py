@@ -19,6 +19,7 @@ from kinedge.edge.engine import Engine, EngineState, Surprise
 from kinedge.edge.judgement import Judgement
 from kinedge.edge.reliability import HealthState, ReliabilityMonitor
 from kinedge.edge.scores import BlockScorer, BlockScores, ScorerState
+from kinedge.edge.sides import SidesState, SideWatch
 from kinedge.edge.state_rows import put_rows, take_rows, write_rows
 from kinedge.edge.verdict import VerdictBatch
 from kinedge.units import period_ns
@@ -31,12 +32,13 @@ F64 = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class ScoringState:
-    """State of all streams: the forecaster's, the blocks', that of the sensors' health, and what was believed."""
+    """State of all streams: the forecaster's, the blocks', of the sensors' health, what was believed, and the sides."""
 
     engine: EngineState
     blocks: ScorerState
     health: HealthState
     belief: BeliefState
+    sides: SidesState
 
     def take(self, rows: NDArray[np.intp]) -> ScoringState:
         """Return the state of some streams."""
@@ -45,6 +47,7 @@ class ScoringState:
             take_rows(self.blocks, rows),
             take_rows(self.health, rows),
             take_rows(self.belief, rows),
+            take_rows(self.sides, rows),
         )
 
     def put(self, rows: NDArray[np.intp], part: ScoringState) -> ScoringState:
@@ -54,6 +57,7 @@ class ScoringState:
             put_rows(self.blocks, rows, part.blocks),
             put_rows(self.health, rows, part.health),
             put_rows(self.belief, rows, part.belief),
+            put_rows(self.sides, rows, part.sides),
         )
 
     def owned(self) -> ScoringState:
@@ -66,6 +70,7 @@ class ScoringState:
         write_rows(self.blocks, rows, part.blocks)
         write_rows(self.health, rows, part.health)
         write_rows(self.belief, rows, part.belief)
+        write_rows(self.sides, rows, part.sides)
 
 
 class Scorer:
@@ -112,6 +117,7 @@ class Scorer:
         self.blocks = BlockScorer(self.manifest, calibration.precision)
         self.groups = self.blocks.groups
         self.monitor = ReliabilityMonitor(self.manifest)
+        self.sides = SideWatch(self.manifest, self.engine, self.monitor.alike_sides)
         rate_hz = self.manifest.rate_hz
         hop_s, block_s = self.manifest.hop / rate_hz, self.manifest.block / rate_hz
         self.judgement = Judgement(self.groups, self.caution, hop_s=hop_s, block_s=block_s)
@@ -127,6 +133,7 @@ class Scorer:
             self.blocks.initial_state(n),
             self.monitor.initial_state(n),
             BeliefState.initial(n, len(self.sensors), len(self.channels)),
+            self.sides.initial_state(n),
         )
 
     def score(
@@ -154,7 +161,7 @@ class Scorer:
         seen = valid if used is None or used.all() else valid & used[:, None]
         surprise, engine_state = self.engine.step(values, seen, state.engine)
         scores, block_state = self.blocks.step(surprise, values, valid, saturated, state.blocks, precision=precision)
-        return scores, surprise, ScoringState(engine_state, block_state, state.health, state.belief)
+        return scores, surprise, ScoringState(engine_state, block_state, state.health, state.belief, state.sides)
 
     def step(
         self,
@@ -174,13 +181,18 @@ class Scorer:
         """
         after: list[EngineState] = []
 
-        def run(values: F32, seen: NDArray[np.bool_]) -> Surprise:
+        def run(values: F32, seen: NDArray[np.bool_]) -> tuple[Surprise, EngineState]:
             surprise, engine = self.engine.step(values, seen, state.engine)
             after.append(engine)
-            return surprise
+            return surprise, engine
 
         every = np.arange(len(values))
-        own = take_rows(state.blocks, every), take_rows(state.health, every), take_rows(state.belief, every)
+        own = (
+            take_rows(state.blocks, every),
+            take_rows(state.health, every),
+            take_rows(state.belief, every),
+            take_rows(state.sides, every),
+        )
         batch = self._step(values, valid, saturated, own, every, run, end_tick, calibration, clock_ms)
         return batch, ScoringState(after[0], *own)
 
@@ -208,11 +220,11 @@ class Scorer:
             Which they are, each at most once; all in their order when None.
         """
 
-        def run(values: F32, seen: NDArray[np.bool_]) -> Surprise:
-            return self.engine.advance(values, seen, state.engine, rows)
+        def run(values: F32, seen: NDArray[np.bool_]) -> tuple[Surprise, EngineState]:
+            return self.engine.advance(values, seen, state.engine, rows), state.engine
 
         at = np.arange(len(values)) if rows is None else np.ascontiguousarray(rows)
-        own = state.blocks, state.health, state.belief
+        own = state.blocks, state.health, state.belief, state.sides
         return self._step(values, valid, saturated, own, at, run, end_tick, calibration, clock_ms), state
 
     def _step(
@@ -220,25 +232,30 @@ class Scorer:
         values: F32,
         valid: NDArray[np.bool_],
         saturated: NDArray[np.bool_],
-        own: tuple[ScorerState, HealthState, BeliefState],
+        own: tuple[ScorerState, HealthState, BeliefState, SidesState],
         rows: NDArray[np.intp],
-        run: Callable[[F32, NDArray[np.bool_]], Surprise],
+        run: Callable[[F32, NDArray[np.bool_]], tuple[Surprise, EngineState]],
         end_tick: int,
         calibration: Calibration | None,
         clock_ms: F64 | None,
     ) -> VerdictBatch:
         """Score and judge one hop of these rows of the states, which are written to."""
-        blocks, health_state, believed = own
+        blocks, health_state, believed, sides = own
         facts = self.monitor.look_at(values, valid, saturated)
         health = self.monitor.advance(values, valid, health_state, rows, facts=facts)
+        health = self.sides.tell(health, sides, rows)
         values, valid, saturated, used = self.monitor.repair(values, valid, saturated, health)
         facts = self.monitor.repair_facts(facts, health)
-        surprise = run(values, valid if used is None or used.all() else valid & used[:, None])
+        seen = valid if used is None or used.all() else valid & used[:, None]
+        surprise, engine = run(values, seen)
         precision = None if calibration is None or calibration.which is None else calibration.precision
         scores = self.blocks.advance(surprise, values, valid, saturated, blocks, rows, precision=precision, facts=facts)
         chosen = calibration or self.calibration
         judged = self.judgement.advance(scores, chosen, believed, rows, health=health, clock_ms=clock_ms)
         self.monitor.learn_from(judged.unusual.sensor, health_state, rows)
+        self.sides.advance(
+            values, seen, surprise, sides, rows, facts=facts, health=health, first=engine, first_rows=rows
+        )
         return VerdictBatch(
             end_tick=end_tick,
             host_time_ns=end_tick * self.period_ns,
