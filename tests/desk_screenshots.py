@@ -30,11 +30,18 @@ def found(collector: Collector, part: bytes) -> str:
 def take(collector: Collector, folder: Path, *, only: str = "") -> None:
     """Photograph each view."""
     tremor, change = found(collector, b'"subject":"p-001","trail":[{'), found(collector, b'"kind":"one_arm_lower"')
-    lost = found(collector, b'"ended":"sensor_lost"')
+    lost, newcomer = found(collector, b'"ended":"sensor_lost"'), found(collector, b'"code":"newcomer","figures"')
     with launched() as browser:
 
         def shot(
-            name: str, view: str, ready: str, *, query: str = "", viewport: Any = LAPTOP, full: bool = False
+            name: str,
+            view: str,
+            ready: str,
+            *,
+            query: str = "",
+            viewport: Any = LAPTOP,
+            full: bool = False,
+            of: str = "",
         ) -> None:
             if only and only not in name:
                 return
@@ -46,13 +53,17 @@ def take(collector: Collector, folder: Path, *, only: str = "") -> None:
             page.wait_for_load_state("networkidle")
             page.wait_for_timeout(400)
             page.evaluate("document.activeElement.blur()")
-            save(page.screenshot(full_page=full), folder / f"desk-{name}.png")
+            if of:
+                page.locator(f"{of} summary").first.click()
+            taken = page.locator(of).screenshot() if of else page.screenshot(full_page=full)
+            save(taken, folder / f"desk-{name}.png")
             page.close()
 
         shot("list", "#/", "a.line")
         shot("calendar", "#/calendar", ".calendar .day-lower")
         shot("episode", f"#/episode/{tremor}", ".signal canvas", full=True)
         shot("unsure", f"#/episode/{lost}", ".signal canvas", query="?lang=fr", viewport=TALL)
+        shot("behind", f"#/episode/{newcomer}", ".signal canvas", of="section[aria-labelledby=why]")
         shot("change", f"#/episode/{change}", ".day-plot canvas")
         shot("person", "#/person/p-001", "[data-measure=wear] canvas", viewport=TALL)
         shot("legs", "#/person/p-003", "[data-measure=wear] canvas", query="?theme=dark")

@@ -67,6 +67,14 @@ def test_everybody_has_a_tile_with_word_and_shape(opened: Open, replay: Replay) 
     assert len(set(shapes.values())) == 3
 
 
+@pytest.mark.parametrize("view", VIEWS)
+def test_a_telephone_shows_all_of_the_header_and_scrolls_no_page_sideways(opened: Open, view: str) -> None:
+    page = opened(VIEWS[view], query="?lang=fr", viewport={"width": 390, "height": 844})
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    name, choice = (page.locator(which).bounding_box() for which in (".brand", ".top-actions"))
+    assert name["x"] + name["width"] <= choice["x"] or name["y"] + name["height"] <= choice["y"]
+
+
 def test_a_new_answer_is_seen_at_once(opened: Open, replay: Replay) -> None:
     page = opened()
     page.wait_for_selector("[data-subject='p-004'][data-decision='normal']")

@@ -225,6 +225,10 @@ def test_what_stands_behind_an_unsure_answer_is_a_click_away_and_in_the_readers_
     page.get_by_text("Toutes les réponses en tableau").click()
     assert page.locator("td[lang=en]").count() == 0
     assert "pas plus que d'ordinaire chez cette personne" in plain(page.locator(".table").first.inner_text())
+    assert "milieu de la cohorte" in page.locator("main").inner_text(), "nobody is told a score is against their own"
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.locator("details").evaluate_all("all => all.forEach(d => { d.open = true })")
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
 
 
 @pytest.mark.parametrize(("audit", "hours"), [("holds", 8.0), ("doubtful", 36.5), ("does not hold", 72.0)])

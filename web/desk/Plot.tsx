@@ -23,6 +23,8 @@ export interface PlotProps {
   readonly bands?: readonly { readonly between: [number, number]; readonly color: string }[];
   readonly height: number;
   readonly days?: boolean;
+  /** Room before the first and after the last point. */
+  readonly marginS?: number;
   readonly shade?: readonly [number, number] | null;
   readonly mark?: { readonly at: number; readonly text: string } | null;
   readonly range?: readonly [number | null, number | null];
@@ -51,18 +53,19 @@ export function Plot(props: PlotProps) {
     const locale = language === "fr" ? "fr-FR" : "en-GB";
     const date = new Intl.DateTimeFormat(locale, { day: "numeric", month: "short" });
     const bars = uPlot.paths.bars;
+    const margin = now.days ? 43_200 : now.marginS;
     const chart = new uPlot(
       {
         width: element.clientWidth || 300,
         height: now.height,
         legend: { show: false },
         cursor: { show: false },
-        padding: [10, now.days ? 22 : 10, 0, 0],
+        padding: [10, now.days ? 22 : 24, 0, 0],
         scales: {
           x: {
             time: true,
             // a day is as wide as its bar: the first and the last have room for theirs
-            ...(now.days ? { range: (_: uPlot, low: number, high: number): uPlot.Range.MinMax => [low - 43_200, high + 43_200] } : {}),
+            ...(margin ? { range: (_: uPlot, low: number, high: number): uPlot.Range.MinMax => [low - margin, high + margin] } : {}),
           },
           y: {
             range: (_: uPlot, low: number | null, high: number | null): uPlot.Range.MinMax => {

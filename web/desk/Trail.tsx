@@ -10,6 +10,12 @@ import { WORDS } from "./words";
 
 const unsureOf = (p: TrailPoint): number => Math.max(0, 1 - p.belief_normal - p.belief_anomalous);
 
+/** Seconds from one answer to the next: so wide is its column, above the middle of which its score stands. */
+const hopOf = (trail: readonly TrailPoint[]): number => {
+  const [first, last] = [trail[0]?.wall_time_utc_ns ?? 0, trail.at(-1)?.wall_time_utc_ns ?? 0];
+  return trail.length > 1 ? (last - first) / 1e9 / (trail.length - 1) : 1;
+};
+
 export function Trail({ envelope }: { envelope: Envelope }) {
   const { language } = useSettings();
   const words = WORDS[language];
@@ -41,9 +47,9 @@ export function Trail({ envelope }: { envelope: Envelope }) {
       </ul>
       <figure class="signal">
         <figcaption>
-          <strong>{words.say("trail_score")}</strong> <span class="quiet small">{words.say("trail_score_hint")}</span>
+          <strong>{words.say("trail_score")}</strong> <span class="quiet small">{words.say(envelope.enrolment_digest ? "trail_score_hint" : "trail_score_hint_cohort")}</span>
         </figcaption>
-        <Plot label={words.say("trail_score")} data={data} height={110} level={1} lines={[{ color: "anomalous", width: 2 }]} />
+        <Plot label={words.say("trail_score")} data={data} height={110} level={1} marginS={hopOf(trail) / 2} lines={[{ color: "anomalous", width: 2 }]} />
       </figure>
       <details>
         <summary>{words.say("trail_table")}</summary>

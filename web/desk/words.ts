@@ -132,6 +132,10 @@ export const WORDS = dictionary({
     en: "0 is this person’s middle, 1 as rare as one answer in a hundred",
     fr: "0 : le milieu de cette personne ; 1 : aussi rare qu’une réponse sur cent",
   },
+  trail_score_hint_cohort: {
+    en: "0 is the middle of the cohort, 1 as rare as one of its moments in a hundred",
+    fr: "0 : le milieu de la cohorte ; 1 : aussi rare qu’un de ses moments sur cent",
+  },
   time: { en: "Time", fr: "Heure" },
   answer: { en: "Answer", fr: "Réponse" },
   p_value: { en: "p", fr: "p" },

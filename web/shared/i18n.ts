@@ -11,7 +11,7 @@ type Fill<S extends string> = [Places<S>] extends [never] ? [] : [Readonly<Recor
 
 /** A number and its unit stay on one line, and so do French signs and their word. */
 const held = (text: string): string =>
-  text.replace(/ (?=[:;?!»])/g, "\u202f").replace(/(?<=«) /g, "\u202f").replace(/(\d) (?=(?:s|ms|min|h)(?![\p{L}]))/gu, "$1\u00a0");
+  text.replace(/ (?=[:;?!»])/g, "\u202f").replace(/(?<=«) /g, "\u202f").replace(/± /g, "±\u00a0").replace(/(\d) (?=(?:s|ms|min|h)(?![\p{L}]))/gu, "$1\u00a0");
 
 type Table = Readonly<Record<string, Words>>;
 type Shared = typeof SHARED;
