@@ -8,6 +8,7 @@ the two exchanged, and the difference of both surprises is gathered over the tim
 * It soon speaks for the names: the second forecast ends. Sides change when sensors are put on and at no other time, so
   that a change of movement later is not taken for an exchange. It begins again once both sensors were off the body, or
   silent for long.
+* It speaks for neither, for a minute of moving: this forecaster cannot tell, and nothing is said.
 * It speaks against them: ``swapped`` of both sensors' health grows, and once it is sure the hops are exchanged back
   (:mod:`kinedge.edge.reliability`). Then the second forecast, which has seen them so all along, becomes the first.
 
@@ -43,6 +44,7 @@ _CLEAR: Final = 0.1  # nats per sample and channel: from there on a hop counts w
 _OWN_S: Final = 3.0  # of moving: by then it is known that they are as named
 _DOUBT_S: Final = 0.5
 _EXCHANGED_S: Final = 4.0
+_LONGEST_S: Final = 60.0  # of moving: a forecaster that knows nothing by then is one that cannot tell
 _SILENT_S: Final = 60.0  # long enough to put a sensor on anew
 _PAUSE_S: Final = 10.0  # without movement, and the second forecast pauses
 _NONE: Final = -1
@@ -56,6 +58,8 @@ class SidesState:
     ----------
     evidence : (n, n_pairs)
         Seconds of moving that speak for the names; below 0 against them.
+    looked_s : (n, n_pairs)
+        Seconds of moving that were looked at.
     exchanged : (n, n_pairs) bool
         The hops of these pairs are exchanged back.
     away : (n, n_pairs, 2) bool
@@ -71,6 +75,7 @@ class SidesState:
     """
 
     evidence: F64
+    looked_s: F64
     exchanged: Mask
     away: Mask
     silent_s: F64
@@ -133,6 +138,7 @@ class SideWatch:
             parts = {name: np.zeros((n, 0), array.dtype) for name, array in parts.items()}
         return SidesState(
             evidence=np.zeros((n, p)),
+            looked_s=np.zeros((n, p)),
             exchanged=np.zeros((n, p), bool),
             away=np.zeros((n, p, 2), bool),
             silent_s=np.zeros((n, p, 2)),
@@ -202,7 +208,8 @@ class SideWatch:
         state.silent_s[rows] = np.minimum(silent, _SILENT_S)
         if anew.any():
             away[anew] = False
-            state.evidence[rows] = np.where(anew, 0.0, state.evidence[rows])
+            for part in (state.evidence, state.looked_s):
+                part[rows] = np.where(anew, 0.0, part[rows])
             state.exchanged[rows] &= ~anew
             state.pair[rows[anew.any(axis=1)]] = _NONE
         state.away[rows] = away
@@ -211,7 +218,7 @@ class SideWatch:
         """Return which pair of each stream is looked at: one that is not known, else one that is exchanged, or none."""
         exchanged: Mask = state.exchanged[rows]
         can: Mask = heard & (state.still_s[rows] < _PAUSE_S)
-        unknown: Mask = (state.evidence[rows] < _OWN_S) & ~exchanged & can
+        unknown: Mask = (state.evidence[rows] < _OWN_S) & (state.looked_s[rows] < _LONGEST_S) & ~exchanged & can
         among: Mask = np.where(unknown.any(axis=1, keepdims=True), unknown, exchanged & can)
         pair: NDArray[np.int64] = np.where(among.any(axis=1), among.argmax(axis=1), _NONE)
         begins = rows[pair != state.pair[rows]]
@@ -246,9 +253,13 @@ class SideWatch:
         more = apart.sum(axis=(1, 2, 3), dtype=np.float64) / np.maximum(n_both, 1)
         exchanged = state.exchanged[own, k]
         for_names = np.clip(more / _CLEAR, -1, 1) * np.where(exchanged, -1.0, 1.0)
-        counted = np.where(moves & (n_both > 0), self._hop_s * for_names, 0.0)
-        evidence = np.clip(state.evidence[own, k] + counted, -_EXCHANGED_S, _OWN_S)
-        state.evidence[own, k] = evidence
+        counts = moves & (n_both > 0)
+        evidence = state.evidence[own, k] + np.where(counts, self._hop_s * for_names, 0.0)
+        looked_s = np.minimum(state.looked_s[own, k] + np.where(moves, self._hop_s, 0.0), _LONGEST_S)
+        evidence = np.clip(evidence, -_EXCHANGED_S, _OWN_S)
+        cannot = ~exchanged & (looked_s >= _LONGEST_S) & (np.abs(evidence) < min(_OWN_S, _EXCHANGED_S))
+        state.looked_s[own, k] = looked_s
+        state.evidence[own, k] = evidence = np.where(cannot, 0.0, evidence)
         turned = np.flatnonzero(np.where(exchanged, evidence >= 0, evidence <= -_EXCHANGED_S))
         if len(turned):
             state.exchanged[own[turned], k] = ~exchanged[turned]

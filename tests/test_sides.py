@@ -9,9 +9,10 @@ import pytest
 from numpy.typing import NDArray
 
 from kinedge.bundle import read_bundle
-from kinedge.edge import reliability
-from kinedge.edge.caution import Decision, reasons_of
+from kinedge.edge import reliability, sides
+from kinedge.edge.caution import Decision
 from kinedge.edge.config import DEFAULT_BUNDLE
+from kinedge.edge.reasons import reasons_of
 from kinedge.edge.scoring import Scorer, ScoringState
 from kinedge.edge.verdict import VerdictBatch
 from kinedge.recording import Recording
@@ -120,6 +121,18 @@ def test_one_sensor_that_was_off_alone_cannot_have_changed_sides(scorer: Scorer)
 def test_who_sits_still_costs_no_second_forecast(scorer: Scorer) -> None:
     _, state = follow(scorer, person(6, rest=1.0).values[None], scorer.initial_state(1))
     assert state.sides.n_seen.tolist() == [0]
+    assert not state.sides.evidence.any()
+
+
+def test_a_forecaster_that_cannot_tell_gives_up_after_a_minute_of_moving(
+    scorer: Scorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sides, "_CLEAR", 1e9)  # as if both ways surprised it alike
+    walk = person(3, gait=1.0).values[None]
+    _, state = follow(scorer, walk, scorer.initial_state(1))
+    assert state.sides.pair.tolist() == [0]
+    _, state = follow(scorer, walk, state)
+    assert state.sides.pair.tolist() == [-1]
     assert not state.sides.evidence.any()
 
 
