@@ -100,7 +100,7 @@ SUITE: Final = (
     Entry("fleet", "fleet --people 24", "", 4.0),
     Entry(
         "caution",
-        "caution --subjects 16 --tuning 6 --enrolled --gait {data}/gait_healthy.npz --stanford {data}/fog_stanford.npz "
+        "caution --subjects 48 --tuning 6 --enrolled --gait {data}/gait_healthy.npz --stanford {data}/fog_stanford.npz "
         "--daphnet {data}/daphnet.npz",
         "",
         25.0,
