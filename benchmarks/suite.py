@@ -86,7 +86,7 @@ SUITE: Final = (
         "collector --databases sqlite --episodes 24 --rounds 2 --connections 4",
         1.0,
     ),
-    Entry("endurance", "endurance --minutes 10 --seed 0", "endurance --minutes 0.05 --devices 1 --speed 5", 10.5),
+    Entry("endurance", "endurance --minutes 30 --seed 0", "endurance --minutes 0.05 --devices 1 --speed 5", 30.5),
     Entry("endurance_steady", "endurance --minutes 2 --seed 2 --speed 5 --no-restarts", "", 2.5),
     Entry("clock", "clock", "", 1.5),
     Entry("clap", "clap", "clap --trials 10", 1.5),
@@ -103,7 +103,7 @@ SUITE: Final = (
         "caution --subjects 48 --tuning 6 --enrolled --gait {data}/gait_healthy.npz --stanford {data}/fog_stanford.npz "
         "--daphnet {data}/daphnet.npz",
         "",
-        25.0,
+        30.0,
         ("gait_healthy.npz", "fog_stanford.npz", "daphnet.npz"),
     ),
     Entry(
