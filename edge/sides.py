@@ -149,7 +149,7 @@ class SideWatch:
 
     def tell(self, health: SensorHealth, state: SidesState, rows: Rows) -> SensorHealth:
         """Return the health of some streams with what is known of their sides."""
-        if not self._pairs or not (state.evidence[rows] < -_DOUBT_S).any():
+        if not self._pairs or not ((state.evidence[rows] < -_DOUBT_S) | state.exchanged[rows]).any():
             return health
         swapped = health.swapped.copy()
         for k, pair in enumerate(self._pairs):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -87,6 +87,18 @@ def test_once_exchanged_back_the_forecast_is_that_of_sensors_put_on_rightly(
     back = [b.health is not None and b.health.swapped[1].min() >= 1 for b in batches].index(True)
     for batch in batches[back:]:  # from the first hop on: the second forecast has seen them so all along
         np.testing.assert_array_equal(batch.surprise.nats[1], batch.surprise.nats[0])
+
+
+def test_hops_stay_exchanged_back_while_what_speaks_for_that_grows_less(
+    scorer: Scorer, both_ways: tuple[list[VerdictBatch], ScoringState]
+) -> None:
+    batches, after = both_ways
+    state = after.owned()
+    state.sides.evidence[1] = -0.1  # less than a doubt is from, and it has not turned
+    health = batches[-1].health
+    assert health is not None
+    blank = replace(health, swapped=np.zeros_like(health.swapped))
+    assert scorer.sides.tell(blank, state.sides, np.arange(2)).swapped.tolist() == [[0, 0], [1, 1]]
 
 
 def test_what_changes_once_the_sides_are_known_is_not_taken_for_an_exchange(scorer: Scorer) -> None:
