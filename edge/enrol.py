@@ -34,6 +34,7 @@ MIN_USABLE_S: Final = 1800.0
 _MAX_S: Final = 4 * 3600.0
 _MAX_MISSING: Final = 0.25  # of a block, at any sensor
 _MAX_SATURATED: Final = 0.05
+_MAX_EXCHANGED: Final = 0.5  # of the hops: left and right are exchanged, and nothing is called normal then
 _MIN_USABLE_SHARE: Final = 0.5
 _MIN_BLOCKS: Final = 30
 
@@ -64,6 +65,7 @@ class EnrolmentBuilder:
         self._n_hops = 0
         self._bad = np.zeros(len(scorer.sensors), np.int64)
         self._heard = np.zeros(len(scorer.sensors), bool)
+        self._exchanged = np.zeros(len(scorer.sensors), np.int64)
 
     @property
     def recorded_s(self) -> float:
@@ -174,6 +176,8 @@ class EnrolmentBuilder:
         """Take one hop from a pipeline."""
         batch = scored.batch
         hop = batch.end_tick // self._scorer.manifest.hop
+        if batch.health is not None and not self.is_full:
+            self._exchanged += batch.health.swapped[scored.stream] >= 1
         self.add(batch.scores, batch.surprise, scored.stream, hop=hop, values=scored.values, valid=scored.valid)
 
     def finish(
@@ -251,6 +255,13 @@ class EnrolmentBuilder:
         silent = [s for s, heard in zip(sensors, self._heard, strict=True) if not heard]
         if silent:
             raise SignalError(f"no data from {', '.join(silent)}; the model needs {', '.join(sensors)}")
+        exchanged = self._exchanged / self._n_hops
+        if exchanged.max() > _MAX_EXCHANGED:
+            pair = " and ".join(s for s, share in zip(sensors, exchanged, strict=True) if share > _MAX_EXCHANGED)
+            raise SignalError(
+                f"{pair} read exchanged for {exchanged.max():.0%} of {self.recorded_s / 60:.1f} min: put each on its "
+                "own side, or exchange their devices in the configuration, and record again"
+            )
         n_usable = len(self._hop) - self.n_trusted
         share = n_usable / self._n_hops
         if share < _MIN_USABLE_SHARE:
