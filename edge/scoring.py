@@ -245,7 +245,7 @@ class Scorer:
         health = self.monitor.advance(values, valid, health_state, rows, facts=facts)
         health = self.sides.tell(health, sides, rows)
         values, valid, saturated, used = self.monitor.repair(values, valid, saturated, health)
-        facts = self.monitor.repair_facts(facts, health)
+        as_named, facts = facts, self.monitor.repair_facts(facts, health)
         seen = valid if used is None or used.all() else valid & used[:, None]
         surprise, engine = run(values, seen)
         precision = None if calibration is None or calibration.which is None else calibration.precision
@@ -254,7 +254,7 @@ class Scorer:
         judged = self.judgement.advance(scores, chosen, believed, rows, health=health, clock_ms=clock_ms)
         self.monitor.learn_from(judged.unusual.sensor, health_state, rows)
         self.sides.advance(
-            values, seen, surprise, sides, rows, facts=facts, health=health, first=engine, first_rows=rows
+            values, seen, surprise, sides, rows, facts=as_named, health=health, first=engine, first_rows=rows
         )
         return VerdictBatch(
             end_tick=end_tick,

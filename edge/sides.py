@@ -125,10 +125,6 @@ class SideWatch:
             order[columns[a]], order[columns[b]] = columns[b], columns[a]
             self._order.append(order)
 
-    def __bool__(self) -> bool:
-        """Whether there is anything to watch."""
-        return bool(self._pairs)
-
     def initial_state(self, n_streams: int) -> SidesState:
         """Return the state of streams of which nothing is known."""
         n, p = n_streams, len(self._pairs)
@@ -182,7 +178,7 @@ class SideWatch:
         state, rows
             Of all streams, and which these are.
         facts, health
-            Of this hop.
+            Of this hop as the sensors are named, before any exchange.
         first, first_rows
             The state of the first forecast after the hop, and which of its rows these streams are.
         """

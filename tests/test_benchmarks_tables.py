@@ -12,6 +12,7 @@ import pytest
 import typer
 
 from kinedge.benchmarks.harness import result
+from kinedge.benchmarks.headline_figures import moved
 from kinedge.benchmarks.headlines import GROUPS, HEADLINES
 from kinedge.benchmarks.results import Result, read_folder, result_of, seal, write_result
 from kinedge.benchmarks.suite import SUITE, chosen, is_done, with_data
@@ -58,6 +59,18 @@ def test_the_readme_has_a_line_for_everything_promised_and_says_what_was_not_mea
     without = {name: found for name, found in results.items() if name != "alarms_daphnet"}
     assert table_text("headlines", without).count("not measured") == 1
     assert table_text("headlines", {}).count("not measured") == len(HEADLINES)
+
+
+def test_what_a_form_of_the_model_moves_is_told_by_its_size_up_or_down() -> None:
+    rows = [
+        {"what": f"{name}: ONNX int8", "status": "ran", "vus_pr_change": change, "vus_pr_injected_change": injected}
+        for name, change, injected in (("a", None, 0.001), ("b", -0.006, 0.002))
+    ]
+    rows.append({"what": "a: ONNX fp16", "status": "ran", "vus_pr_change": 0.5, "vus_pr_injected_change": 0.5})
+    rows.append({**unrun("c: ONNX int8")[0], "vus_pr_change": None, "vus_pr_injected_change": 9.0})
+    measured = moved("ONNX int8", ("vus_pr_change", "vus_pr_injected_change"), 0.005)(rows)
+    assert (measured.figure, measured.reached) == ("0.0060 at most", False)
+    assert moved("ONNX int8", ("vus_pr_injected_change",), 0.005)(rows).reached
 
 
 def test_a_goal_that_is_missed_says_so_and_what_was_not_run_is_no_figure() -> None:

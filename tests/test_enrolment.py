@@ -24,10 +24,10 @@ from kinedge.edge.enrol import EnrolmentBuilder, enrol_recordings
 from kinedge.edge.enrolment import Enrolment, read_enrolment
 from kinedge.edge.enrolment_audit import audit_person
 from kinedge.edge.history import N_BACK, effective_size, history_of, limits_of
-from kinedge.edge.offline import hops, score_recording, verdicts_of
+from kinedge.edge.offline import score_recording, verdicts_of
 from kinedge.edge.people import People
 from kinedge.edge.personal import Blocks, Detectors, detector_names, fit_baseline
-from kinedge.edge.pipeline import Pipeline, Scored
+from kinedge.edge.pipeline import Pipeline
 from kinedge.edge.scores import BlockScores
 from kinedge.edge.scoring import Scorer
 from kinedge.edge.trusted import load_trusted
@@ -66,23 +66,6 @@ def collected(scorer: Scorer, recording: Recording) -> EnrolmentBuilder:
         rows = slice(end - hop, end)
         builder.add(scores, surprise, 0, hop=end // hop, values=recording.values[rows], valid=recording.valid[rows])
     return builder
-
-
-def test_nobody_is_enrolled_with_left_and_right_exchanged(scorer: Scorer, half: Recording) -> None:
-    names = [s.name for s in half.sensors]
-    back = np.concatenate([np.r_[half.columns(names[1])], np.r_[half.columns(names[0])]])
-    for order, refused in ((np.arange(len(back)), False), (back, True)):
-        builder, state = EnrolmentBuilder(scorer), scorer.initial_state(1)
-        end = 0
-        for values, valid, saturated in hops(replace(half, values=half.values[:, order]), scorer.manifest.hop):
-            end += scorer.manifest.hop
-            batch, state = scorer.step(values, valid, saturated, state, end_tick=end)
-            builder.add_scored(Scored("p-001", batch, 0, values, valid))
-        if refused:
-            with pytest.raises(SignalError, match=f"{names[0]} and {names[1]} read exchanged"):
-                builder.finish("p-001", source="test", allow_short=True, made_s=0)
-        else:
-            builder.finish("p-001", source="test", allow_short=True, made_s=0)
 
 
 def normal_blocks(rng: np.random.Generator, n: int, *, n_channels: int = 12, n_sensors: int = 2) -> Blocks:

@@ -12,9 +12,12 @@ from kinedge.bundle import read_bundle
 from kinedge.edge import reliability, sides
 from kinedge.edge.caution import Decision
 from kinedge.edge.config import DEFAULT_BUNDLE
+from kinedge.edge.enrol import EnrolmentBuilder
+from kinedge.edge.pipeline import Scored
 from kinedge.edge.reasons import reasons_of
 from kinedge.edge.scoring import Scorer, ScoringState
 from kinedge.edge.verdict import VerdictBatch
+from kinedge.errors import SignalError
 from kinedge.recording import Recording
 from kinedge.training.simulate import SimulationConfig, simulate
 
@@ -99,6 +102,38 @@ def test_hops_stay_exchanged_back_while_what_speaks_for_that_grows_less(
     assert health is not None
     blank = replace(health, swapped=np.zeros_like(health.swapped))
     assert scorer.sides.tell(blank, state.sides, np.arange(2)).swapped.tolist() == [[0, 0], [1, 1]]
+
+
+def test_nobody_is_enrolled_with_left_and_right_exchanged(
+    scorer: Scorer, both_ways: tuple[list[VerdictBatch], ScoringState]
+) -> None:
+    walk = person(3, gait=1.0).values[None]
+    values = np.concatenate([walk, exchanged(walk)])
+    built = [EnrolmentBuilder(scorer) for _ in values]
+    for batch in both_ways[0]:
+        hop = values[:, batch.end_tick - scorer.manifest.hop : batch.end_tick]
+        for row, builder in enumerate(built):
+            builder.add_scored(Scored("p", batch, row, hop, np.ones(hop.shape, bool)))
+    built[0].finish("p", source="test", allow_short=True, made_s=0)
+    with pytest.raises(SignalError, match="wrist_left and wrist_right read exchanged"):
+        built[1].finish("p", source="test", allow_short=True, made_s=0)
+
+
+def test_what_one_exchanged_sensor_goes_through_is_not_put_down_to_the_other(
+    scorer: Scorer, both_ways: tuple[list[VerdictBatch], ScoringState]
+) -> None:
+    walk = exchanged(person(3, gait=1.0).values[None])
+    half, seconds = walk.shape[2] // 2, scorer.manifest.hop * 110
+    _, state = follow(scorer, walk, both_ways[1].take(np.array([1])))
+    long = np.resize(walk, (1, seconds, walk.shape[2])).copy()
+    there = np.ones(long.shape, bool)
+    rng = np.random.default_rng(0)
+    level = walk[0, 0, half:] + rng.normal(0, 1e-3, (seconds, half))
+    long[0, :, half:] = level  # it lies on a table, and then its battery is empty
+    there[0, 40 * scorer.manifest.hop :, half:] = False
+    _, state = follow(scorer, long.astype(np.float32), state, valid=there)
+    assert state.sides.away[0, 0].tolist() == [False, True]
+    assert state.sides.exchanged.all()
 
 
 def test_what_changes_once_the_sides_are_known_is_not_taken_for_an_exchange(scorer: Scorer) -> None:
