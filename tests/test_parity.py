@@ -13,6 +13,7 @@ import pytest
 from kinedge.bundle import Bundle, pack_bundle, read_bundle
 from kinedge.cli import main
 from kinedge.cli import quantize as command
+from kinedge.edge import reliability
 from kinedge.edge.backends import OnnxBackend
 from kinedge.edge.calibration import Calibration
 from kinedge.edge.native import library
@@ -295,6 +296,21 @@ def test_the_command_quantises_proves_and_draws(tmp_path: Path, capsys: pytest.C
         assert message in re.sub(r"\s+", " ", capsys.readouterr().err)
     assert main([*arguments, "-o", str(out), "--method", "magic"]) == 1
     assert "method" in capsys.readouterr().err
+
+
+def test_sensors_that_sit_alike_are_compared_on_the_hops_as_named(
+    made: Quantised, parts: Parts, proof: Proof, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The forecast that tells left from right would stand among those compared."""
+    monkeypatch.setattr(reliability, "_SIDES_APART", np.inf)
+    assert Scorer(made.bundle).monitor.alike_sides
+    alike = prove(made.bundle, parts.test, exclude_labels=LABELS, n_injected=8)
+    for form in ("ONNX fp32 whole", "ONNX fp32 streaming", *(["native fp32"] if library() else [])):
+        row = alike.row(form)
+        assert row.z_relative_rmse is not None
+        assert row.z_relative_rmse <= 1e-5
+        assert (row.flipped, row.flipped_injected) == (0, 0)
+    assert alike.row("torch fp32").z_largest == proof.row("torch fp32").z_largest
 
 
 def test_real_walks_get_the_same_answers_in_every_form(shared_data: Path) -> None:
