@@ -120,10 +120,10 @@ class ReliabilityMonitor:
         self._sides = [k for k in sides if self._apart[k] >= _SIDES_APART]
         self._alike_sides = [k for k in sides if self._apart[k] < _SIDES_APART]
 
-        self._native = self._in_c() if NativeHealth.is_there() else None
+        self._native = self.in_c() if NativeHealth.is_there() else None
 
-    def _in_c(self) -> NativeHealth:
-        """Return the monitor in C, told all that it must know of the model."""
+    def in_c(self) -> NativeHealth:
+        """Return a monitor in C, told all that it must know of the model."""
         edges = np.array([*self._starts, len(self._center)], np.int64)
         acc = np.array([c if len(c) == _AXES else [-1] * _AXES for c in self._acc], np.int64)
         share = 2 * (self._hop * self._n_alike)
@@ -201,10 +201,14 @@ class ReliabilityMonitor:
             unusual=np.zeros((n, s)),
         )
 
+    @property
+    def pair_columns(self) -> list[tuple[slice, slice]]:
+        """Columns of each two sensors with the same channels."""
+        return [(self._groups[a], self._groups[b]) for a, b in self._pairs]
+
     def look_at(self, values: F32, valid: Mask, saturated: Mask | None = None) -> HopFacts:
         """Return the facts of one hop, as ``step`` and the block scores take them."""
-        pairs = [(self._groups[a], self._groups[b]) for a, b in self._pairs]
-        return look_at(values, valid, saturated, pairs=pairs)
+        return look_at(values, valid, saturated, pairs=self.pair_columns)
 
     def step(
         self, values: F32, valid: Mask, state: HealthState, *, facts: HopFacts | None = None
@@ -306,6 +310,12 @@ class ReliabilityMonitor:
             if used is not None:
                 used[np.ix_(rows, there)] = used[np.ix_(rows, back)]
         return values, valid, saturated, used
+
+    def leaves(self, health: SensorHealth) -> bool:
+        """Whether ``repair`` would change nothing of a hop."""
+        if (health.swapped >= 1).any():
+            return False
+        return health.is_fine or not bool(health.out.any())
 
     def repair_facts(self, facts: HopFacts, health: SensorHealth) -> HopFacts:
         """Return the facts of a hop after ``repair``."""

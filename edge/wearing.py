@@ -13,13 +13,13 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["SILENT_S", "STILL_S", "WearWatch"]
+__all__ = ["SILENT_S", "SILENT_SHARE", "STILL_S", "WearWatch"]
 
 F64 = NDArray[np.float64]
 
 STILL_S: Final = 300.0
 SILENT_S: Final = 600.0
-_SILENT: Final = 0.9  # of a block missing
+SILENT_SHARE: Final = 0.9  # of a block missing
 
 
 class WearWatch:
@@ -59,11 +59,11 @@ class WearWatch:
         still_s : (n_rows, n_sensors)
             For how long each sensor has lain still.
         """
-        if gap_s is None and missing.max() < _SILENT and still_s.max() < STILL_S and not self.silent_s[rows].any():
+        if gap_s is None and missing.max() < SILENT_SHARE and still_s.max() < STILL_S and not self.silent_s[rows].any():
             return None
         silent_s = self.silent_s[rows] if gap_s is None else self.silent_s[rows] + gap_s[:, None]
         off: NDArray[np.bool_] = (silent_s >= SILENT_S) | (still_s >= STILL_S)
-        self.silent_s[rows] = np.where(missing >= _SILENT, silent_s + self._hop_s, 0.0)
+        self.silent_s[rows] = np.where(missing >= SILENT_SHARE, silent_s + self._hop_s, 0.0)
         self._n_off[rows] += off.any(axis=1)
         return off if off.any() else None
 

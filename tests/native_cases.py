@@ -159,7 +159,7 @@ def sensor_health(seed: int) -> None:
         u = rng.choice([UNSCORED, 0.1, 2.0], (len(rows), len(m.sensors)))
         seen = monitor.look_at(now, valid)
         found = monitor.advance(now, valid, states[0], rows, facts=seen)
-        assert monitor._native is not None and monitor._native._record.has_state(states[0])
+        assert monitor._native is not None and monitor._native.record.has_state(states[0])
         monitor.learn_from(u, states[0], rows)
         with numpy_only():
             same(found, monitor.advance(now, valid, states[1], rows, facts=seen))
@@ -186,7 +186,7 @@ def block_scores(seed: int) -> None:
         seen = look_at(values, valid, saturated)
         own = rng.uniform(0.1, 2.0, (len(rows), n_channels, n_channels)) if turn % 2 else None
         found = scorer.advance(told, values, valid, saturated, states[0], rows, precision=own, facts=seen)
-        assert scorer._native is not None and scorer._native._record.has_state(states[0])
+        assert scorer._native is not None and scorer._native.record.has_state(states[0])
         with numpy_only():
             same(found, scorer.advance(told, values, valid, saturated, states[1], rows, precision=own, facts=seen))
         same(states[0], states[1])
@@ -242,7 +242,7 @@ def judged(seed: int) -> None:
         with_whom = cohort if turn % 2 else each.rows(rows)
         told: Any = {"health": seen, "clock_ms": clock_ms}
         found = judgement.advance(scores, with_whom, states[0], rows, **told)
-        assert judgement._native is not None and judgement._native._record.has_state(states[0])
+        assert judgement._native is not None and judgement._native.record.has_state(states[0])
         with numpy_only():
             same(found, judgement.advance(scores, with_whom, states[1], rows, **told))
         same(states[0], states[1])

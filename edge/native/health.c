@@ -8,7 +8,7 @@
 #include "sums.h"
 
 /* As kinedge/edge/native/health.py fills it in: every field is eight bytes, in this order. */
-typedef struct {
+typedef struct kinedge_health {
     /* sizes: streams of this step, rows of the state */
     int64_t n_streams, n_rows, hop, n_channels, n_sensors, block, n_alike, n_pairs, heard_from, clipped_from;
     double moves, shakes, clipped_keep, twin, twin_equal, fits, side_keep, known_from, doubt, belief, hop_s;

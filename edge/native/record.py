@@ -25,8 +25,8 @@ class Record:
     """One such structure; ``at`` is where it lies."""
 
     def __init__(self, kind: type[ctypes.Structure]) -> None:
-        self._fields = kind()
-        self.at = ctypes.addressof(self._fields)
+        self.fields = kind()
+        self.at = ctypes.addressof(self.fields)
         self._kept: dict[str, NDArray[Any] | None] = {}
         self._state: object = None
 
@@ -35,7 +35,7 @@ class Record:
 
         None, where C takes that for nothing.
         """
-        fields = self._fields
+        fields = self.fields
         if numbers:
             for name, number in numbers.items():
                 setattr(fields, name, number)
@@ -56,6 +56,11 @@ class Record:
         self.set({"n_rows": len(arrays[names[0]])}, **arrays)
         self._state = state
         return True
+
+    def place(self, name: str) -> int:
+        """Return where a field lies, for C that fills it in."""
+        where: int = self.at + getattr(type(self.fields), name).offset
+        return where
 
     def has_state(self, state: object) -> bool:
         """Whether this state is the one that was told last."""
