@@ -289,6 +289,16 @@ class Grid:
         if complete.any():
             self.due.update(people[complete].tolist())
 
+    @property
+    def buffers(self) -> Sequence[Buffers]:
+        """What each sensor of everybody has sent."""
+        return self._buffers
+
+    @property
+    def ends(self) -> tuple[I64, I64, I64]:
+        """Newest sample of each sensor, first one of who has not begun, and where the hop of each person ends."""
+        return self._last, self._first, self._hop_end
+
     def reset_sensor(self, person: int, sensor: str) -> None:
         """Forget what is buffered of a sensor: it restarted, its times may jump."""
         column = self._column[sensor]

@@ -217,9 +217,6 @@ class Buffers:
         values, valid, saturated = self._joined(
             [c.values for c in chunks], [c.valid for c in chunks], [c.saturated for c in chunks]
         )
-        odd = native.lay(self.slots, people, n_new, intervals, starts, host_ns, (values, valid, saturated))
-        if odd is not None:
-            return odd
         plain = self._are_plain(people, n_new, intervals, host_ns[starts], host_ns[starts + n_new - 1])
         people, n_new, starts, rows = people[plain], n_new[plain], starts[plain], plain.repeat(n_new)
         if not len(people):

@@ -30,7 +30,7 @@ class Record:
         self._kept: dict[str, NDArray[Any] | None] = {}
         self._state: object = None
 
-    def set(self, numbers: Mapping[str, float] | None = None, **arrays: NDArray[Any] | None) -> None:
+    def set(self, numbers: Mapping[str, float] | None = None, /, **arrays: NDArray[Any] | None) -> None:
         """Tell sizes and factors, and arrays, which must be plain and are kept until others take their places.
 
         None, where C takes that for nothing.
