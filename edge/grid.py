@@ -87,6 +87,7 @@ class Grid:
         self._hop_end_ns = self._hop_end.data  # the same, read and written one by one
         self.due: set[int] = set()  # people whose hop all sensors have passed
         self._last = np.zeros((0, len(self.sensors)), np.int64)
+        self._native = native.NativeGrid(self)
         self.rearrange([-1] * len(phase), phase)
 
     def __len__(self) -> int:
@@ -227,6 +228,7 @@ class Grid:
             first_ns = int(host_time_ns[late])
         buffers.last_ns[person] = last_ns
         buffers.chunks[person].append((time_ns, values, valid, saturated, mapping))
+        buffers.waiting.add(person)
         held = buffers.n_held[person] = buffers.n_held[person] + n
         has_room = held <= buffers.most_held and not (buffers.full and person in buffers.full)
         if not has_room:
@@ -293,6 +295,11 @@ class Grid:
     def buffers(self) -> Sequence[Buffers]:
         """What each sensor of everybody has sent."""
         return self._buffers
+
+    @property
+    def max_delay_ns(self) -> int:
+        """How long a tick waits for a slow sensor."""
+        return self._max_delay_ns
 
     @property
     def ends(self) -> tuple[I64, I64, I64]:
@@ -386,6 +393,9 @@ class Grid:
         """Return the next ``n`` ticks of some people: values, valid, saturated, each (n_people, n, n_channels)."""
         shape = (len(people), n, self._columns[-1].stop)
         values, valid, saturated = np.empty(shape, np.float32), np.empty(shape, bool), np.empty(shape, bool)
+        apart = any(b.averaged or b.full for b in self._buffers)
+        if not apart and self._native.take(people, (values, valid, saturated)):
+            return values, valid, saturated
         first_ns = self.next_tick[people] * self.period_ns
         self.next_tick[people] += n
         next_ns = self.next_tick[people] * self.period_ns

@@ -23,7 +23,7 @@ from kinedge.edge.engine import Engine, EngineState, Surprise
 from kinedge.edge.grid import Grid
 from kinedge.edge.hop_facts import look_at
 from kinedge.edge.judgement import Judgement
-from kinedge.edge.native import arrive, belief, blocks, clocks, health, hops, loader, surprise
+from kinedge.edge.native import arrive, belief, blocks, clocks, health, hops, loader, surprise, take
 from kinedge.edge.reliability import ReliabilityMonitor
 from kinedge.edge.scores import BlockScorer, BlockScores
 from kinedge.edge.sensor_health import SensorHealth
@@ -34,7 +34,7 @@ from kinedge.signals import IMU6, ImuChunk, SensorSpec
 PERIOD_NS = 20_000_000
 IMU9 = (*IMU6, "mag_x", "mag_y", "mag_z")
 # modules whose functions are all there, or none
-WHOLE: tuple[Any, ...] = (arrive, belief, blocks, clocks, health, surprise)
+WHOLE: tuple[Any, ...] = (arrive, belief, blocks, clocks, health, surprise, take)
 
 
 @contextmanager

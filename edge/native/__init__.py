@@ -12,12 +12,14 @@ from kinedge.edge.native.health import NativeHealth
 from kinedge.edge.native.hops import Slots, drop_before, interpolate, look_at, ready
 from kinedge.edge.native.loader import ENVIRONMENT, implementation, library
 from kinedge.edge.native.surprise import NativeStep
+from kinedge.edge.native.take import NativeGrid
 
 __all__ = [
     "ENVIRONMENT",
     "NativeArrivals",
     "NativeBelief",
     "NativeBlocks",
+    "NativeGrid",
     "NativeHealth",
     "NativeStep",
     "Slots",

@@ -21,16 +21,6 @@ typedef struct {
     int64_t length, interval_ns, came_ns, number;
 } chunk;
 
-/* The slots of one sensor of everybody, as kinedge_interpolate has them; while not some_invalid all are valid, while not
- * some_saturated none is saturated. */
-typedef struct {
-    int64_t *time, *n, *held, *last;
-    const int64_t *interval, *widths;
-    float *values;
-    uint8_t *valid, *saturated;
-    int64_t n_slots, n_channels, some_invalid, some_saturated;
-} slots;
-
 /* As kinedge/edge/native/arrive.py fills it in: every field is eight bytes, in this order. */
 typedef struct {
     int64_t n_chunks, n_people, n_sensors, n_numbers, n_clocks, period_ns, never;
@@ -40,7 +30,7 @@ typedef struct {
     int64_t *ints;
     double *floats;
     int64_t *at, *residual;
-    slots *slots; /* (n_sensors) */
+    kinedge_slots *slots; /* (n_sensors) */
     /* of the grid: newest sample (n_people, n_sensors); first sample of who has not begun, next tick, end of the hop */
     int64_t *last, *first;
     const int64_t *next_tick, *hop_end;
@@ -64,7 +54,7 @@ API int64_t kinedge_arrive_clocks(const kinedge_arrive *a, int64_t from)
         const int64_t person = a->numbers[a->n_numbers + c->number], sensor = a->numbers[2 * a->n_numbers + c->number];
         if (person < 0 || person >= a->n_people || sensor < 0 || sensor >= a->n_sensors)
             return -1;
-        const slots *s = a->slots + sensor;
+        const kinedge_slots *s = a->slots + sensor;
         if (s->n[person] < 0 || s->n[person] > s->n_slots)
             return -1;
         a->rows[k] = a->numbers[c->number];
@@ -104,7 +94,7 @@ API int64_t kinedge_arrive_lay(kinedge_arrive *a)
     for (int64_t k = 0; k < a->n_chunks; k++) {
         const int64_t p = person_of(a, a->chunks + k), sensor = sensor_of(a, a->chunks + k);
         const int64_t i = sensor * a->n_people + p;
-        const slots *s = a->slots + sensor;
+        const kinedge_slots *s = a->slots + sensor;
         then_held[i] = s->held[p];
         then_last[i] = s->last[p];
         is_odd[i] = s->held[p] != s->n[p] || s->widths[p] != 1;
@@ -112,7 +102,7 @@ API int64_t kinedge_arrive_lay(kinedge_arrive *a)
     for (int64_t k = 0; k < a->n_chunks; k++) {
         const chunk *c = a->chunks + k;
         const int64_t p = person_of(a, c), sensor = sensor_of(a, c), i = sensor * a->n_people + p;
-        const slots *s = a->slots + sensor;
+        const kinedge_slots *s = a->slots + sensor;
         then_held[i] += c->length;
         is_odd[i] |= s->interval[p] != c->interval_ns || then_held[i] > s->n_slots || host_of(a, k, 0) <= then_last[i];
         then_last[i] = host_of(a, k, c->length - 1);
@@ -120,7 +110,7 @@ API int64_t kinedge_arrive_lay(kinedge_arrive *a)
     for (int64_t k = 0; k < a->n_chunks; k++) {
         const chunk *c = a->chunks + k;
         const int64_t p = person_of(a, c), sensor = sensor_of(a, c);
-        slots *s = a->slots + sensor;
+        kinedge_slots *s = a->slots + sensor;
         a->odd[k] = is_odd[sensor * a->n_people + p] != 0;
         n_odd += a->odd[k];
         const int64_t slot = p * s->n_slots + s->n[p], size = c->length * s->n_channels, at = slot * s->n_channels;

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
+from operator import is_
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kinedge.edge.native.arrays import address
+from kinedge.edge.native.hops import SlotTable
 from kinedge.edge.native.loader import typed
 from kinedge.edge.native.record import INT64, POINTER, Record, structure
 from kinedge.firmware_bridge.clock_table import ClockTable
@@ -27,8 +29,6 @@ _Arrive: Final = structure(
     (POINTER, "rows newest came base offset published slope memory odd complete"),
     (INT64, "n_complete"),
 )
-_SLOTS: Final = ("time", "n", "held", "last", "interval", "widths", "values", "valid", "saturated")
-_INVALID, _SATURATED, _N_SLOTS = 11, 12, 13  # in the numbers of a sensor's slots
 _I64, _F32, _BOOL = np.dtype(np.int64), np.dtype(np.float32), np.dtype(np.bool_)
 
 
@@ -53,9 +53,9 @@ class NativeArrivals:
         self._grid = grid
         self._record = Record(_Arrive)
         self._record.set({"period_ns": grid.period_ns, "never": never, "n_sensors": len(grid.sensors)})
-        self._slots = np.zeros((len(grid.sensors), _N_SLOTS), np.int64)
-        self._record.set(slots=self._slots)
-        self._told: list[object] = []
+        self._slots = SlotTable(grid.buffers)
+        self._record.set(slots=self._slots.numbers)
+        self._told: tuple[object, ...] = (None, None, None)
         self._room = 0
 
     def take_in(
@@ -130,12 +130,9 @@ class NativeArrivals:
                 for array, part in zip(self._mappings, table.mapping(row), strict=True):
                     array[done] = part
                 done += 1
-        slots = self._slots
-        for buffers, of_sensor in zip(grid.buffers, slots, strict=True):
-            of_sensor[_INVALID:] = buffers.some_invalid, buffers.some_saturated
+        self._slots.tell_marks()
         odd = functions[1](at)
-        for buffers, some in zip(grid.buffers, slots[:, _INVALID:].tolist(), strict=True):
-            buffers.some_invalid, buffers.some_saturated = bool(some[0]), bool(some[1])
+        self._slots.take_marks()
         if fields.n_complete:
             grid.due.update(self._complete[: fields.n_complete].tolist())
         return self._odd[:n] if odd else self._none[:n]
@@ -148,16 +145,14 @@ class NativeArrivals:
     def _tell(self, numbers: I64, table: ClockTable, n: int) -> None:
         """Tell where all of it lies, where that has changed."""
         grid = self._grid
-        told = [numbers, table, grid.next_tick, *(buffers.slots for buffers in grid.buffers)]
+        told = numbers, table, grid.next_tick
         if n > self._room:
             self._make_room(n)
-        if len(told) == len(self._told) and all(map(_is, told, self._told)):
+        self._slots.tell()
+        if all(map(is_, told, self._told)):
             return
         self._told = told
         last, first, hop_end = grid.ends
-        for buffers, of_sensor in zip(grid.buffers, self._slots, strict=True):
-            where = buffers.slots
-            of_sensor[:_INVALID] = *(getattr(where, name) for name in _SLOTS), *where.shape[1:]
         self._record.set(
             {"n_people": len(grid), "n_numbers": numbers.shape[1], "n_clocks": len(table)},
             numbers=numbers,
@@ -189,7 +184,3 @@ class NativeArrivals:
             complete=complete,
             odd=self._odd,
         )
-
-
-def _is(one: object, other: object) -> bool:
-    return one is other
