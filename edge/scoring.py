@@ -246,20 +246,21 @@ class Scorer:
         """Score and judge one hop of these rows of the states, which are written to."""
         blocks, health_state, believed, sides = own
         facts = self.monitor.look_at(values, valid, saturated)
-        health = self.monitor.advance(values, valid, health_state, rows, facts=facts)
-        health = self.sides.tell(health, sides, rows)
+        found = self.monitor.advance(values, valid, health_state, rows, facts=facts)
+        health = self.sides.tell(found, sides, rows)
         values, valid, saturated, used = self.monitor.repair(values, valid, saturated, health)
         as_named, facts = facts, self.monitor.repair_facts(facts, health)
         seen = valid if used is None or used.all() else valid & used[:, None]
         surprise, engine = run(values, seen)
+        self.sides.advance(
+            values, seen, surprise, sides, rows, facts=as_named, health=health, first=engine, first_rows=rows
+        )
+        health = self.sides.tell(found, sides, rows)  # with what this hop said of the sides
         precision = None if calibration is None or calibration.which is None else calibration.precision
         scores = self.blocks.advance(surprise, values, valid, saturated, blocks, rows, precision=precision, facts=facts)
         chosen = calibration or self.calibration
         judged = self.judgement.advance(scores, chosen, believed, rows, health=health, clock_ms=clock_ms)
         self.monitor.learn_from(judged.unusual.sensor, health_state, rows)
-        self.sides.advance(
-            values, seen, surprise, sides, rows, facts=as_named, health=health, first=engine, first_rows=rows
-        )
         return VerdictBatch(
             end_tick=end_tick,
             host_time_ns=end_tick * self.period_ns,
