@@ -1,4 +1,4 @@
-"""Who of the people may do what at the collector: tokens of an identity provider, sign-in, open desks."""
+"""Who of the people may do what at the collector: tokens of an identity provider, sign-in, open desks, limits."""
 
 from __future__ import annotations
 
