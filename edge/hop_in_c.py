@@ -96,13 +96,13 @@ class FoundHop:
     """What was found of a hop of some streams; each part becomes arrays when it is asked for first."""
 
     def __init__(self, room: NDArray[np.uint8], layout: _Layout, calibration: Calibration) -> None:
-        self._room, self._layout, self._calibration = room, layout, calibration
+        self.room, self.layout, self._calibration = room, layout, calibration
         self.precision = calibration.precision
         self.worn = False  # it is known that no sensor is silent, or has been still for long
 
     def _part(self, name: str) -> NDArray[Any]:
-        start, kind, shape = self._layout.parts[name]
-        part: NDArray[Any] = np.ndarray(shape, kind, self._room, start)
+        start, kind, shape = self.layout.parts[name]
+        part: NDArray[Any] = np.ndarray(shape, kind, self.room, start)
         return part
 
     @cached_property
@@ -282,8 +282,8 @@ class HopInC:
         Returns
         -------
         found, fine
-            With ``facts`` and ``health``; and whether nothing speaks against any sensor. ``finish`` makes the rest.
-            None, with nothing done, where this cannot be done in one go.
+            With ``facts`` and ``health``; and whether nothing speaks against any sensor. ``forecast`` and ``judge``
+            make the rest. None, with nothing done, where this cannot be done in one go.
         """
         n, fields = len(rows), self._fields
         shape = (n, self._shape[0], self._shape[2])
@@ -305,16 +305,16 @@ class HopInC:
             return None
         return FoundHop(room, layout, calibration), not against
 
-    def finish(self, found: FoundHop, rows: Rows) -> None:
-        """Forecast, score and judge the hop that ``look`` has begun, whose arrays are all still there.
+    def forecast(self, found: FoundHop, rows: Rows) -> None:
+        """Forecast the hop that ``look`` has begun, whose arrays are all still there: ``surprise`` is made.
 
         Raises
         ------
         BackendError
             The forecaster refused: a defect.
         """
-        _, forecast, sums, add, standardise, finish, assess, trust, gather, decide, learn = self._functions
-        at, step, layout, room, n = self._record.at, self._step.at, found._layout, found._room, len(rows)
+        _, forecast, sums, _, standardise, finish, *_ = self._functions
+        at, step, layout, room, n = self._record.at, self._step.at, found.layout, found.room, len(rows)
         nats: F32 = room[layout.nats].view(_F32)
         z = np.ndarray(layout.z_shape, _F32, room, layout.z_start)
         precision = self._precision
@@ -332,8 +332,19 @@ class HopInC:
             own = precision if precision.ndim == 2 else precision[start:stop]
             np.matmul(z if whole else z[start:stop], own, layout.y[: stop - start])
             sums(at, start, stop)
-        found.worn = add(at) == 0
-        intensity = room[layout.intensity].view(_F64)
+
+    def use_health(self, found: FoundHop, health: SensorHealth) -> None:
+        """Judge with this instead of what was found of the sensors, of which ``swapped`` alone may be another."""
+        if health is not found.health:
+            found.health = health
+            self._belief.record.set(swapped=np.ascontiguousarray(health.swapped))
+
+    def judge(self, found: FoundHop) -> None:
+        """Score and judge the hop that was forecast just now; the rest is made."""
+        add, assess, trust, gather, decide, learn = self._functions[3:4] + self._functions[6:]
+        layout = found.layout
+        found.worn = add(self._record.at) == 0
+        intensity = found.room[layout.intensity].view(_F64)
         np.log(intensity, intensity)
         belief = self._belief.record.at
         assess(belief)

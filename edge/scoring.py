@@ -244,11 +244,11 @@ class Scorer:
             found, fine = begun
             watches = self.sides.watches
             if watches or not fine:
-                health = self.sides.tell(found.health, state.sides, at)
-                looked = found.facts, health
-                fine = health is found.health and (fine or self.monitor.leaves(health))
+                looked = found.facts, found.health
+                told = self.sides.tell(found.health, state.sides, at)
+                fine = (fine and told is found.health) or self.monitor.leaves(told)
             if fine:
-                self._in_c.finish(found, at)
+                self._in_c.forecast(found, at)
                 if watches:
                     self.sides.advance(
                         values,
@@ -257,10 +257,13 @@ class Scorer:
                         state.sides,
                         at,
                         facts=found.facts,
-                        health=found.health,
+                        health=told,
                         first=state.engine,
                         first_rows=at,
                     )
+                    told = self.sides.tell(found.health, state.sides, at)  # with what this hop said of the sides
+                    self._in_c.use_health(found, told)
+                self._in_c.judge(found)
                 return VerdictBatch.of_hop(found, **self._of_batch(end_tick, chosen, clock_ms)), state
         return self._step(values, valid, saturated, own, at, run, end_tick, calibration, clock_ms, looked), state
 
@@ -294,21 +297,22 @@ class Scorer:
         blocks, health_state, believed, sides = own
         if looked is None:
             facts = self.monitor.look_at(values, valid, saturated)
-            health = self.monitor.advance(values, valid, health_state, rows, facts=facts)
-            looked = facts, self.sides.tell(health, sides, rows)
-        facts, health = looked
+            looked = facts, self.monitor.advance(values, valid, health_state, rows, facts=facts)
+        facts, found = looked
+        health = self.sides.tell(found, sides, rows)
         values, valid, saturated, used = self.monitor.repair(values, valid, saturated, health)
         as_named, facts = facts, self.monitor.repair_facts(facts, health)
         seen = valid if used is None or used.all() else valid & used[:, None]
         surprise, engine = run(values, seen)
+        self.sides.advance(
+            values, seen, surprise, sides, rows, facts=as_named, health=health, first=engine, first_rows=rows
+        )
+        health = self.sides.tell(found, sides, rows)  # with what this hop said of the sides
         precision = None if calibration is None or calibration.which is None else calibration.precision
         scores = self.blocks.advance(surprise, values, valid, saturated, blocks, rows, precision=precision, facts=facts)
         chosen = calibration or self.calibration
         judged = self.judgement.advance(scores, chosen, believed, rows, health=health, clock_ms=clock_ms)
         self.monitor.learn_from(judged.unusual.sensor, health_state, rows)
-        self.sides.advance(
-            values, seen, surprise, sides, rows, facts=as_named, health=health, first=engine, first_rows=rows
-        )
         return VerdictBatch(
             scores=scores,
             surprise=surprise,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from kinedge.benchmarks.crowd import untrained_bundle
 from kinedge.edge.calibration import UNSCORED, Calibration, SubjectScores, fit_calibration, fit_likelihood_ratio
 from kinedge.edge.engine import Surprise
 from kinedge.edge.hop_facts import FAR, look_at
@@ -276,11 +277,15 @@ def assert_same_batch(found: VerdictBatch, expected: VerdictBatch, at: Any) -> N
         assert np.array_equal(getattr(found, name), getattr(expected, name)[at]), name
 
 
-@pytest.mark.parametrize("watch_sides", [True, False])
+@pytest.mark.parametrize("model", ["shipped", "feet alike", "one sensor"])
 def test_a_hop_in_one_piece_gives_the_bits_of_its_parts_whatever_is_wrong_with_sensors(
-    scorer: Scorer, watch_sides: bool
+    scorer: Scorer, model: str
 ) -> None:
-    scorer = Scorer(scorer.bundle, watch_sides=watch_sides)
+    if model != "shipped":
+        names = ("foot_left", "foot_right") if model == "feet alike" else ("lower_back",)
+        made = untrained_bundle([SensorSpec(name, IMU6) for name in names], rate_hz=50, n_parameters=1000)
+        scorer = Scorer(made)
+    assert scorer.sides.watches == (model == "feet alike")
     m, n, in_one_piece = scorer.manifest, 9, []
     rng = np.random.default_rng(1)
     hops = rng.normal(np.array(m.center), np.array(m.scale), (8, n, m.hop, m.n_channels)).astype(np.float32)
@@ -305,7 +310,7 @@ def test_a_hop_in_one_piece_gives_the_bits_of_its_parts_whatever_is_wrong_with_s
         assert_same(kept, pure)
         in_one_piece.append("_found" in vars(found))
     native = scorer.engine.backend.name.startswith("native")
-    assert sum(in_one_piece) == (5 if native else 0), in_one_piece
+    assert sum(in_one_piece) >= 5 if native else not any(in_one_piece)
 
 
 def assert_same(a: ScoringState, b: ScoringState) -> None:
