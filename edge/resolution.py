@@ -88,7 +88,7 @@ def moving(values: F32, valid: Mask, facts: HopFacts, stream: int, group: slice)
         if float(facts.high[stream, c]) - float(facts.low[stream, c]) > FEW * len(values) * r:
             return None
         moved[1:] |= np.abs(np.diff(values[:, c].astype(np.float64))) > MORE_THAN_ONE * r
-    there = valid[:, group].all(axis=1)
+    there: Mask = np.asarray(valid[:, group].all(axis=1))
     moved &= there
     moved[1:] &= there[:-1]
     return moved, found
