@@ -349,7 +349,7 @@ def _tell(batch: Iterable[_Ticket[Any]]) -> None:
 
 
 def _use_wal(connection: Any) -> None:
-    """Switch a file to its write-ahead log; SQLite does not wait by itself where another one is writing or switching."""
+    """Switch a file to its write-ahead log; SQLite does not wait by itself where another one writes or switches."""
     deadline = time.monotonic() + _BUSY_TIMEOUT_MS / 1000
     while True:
         try:
