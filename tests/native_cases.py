@@ -104,12 +104,12 @@ SENSORS: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 
 def worn(rng: np.random.Generator, n: int, specs: list[SensorSpec], center: np.ndarray, n_samples: int) -> np.ndarray:
-    """Samples (n, n_samples, n_channels) of people with sensors that are still, copies, exchanged, clipped or stuck."""
+    """Samples (n, n_samples, n_channels) with sensors that are still, copies, exchanged, clipped, stuck or coarse."""
     values = center + rng.normal(size=(n, n_samples, len(center)))
     edges = np.cumsum([0, *(s.n_channels for s in specs)])
     parts = [slice(a, b) for a, b in pairwise(edges)]
     for stream in values:
-        kind, at, other = rng.integers(6), *(parts[i] for i in rng.integers(0, len(parts), 2))
+        kind, at, other = rng.integers(7), *(parts[i] for i in rng.integers(0, len(parts), 2))
         if kind == 0:
             stream[:, at] = center[at] + rng.choice([0, 1e-3, 30]) * rng.normal(size=(1, at.stop - at.start))
         elif kind == 1 and at.stop - at.start == other.stop - other.start:
@@ -120,6 +120,9 @@ def worn(rng: np.random.Generator, n: int, specs: list[SensorSpec], center: np.n
             stream[:, at] = np.clip(stream[:, at], center[at] - 0.2, center[at] + 0.7)
         elif kind == 4:
             stream[:, at] = stream[rng.integers(0, 3, n_samples), at]
+        elif kind == 5:  # coarse: what equal samples mean is looked into
+            slow = np.cumsum(0.1 * rng.normal(size=(n_samples, at.stop - at.start)), axis=0)
+            stream[:, at] = center[at] + np.round(slow / 0.2) * rng.choice([0.2, 0.7])
     return values.astype(np.float32)
 
 

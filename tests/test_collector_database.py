@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+import sqlite3
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +104,22 @@ def test_two_collectors_that_start_at_once_migrate_once(url: str) -> None:
     assert [s.put_episode(e.id, e.to_bytes()) for s in stores] == [Outcome.ACCEPTED] + [Outcome.DUPLICATE] * 3
     for s in stores:
         s.close()
+
+
+def test_a_collector_that_starts_while_another_writes_the_first_rows_waits_for_it(tmp_path: Path) -> None:
+    """SQLite refuses at once to switch a file to its write-ahead log while somebody is writing."""
+    path = tmp_path / "collector.db"
+    with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as other:
+        other.execute("CREATE TABLE not_ours_yet (a)")
+        other.execute("BEGIN IMMEDIATE")
+        other.execute("DROP TABLE not_ours_yet")
+        done = threading.Timer(0.3, other.execute, ["COMMIT"])
+        done.start()
+        database = Database(f"sqlite:///{path}")
+        done.join()
+        database.close()
+    with closing(sqlite3.connect(path)) as found:
+        assert found.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
 def test_several_collectors_on_one_database_keep_one_chain_and_one_of_each(url: str) -> None:

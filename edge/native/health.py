@@ -24,10 +24,10 @@ _STATE: Final = (
 )
 _Health: Final = structure(
     "_Health",
-    (INT64, "n_streams n_rows hop n_channels n_sensors block n_alike n_pairs heard_from clipped_from"),
+    (INT64, "n_streams n_rows hop n_channels n_sensors block n_alike n_pairs heard_from clipped_from most_still"),
     (DOUBLE, "moves shakes clipped_keep twin twin_equal fits side_keep known_from doubt belief hop_s"),
     (DOUBLE, "still_share lone_share gravity_keep persist_low persist_high turned never_from usual_keep"),
-    (DOUBLE, "persist_keep unusual_from unscored"),
+    (DOUBLE, "persist_keep unusual_from unscored again_from at_end few more_than_one others pile"),
     (POINTER, "starts acc pairs factors still_limit inverse_unit weight range center unit widths apart enough"),
     (POINTER, f"told_apart sides values valid facts shared rows {_STATE} found twins copies"),
 )
