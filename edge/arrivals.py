@@ -199,7 +199,7 @@ class Arrivals:
         if len(arrived) < _FEW:
             self._take_in_each(arrived)
             return
-        chunks = [(c if f.columns is None else _picked(c, f.columns), f.number) for f, c in arrived if len(c)]
+        chunks = [(c if f.columns is None else _picked(c, f.columns), f.number) for f, c in arrived if len(c.values)]
         odd = self._native.take_in(chunks, self._numbers, self._table, self._update_alone)
         if odd is None:
             self._settle_in_numpy(arrived)

@@ -9,7 +9,7 @@ from typing import Any, Final, TypeGuard
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-__all__ = ["address", "is_plain"]
+__all__ = ["address", "is_plain", "where"]
 
 _word_at: Any = ctypes.c_int64.from_address
 _HEAD: Final = object.__basicsize__  # of every object; an array's first field, which C programs read, is its address
@@ -33,7 +33,8 @@ def _can_read() -> bool:
     return all(_read(a) == _asked(a) for a in (whole, whole[1:, ::2], whole[3:].view(np.uint8), np.zeros(1)))
 
 
-_where: Final = _read if _can_read() else _asked
+where: Final = _read if _can_read() else _asked
+"""Tells where an array lies, as ``address`` does, of what is known to be one."""
 
 
 def address(array: NDArray[Any] | None) -> int | None:
@@ -48,7 +49,7 @@ def address(array: NDArray[Any] | None) -> int | None:
         return None
     if not isinstance(array, np.ndarray):
         raise TypeError(f"an array is expected, not {type(array).__name__}")
-    return _where(array)
+    return where(array)
 
 
 def is_plain(array: object, dtype: DTypeLike, shape: tuple[int, ...]) -> TypeGuard[NDArray[Any]]:

@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from kinedge.edge.native.arrays import address
+from kinedge.edge.native.arrays import address, where
 from kinedge.edge.native.hops import SlotTable
 from kinedge.edge.native.loader import typed
 from kinedge.edge.native.record import INT64, POINTER, Record, structure
@@ -101,10 +101,10 @@ class NativeArrivals:
             ):
                 return None
             listed += (
-                address(time),
-                address(values),
-                address(valid),
-                address(saturated),
+                where(time),
+                where(values),
+                where(valid),
+                where(saturated),
                 len(time),
                 chunk.interval_ns,
                 chunk.host_time_ns,
