@@ -10,12 +10,17 @@ from typing import Any
 import browser as browsers
 import pytest
 from database_server import Postgres
+from hypothesis import HealthCheck, settings
 
 from kinedge.bundle import Bundle, read_bundle
 from kinedge.edge.config import DEFAULT_BUNDLE
 from kinedge.edge.scoring import Scorer
 from kinedge.recording import Recording
 from kinedge.training.simulate import SimulationConfig, simulate
+
+# A busy machine draws slowly, which says nothing about what is tested.
+settings.register_profile("kinedge", suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("kinedge")
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
