@@ -19,7 +19,6 @@ from kinedge.edge.calibration import UNSCORED, Unusualness
 from kinedge.edge.caution import (
     LOSS_POWER,
     NO_DATA,
-    PASSING,
     TINY,
     Belief,
     CautionConfig,
@@ -40,6 +39,7 @@ _LOSS_NAMED: Final = 1.5 / LOSS_POWER
 _TOO_LITTLE: Final = 0.25  # of a block missing: reason enough that it was not scored
 _WORTH_NAMING: Final = 0.05  # nats of certainty
 _CERTAIN: Final = 9.0  # nats: nothing of a sensor can be trusted
+_OF_ALL: Final = 0.5  # nats more, of what leaves nothing of "normal" whatever the other sensors say
 _BETWEEN: Final = 0.2  # nats at most: where a sensor is in doubt, that is likelier the reason
 _NEWCOMER: Final = 0.1  # nats at most: where packets are lost or a sensor is in doubt, that is likelier the reason
 _GOES_BY: Final = {"stuck": "repeated", "off_body": "still_s", "swapped": "swapped", "shifted": "shifted"}
@@ -93,12 +93,14 @@ def reasons_of(
     shares = trust_shares(_row(scores, row), None if health is None else _row(health, row), _of(clock_ms, row))
     found: list[Reason] = []
     warming = not bool(scores.full[stream])
+    # what a sensor measures that lies on a table says nothing of its side
+    exchanged = health is not None and not (health.out[stream] & (health.swapped[stream] >= 1)).any()
     for i, sensor in enumerate(sensors):
         lost = {code: _nats(float(share[0, i])) for code, share in shares.items()}
         unsure = belief.decision[stream] == Decision.UNSURE
         gone = max(scores.missing[stream, i], belief.lost[stream, i] if unsure else 0.0)
-        if unsure and health is not None:  # of "normal" nothing is left once sides are surely exchanged
-            lost["swapped"] = _nats(1 - float(health.swapped[stream, i]))
+        if unsure and exchanged and health is not None and health.swapped[stream, i] >= 1:
+            lost["swapped"] = _CERTAIN + _OF_ALL
         lost["missing"] = min(_LOSS_NAMED * _nats(float(left_of(np.float64(gone)))), _CERTAIN)
         if scores.missing[stream, i] >= NO_DATA:
             # once a whole block has passed, silence is not a slow start
@@ -142,8 +144,7 @@ def reasons_of(
             nearest = max(usual / max(config.min_belief_normal, TINY), other / max(needed, TINY))
             truth = 1 - min(nearest, 1.0)
             found.append(Reason("between", "between usual and unusual", min(undecided, _BETWEEN), truth=truth))
-    # of what takes as much, that comes first which stays until somebody puts it right
-    return tuple(sorted(found, key=lambda r: (-r.weight, r.code in PASSING)))
+    return tuple(sorted(found, key=lambda r: -r.weight))
 
 
 def _text(
