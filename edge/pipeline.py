@@ -429,9 +429,6 @@ class Pipeline:
             self._state.write(leapt, self.scorer.initial_state(len(leapt)))
         everybody = len(rows) == len(self.subjects) and bool((rows[:-1] < rows[1:]).all())
         turned = self.people.turn(rows, values, valid, saturated)
-        calibration = self.people.calibration
-        if calibration is not None and not everybody:
-            calibration = calibration.rows(rows)
         clock_ms = self._clock_watch.look(rows, index, self._arrivals.clocks_by_row, self._arrivals.error_bounds_ns)
         ends = (first_tick + hop).tolist()
         batch, self._state = self.scorer.advance(
@@ -439,7 +436,7 @@ class Pipeline:
             self._state,
             None if everybody else rows,
             end_tick=ends[0],
-            calibration=calibration,
+            calibration=self.people.calibration_of(None if everybody else rows),
             clock_ms=clock_ms,
         )
         gap_s = None

@@ -45,7 +45,7 @@ class NativeStep:
             raise RuntimeError("no native library is loaded")
         self._prepare, self._differ, self._standardise, self._finish = functions
         record = Record(_Step)
-        self._at, self.set = record.at, record.set
+        self._at, self.set, self.forget = record.at, record.set, record.forget
 
     @staticmethod
     def is_there() -> bool:
