@@ -85,9 +85,9 @@ class KeptEnrolments(Mapping[str, "Enrolment"]):
         return some
 
     def __getitem__(self, subject: str) -> Enrolment:
-        from kinedge.edge.enrolment import Enrolment, EnrolmentManifest  # whoever has one has loaded it
-
         kept = self._kept[subject]
+        from kinedge.edge.enrolment import Enrolment, EnrolmentManifest  # whoever kept one has loaded it
+
         text = zlib.decompressobj(zdict=self._words).decompress(kept.manifest)
         manifest = EnrolmentManifest.model_validate_json(text)
         parts = _parts(kept)

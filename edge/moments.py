@@ -103,7 +103,8 @@ class Moments:
         return n_seen
 
     def _single(self, at: tuple[int, int]) -> F32:
-        return self._kept[at].view(np.float32).reshape(_MOST, *_WINDOW)
+        single: F32 = self._kept[at].view(np.float32).reshape(_MOST, *_WINDOW)
+        return single
 
     def told(self, row: int, sensor: int) -> tuple[F64, F64]:
         """Return the mean (7, 3) of the windows of a sensor, and what is kept of them one by one, (n, 7, 3)."""

@@ -66,7 +66,7 @@ class ClockTable:
         self.at = np.zeros((n, N_BINS), np.int64)
         self.residual = np.zeros((n, N_BINS), np.int64)
         arrays: tuple[NDArray[Any], ...] = (self.ints, self.floats, self.at, self.residual)
-        self._whole = tuple((memoryview(a.reshape(-1)), a.shape[1]) for a in arrays)
+        self._whole = tuple((a.reshape(-1).data, a.shape[1]) for a in arrays)
 
     def __len__(self) -> int:
         return len(self.ints)
