@@ -1,7 +1,7 @@
 """Where the surprise starts, on real walks: a channel or a sensor is spoilt for four seconds; is it named?
 
-A model is trained and calibrated on the other people of a data set, with the package's own training; a person's even
-walks are their enrolment, their odd walks are spoilt. Every walk is scored as it was, too: an alarm (an anomalous
+For each person a model is trained and calibrated on all others of the data set, with the package's own training; their
+even walks are their enrolment, their odd walks are spoilt. Every walk is scored as it was, too: an alarm (an anomalous
 verdict) counts while the walk as it was is none, since an explanation is of what an alarm is about.
 
 What a person is shown: the ``first alarm``; every alarm ``to its end``, also after the spoilt stretch, while belief
@@ -60,8 +60,8 @@ _LOADS: Final[Mapping[str, Callable[[Path], list[Recording]]]] = {
     "gait_healthy": load_gait_healthy,
     "fog_stanford": lambda path: load_fog_stanford(path, sensors=("lumbar", "ankle_left", "ankle_right")),
 }
-_FOLDS: Final = {"gait_healthy": 4, "fog_stanford": 3}
-_LOOKED_AT: Final = {"gait_healthy": 2}  # folds whose people were looked at while the method was chosen
+_GROUPS: Final = 4  # people by their number; what is spoilt hangs on it
+_LOOKED_AT: Final = {"gait_healthy": 2}  # groups whose people were looked at while the method was chosen
 
 
 def spoil(x: F32, kind: str, *, strength: float, deviation: float, rng: np.random.Generator) -> F32:
@@ -94,7 +94,7 @@ def bench_gait_attribution(
     fit: FitConfig | None = None,
     seed: int = 0,
     walks: int | None = None,
-    folds: int | None = None,
+    people: int | None = None,
     progress: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Measure hits on one channel and one sensor, stability and time.
@@ -107,8 +107,8 @@ def bench_gait_attribution(
         How each model is trained.
     seed
         Of training and of what is spoilt.
-    walks, folds
-        At most so many spoilt walks of a person, and so many of the folds.
+    walks, people
+        At most so many spoilt walks of a person, and so many people.
 
     Raises
     ------
@@ -124,18 +124,16 @@ def bench_gait_attribution(
         recordings = _LOADS[name](path)
         subjects = sorted({r.subject for r in recordings}, key=lambda s: (len(s), s))
         told: dict[str, list[Told]] = {"cohort": [], "personal": []}
-        n_folds = _FOLDS[name]
-        for fold in range(min(n_folds, folds or n_folds)):
-            held = [s for i, s in enumerate(subjects) if i % n_folds == fold]
-            progress(f"{name}: training without {', '.join(held)}")
-            scorer = Scorer(_train([r for r in recordings if r.subject not in held], fit, seed))
-            for subject in held:
-                progress(f"{name}: spoiling walks of {subject}")
-                own = [align_recording(r, rate_hz=_RATE_HZ) for r in recordings if r.subject == subject]
-                personal = _enrolled(scorer, own[0::2])
-                for i, walk in enumerate(own[1::2][:walks]):
-                    rng = np.random.default_rng([seed, fold, subjects.index(subject), i])
-                    _spoil_walk(scorer, walk, fold, {"cohort": None, "personal": personal}, rng, told)
+        for number, subject in enumerate(subjects[:people]):
+            progress(f"{name}: training without {subject}")
+            scorer = Scorer(_train([r for r in recordings if r.subject != subject], fit, seed))
+            progress(f"{name}: spoiling walks of {subject}")
+            own = [align_recording(r, rate_hz=_RATE_HZ) for r in recordings if r.subject == subject]
+            calibrations = {"cohort": None, "personal": _enrolled(scorer, own[0::2])}
+            group = number % _GROUPS
+            for i, walk in enumerate(own[1::2][:walks]):
+                rng = np.random.default_rng([seed, group, number, i])
+                _spoil_walk(scorer, walk, group, calibrations, rng, told)
         for whom, cases in told.items():
             rows += _rows(f"{name}, {whom}", cases, looked_at=_LOOKED_AT.get(name, 0))
     if scorer is not None:
@@ -172,7 +170,7 @@ def _enrolled(scorer: Scorer, walks: Sequence[Recording]) -> Calibration | None:
 def _spoil_walk(
     scorer: Scorer,
     walk: Recording,
-    fold: int,
+    group: int,
     calibrations: Mapping[str, Calibration | None],
     rng: np.random.Generator,
     told: dict[str, list[Told]],
@@ -190,7 +188,7 @@ def _spoil_walk(
             continue
         stacked = None if calibration is None else stack_calibrations([calibration] * n)
         state = scorer.initial_state(n)
-        explained = Explained(scorer, walk.subject, fold, cases, start=start, end=end)
+        explained = Explained(scorer, walk.subject, group, cases, start=start, end=end)
         for k in range(min(end // hop + AFTER_HOPS, len(walk) // hop)):
             at = slice(k * hop, (k + 1) * hop)
             batch, state = scorer.step(
@@ -245,7 +243,7 @@ def _rows(what: str, told: Sequence[Told], *, looked_at: int) -> list[dict[str, 
         for when, kept in kinds.items():
             rows.append(_row(f"{what}, {which}, {when}", kept))
             if looked_at:
-                rows.append(_row(f"{what}, {which}, {when}, new people", [t for t in kept if t.fold >= looked_at]))
+                rows.append(_row(f"{what}, {which}, {when}, new people", [t for t in kept if t.group >= looked_at]))
         for kind, strength in sorted({(t.case.kind, t.case.strength) for t in own}):
             kept = [t for t in whole if t.noticed and (t.case.kind, t.case.strength) == (kind, strength)]
             rows.append(_row(f"{what}, {which}, noticed, {kind} x{strength:g}", kept))

@@ -1,7 +1,7 @@
 """Caution measured: what three answers are worth under every fault of the sensors, beside plain rivals.
 
 Simulated people carry two wrist sensors and are judged by a bundle; real recordings by small models trained for this
-on others of the same data set (leaving one person out, or half of them). Every session is judged as it is and with
+on all others of the same data set, one for each person. Every session is judged as it is and with
 every fault of :mod:`kinedge.benchmarks.caution_cases` laid over it.
 
 Rivals see the same model and the same samples, but no state of the sensors: a threshold on the score, which is never
@@ -318,7 +318,7 @@ def _folds(
     from kinedge.quantize.build import BuildConfig, build_bundle, on_grid
     from kinedge.training.datasets import load_daphnet, load_fog_stanford, load_gait_healthy
     from kinedge.training.fit import FitConfig
-    from kinedge.training.splits import k_fold, leave_one_subject_out
+    from kinedge.training.splits import leave_one_subject_out
 
     loaders: dict[str, Callable[[], list[Recording]]] = {
         "gait_healthy": lambda: load_gait_healthy(path),
@@ -336,7 +336,7 @@ def _folds(
             width=16, hold_s=0.1, max_epochs=epochs, steps_per_epoch=60, learning_rate=4e-3, rotation_deg=10.0
         ),
     )
-    for split in k_fold(recordings, 2, seed=0) if many else leave_one_subject_out(recordings):
+    for split in leave_one_subject_out(recordings):
         progress(f"{name}: training without {', '.join(split.test_subjects)}")
         bundle: Bundle = build_bundle(list(split.train), config).bundle
         yield Scorer(bundle, caution=_BOTH), list(on_grid(split.test, config))

@@ -26,6 +26,7 @@ _DELAY_NS: Final = 8_000_000  # of the fastest packets
 _JITTER_NS: Final = 15_000_000
 _RHYTHM: Final = 3.0  # of the noise
 _STEP_S: Final = 0.5
+_SETS: Final = 16  # of samples, which all people share
 
 
 def untrained_bundle(sensors: Sequence[SensorSpec], *, rate_hz: float, n_parameters: int) -> Bundle:
@@ -147,15 +148,19 @@ class Crowd:
         # samples are shared by all chunks, so that what grows is the edge's
         self._values: list[list[NDArray[np.float32]]] = []
         steps = max(1, round(chunk_samples / (_STEP_S * manifest.rate_hz)))
+        # more than a block holds: samples that stood there before would be taken for a stuck sensor's
+        self._n_sets = max(_SETS, manifest.block // chunk_samples + 2)
         start = 0
         for spec in self.sensors:
             columns = slice(start, start + spec.n_channels)
             center, scale = np.array(manifest.center[columns]), np.array(manifest.scale[columns])
             shape = (chunk_samples, spec.n_channels)
-            samples = [self._rng.normal(center, scale, shape).astype(np.float32) for _ in range(16)]
+            samples = [self._rng.normal(center, scale, shape).astype(np.float32) for _ in range(self._n_sets)]
             if walking:
                 period = chunk_samples / steps
-                samples = [walking_samples(manifest, chunk_samples, self._rng, period=period) for _ in range(16)]
+                samples = [
+                    walking_samples(manifest, chunk_samples, self._rng, period=period) for _ in range(self._n_sets)
+                ]
                 samples = [np.ascontiguousarray(s[:, columns]) for s in samples]
             self._values.append(samples)
             start += spec.n_channels
@@ -193,7 +198,7 @@ class Crowd:
                 chunk = ImuChunk(
                     self.sensors[s].name,
                     starts[i, s] + within,
-                    self._values[s][(number + i) % 16],
+                    self._values[s][(number + i) % self._n_sets],
                     self._valid[s],
                     self._saturated[s],
                     self.interval_ns,

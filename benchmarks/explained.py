@@ -41,7 +41,7 @@ class Told:
 
     Parameters
     ----------
-    subject, fold
+    subject, group
         Of whom, and by which model.
     whole
         The block lies in the spoilt stretch from end to end.
@@ -58,7 +58,7 @@ class Told:
     """
 
     subject: str
-    fold: int
+    group: int
     case: Case
     channel: bool
     sensor: bool
@@ -78,7 +78,7 @@ class Explained:
     ----------
     scorer
         What scores them.
-    subject, fold
+    subject, group
         Whose walk, and of which model.
     cases
         Of the spoilt forms.
@@ -86,9 +86,11 @@ class Explained:
         Ticks of the spoilt stretch.
     """
 
-    def __init__(self, scorer: Scorer, subject: str, fold: int, cases: Sequence[Case], *, start: int, end: int) -> None:
+    def __init__(
+        self, scorer: Scorer, subject: str, group: int, cases: Sequence[Case], *, start: int, end: int
+    ) -> None:
         m = scorer.manifest
-        self._scorer, self._subject, self._fold, self._cases = scorer, subject, fold, cases
+        self._scorer, self._subject, self._group, self._cases = scorer, subject, group, cases
         self._start, self._end, self._hop, self._block = start, end, m.hop, m.block
         self._was_on = np.zeros(1 + len(cases), bool)
         self._had = np.zeros(1 + len(cases), bool)
@@ -123,7 +125,7 @@ class Explained:
         return [
             Told(
                 self._subject,
-                self._fold,
+                self._group,
                 case,
                 channel=case.channel is not None and channel == self._scorer.channels[case.channel],
                 sensor=sensor == self._scorer.sensors[case.sensor],
@@ -150,7 +152,7 @@ class Explained:
         return [
             Told(
                 self._subject,
-                self._fold,
+                self._group,
                 case,
                 channel=bool(channel[i] == case.channel),
                 sensor=bool(sensor[i] == case.sensor),

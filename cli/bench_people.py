@@ -123,7 +123,7 @@ def attribution(
     stanford: Annotated[Path | None, typer.Option(help="fog_stanford: the same.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Walks: of training and of what is spoilt.")] = 0,
     epochs: Annotated[int, typer.Option(min=1, max=200, help="Walks: at most so many, for each model.")] = 12,
-    folds: Annotated[int | None, typer.Option(min=1, help="Walks: only so many of the folds.")] = None,
+    people: Annotated[int | None, typer.Option(min=1, help="Walks: only so many of the people.")] = None,
     walks: Annotated[int | None, typer.Option(min=1, help="Walks: spoil so many of each person.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write the result as JSON there.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
@@ -145,7 +145,9 @@ def attribution(
                 from kinedge.benchmarks.attribution_gait import bench_gait_attribution
                 from kinedge.training.settings import FitConfig
             fit = FitConfig(max_epochs=epochs, steps_per_epoch=80, patience=4, seed=seed)
-            found = bench_gait_attribution(walked, fit=fit, seed=seed, walks=walks, folds=folds, progress=status.update)
+            found = bench_gait_attribution(
+                walked, fit=fit, seed=seed, walks=walks, people=people, progress=status.update
+            )
     deliver(found, out, as_json=as_json)
 
 

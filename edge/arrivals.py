@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from kinedge.edge import native
 from kinedge.edge.grid import Grid
-from kinedge.edge.grid_buffers import HOST_TIME, host_time
+from kinedge.edge.grid_buffers import HOST_TIME, NEVER, host_time
 from kinedge.errors import SignalError
 from kinedge.firmware_bridge.clock import Clock, ClockMap
-from kinedge.firmware_bridge.clock_table import FOREVER, ClockTable
+from kinedge.firmware_bridge.clock_table import FOREVER, SANE, ClockTable
 from kinedge.signals import ImuChunk
 
 __all__ = ["Arrivals"]
@@ -28,7 +28,7 @@ F64 = NDArray[np.float64]
 Rows = NDArray[np.intp]
 
 # chunks that are taken in one by one, as a step for all costs more
-_FEW: Final = 24 if native.library() is None else 4
+_FEW: Final = 24 if native.library() is None else 1
 _MANY: Final = 1024  # chunks that wait at most to be taken in: more of them leave the caches
 
 
@@ -88,6 +88,7 @@ class Arrivals:
         self._feeds: dict[tuple[str, str], _Feed] = {}
         self._table, self._mapped = ClockTable(0), list[ClockMap]()
         self._waiting: list[tuple[_Feed, ImuChunk]] = []
+        self._native = native.NativeArrivals(grid, never=NEVER)
         self.use_subjects(subjects)
 
     def use_subjects(self, subjects: Sequence[str]) -> None:
@@ -198,6 +199,21 @@ class Arrivals:
         if len(arrived) < _FEW:
             self._take_in_each(arrived)
             return
+        chunks = [(c if f.columns is None else _picked(c, f.columns), f.number) for f, c in arrived if len(c)]
+        odd = self._native.take_in(chunks, self._numbers, self._table, self._update_alone)
+        if odd is None:
+            self._settle_in_numpy(arrived)
+        elif odd.any():
+            # whatever is unusual of a person (another rate, averages, late samples, no room) is looked at by itself
+            at = np.flatnonzero(odd).tolist()
+            for k in at:
+                chunk, (_, row, column) = chunks[k][0], self._numbers[:, chunks[k][1]].tolist()
+                time_ns = host_time(chunk.device_time_ns, *self._native.mapping(k))
+                told = chunk.values, chunk.valid, chunk.saturated
+                self._grid.put(row, column, time_ns, *told, interval_ns=chunk.interval_ns)
+            self._grid.look_at(self._numbers[1, [chunks[k][1] for k in at]])
+
+    def _settle_in_numpy(self, arrived: list[tuple[_Feed, ImuChunk]]) -> None:
         times = [chunk.device_time_ns for _, chunk in arrived]
         lengths = np.fromiter(map(len, times), np.int64, len(times))
         if not lengths.all():
@@ -214,13 +230,11 @@ class Arrivals:
         except OverflowError:
             came_ns = np.full(len(arrived), FOREVER)
         last_ns = device_ns[ends - 1]
-        found = native.update_clocks(self._table, rows, last_ns, came_ns, self._update_alone)
-        if found is None:
+        if max(np.abs(came_ns).max(), np.abs(device_ns).max()) >= SANE:
             self._take_in_each(arrived)
             return
-        host_ns = native.host_times(device_ns, lengths, found)
-        if host_ns is None:
-            host_ns = host_time(device_ns, *(a.repeat(lengths) for a in found))
+        found = self._table.update(rows, last_ns, came_ns, self._update_alone)
+        host_ns = host_time(device_ns, *(a.repeat(lengths) for a in found))
         chunks = [chunk if feed.columns is None else _picked(chunk, feed.columns) for feed, chunk in arrived]
         if len(self._grid.sensors) == 1:
             self._grid.put_many(0, people, lengths, starts, host_ns, chunks)

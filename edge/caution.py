@@ -68,7 +68,7 @@ MEMORY_S: Final = 3.0  # after which evidence has faded to a third
 _OVERLAP: Final = 2.0  # blocks that share half their samples count whole; those that share more, less
 ODDS_LIMIT: Final = 13.8  # log odds of one in a million
 TRUSTED: Final = 0.3  # reliability of a sensor that may stand behind "normal"
-_PASSING: Final = ("missing", "saturated")  # what comes and goes with movement and radio, and is bridged ...
+PASSING: Final = ("missing", "saturated")  # what comes and goes with movement and radio, and is bridged ...
 LATELY_S: Final = 15.0  # ... for so long after the sensor could be trusted
 LONG_S: Final = 3600.0  # counted no further: a checkpoint takes finite numbers only
 SWAPPED: Final = 0.2
@@ -259,7 +259,7 @@ def believe(
     passing = shares["missing"] * shares["saturated"]
     lasting = (scores.missing < NO_DATA).astype(np.float64)
     for code, share in shares.items():
-        if code not in _PASSING:
+        if code not in PASSING:
             lasting *= share
     reliability = heard * passing * lasting
     b0, b1 = calibration.likelihood[..., 0], calibration.likelihood[..., 1]

@@ -241,6 +241,46 @@ class Engine:
         }
         return all(is_plain(getattr(state, name), t, (n, *rest)) for name, (t, rest) in shapes.items())
 
+    def in_place(self, state: EngineState) -> StepMemory | None:
+        """Return the memory in which hops are forecast where a state lies, told of it; None where that cannot be.
+
+        ``native_step`` of it is then to be told the hop, and its forecaster goes on in the state.
+        """
+        if self._at_once is None or not NativeStep.is_there() or not self._is_plain(state):
+            return None
+        memory = self._memory_of(1, self.manifest.hop)
+        if not memory.works_in_place:
+            return None
+        self.native_step(memory)
+        self._tell(memory, state, state)
+        return memory
+
+    def native_step(self, memory: StepMemory) -> NativeStep:
+        """Return the step in C that works in some memory."""
+        return memory.native_step(self._gaps.weight, clip=float(self._clip), z_limit=float(_Z_LIMIT))
+
+    def _tell(self, memory: StepMemory, state: EngineState, after: EngineState) -> None:
+        """Tell a native step where the state before and after it lies."""
+        if memory.told is state and after is state:  # a pipeline's is the same hop after hop
+            return
+        self.native_step(memory).set(
+            {"n_rows": len(state.n_seen)},
+            model=state.model,
+            old_mu=state.mu,
+            old_log_sigma=state.log_sigma,
+            held=state.held,
+            held_age=state.held_age,
+            n_seen=state.n_seen,
+            model_after=after.model,
+            mu_after=after.mu,
+            log_sigma_after=after.log_sigma,
+            held_after=after.held,
+            held_age_after=after.held_age,
+            n_seen_after=after.n_seen,
+        )
+        memory.tell_way(in_place=after is state and memory.works_in_place)
+        memory.told = state if after is state else None
+
     def _run_native(
         self,
         values: F32,
@@ -254,11 +294,11 @@ class Engine:
         """Score the next samples of all streams as ``_step`` does, piece by piece, in C but for the forecast."""
         n_streams, n_samples, _ = values.shape
         memory = self._memory_of(min(at_once, n_streams), n_samples)
-        step = memory.native_step(self._gaps.weight, clip=float(self._clip), z_limit=float(_Z_LIMIT))
+        step = self.native_step(memory)
         at = np.arange(n_streams) if rows is None else np.ascontiguousarray(rows, np.int64)
         in_place = after is state and memory.works_in_place
         step.set(
-            {"n_streams": n_streams, "n_rows": len(state.n_seen)},
+            {"n_streams": n_streams},
             values=values,
             valid=valid,
             rows=at,
@@ -266,23 +306,7 @@ class Engine:
             nats=found.nats,
             ok=found.valid,
         )
-        if memory.told is not state or after is not state:
-            step.set(
-                model=state.model,
-                old_mu=state.mu,
-                old_log_sigma=state.log_sigma,
-                held=state.held,
-                held_age=state.held_age,
-                n_seen=state.n_seen,
-                model_after=after.model,
-                mu_after=after.mu,
-                log_sigma_after=after.log_sigma,
-                held_after=after.held,
-                held_age_after=after.held_age,
-                n_seen_after=after.n_seen,
-            )
-            memory.tell_way(in_place=in_place)
-            memory.told = state if after is state else None  # a pipeline's is the same hop after hop
+        self._tell(memory, state, after)
         for start in range(0, n_streams, at_once):
             stop = min(start + at_once, n_streams)
             step.prepare(start, stop)

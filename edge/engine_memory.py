@@ -110,6 +110,13 @@ class StepMemory:
             raise TypeError("this backend has a state of its own")
         self._bound.run_in(state, rows)
 
+    def forecaster_at(self, state: F32) -> int:
+        """Return where the forecaster's arguments lie, for C that lets it go on in rows of this state."""
+        if not isinstance(self._bound, NativeBound):
+            raise TypeError("this backend has a state of its own")
+        self._bound.use(state)
+        return self._bound.at
+
     def tell_way(self, *, in_place: bool) -> None:
         """Tell the native step where it brings a state to and takes it from: nowhere if the forecaster has it."""
         if self._native is not None:

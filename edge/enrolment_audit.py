@@ -60,6 +60,10 @@ class Audit(Config):
     drift_error: float = Field(ge=0, description="its standard error")
     quantiles: tuple[float, ...] = Field(max_length=_N_QUANTILES, description="0 to 100 %, of the largest u of a block")
 
+    def reasons_in(self, language: Literal["en", "fr"]) -> tuple[str, ...]:
+        """Say the reasons in a language; in English as they were kept."""
+        return self.reasons if language == "en" else _reasons(self, language)
+
     def sentence(self) -> str:
         """Say it in words."""
         if self.verdict == "holds":
@@ -111,7 +115,7 @@ def audit_person(
     if len(blocks) < _MIN_AUDITED:
         nothing = Audit(
             verdict="doubtful",
-            reasons=(f"{len(blocks)} blocks are too few to tell",),
+            reasons=(),
             levels=(),
             n_blocks=len(blocks),
             effective_blocks=0.0,
@@ -120,7 +124,7 @@ def audit_person(
             drift_error=0.0,
             quantiles=(),
         )
-        return nothing, np.zeros(0)
+        return nothing.model_copy(update={"reasons": _reasons(nothing, "en")}), np.zeros(0)
     middle = len(blocks) // 2
     halves = [blocks.take(slice(0, middle)), blocks.take(slice(middle, None))]
     parts, largest = [], []
@@ -136,24 +140,11 @@ def audit_person(
     levels = _levels(detectors[apart] > _LEVEL, blocks.hop[apart] // stride, limits)
     effective = effective_size(detectors[:, -1])
     drift, drift_error = _drift(parts[0][:, -1], parts[1][:, -1])
-    reasons = [
-        f"after {level.h} of {N_BACK} blocks had exceeded, the next one did so {level.hits} of {level.visits} times "
-        f"({level.hits / level.visits:.1%}), which in the cohort is at most {level.limit:.1%}"
-        for level in levels
-        if level.found in ("above", "far above") and level.limit is not None
-    ]
     broken = any(level.found == "far above" for level in levels)
-    if limits is None:
-        reasons.append("the bundle does not say what the cohort does; train it again")
-    if abs(drift) > max(_T_99_DRIFT * drift_error, _MIN_DRIFT):
-        side = "more" if drift > 0 else "less"
-        reasons.append(f"the second half was {side} unusual than the first (by {drift:.2f} +- {drift_error:.2f})")
-    if effective < _MIN_EFFECTIVE:
-        reasons.append(f"the blocks are worth only {effective:.0f} independent ones")
     held_out = np.sort(np.concatenate(largest))
     audit = Audit(
-        verdict="does not hold" if broken else "doubtful" if reasons else "holds",
-        reasons=tuple(reasons),
+        verdict="does not hold" if broken else "holds",
+        reasons=(),
         levels=levels,
         n_blocks=len(blocks),
         effective_blocks=round(effective, 1),
@@ -162,7 +153,59 @@ def audit_person(
         drift_error=round(drift_error, 4),
         quantiles=tuple(np.quantile(held_out, np.linspace(0, 1, _N_QUANTILES)).round(4).tolist()),
     )
+    if reasons := _reasons(audit, "en"):
+        audit = audit.model_copy(update={"verdict": "does not hold" if broken else "doubtful", "reasons": reasons})
     return audit, held_out
+
+
+def _reasons(audit: Audit, language: Literal["en", "fr"]) -> tuple[str, ...]:
+    """Say what speaks against the assumption, from the numbers that are kept: the same in each language."""
+    french = language == "fr"
+    n = audit.n_blocks
+    if n < _MIN_AUDITED:
+        return (f"{n} blocs ne suffisent pas pour en juger" if french else f"{n} blocks are too few to tell",)
+    reasons = []
+    for level in audit.levels:
+        if level.found not in ("above", "far above") or level.limit is None:
+            continue
+        rate = level.hits / level.visits
+        reasons.append(
+            f"après {level.h} dépassements sur {N_BACK} blocs, le suivant a dépassé {level.hits} fois sur "
+            f"{level.visits} ({_percent_fr(rate)}), contre {_percent_fr(level.limit)} au plus dans la cohorte"
+            if french
+            else f"after {level.h} of {N_BACK} blocks had exceeded, the next one did so {level.hits} of {level.visits} "
+            f"times ({rate:.1%}), which in the cohort is at most {level.limit:.1%}"
+        )
+    if all(level.limit is None for level in audit.levels):
+        reasons.append(
+            "le modèle ne dit pas ce que fait la cohorte ; il faut l'entraîner de nouveau"
+            if french
+            else "the bundle does not say what the cohort does; train it again"
+        )
+    drift, error = audit.drift, audit.drift_error
+    if abs(drift) > max(_T_99_DRIFT * error, _MIN_DRIFT):
+        if french:
+            side, by, give = "plus" if drift > 0 else "moins", _number_fr(drift), _number_fr(error)
+            reasons.append(f"la seconde moitié était {side} inhabituelle que la première (de {by} ± {give})")
+        else:
+            side = "more" if drift > 0 else "less"
+            reasons.append(f"the second half was {side} unusual than the first (by {drift:.2f} +- {error:.2f})")
+    if audit.effective_blocks < _MIN_EFFECTIVE:
+        worth = f"{audit.effective_blocks:.0f}"
+        reasons.append(
+            f"les blocs n'en valent que {worth} indépendants"
+            if french
+            else f"the blocks are worth only {worth} independent ones"
+        )
+    return tuple(reasons)
+
+
+def _percent_fr(share: float) -> str:
+    return f"{share * 100:.1f} %".replace(".", ",")
+
+
+def _number_fr(value: float) -> str:
+    return f"{value:.2f}".replace(".", ",").replace("-", "−")
 
 
 def _limits(cohort: Calibration) -> F64 | None:

@@ -87,6 +87,7 @@ class Grid:
         self._hop_end_ns = self._hop_end.data  # the same, read and written one by one
         self.due: set[int] = set()  # people whose hop all sensors have passed
         self._last = np.zeros((0, len(self.sensors)), np.int64)
+        self._native = native.NativeGrid(self)
         self.rearrange([-1] * len(phase), phase)
 
     def __len__(self) -> int:
@@ -227,6 +228,7 @@ class Grid:
             first_ns = int(host_time_ns[late])
         buffers.last_ns[person] = last_ns
         buffers.chunks[person].append((time_ns, values, valid, saturated, mapping))
+        buffers.waiting.add(person)
         held = buffers.n_held[person] = buffers.n_held[person] + n
         has_room = held <= buffers.most_held and not (buffers.full and person in buffers.full)
         if not has_room:
@@ -288,6 +290,21 @@ class Grid:
             complete &= buffers.last[people] > end_ns
         if complete.any():
             self.due.update(people[complete].tolist())
+
+    @property
+    def buffers(self) -> Sequence[Buffers]:
+        """What each sensor of everybody has sent."""
+        return self._buffers
+
+    @property
+    def max_delay_ns(self) -> int:
+        """How long a tick waits for a slow sensor."""
+        return self._max_delay_ns
+
+    @property
+    def ends(self) -> tuple[I64, I64, I64]:
+        """Newest sample of each sensor, first one of who has not begun, and where the hop of each person ends."""
+        return self._last, self._first, self._hop_end
 
     def reset_sensor(self, person: int, sensor: str) -> None:
         """Forget what is buffered of a sensor: it restarted, its times may jump."""
@@ -376,6 +393,9 @@ class Grid:
         """Return the next ``n`` ticks of some people: values, valid, saturated, each (n_people, n, n_channels)."""
         shape = (len(people), n, self._columns[-1].stop)
         values, valid, saturated = np.empty(shape, np.float32), np.empty(shape, bool), np.empty(shape, bool)
+        apart = any(b.averaged or b.full for b in self._buffers)
+        if not apart and self._native.take(people, (values, valid, saturated)):
+            return values, valid, saturated
         first_ns = self.next_tick[people] * self.period_ns
         self.next_tick[people] += n
         next_ns = self.next_tick[people] * self.period_ns

@@ -67,6 +67,7 @@ class Buffers:
         self._number(*(np.zeros(0, np.int64) for _ in range(4)))
         self.n_late: list[int] = []
         self.chunks: list[list[Chunk]] = []
+        self.waiting: set[int] = set()  # people who have chunks
         self.full: set[int] = set()  # people whose chunks have no room until a hop is taken
         self.averaged = False  # anybody's samples are averaged
         self.some_invalid = self.some_saturated = False  # of all slots; else nothing need be copied
@@ -126,6 +127,7 @@ class Buffers:
         self._number(moved(self.held), moved(self.last, NEVER), moved(self.interval), moved(self.widths, 1))
         self.full = {new for new, old in enumerate(people) if old in self.full}
         self.chunks = [[] if old < 0 else self.chunks[old] for old in people]
+        self.waiting = {person for person, chunks in enumerate(self.chunks) if chunks}
         self.n_late = [0 if old < 0 else self.n_late[old] for old in people]
         self.averaged = bool((self.widths > 1).any())
 
@@ -134,6 +136,7 @@ class Buffers:
         self.n[person] = self.n_held[person] = 0
         self.last_ns[person] = NEVER
         self.chunks[person] = []
+        self.waiting.discard(person)
         self.full.discard(person)
 
     def set_interval(self, person: int, interval_ns: int, width: int) -> None:
@@ -147,7 +150,7 @@ class Buffers:
 
     def let_in(self, people: Sequence[int], until_ns: Sequence[int] | None = None) -> None:
         """Map and copy what has come of some people, as far as there is room; make room for all up to a time."""
-        if not any(self.chunks[person] for person in people):
+        if self.waiting.isdisjoint(people):
             return
         self._copy(people)
         if until_ns is None:
@@ -170,6 +173,7 @@ class Buffers:
                 cut.append(person)
                 continue
             self.chunks[person] = []
+            self.waiting.discard(person)
             rows.append(person)
             found.append(chunks)
         self._write(rows, found)
@@ -217,9 +221,6 @@ class Buffers:
         values, valid, saturated = self._joined(
             [c.values for c in chunks], [c.valid for c in chunks], [c.saturated for c in chunks]
         )
-        odd = native.lay(self.slots, people, n_new, intervals, starts, host_ns, (values, valid, saturated))
-        if odd is not None:
-            return odd
         plain = self._are_plain(people, n_new, intervals, host_ns[starts], host_ns[starts + n_new - 1])
         people, n_new, starts, rows = people[plain], n_new[plain], starts[plain], plain.repeat(n_new)
         if not len(people):
@@ -290,6 +291,7 @@ class Buffers:
             now.append(chunk)
             room -= n
         if not left:
+            self.waiting.discard(person)
             self.full.discard(person)
         return now
 
@@ -313,6 +315,11 @@ class Buffers:
             return first, last
         return first + (int(time[width - 1]) - first) // 2, last + (int(time[n - 1]) - last) // 2
 
+    def forget_marks(self) -> None:
+        """Note where all slots are valid, and none is saturated, again."""
+        self.some_invalid = self.some_invalid and not self.valid.all()
+        self.some_saturated = self.some_saturated and bool(self.saturated.any())
+
     def drop_before(self, people: Rows, time_ns: I64) -> None:
         """Forget samples that no tick at or after these times (n_people,) can need, and move the others up."""
         kept = np.zeros(len(people), np.int64)
@@ -323,8 +330,7 @@ class Buffers:
         )
         if not done:
             self._drop_before(people, time_ns, kept)
-        self.some_invalid = self.some_invalid and not self.valid.all()
-        self.some_saturated = self.some_saturated and bool(self.saturated.any())
+        self.forget_marks()
 
     def _drop_before(self, people: Rows, time_ns: I64, kept: I64) -> None:
         n = self.n[people]

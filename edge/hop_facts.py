@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from kinedge.edge import native
 from kinedge.edge.engine import STREAMS_IN_CACHE
 
-__all__ = ["FAR", "HopFacts", "look_at"]
+__all__ = ["FAR", "HopFacts", "look_at", "named"]
 
 F32 = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -68,7 +68,7 @@ class HopFacts:
         """Return the facts with channels ``there`` of some streams taken from ``back``; without those of pairs."""
         out, at = self.whole.copy(), rows[:, None]
         out[:, at, there] = self.whole[:, at, back]
-        return _named(out, self.together[:, :0], ())
+        return named(out, self.together[:, :0], ())
 
 
 def look_at(
@@ -89,15 +89,16 @@ def look_at(
     together = np.empty((n_streams, sum(widths)), np.float32)
     shared = tuple(np.split(together, np.cumsum(widths)[:-1], axis=1)) if pairs else ()
     if native.look_at(values, valid, saturated, pairs, out, together):
-        return _named(out, together, shared)
+        return named(out, together, shared)
     for start in range(0, n_streams, STREAMS_IN_CACHE):
         rows = slice(start, start + STREAMS_IN_CACHE)
         _look(values[rows], valid[rows], out[:, rows], pairs, [s[rows] for s in shared])
     out[1] = saturated.sum(axis=1, dtype=np.int32) if saturated is not None and saturated.any() else 0
-    return _named(out, together, shared)
+    return named(out, together, shared)
 
 
-def _named(out: F32, together: F32, shared: tuple[F32, ...]) -> HopFacts:
+def named(out: F32, together: F32, shared: tuple[F32, ...]) -> HopFacts:
+    """Return the facts that lie in an array in their order; see ``HopFacts``."""
     n_valid, n_saturated, level, power, low, high, n_low, n_high, step2, n_steps = out
     return HopFacts(n_valid, n_saturated, level, power, low, high, n_low, n_high, step2, n_steps, shared, out, together)
 

@@ -55,9 +55,10 @@ class Judgement:
     def __init__(self, groups: Sequence[slice], config: CautionConfig, *, hop_s: float, block_s: float) -> None:
         self._groups, self._config = tuple(groups), config
         self._hop_s, self._block_s = hop_s, block_s
-        self._native = self._in_c() if NativeBelief.is_there() else None
+        self._native = self.in_c() if NativeBelief.is_there() else None
 
-    def _in_c(self) -> NativeBelief:
+    def in_c(self) -> NativeBelief:
+        """Return a judgement in C, told all that it must know of the model."""
         config = self._config
         harmless, hopeless = caution.CLOCK_MS
         return NativeBelief(

@@ -98,6 +98,7 @@ class People:
         self._triads, self._owner = triads_of(manifest.sensor_specs)
         self._rotations = np.tile(np.eye(3, dtype=np.float32), (len(self.subjects), len(manifest.sensors), 1, 1))
         self._turned = np.zeros(len(self.subjects), bool)
+        self._some_turned = False
         self._bases = [
             Basis(
                 enrolment_digest=self.enrolments.digest(s),
@@ -288,7 +289,7 @@ class People:
         self, rows: NDArray[np.intp], values: F32, valid: NDArray[np.bool_], saturated: NDArray[np.bool_]
     ) -> tuple[F32, NDArray[np.bool_], NDArray[np.bool_]]:
         """Bring hops (n_rows, hop, n_channels) into the frames of the enrolments, all in one step."""
-        if not self._turned[rows].any():
+        if not (self._some_turned and self._turned[rows].any()):
             return values, valid, saturated
         return rotate_samples(values, valid, saturated, self._rotations[rows], self._triads, self._owner)
 
@@ -302,6 +303,7 @@ class People:
 
     def _set_basis(self, row: int, alignment: _Alignment) -> None:
         self._bases[row] = replace(self._bases[row], alignment=alignment)
+        self._some_turned = bool(self._turned.any())
         self.bases = tuple(self._bases)
 
 

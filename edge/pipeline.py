@@ -22,6 +22,7 @@ from kinedge.edge.arrivals import Arrivals
 from kinedge.edge.grid import Grid
 from kinedge.edge.people import People
 from kinedge.edge.pose import PoseAlignment, PoseFrames
+from kinedge.edge.promise import Watched
 from kinedge.edge.reliability_clock import ClockWatch
 from kinedge.edge.scoring import Scorer, ScoringState
 from kinedge.edge.verdict import VerdictBatch
@@ -40,6 +41,7 @@ Rows = NDArray[np.intp]
 
 _NONE_YET: Final = -(2**62)
 _TOGETHER: Final = 64  # people whose hops may all end at once: the last one of them waits some milliseconds
+_AT_ONCE: Final = 128  # people of one step: what it makes is freed in pieces that the next one fits into
 _A_PHASE: Final = 32  # people beyond that, as many as are scored together
 
 
@@ -143,9 +145,10 @@ class Pipeline:
         self._arrivals = Arrivals(self._grid, self.subjects, make_clock)
         self._clock_watch = self._new_clock_watch()
         self._wear = WearWatch(len(self.subjects), len(scorer.sensors), hop_s=manifest.hop / manifest.rate_hz)
-        self._state: ScoringState = scorer.initial_state(len(self.subjects)).owned()
+        self._state: ScoringState = scorer.initial_state(len(self.subjects))
         self._last_index = np.full(len(self.subjects), _NONE_YET)
         self._turned = np.zeros(len(self.subjects), bool)
+        self._some_turned = False
 
     def _phases(self, subjects: Sequence[str]) -> NDArray[np.int64]:
         hop = self.scorer.manifest.hop
@@ -166,7 +169,7 @@ class Pipeline:
             raise SignalError(f"{b.name}: does not go on where {a.name} stops; start anew with it")
         self._watch = AlarmWatch(scorer, people, self._alarm) if self._alarm is not None and people.enrolments else None
         self.scorer, self.people = scorer, people
-        self._state = scorer.initial_state(len(self.subjects)).owned()
+        self._state = scorer.initial_state(len(self.subjects))
 
     def use_people(self, people: People) -> None:
         """Let people join, leave or be compared with another enrolment, between two hops.
@@ -192,7 +195,7 @@ class Pipeline:
         if watch is not None and self._watch is not None:
             watch.load(self._watch.save(), same)
         now, then = np.array(list(stay.values()), np.intp), np.array(list(stay), np.intp)
-        state = self.scorer.initial_state(len(before)).owned()
+        state = self.scorer.initial_state(len(before))
         state.write(now, self._state.take(then))
         last_index, turned = np.full(len(before), _NONE_YET), np.zeros(len(before), bool)
         last_index[now], turned[now] = self._last_index[then], self._turned[then]
@@ -202,7 +205,7 @@ class Pipeline:
         self._grid.rearrange(before, self._phases(people.subjects))
         self._wear = self._wear.rearranged(before)
         self.people, self._watch, self._state = people, watch, state
-        self._last_index, self._turned = last_index, turned
+        self._last_index, self._turned, self._some_turned = last_index, turned, bool(turned.any())
         self.subjects = people.subjects
         self._row = {s: i for i, s in enumerate(self.subjects)}
         self._arrivals.use_subjects(self.subjects)
@@ -240,7 +243,7 @@ class Pipeline:
         """
         found = self.people.pose(subject, today)
         if found.alignment.usable.any():
-            self._turned[self._row[subject]] = True
+            self._turned[self._row[subject]] = self._some_turned = True
         return found
 
     def take_off(self, subject: str, sensor: str) -> None:
@@ -312,7 +315,7 @@ class Pipeline:
             for f in fields(own):
                 getattr(own, f.name)[now] = saved[f"{part}.{f.name}"][then]
         self._last_index[now] = saved["last_index"][then]
-        self._wear.silent_s[now] = saved["silent_s"][then]
+        self._wear.go_on_from(now, saved["silent_s"][then])
         for old, new in rows.items():
             if saved["last_index"][old] != _NONE_YET:
                 self._grid.go_on_from(new, int(saved["next_tick"][old]))
@@ -410,10 +413,13 @@ class Pipeline:
                 break
             first = self._grid.next_tick[due]
             # people of several phases go together, but nobody's hop overtakes a hop that ended before
-            together = first < first.min() + hop
-            rows = due[together][np.argsort(first[together], kind="stable")]
-            found += self._step(rows if at_most is None else rows[: at_most - len(found)])
-            more = again or len(rows) < len(due)
+            rows = due
+            if len(due) > 1:
+                together = first < first.min() + hop
+                rows = due[together][np.argsort(first[together], kind="stable")]
+            most = min(_AT_ONCE, len(rows) if at_most is None else at_most - len(found))
+            found += self._step(rows[:most])
+            more = again or most < len(due)
         return found
 
     def _step(self, rows: Rows) -> list[Scored]:
@@ -421,8 +427,9 @@ class Pipeline:
         first_tick = self._grid.next_tick[rows]
         index = first_tick // hop
         values, valid, saturated = self._grid.take(rows, hop)
-        last = self._last_index[rows]
-        leapt = rows[self._turned[rows] | ((last != _NONE_YET) & (last + 1 != index))]
+        last, leapt = self._last_index[rows], rows[:0]
+        if self._some_turned or not (last + 1 == index).all():
+            leapt = rows[self._turned[rows] | ((last != _NONE_YET) & (last + 1 != index))]
         if len(leapt):
             # the grid leapt over a long silence, or the sensors are turned otherwise from here on: what the model
             # remembers is no longer the past of what comes
@@ -442,19 +449,23 @@ class Pipeline:
         gap_s = None
         if len(leapt):
             gap_s = np.where(last != _NONE_YET, index - last - 1, 0) * (hop / self.scorer.manifest.rate_hz)
-        still_s = np.zeros_like(batch.scores.missing) if batch.health is None else batch.health.still_s
-        off = self._wear.look(rows, gap_s, batch.scores.missing, still_s)
-        if off is not None:
-            self.people.taken_off(rows, off)
+        if gap_s is not None or self._wear.some_silent or not batch.is_worn:
+            still_s = np.zeros_like(batch.scores.missing) if batch.health is None else batch.health.still_s
+            off = self._wear.look(rows, gap_s, batch.scores.missing, still_s)
+            if off is not None:
+                self.people.taken_off(rows, off)
         bases, who = self.people.bases, rows.tolist()
-        batch = batch.changed(
-            bases=bases if everybody else tuple(bases[i] for i in who),
-            watched=()
-            if self._watch is None
-            else self._watch.look(rows, index, batch.unusual, batch.scores, known=self.people.known[rows]),
-        )
+        bases = bases if everybody else tuple([bases[i] for i in who])
+        watched: Sequence[Watched | None] = ()
+        if self._watch is not None:
+            watched = self._watch.look(rows, index, batch.unusual, batch.scores, known=self.people.known[rows])
         self._last_index[rows] = index
-        self._turned[rows] = self.people.learn(rows, values, valid) if self.people.learning else False
-        of_end = {end: batch.changed(end_tick=end, host_time_ns=end * self._grid.period_ns) for end in set(ends)}
+        if self._some_turned or self.people.learning:
+            self._turned[rows] = self.people.learn(rows, values, valid) if self.people.learning else False
+            self._some_turned = bool(self._turned.any())
+        of_end = {
+            end: batch.changed(end_tick=end, host_time_ns=end * self._grid.period_ns, bases=bases, watched=watched)
+            for end in set(ends)
+        }
         subjects = self.subjects
         return [Scored(subjects[i], of_end[ends[k]], k, values, valid) for k, i in enumerate(who)]

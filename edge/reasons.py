@@ -16,7 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinedge.edge.calibration import UNSCORED, Unusualness
-from kinedge.edge.caution import LOSS_POWER, NO_DATA, TINY, Belief, CautionConfig, Decision, left_of, trust_shares
+from kinedge.edge.caution import (
+    LOSS_POWER,
+    NO_DATA,
+    PASSING,
+    TINY,
+    Belief,
+    CautionConfig,
+    Decision,
+    left_of,
+    trust_shares,
+)
 from kinedge.edge.reliability import SensorHealth
 from kinedge.edge.scores import BlockScores
 
@@ -87,6 +97,8 @@ def reasons_of(
         lost = {code: _nats(float(share[0, i])) for code, share in shares.items()}
         unsure = belief.decision[stream] == Decision.UNSURE
         gone = max(scores.missing[stream, i], belief.lost[stream, i] if unsure else 0.0)
+        if unsure and health is not None:  # of "normal" nothing is left once sides are surely exchanged
+            lost["swapped"] = _nats(1 - float(health.swapped[stream, i]))
         lost["missing"] = min(_LOSS_NAMED * _nats(float(left_of(np.float64(gone)))), _CERTAIN)
         if scores.missing[stream, i] >= NO_DATA:
             # once a whole block has passed, silence is not a slow start
@@ -130,7 +142,8 @@ def reasons_of(
             nearest = max(usual / max(config.min_belief_normal, TINY), other / max(needed, TINY))
             truth = 1 - min(nearest, 1.0)
             found.append(Reason("between", "between usual and unusual", min(undecided, _BETWEEN), truth=truth))
-    return tuple(sorted(found, key=lambda r: -r.weight))
+    # of what takes as much, that comes first which stays until somebody puts it right
+    return tuple(sorted(found, key=lambda r: (-r.weight, r.code in PASSING)))
 
 
 def _text(

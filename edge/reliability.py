@@ -4,7 +4,7 @@ A model only knows that something is unlike what it learned. Whether the person 
 
 * ``repeated``: samples that stood in the block before, bit for bit (a stuck buffer, a flat line). Noise never repeats.
 * ``clipped``: samples at the largest or smallest value of their hop, where several are: the end of a range that the
-  device did not report.
+  device did not report. Of either, what a coarse sensor shows by chance is taken off (:mod:`kinedge.edge.resolution`).
 * ``off_body``: so still, for so long, that no living body carries it; sooner where another sensor moves meanwhile.
 * ``twin``: two sensors give the same signal, exactly or within two per cent of its power (one is a copy, both are worn
   at one place, or one stream was given two names). Where its level is clearly that of one of the two, that one is
@@ -33,6 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinedge.bundle import Manifest
+from kinedge.edge import resolution
 from kinedge.edge.calibration import UNSCORED
 from kinedge.edge.hop_facts import HopFacts, look_at
 from kinedge.edge.native import NativeHealth
@@ -54,7 +55,6 @@ _SHAKES: Final = 0.5  # it moves so much that the whole body must: stillness els
 _TWIN: Final = 0.02  # of the power
 _ALIKE_S: Final = 4.0
 _TWIN_EQUAL: Final = 0.9  # of the samples
-_CLIPPED_FROM: Final = 3  # samples of a hop at one extreme
 _CLIPPED_S: Final = 10.0  # of memory: a range that was too small a moment ago still is
 _CLIPPED_RANGE: Final = 0.3  # of a channel's scale: below, equal samples are resolution
 _SWAP_S: Final = 10.0  # of memory
@@ -120,10 +120,10 @@ class ReliabilityMonitor:
         self._sides = [k for k in sides if self._apart[k] >= _SIDES_APART]
         self._alike_sides = [k for k in sides if self._apart[k] < _SIDES_APART]
 
-        self._native = self._in_c() if NativeHealth.is_there() else None
+        self._native = self.in_c() if NativeHealth.is_there() else None
 
-    def _in_c(self) -> NativeHealth:
-        """Return the monitor in C, told all that it must know of the model."""
+    def in_c(self) -> NativeHealth:
+        """Return a monitor in C, told all that it must know of the model."""
         edges = np.array([*self._starts, len(self._center)], np.int64)
         acc = np.array([c if len(c) == _AXES else [-1] * _AXES for c in self._acc], np.int64)
         share = 2 * (self._hop * self._n_alike)
@@ -136,7 +136,7 @@ class ReliabilityMonitor:
                 "n_alike": self._n_alike,
                 "n_pairs": len(self._pairs),
                 "heard_from": self._hop // 4,
-                "clipped_from": _CLIPPED_FROM,
+                "clipped_from": resolution.CLIPPED_FROM,
                 "moves": _MOVES,
                 "shakes": _SHAKES,
                 "clipped_keep": np.exp(-self._hop_s / _CLIPPED_S),
@@ -159,6 +159,13 @@ class ReliabilityMonitor:
                 "persist_keep": np.exp(-self._hop_s / _PERSIST_S),
                 "unusual_from": _UNUSUAL,
                 "unscored": UNSCORED,
+                "again_from": resolution.AGAIN_FROM,
+                "at_end": resolution.AT_END,
+                "few": resolution.FEW,
+                "more_than_one": resolution.MORE_THAN_ONE,
+                "others": resolution.OTHERS,
+                "pile": resolution.PILE,
+                "most_still": resolution.ENOUGH,
             },
             starts=edges,
             acc=acc,
@@ -201,10 +208,14 @@ class ReliabilityMonitor:
             unusual=np.zeros((n, s)),
         )
 
+    @property
+    def pair_columns(self) -> list[tuple[slice, slice]]:
+        """Columns of each two sensors with the same channels."""
+        return [(self._groups[a], self._groups[b]) for a, b in self._pairs]
+
     def look_at(self, values: F32, valid: Mask, saturated: Mask | None = None) -> HopFacts:
         """Return the facts of one hop, as ``step`` and the block scores take them."""
-        pairs = [(self._groups[a], self._groups[b]) for a, b in self._pairs]
-        return look_at(values, valid, saturated, pairs=pairs)
+        return look_at(values, valid, saturated, pairs=self.pair_columns)
 
     def step(
         self, values: F32, valid: Mask, state: HealthState, *, facts: HopFacts | None = None
@@ -226,13 +237,14 @@ class ReliabilityMonitor:
         spread: F32 = np.sqrt(facts.power / np.maximum(facts.n_valid, 1))
 
         marks, n_known, n_again = self._push_marks(values, valid, state.marks)
+        repeated = self._repeated(values, valid, facts, marks, n_again / np.maximum(n_known - 1, 1))
         n_still, n_lone = self._still(spread, heard, state)
         side, side_weight, belongs = self._side(level, heard, state)
         gravity, last = self._gravity(level, heard, state)
         after = replace(
             state,
             marks=marks,
-            clipped=np.maximum(state.clipped * np.exp(-self._hop_s / _CLIPPED_S), self._clipped(facts)),
+            clipped=np.maximum(state.clipped * np.exp(-self._hop_s / _CLIPPED_S), self._clipped(values, valid, facts)),
             likeness=_push(state.likeness, self._likeness(facts)),
             n_still=n_still,
             n_lone=n_lone,
@@ -242,7 +254,7 @@ class ReliabilityMonitor:
             gravity=gravity,
             last=last,
         )
-        return self._health(after, n_known, n_again), after
+        return self._health(after, repeated), after
 
     def advance(
         self, values: F32, valid: Mask, state: HealthState, rows: NDArray[np.intp], *, facts: HopFacts
@@ -307,6 +319,12 @@ class ReliabilityMonitor:
                 used[np.ix_(rows, there)] = used[np.ix_(rows, back)]
         return values, valid, saturated, used
 
+    def leaves(self, health: SensorHealth) -> bool:
+        """Whether ``repair`` would change nothing of a hop."""
+        if (health.swapped >= 1).any():
+            return False
+        return health.is_fine or not bool(health.out.any())
+
     def repair_facts(self, facts: HopFacts, health: SensorHealth) -> HopFacts:
         """Return the facts of a hop after ``repair``."""
         for rows, there, back in self._exchanges(health):
@@ -321,7 +339,7 @@ class ReliabilityMonitor:
             if len(rows):
                 yield rows, np.r_[a, b], np.r_[b, a]
 
-    def _health(self, state: HealthState, n_known: NDArray[np.int64], n_again: NDArray[np.int64]) -> SensorHealth:
+    def _health(self, state: HealthState, repeated: F64) -> SensorHealth:
         swapped = np.zeros(state.n_still.shape)
         doubt, belief = _SWAP_LIMITS
         known = state.side_weight > 1 - np.exp(-_SWAP_AFTER_S / _SWAP_S)
@@ -333,7 +351,7 @@ class ReliabilityMonitor:
         twin, copy = self._twin(state)
         lain = np.maximum(state.n_still * (self._hop_s / _STILL_S), state.n_lone * (self._hop_s / _LONE_S))
         return SensorHealth(
-            repeated=n_again / np.maximum(n_known - 1, 1),
+            repeated=repeated,
             clipped=state.clipped.copy(),  # a state may be written to later
             off_body=_within(1.5 * lain - 0.5, 0, 1),
             swapped=swapped,
@@ -362,14 +380,24 @@ class ReliabilityMonitor:
         by_sensor: NDArray[np.uint64] = marks.transpose(0, 2, 1)
         return by_sensor
 
-    def _clipped(self, facts: HopFacts) -> F64:
+    def _repeated(self, values: F32, valid: Mask, facts: HopFacts, marks: NDArray[np.uint64], share: F64) -> F64:
+        """Return ``share`` (n, n_sensors), of samples that stood in the block before, less what is chance."""
+        for i, g in zip(*np.nonzero(share >= resolution.AGAIN_FROM), strict=True):
+            of_moving = resolution.again_while_moving(values[i], valid[i], marks[i, g], facts, i, self._groups[g])
+            share[i, g] = share[i, g] if of_moving is None else of_moving
+        return share
+
+    def _clipped(self, values: F32, valid: Mask, facts: HopFacts) -> F64:
         """Return (n, n_sensors): the largest share of a channel's samples that stand at its extremes."""
-        n_high, n_low = facts.n_high, facts.n_low
-        n = np.where(n_high >= _CLIPPED_FROM, n_high - 1, 0) + np.where(n_low >= _CLIPPED_FROM, n_low - 1, 0)
+        enough, n_high, n_low = resolution.CLIPPED_FROM, facts.n_high, facts.n_low
         told = facts.high > facts.low + _CLIPPED_RANGE * self._scale
-        share: F64 = np.maximum.reduceat(
-            np.where(told, n, 0) / np.maximum(facts.n_valid, 1).astype(np.float64), self._starts, axis=1
-        )
+        high, low = np.where(n_high >= enough, n_high - 1, 0), np.where(n_low >= enough, n_low - 1, 0)
+        n = np.where(told, high + low, 0).astype(np.float64)
+        for i, g in zip(*np.nonzero(np.maximum.reduceat(n, self._starts, axis=1)), strict=True):
+            coarse = resolution.at_ends(values[i], valid[i], facts, i, self._groups[g])
+            if coarse is not None:
+                n[i, self._groups[g]] = np.where(told[i, self._groups[g]], coarse, 0)
+        share: F64 = np.maximum.reduceat(n / np.maximum(facts.n_valid, 1).astype(np.float64), self._starts, axis=1)
         return np.minimum(share, 1.0)
 
     def _likeness(self, facts: HopFacts) -> F64:

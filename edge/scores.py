@@ -114,21 +114,24 @@ class BlockScorer:
         self._starts = [g.start for g in self.groups]
         self._square: F32 = np.square(self._inverse_scale)
         self._y: F32 = np.empty(0, np.float32)
-        self._native: NativeBlocks | None = None
-        if NativeBlocks.is_there():
-            self._native = NativeBlocks(
-                {
-                    "hop": manifest.hop,
-                    "n_channels": manifest.n_channels,
-                    "n_sensors": len(self.groups),
-                    "n_hops": self._n_hops,
-                    "scored_from": self._scored_from,
-                    "flat_below": 1 - _MIN_SHARE,
-                    "floor": _INTENSITY_FLOOR,
-                },
-                starts=np.array([*self._starts, manifest.n_channels], np.int64),
-                square=self._square,
-            )
+        self._native = self.in_c() if NativeBlocks.is_there() else None
+
+    def in_c(self) -> NativeBlocks:
+        """Return a scorer of blocks in C, told all that it must know of the model."""
+        manifest = self.manifest
+        return NativeBlocks(
+            {
+                "hop": manifest.hop,
+                "n_channels": manifest.n_channels,
+                "n_sensors": len(self.groups),
+                "n_hops": self._n_hops,
+                "scored_from": self._scored_from,
+                "flat_below": 1 - _MIN_SHARE,
+                "floor": _INTENSITY_FLOOR,
+            },
+            starts=np.array([*self._starts, manifest.n_channels], np.int64),
+            square=self._square,
+        )
 
     @property
     def _scored_from(self) -> float:
@@ -235,11 +238,16 @@ class BlockScorer:
         write_rows(state, rows, after)
         return scores
 
+    def precision_of(self, precision: F64 | None) -> tuple[F32, F64]:
+        """Return a precision as it is multiplied by, and its diagonal; those of the scorer for None."""
+        if precision is None:
+            return self._precision, self._diagonal
+        return precision.astype(np.float32), np.diagonal(precision, axis1=1, axis2=2)
+
     def _sums(self, surprise: Surprise, precision: F64 | None) -> tuple[F32, F64]:
         """Return the sums of nats, z^2, y^2 and scored samples, (4, n_streams, n_channels), and the diagonal."""
         n_streams, n_samples, n_horizons, n_channels = surprise.z.shape
-        own = self._precision if precision is None else precision.astype(np.float32)
-        diagonal = self._diagonal if precision is None else np.diagonal(precision, axis1=1, axis2=2)
+        own, diagonal = self.precision_of(precision)
         out = np.empty((_N_SUMS, n_streams, n_channels), np.float32)
         flat = (n_streams, n_samples * n_horizons, n_channels)
         z, nats, ok = surprise.z.reshape(flat), surprise.nats.reshape(flat), surprise.valid.reshape(flat)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +17,12 @@ from kinedge.edge.backends import Backend, load_backend
 from kinedge.edge.calibration import Calibration
 from kinedge.edge.caution import BeliefState, CautionConfig
 from kinedge.edge.engine import Engine, EngineState, Surprise
+from kinedge.edge.hop_facts import HopFacts
+from kinedge.edge.hop_in_c import HopInC
 from kinedge.edge.judgement import Judgement
-from kinedge.edge.reliability import HealthState, ReliabilityMonitor
+from kinedge.edge.reliability import ReliabilityMonitor
 from kinedge.edge.scores import BlockScorer, BlockScores, ScorerState
+from kinedge.edge.sensor_health import HealthState, SensorHealth
 from kinedge.edge.sides import SidesState, SideWatch
 from kinedge.edge.state_rows import put_rows, take_rows, write_rows
 from kinedge.edge.verdict import VerdictBatch
@@ -125,6 +129,9 @@ class Scorer:
         rate_hz = self.manifest.rate_hz
         hop_s, block_s = self.manifest.hop / rate_hz, self.manifest.block / rate_hz
         self.judgement = Judgement(self.groups, self.caution, hop_s=hop_s, block_s=block_s)
+        self._in_c: HopInC | None = None
+        if HopInC.is_there():
+            self._in_c = HopInC(self.manifest, self.engine, self.monitor, self.blocks, self.judgement)
         self.sensors = tuple(s.name for s in self.manifest.sensor_specs)
         self.channels = tuple(name for s in self.manifest.sensor_specs for name in s.full_names)
         self.period_ns = period_ns(self.manifest.rate_hz)
@@ -223,13 +230,55 @@ class Scorer:
         rows
             Which they are, each at most once; all in their order when None.
         """
+        at = np.arange(len(values)) if rows is None else np.ascontiguousarray(rows, np.int64)
+        own = state.blocks, state.health, state.belief, state.sides
 
         def run(values: F32, seen: NDArray[np.bool_]) -> tuple[Surprise, EngineState]:
             return self.engine.advance(values, seen, state.engine, rows), state.engine
 
-        at = np.arange(len(values)) if rows is None else np.ascontiguousarray(rows)
-        own = state.blocks, state.health, state.belief, state.sides
-        return self._step(values, valid, saturated, own, at, run, end_tick, calibration, clock_ms), state
+        chosen, looked = calibration or self.calibration, None
+        begun = None
+        if self._in_c is not None:
+            begun = self._in_c.look(values, valid, saturated, state, at, calibration=chosen, clock_ms=clock_ms)
+        if self._in_c is not None and begun is not None:
+            found, fine = begun
+            watches = self.sides.watches
+            if watches or not fine:
+                looked = found.facts, found.health
+                told = self.sides.tell(found.health, state.sides, at)
+                fine = (fine and told is found.health) or self.monitor.leaves(told)
+            if fine:
+                self._in_c.forecast(found, at)
+                if watches:
+                    self.sides.advance(
+                        values,
+                        valid,
+                        found.surprise,
+                        state.sides,
+                        at,
+                        facts=found.facts,
+                        health=told,
+                        first=state.engine,
+                        first_rows=at,
+                    )
+                    told = self.sides.tell(found.health, state.sides, at)  # with what this hop said of the sides
+                    self._in_c.use_health(found, told)
+                self._in_c.judge(found)
+                return VerdictBatch.of_hop(found, **self._of_batch(end_tick, chosen, clock_ms)), state
+        return self._step(values, valid, saturated, own, at, run, end_tick, calibration, clock_ms, looked), state
+
+    def _of_batch(self, end_tick: int, chosen: Calibration, clock_ms: F64 | None) -> dict[str, Any]:
+        """Return what a batch knows besides what was found of the hop."""
+        return {
+            "end_tick": end_tick,
+            "host_time_ns": end_tick * self.period_ns,
+            "precision": chosen.precision,
+            "sensors": self.sensors,
+            "channels": self.channels,
+            "config": self.caution,
+            "clock_ms": clock_ms,
+            "additive": bool(chosen.additive[0]),
+        }
 
     def _step(
         self,
@@ -242,27 +291,29 @@ class Scorer:
         end_tick: int,
         calibration: Calibration | None,
         clock_ms: F64 | None,
+        looked: tuple[HopFacts, SensorHealth] | None = None,
     ) -> VerdictBatch:
-        """Score and judge one hop of these rows of the states, which are written to."""
+        """Score and judge one hop of these rows of the states, which are written to; it may have been looked at."""
         blocks, health_state, believed, sides = own
-        facts = self.monitor.look_at(values, valid, saturated)
-        health = self.monitor.advance(values, valid, health_state, rows, facts=facts)
-        health = self.sides.tell(health, sides, rows)
+        if looked is None:
+            facts = self.monitor.look_at(values, valid, saturated)
+            looked = facts, self.monitor.advance(values, valid, health_state, rows, facts=facts)
+        facts, found = looked
+        health = self.sides.tell(found, sides, rows)
         values, valid, saturated, used = self.monitor.repair(values, valid, saturated, health)
         as_named, facts = facts, self.monitor.repair_facts(facts, health)
         seen = valid if used is None or used.all() else valid & used[:, None]
         surprise, engine = run(values, seen)
+        self.sides.advance(
+            values, seen, surprise, sides, rows, facts=as_named, health=health, first=engine, first_rows=rows
+        )
+        health = self.sides.tell(found, sides, rows)  # with what this hop said of the sides
         precision = None if calibration is None or calibration.which is None else calibration.precision
         scores = self.blocks.advance(surprise, values, valid, saturated, blocks, rows, precision=precision, facts=facts)
         chosen = calibration or self.calibration
         judged = self.judgement.advance(scores, chosen, believed, rows, health=health, clock_ms=clock_ms)
         self.monitor.learn_from(judged.unusual.sensor, health_state, rows)
-        self.sides.advance(
-            values, seen, surprise, sides, rows, facts=as_named, health=health, first=engine, first_rows=rows
-        )
         return VerdictBatch(
-            end_tick=end_tick,
-            host_time_ns=end_tick * self.period_ns,
             scores=scores,
             surprise=surprise,
             unusual=judged.unusual,
@@ -270,11 +321,6 @@ class Scorer:
             channel_share=judged.channel_share,
             sensor_share=judged.sensor_share,
             movement=judged.movement,
-            precision=chosen.precision,
-            sensors=self.sensors,
-            channels=self.channels,
-            config=self.caution,
             health=health,
-            clock_ms=clock_ms,
-            additive=bool(chosen.additive[0]),
+            **self._of_batch(end_tick, chosen, clock_ms),
         )

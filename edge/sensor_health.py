@@ -8,14 +8,14 @@ from typing import ClassVar, Final
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["CLIPPED_POWER", "HealthState", "SensorHealth"]
+__all__ = ["CLIPPED_POWER", "FINE", "HealthState", "SensorHealth"]
 
 F64 = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 CLIPPED_POWER: Final = 6  # a clipped sample misleads about its neighbours, too
 _OUT: Final = 0.5  # trust below which a sensor is kept from the model
-_FINE: Final = 0.05  # of each thing that may be wrong: together they leave more than that
+FINE: Final = 0.05  # of each thing that may be wrong: together they leave more than that
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +57,7 @@ class SensorHealth:
         """Return the health of which the first six parts are ``found`` (6, n_streams, n_sensors)."""
         repeated, clipped, off_body, swapped, shifted, still_s = found
         health = cls(repeated, clipped, off_body, swapped, shifted, still_s, twin, copy)
-        if found[:3].max(initial=0.0) < _FINE and not copy.any():
+        if found[:3].max(initial=0.0) < FINE and not copy.any():
             object.__setattr__(health, "_is_fine", True)
         return health
 

@@ -143,6 +143,11 @@ class SideWatch:
             **parts,
         )
 
+    @property
+    def watches(self) -> bool:
+        """Whether there is any pair to watch."""
+        return bool(self._pairs)
+
     def tell(self, health: SensorHealth, state: SidesState, rows: Rows) -> SensorHealth:
         """Return the health of some streams with what is known of their sides."""
         if not self._pairs or not ((state.evidence[rows] < -_DOUBT_S) | state.exchanged[rows]).any():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from kinedge.edge.attribution import fewest, smallest_set
 from kinedge.edge.calibration import Unusualness
 from kinedge.edge.caution import Belief, CautionConfig, Decision
 from kinedge.edge.engine import Surprise
+from kinedge.edge.hop_in_c import FoundHop
 from kinedge.edge.promise import Watched
 from kinedge.edge.reasons import Reason, reasons_of
 from kinedge.edge.reliability import SensorHealth
@@ -21,6 +22,10 @@ from kinedge.edge.scores import BlockScores
 __all__ = ["Basis", "Needed", "Verdict", "VerdictBatch"]
 
 F64 = NDArray[np.float64]
+
+_FOUND: Final = frozenset(
+    ("scores", "surprise", "unusual", "belief", "channel_share", "sensor_share", "movement", "health")
+)
 
 
 @dataclass(frozen=True)
@@ -145,11 +150,32 @@ class VerdictBatch:
     sensors: tuple[str, ...]
     channels: tuple[str, ...]
     config: CautionConfig
-    health: SensorHealth | None = None
+    health: SensorHealth | None
     clock_ms: F64 | None = None
     bases: tuple[Basis, ...] = ()
     watched: Sequence[Watched | None] = ()
     additive: bool = False
+
+    @classmethod
+    def of_hop(cls, found: FoundHop, **rest: Any) -> VerdictBatch:
+        """Return a batch of what C found, of which parts become arrays when they are asked for."""
+        batch = object.__new__(cls)
+        batch.__dict__.update(rest, _found=found)
+        return batch
+
+    def __getattr__(self, name: str) -> Any:
+        # only what is not there yet is asked for here; a copy that was changed shares what was found
+        found = self.__dict__.get("_found")
+        if found is None or name not in _FOUND:
+            raise AttributeError(f"a batch of verdicts has no {name!r}")
+        part = self.__dict__[name] = getattr(found, name)
+        return part
+
+    @property
+    def is_worn(self) -> bool:
+        """Whether it is known that no sensor is silent, or has been still for long; False where nobody has looked."""
+        found: FoundHop | None = self.__dict__.get("_found")
+        return found is not None and found.worn
 
     def changed(self, **parts: Any) -> VerdictBatch:
         """Return the same with other parts, as ``dataclasses.replace`` does, which takes ten times as long."""

@@ -29,7 +29,7 @@ from kinedge.edge.dashboard.state import (
 )
 from kinedge.edge.dashboard.stream import signals_event
 from kinedge.edge.dashboard.tracks import DeviceTrack, PersonTrack, SignalBuffer
-from kinedge.edge.dashboard.words import both, collecting_words
+from kinedge.edge.dashboard.words import audit_reasons, both, collecting_words
 from kinedge.edge.enrol import enrol_recordings
 from kinedge.edge.people import People
 from kinedge.edge.pipeline import Pipeline
@@ -158,7 +158,7 @@ def main(folder: Path) -> None:
                     "the cohort's assumption holds for this person",
                     "l'hypothèse de la cohorte est vérifiée pour cette personne",
                 ),
-                "reasons": list(found.reasons),
+                "reasons": audit_reasons(found),
             }
         facts = PersonFacts(
             s,

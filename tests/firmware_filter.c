@@ -230,7 +230,9 @@ int main(void) {
             written[4 + i] = (uint8_t)((uint32_t)n_answer >> 8 * i);
         }
         fwrite(written, 1, sizeof written, stdout);
-        fwrite(answer, 1, n_answer, stdout);
+        if (n_answer > 0) { /* before the first answer there is no room for one */
+            fwrite(answer, 1, n_answer, stdout);
+        }
         fflush(stdout);
         free(out);
         free(body);

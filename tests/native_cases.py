@@ -23,7 +23,7 @@ from kinedge.edge.engine import Engine, EngineState, Surprise
 from kinedge.edge.grid import Grid
 from kinedge.edge.hop_facts import look_at
 from kinedge.edge.judgement import Judgement
-from kinedge.edge.native import belief, blocks, clocks, health, hops, loader, surprise
+from kinedge.edge.native import arrive, belief, blocks, clocks, health, hops, loader, surprise, take
 from kinedge.edge.reliability import ReliabilityMonitor
 from kinedge.edge.scores import BlockScorer, BlockScores
 from kinedge.edge.sensor_health import SensorHealth
@@ -33,7 +33,8 @@ from kinedge.signals import IMU6, ImuChunk, SensorSpec
 
 PERIOD_NS = 20_000_000
 IMU9 = (*IMU6, "mag_x", "mag_y", "mag_z")
-WHOLE: tuple[Any, ...] = (belief, blocks, clocks, health, surprise)  # modules whose functions are all there, or none
+# modules whose functions are all there, or none
+WHOLE: tuple[Any, ...] = (arrive, belief, blocks, clocks, health, surprise, take)
 
 
 @contextmanager
@@ -103,12 +104,12 @@ SENSORS: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 
 def worn(rng: np.random.Generator, n: int, specs: list[SensorSpec], center: np.ndarray, n_samples: int) -> np.ndarray:
-    """Samples (n, n_samples, n_channels) of people with sensors that are still, copies, exchanged, clipped or stuck."""
+    """Samples (n, n_samples, n_channels) with sensors that are still, copies, exchanged, clipped, stuck or coarse."""
     values = center + rng.normal(size=(n, n_samples, len(center)))
     edges = np.cumsum([0, *(s.n_channels for s in specs)])
     parts = [slice(a, b) for a, b in pairwise(edges)]
     for stream in values:
-        kind, at, other = rng.integers(6), *(parts[i] for i in rng.integers(0, len(parts), 2))
+        kind, at, other = rng.integers(7), *(parts[i] for i in rng.integers(0, len(parts), 2))
         if kind == 0:
             stream[:, at] = center[at] + rng.choice([0, 1e-3, 30]) * rng.normal(size=(1, at.stop - at.start))
         elif kind == 1 and at.stop - at.start == other.stop - other.start:
@@ -119,6 +120,9 @@ def worn(rng: np.random.Generator, n: int, specs: list[SensorSpec], center: np.n
             stream[:, at] = np.clip(stream[:, at], center[at] - 0.2, center[at] + 0.7)
         elif kind == 4:
             stream[:, at] = stream[rng.integers(0, 3, n_samples), at]
+        elif kind == 5:  # coarse: what equal samples mean is looked into
+            slow = np.cumsum(0.1 * rng.normal(size=(n_samples, at.stop - at.start)), axis=0)
+            stream[:, at] = center[at] + np.round(slow / 0.2) * rng.choice([0.2, 0.7])
     return values.astype(np.float32)
 
 
@@ -159,7 +163,7 @@ def sensor_health(seed: int) -> None:
         u = rng.choice([UNSCORED, 0.1, 2.0], (len(rows), len(m.sensors)))
         seen = monitor.look_at(now, valid)
         found = monitor.advance(now, valid, states[0], rows, facts=seen)
-        assert monitor._native is not None and monitor._native._record.has_state(states[0])
+        assert monitor._native is not None and monitor._native.record.has_state(states[0])
         monitor.learn_from(u, states[0], rows)
         with numpy_only():
             same(found, monitor.advance(now, valid, states[1], rows, facts=seen))
@@ -186,7 +190,7 @@ def block_scores(seed: int) -> None:
         seen = look_at(values, valid, saturated)
         own = rng.uniform(0.1, 2.0, (len(rows), n_channels, n_channels)) if turn % 2 else None
         found = scorer.advance(told, values, valid, saturated, states[0], rows, precision=own, facts=seen)
-        assert scorer._native is not None and scorer._native._record.has_state(states[0])
+        assert scorer._native is not None and scorer._native.record.has_state(states[0])
         with numpy_only():
             same(found, scorer.advance(told, values, valid, saturated, states[1], rows, precision=own, facts=seen))
         same(states[0], states[1])
@@ -242,7 +246,7 @@ def judged(seed: int) -> None:
         with_whom = cohort if turn % 2 else each.rows(rows)
         told: Any = {"health": seen, "clock_ms": clock_ms}
         found = judgement.advance(scores, with_whom, states[0], rows, **told)
-        assert judgement._native is not None and judgement._native._record.has_state(states[0])
+        assert judgement._native is not None and judgement._native.record.has_state(states[0])
         with numpy_only():
             same(found, judgement.advance(scores, with_whom, states[1], rows, **told))
         same(states[0], states[1])

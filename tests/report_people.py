@@ -162,9 +162,14 @@ def fill(store: EpisodeStore, *, week: Week = WEEK) -> list[str]:
     return ids
 
 
-if __name__ == "__main__":
-    folder = Path(sys.argv[1])
+def fill_folder(folder: Path) -> Path:
+    """Fill ``edge.db`` of a folder, on the morning after the week."""
     folder.mkdir(parents=True, exist_ok=True)
     ns = WEEK.utc_ns(ZONE)[1] + 9 * 3600 * 10**9
     with EpisodeStore(folder / "edge.db", wall_clock_ns=lambda: ns) as store:
         fill(store)
+    return folder
+
+
+if __name__ == "__main__":
+    fill_folder(Path(sys.argv[1]))

@@ -173,12 +173,12 @@ def test_spoilt_walks_are_explained_end_to_end(shared_data: Path) -> None:
     found = bench_gait_attribution(
         {"gait_healthy": shared_data / "gait_healthy.npz"},
         fit=FitConfig(max_epochs=0, window=64, var_order=4, width=8, dilations=(1, 2)),
-        folds=1,
+        people=2,
         walks=1,
     )
     rows = {r["what"]: r for r in found["rows"]}
     every = rows["gait_healthy, cohort, one channel, all"]
-    assert every["verdicts"] >= 100 and every["people"] == 4
+    assert every["verdicts"] >= 50 and every["people"] == 2
     noticed = rows["gait_healthy, cohort, one channel, noticed"]
     assert 1 / 18 < noticed["channel"] <= noticed["sensor"] + 0.2 and noticed["channel_95"][0] <= noticed["channel"]
     assert "explanation at an alarm, 18 channels" in rows

@@ -1,9 +1,7 @@
-"""Who may do what at the collector, over real TLS: certificates, tokens, and everything that must be turned away."""
+"""What must be turned away at the collector, over real TLS: wrong certificates, floods, slowness and nonsense."""
 
 from __future__ import annotations
 
-import asyncio
-import json
 import socket
 import ssl
 import time
@@ -11,29 +9,19 @@ from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
-from collector_server import Issuer, serving, wait_until
+from collector_gateways import JSON, certified, client_of, code, enrolled, episode, put
+from collector_server import serving, wait_until
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from sample_episodes import sample_fields, sample_raw
 from test_measures_upstream import day
 
-from kinedge.cli.app import main
-from kinedge.edge.gateway_identity import GatewayIdentity, _csr, enrol_gateway
-from kinedge.edge.store import EpisodeStore
-from kinedge.edge.uplink import Uplink, UplinkLimits
-from kinedge.envelope import Envelope, episode_id
-from kinedge.errors import ConfigError, LinkError
-from kinedge.upstream.fleet import Fleet
-from kinedge.upstream.identity import RateLimiter
+from kinedge.edge.gateway_identity import _csr
 from kinedge.upstream.pki import Authority, init_folder
 from kinedge.upstream.server import Collector
-from kinedge.upstream.settings import CollectorSettings, OidcSettings, read_token
-
-JSON = {"Content-Type": "application/json"}
+from kinedge.upstream.settings import CollectorSettings, read_token
 
 
 @pytest.fixture(scope="module")
@@ -45,36 +33,8 @@ def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def collector(pki: Path, tmp_path: Path) -> Iterator[Collector]:
-    settings = CollectorSettings(
-        database_url=f"sqlite:///{tmp_path}/collector.db",
-        ca_folder=pki,
-        token=read_token(pki / "desk-token"),
-    )
-    with serving(settings) as running:
+    with certified(pki, tmp_path) as running:
         yield running
-
-
-def fleet(collector: Collector, pki: Path) -> Fleet:
-    return Fleet(collector.store.database, Authority(pki))
-
-
-def enrolled(collector: Collector, pki: Path, folder: Path, name: str = "gw-1") -> GatewayIdentity:
-    token = fleet(collector, pki).invite(name, valid_h=1)
-    return enrol_gateway(collector.url, name, token, folder)
-
-
-def episode(i: int = 0, **changes: Any) -> Envelope:
-    fields = sample_fields(i, **changes) | {"sequence": 1}
-    names = ("site", "gateway", "subject", "sensors", "start_utc_ns", "model_digest")
-    return Envelope.model_validate(fields | {"id": episode_id(**{n: fields[n] for n in names}, raw_sha256=None)})
-
-
-def put(client: httpx.Client, e: Envelope) -> httpx.Response:
-    return client.put(f"/v1/episodes/{e.id}", content=e.to_bytes(), headers=JSON)
-
-
-def client_of(collector: Collector, verify: ssl.SSLContext, **options: Any) -> httpx.Client:
-    return httpx.Client(base_url=collector.url, verify=verify, trust_env=False, timeout=60, **options)
 
 
 def with_files(pki: Path, certificate_pem: str, key: ec.EllipticCurvePrivateKey, folder: Path) -> ssl.SSLContext:
@@ -84,137 +44,6 @@ def with_files(pki: Path, certificate_pem: str, key: ec.EllipticCurvePrivateKey,
     context = ssl.create_default_context(cafile=str(pki / "ca.pem"))
     context.load_cert_chain(folder / "client.pem")
     return context
-
-
-def code(answer: httpx.Response) -> tuple[int, str]:
-    return answer.status_code, answer.json()["error"]["code"]
-
-
-def test_an_invited_gateway_enrols_and_its_episodes_arrive_over_mutual_tls(
-    collector: Collector, pki: Path, tmp_path: Path
-) -> None:
-    identity = enrolled(collector, pki, tmp_path / "identity")
-    assert identity.gateway == "gw-1"
-    assert (tmp_path / "identity" / "gateway.pem").stat().st_mode & 0o077 == 0
-    with EpisodeStore(tmp_path / "edge.db") as store:
-        raw = sample_raw(1)
-        id = store.commit(sample_fields(1, raw=raw), raw).id
-
-        async def send() -> Uplink:
-            uplink = Uplink(store, collector.url, identity=identity)
-            async with uplink:
-                while store.counts().ready:
-                    await uplink.step()
-                    assert uplink.counters.last_error is None
-            return uplink
-
-        assert asyncio.run(send()).counters.sent == 2
-    assert collector.store.raw(id) == raw
-    assert {row.who for row in _audit(collector) if row.event == "accepted"} == {"gateway gw-1"}
-
-
-def test_an_invitation_is_good_for_one_key_only_and_that_key_may_ask_again(
-    collector: Collector, pki: Path, tmp_path: Path
-) -> None:
-    token = fleet(collector, pki).invite("gw-1", valid_h=1)
-    key, other = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-    with client_of(collector, ssl.create_default_context(cafile=str(pki / "ca.pem"))) as anonymous:
-        _ask_again_and_again(anonymous, token, key, other)
-    assert collector.store.counts()["invitation_refused"] == 3
-
-
-def _ask_again_and_again(
-    anonymous: httpx.Client, token: str, key: ec.EllipticCurvePrivateKey, other: ec.EllipticCurvePrivateKey
-) -> None:
-    def ask(key: ec.EllipticCurvePrivateKey, token: str, name: str = "gw-1") -> httpx.Response:
-        return anonymous.post(f"/v1/gateways/{name}/certificate", json={"csr": _csr(key, name), "token": token})
-
-    assert code(ask(key, token, "gw-2")) == (403, "invitation_refused")
-    assert code(ask(key, token.replace("ke1.", "ke1.x"))) == (403, "invitation_refused")
-    assert ask(key, token).status_code == 201
-    assert code(ask(other, token)) == (403, "invitation_refused")
-    assert ask(key, token).status_code == 201, "the answer may have been lost"
-    assert code(anonymous.post("/v1/gateways/gw-1/certificate", json={"csr": "x", "token": token})) == (
-        422,
-        "invalid_csr",
-    )
-    assert code(anonymous.post("/v1/gateways/gw-1/certificate", json={"csr": _csr(key, "gw-1")})) == (
-        401,
-        "unauthorized",
-    )
-
-
-def test_an_invitation_ends_after_its_time(tmp_path: Path, pki: Path) -> None:
-    now = time.time_ns()
-    from kinedge.upstream.database import Database
-
-    database = Database(f"sqlite:///{tmp_path}/c.db", wall_clock_ns=lambda: now)
-    invited = Fleet(database, Authority(pki))
-    token = invited.invite("gw-1", valid_h=1)
-    csr = _csr(ec.generate_private_key(ec.SECP256R1()), "gw-1")
-    now += 3601 * 10**9
-    assert invited.enrol("gw-1", token, csr) is None
-    database.close()
-
-
-def test_a_gateway_does_not_enrol_at_a_collector_that_did_not_invite_it(
-    collector: Collector, pki: Path, tmp_path: Path
-) -> None:
-    init_folder(tmp_path / "other", ["127.0.0.1"])
-    token = fleet(collector, pki).invite("gw-1", valid_h=1)
-    forged = token.rpartition(".")[0] + "." + Authority(tmp_path / "other").fingerprint
-    with pytest.raises(LinkError, match="not the collector that invited"):
-        enrol_gateway(collector.url, "gw-1", forged, tmp_path / "identity")
-    assert not (tmp_path / "identity").exists()
-    for bad in ("", "ke1.x", "abc.def.ghi"):
-        with pytest.raises(ConfigError, match="no invitation"):
-            enrol_gateway(collector.url, "gw-1", bad, tmp_path)
-    with pytest.raises(ConfigError, match="https"):
-        enrol_gateway("http://x", "gw-1", token, tmp_path)
-    with pytest.raises(ConfigError, match="enrol it"):
-        GatewayIdentity.load(tmp_path)
-
-
-def test_a_certificate_is_renewed_with_a_new_key_while_the_uplink_goes_on(
-    collector: Collector, pki: Path, tmp_path: Path
-) -> None:
-    identity = enrolled(collector, pki, tmp_path / "identity")
-    before = (tmp_path / "identity" / "gateway.pem").read_bytes()
-    life = identity.ends_utc_ns - identity.begins_utc_ns
-    assert not identity.renewal_due(identity.begins_utc_ns + int(life * 0.66))
-    with EpisodeStore(tmp_path / "edge.db") as store:
-        store.commit(sample_fields(1))
-
-        async def send() -> Uplink:
-            late = identity.begins_utc_ns + int(life * 0.67)
-            uplink = Uplink(store, collector.url, identity=identity, wall_clock_ns=lambda: late)
-            async with uplink:
-                await uplink.step()
-            return uplink
-
-        uplink = asyncio.run(send())
-    assert uplink.counters.last_error is None and uplink.counters.sent == 1
-    after = (tmp_path / "identity" / "gateway.pem").read_bytes()
-    assert uplink.identity != identity or after != before
-    assert before.split(b"-----END PRIVATE KEY-----")[0] != after.split(b"-----END PRIVATE KEY-----")[0]
-    assert collector.store.counts()["certificate_renewed"] == 1
-
-
-def test_a_failed_renewal_is_told_and_tried_again_later(pki: Path, tmp_path: Path, collector: Collector) -> None:
-    identity = enrolled(collector, pki, tmp_path / "identity")
-    fleet(collector, pki).revoke("gw-1")
-    wait_until(lambda: collector.store.counts()["episodes"] == 0, "nothing")
-    with EpisodeStore(tmp_path / "edge.db") as store:
-
-        async def step() -> Uplink:
-            uplink = Uplink(store, "https://127.0.0.1:1", identity=identity, wall_clock_ns=lambda: identity.ends_utc_ns)
-            async with uplink:
-                await uplink.step()
-            return uplink
-
-        uplink = asyncio.run(step())
-    assert "certificate not renewed" in str(uplink.counters.last_error)
-    assert uplink.identity == identity
 
 
 def test_another_gateways_id_in_the_body_is_refused_counted_and_not_written(
@@ -285,25 +114,6 @@ def test_a_session_over_tls_is_for_that_host_and_for_reading_and_reviewing(colle
         assert code(put(page, e)) == (403, "cross_site")
         answer = page.put(f"/v1/episodes/{e.id}", content=e.to_bytes(), headers=JSON | {"X-Kinedge": "1"})
         assert code(answer) == (403, "forbidden")
-
-
-def test_a_gateway_that_was_renamed_is_not_blocked_by_what_it_had_before(
-    collector: Collector, pki: Path, tmp_path: Path
-) -> None:
-    identity = enrolled(collector, pki, tmp_path / "identity", "gw-2")
-    with EpisodeStore(tmp_path / "edge.db") as store:
-        store.commit(sample_fields(0, gateway="gw-1"))
-        store.commit(sample_fields(1, gateway="gw-2"))
-
-        async def step() -> Uplink:
-            async with Uplink(store, collector.url, identity=identity) as uplink:
-                await uplink.step()
-            return uplink
-
-        uplink = asyncio.run(step())
-        counts = store.counts()
-    assert (uplink.counters.sent, uplink.counters.retries, counts.ready, counts.done) == (1, 1, 1, 1)
-    assert "another gateway" in str(uplink.counters.last_error)
 
 
 @pytest.mark.parametrize("kind", ["of another authority", "expired", "not begun", "of the collector itself"])
@@ -478,205 +288,3 @@ def test_bytes_that_are_no_http_and_no_tls_are_counted(collector: Collector, pki
     wait_until(
         lambda: {"bad_handshake", "invalid_http"} <= set(collector.store.counts()), "the refusals were not counted"
     )
-
-
-@pytest.fixture
-def issuer() -> Iterator[Issuer]:
-    running = Issuer()
-    yield running
-    running.close()
-
-
-def test_people_come_with_tokens_of_their_identity_provider(issuer: Issuer, tmp_path: Path) -> None:
-    settings = CollectorSettings(
-        database_url=f"sqlite:///{tmp_path}/c.db", oidc=OidcSettings(issuer=issuer.url, audience="kinedge")
-    )
-    with serving(settings) as collector, httpx.Client(base_url=collector.url, trust_env=False, timeout=60) as client:
-        e = episode()
-        collector.store.put_episode(e.id, e.to_bytes())
-        url = f"/v1/episodes/{e.id}"
-
-        def ask(token: str, method: str = "GET", path: str = url, **options: Any) -> httpx.Response:
-            return client.request(method, path, headers={"Authorization": f"Bearer {token}"}, **options)
-
-        review = {"action": "confirm", "comment": "as he told"}
-        reader, reviewer = issuer.token("kinedge-reader"), issuer.token("kinedge-reviewer")
-        assert ask(reader).content == e.to_bytes()
-        assert code(ask(reader, "POST", f"{url}/reviews", json=review)) == (403, "forbidden")
-        assert ask(reviewer, "POST", f"{url}/reviews", json=review).json() == {"id": e.id, "status": "confirmed"}
-        assert collector.store.reviews(e.id)[0].reviewer == "person anna"
-        assert code(ask(reviewer, "PUT", url, content=e.to_bytes())) == (403, "forbidden")
-        assert code(ask(issuer.token("somebody else"))) == (403, "forbidden")
-        assert code(ask(issuer.token())) == (403, "forbidden")
-        assert ask(issuer.token("kinedge-admin"), path="/v1/counts").status_code == 200
-        now = int(time.time())
-        foreign = Issuer()
-        public = json.dumps(issuer.key_set()["keys"][0])
-        untrusted = [
-            issuer.token("kinedge-reader", aud="another"),
-            issuer.token("kinedge-reader", iss="http://elsewhere"),
-            issuer.token("kinedge-reader", exp=now - 60),
-            issuer.token("kinedge-reader", exp=None),
-            issuer.token("kinedge-reader", nbf=now + 600),
-            issuer.token("kinedge-reader", sub=""),
-            issuer.token("kinedge-reader", key=foreign.keys["k1"]),
-            issuer.token("kinedge-reader", kid="unknown"),
-            issuer.token("kinedge-reader", algorithm="none"),
-            issuer.token("kinedge-reader", key=public * 2, algorithm="HS256"),
-            reader[:-6] + "AAAAAA",
-            "a.b.c",
-            "x" * 5000,
-        ]
-        foreign.close()
-        for token in untrusted:
-            assert code(ask(token)) == (401, "unauthorized"), token
-        assert code(client.get(url)) == (401, "unauthorized")
-        assert issuer.n_fetched <= 3, "unknown keys do not make it ask again and again"
-
-
-def test_people_sign_in_through_their_provider_with_pkce(tmp_path: Path) -> None:
-    issuer = Issuer("kinedge-reviewer")
-    settings = CollectorSettings(
-        database_url=f"sqlite:///{tmp_path}/c.db",
-        oidc=OidcSettings(issuer=issuer.url, audience="kinedge", client_id="desk-page"),
-    )
-    with serving(settings) as collector, httpx.Client(base_url=collector.url, trust_env=False, timeout=60) as page:
-        e = episode()
-        collector.store.put_episode(e.id, e.to_bytes())
-        assert page.get("/v1/session").json()["by_provider"]
-
-        def to_provider() -> str:
-            begun = page.get("/v1/session/oidc")
-            assert begun.status_code == 303 and "SameSite=Lax" in begun.headers["Set-Cookie"]
-            where = begun.headers["Location"]
-            assert where.startswith(f"{issuer.url}/authorize?") and "code_challenge=" in where
-            return str(httpx.get(where, trust_env=False).headers["Location"])
-
-        back = page.get(to_provider())
-        assert (back.status_code, back.headers["Location"]) == (303, "/")
-        assert "SameSite=Strict" in back.headers.get_list("Set-Cookie")[0]
-        assert page.get("/v1/session").json() | {"version": ""} == {
-            "authorised": True, "name": "person anna", "may_read": True, "may_review": True,
-            "by_token": True, "by_provider": True, "version": "",
-        }  # fmt: skip
-        review = f"/v1/episodes/{e.id}/reviews"
-        assert page.post(review, json={"action": "confirm"}, headers={"X-Kinedge": "1"}).status_code == 201
-        assert collector.store.reviews(e.id)[0].reviewer == "person anna"
-        page.post("/v1/session/end", headers={"X-Kinedge": "1"})
-        assert not page.get("/v1/session").json()["authorised"]
-
-        url = to_provider()
-        for wrong in (url.replace("state=", "state=x"), url.replace("code=", "code=x"), url, url.partition("?")[0]):
-            refused = page.get(wrong)
-            assert refused.headers["Location"] == "/?sign-in=refused", "a sign-in is good once, and for who began it"
-        url = to_provider()
-        page.cookies.clear()
-        assert page.get(url).headers["Location"] == "/?sign-in=refused", "it was begun in another browser"
-        issuer.roles = ("somebody else",)
-        assert page.get(to_provider()).headers["Location"] == "/?sign-in=no-role"
-        assert not page.get("/v1/session").json()["authorised"]
-        counts = collector.store.counts()
-        assert counts["sign_in_refused"] == 5 and counts["signed_in"] == 1
-        issuer.close()
-        assert page.get(url).headers["Location"] == "/?sign-in=refused"
-
-
-def test_new_keys_of_the_provider_are_found_and_an_absent_provider_is_no_verdict(issuer: Issuer) -> None:
-    from kinedge.upstream.oidc import OidcVerifier, UntrustedTokenError
-
-    now = 0.0
-    verifier = OidcVerifier(OidcSettings(issuer=issuer.url, audience="kinedge"), monotonic=lambda: now)
-    assert verifier.verify(issuer.token("a", "b")) == ("anna", {"a", "b"})
-    issuer.keys["k2"] = issuer.keys["k1"]
-    with pytest.raises(UntrustedTokenError, match="does not publish"):
-        verifier.verify(issuer.token(kid="k2"))
-    now += 11
-    assert verifier.verify(issuer.token(kid="k2"))[0] == "anna"
-    nested = OidcVerifier(OidcSettings(issuer=issuer.url, audience="kinedge", roles_claim="realm_access.roles"))
-    assert nested.verify(issuer.token(realm_access={"roles": ["x"]}))[1] == {"x"}
-    issuer.close()
-    assert verifier.verify(issuer.token("a"))[0] == "anna", "known keys are good for an hour"
-    with pytest.raises(LinkError, match="does not answer"):
-        OidcVerifier(OidcSettings(issuer=issuer.url, audience="kinedge")).verify(issuer.token("a"))
-    with pytest.raises(ValueError, match="https"):
-        OidcSettings(issuer="http://idp.example", audience="kinedge")
-
-
-def test_an_open_desk_answers_only_to_its_own_name(tmp_path: Path) -> None:
-    settings = CollectorSettings(database_url=f"sqlite:///{tmp_path}/c.db")
-    with serving(settings) as collector, httpx.Client(base_url=collector.url, trust_env=False, timeout=60) as client:
-        for host in ("localhost", "LOCALHOST:8080", "127.0.0.1:1", "[::1]:8080"):
-            assert client.get("/v1/episodes", headers={"Host": host}).status_code == 200, host
-        for host in ("evil.example", "evil.example:8080", "127.0.0.1.evil.example", "localhost.evil.example", ""):
-            assert client.get("/v1/episodes", headers={"Host": host}).status_code in (400, 421), host
-
-
-def test_too_many_requests_are_asked_to_wait(pki: Path, tmp_path: Path) -> None:
-    settings = CollectorSettings(database_url=f"sqlite:///{tmp_path}/c.db", requests_per_s=0.01, burst=3)
-    with serving(settings) as collector, httpx.Client(base_url=collector.url, trust_env=False, timeout=60) as client:
-        answers = [client.get("/v1/episodes") for _ in range(5)]
-        assert [a.status_code for a in answers] == [200, 200, 200, 429, 429]
-        assert 90 <= int(answers[-1].headers["Retry-After"]) <= 101
-    now = 0.0
-    limiter = RateLimiter(2.0, 4, monotonic=lambda: now)
-    assert [limiter.wait_s("a") for _ in range(5)] == [0, 0, 0, 0, 0.5]
-    assert limiter.wait_s("b") == 0
-    now = 0.6
-    assert limiter.wait_s("a") == 0 and limiter.wait_s("a") > 0
-    for i in range(20_000):
-        limiter.wait_s(f"address {i}")
-    assert len(limiter._buckets) <= 10_000
-
-
-def test_the_commands_make_keys_invite_list_and_revoke(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pki, db = str(tmp_path / "pki"), str(tmp_path / "c.db")
-    assert main(["collect", "init", pki, "--host", "127.0.0.1", "--json"]) == 0
-    assert len(json.loads(capsys.readouterr().out)["ca_sha256"]) == 64
-    for name in ("ca-key.pem", "server-key.pem", "desk-token"):
-        assert (tmp_path / "pki" / name).stat().st_mode & 0o077 == 0
-    before = (tmp_path / "pki" / "ca.pem").read_bytes()
-    assert main(["collect", "init", pki, "--host", "collector.example"]) == 0
-    assert (tmp_path / "pki" / "ca.pem").read_bytes() == before
-    assert main(["collect", "init", pki, "--host", "127.0.0.1"]) == 0
-    capsys.readouterr()
-    assert main(["collect", "gateways", "add", "ward-3", "--pki", pki, "--db", db]) == 0
-    token = capsys.readouterr().out.strip()
-    (tmp_path / "token").write_text(token)
-    settings = CollectorSettings(database_url=f"sqlite:///{db}", ca_folder=tmp_path / "pki", token="0123456789abcdef")
-    with serving(settings) as collector:
-        arguments = ["enroll-gateway", "ward-3", "--url", collector.url, "--folder", str(tmp_path / "identity")]
-        assert main([*arguments, "--token-file", str(tmp_path / "token")]) == 0
-        assert f'identity = "{tmp_path}/identity"' in capsys.readouterr().out
-    assert main(["collect", "gateways", "list", "--pki", pki, "--db", db, "--json"]) == 0
-    (row,) = json.loads(capsys.readouterr().out)
-    assert row["gateway"] == "ward-3" and not row["revoked"] and not row["invited"]
-    assert main(["collect", "gateways", "revoke", "ward-3", "--pki", pki, "--db", db, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["n_certificates"] == 1
-    assert main(["collect", "audit", "--db", db, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["rows"] == 3, "invited, enrolled, revoked"
-    assert main(["collect", "gateways", "add", "two words", "--pki", pki, "--db", db]) == 1
-    assert "no gateway's name" in capsys.readouterr().err
-
-
-def test_a_service_refuses_a_certificate_of_another_name(collector: Collector, pki: Path, tmp_path: Path) -> None:
-    from kinedge.edge.config import UplinkConfig
-    from kinedge.edge.uplink import open_uplink
-
-    enrolled(collector, pki, tmp_path / "identity", "gw-2")
-    config = UplinkConfig(url=collector.url, identity=tmp_path / "identity")
-    with EpisodeStore(tmp_path / "edge.db") as store:
-        with pytest.raises(ConfigError, match="the certificate is of gw-2"):
-            open_uplink(store, config, gateway="gw-1")
-        assert open_uplink(store, config, gateway="gw-2").identity is not None
-        with pytest.raises(ConfigError, match="https"):
-            Uplink(store, "http://127.0.0.1:1", identity=GatewayIdentity.load(tmp_path / "identity"))
-        assert UplinkLimits().raw_bytes_per_day is None
-
-
-def _audit(collector: Collector) -> list[Any]:
-    import sqlalchemy as sa
-
-    from kinedge.upstream.schema import AUDIT
-
-    with collector.store.database.reading() as connection:
-        return list(connection.execute(sa.select(AUDIT)))

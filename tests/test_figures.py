@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_caution import CONFIG, SENSORS, scores, unusual, unwell, weigh
 from test_core import envelope_fields
 from test_episodes import T0, A, N, U, builder, verdict
+from weighed_blocks import CONFIG, SENSORS, scores, unusual, unwell, weigh
 
 from kinedge.abstention import Abstention, Figures
 from kinedge.edge.caution import BeliefState, Decision

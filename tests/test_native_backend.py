@@ -17,11 +17,11 @@ from typing import Any, cast
 import numpy as np
 import onnx
 import pytest
+from firmware_program import compile_c
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
 from test_export_conv import random_input, random_model, run
-from test_firmware_c import compile_c
 
 from kinedge.bundle import Bundle
 from kinedge.edge.backends import NativeBackend, OnnxBackend, open_backend

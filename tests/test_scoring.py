@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields, replace
+from typing import Any
 
 import numpy as np
 import pytest
 
+from kinedge.benchmarks.crowd import untrained_bundle
 from kinedge.edge.calibration import UNSCORED, Calibration, SubjectScores, fit_calibration, fit_likelihood_ratio
 from kinedge.edge.engine import Surprise
 from kinedge.edge.hop_facts import FAR, look_at
@@ -15,6 +17,7 @@ from kinedge.edge.offline import align_recording, score_recording, verdicts_of
 from kinedge.edge.scores import BlockScorer, BlockScores
 from kinedge.edge.scoring import Scorer, ScoringState
 from kinedge.edge.state_rows import put_rows, take_rows
+from kinedge.edge.verdict import VerdictBatch
 from kinedge.errors import BundleError, SignalError
 from kinedge.recording import Recording, Region
 from kinedge.signals import IMU6, SensorSpec
@@ -259,17 +262,65 @@ def test_a_state_written_in_place_gives_the_bits_of_one_that_is_not_and_leaves_o
             before = kept.owned()
             found, kept = scorer.advance(*own, kept, rows, end_tick=0)
             at = slice(None) if rows is None else rows
-            assert np.array_equal(found.scores.channel, expected.scores.channel[at])
-            assert np.array_equal(found.surprise.z, expected.surprise.z[at])
-            assert np.array_equal(found.belief.reliability, expected.belief.reliability[at])
-            assert np.array_equal(found.belief.lean, expected.belief.lean[at])
+            assert_same_batch(found, expected, at)
             others = np.setdiff1d(np.arange(n), np.arange(n) if rows is None else rows)
             assert_same(kept.take(others), before.take(others))
     assert_same(kept, pure)
 
 
+def assert_same_batch(found: VerdictBatch, expected: VerdictBatch, at: Any) -> None:
+    for part in ("scores", "surprise", "unusual", "belief", "health"):
+        for f in fields(getattr(expected, part)):
+            own, other = (getattr(getattr(batch, part), f.name) for batch in (found, expected))
+            assert own.dtype == other.dtype and np.array_equal(own, other[at], equal_nan=True), (part, f.name)
+    for name in ("channel_share", "sensor_share", "movement"):
+        assert np.array_equal(getattr(found, name), getattr(expected, name)[at]), name
+
+
+@pytest.mark.parametrize("model", ["shipped", "feet alike", "one sensor"])
+def test_a_hop_in_one_piece_gives_the_bits_of_its_parts_whatever_is_wrong_with_sensors(
+    scorer: Scorer, model: str
+) -> None:
+    if model != "shipped":
+        names = ("foot_left", "foot_right") if model == "feet alike" else ("lower_back",)
+        made = untrained_bundle([SensorSpec(name, IMU6) for name in names], rate_hz=50, n_parameters=1000)
+        scorer = Scorer(made)
+    assert scorer.sides.watches == (model == "feet alike")
+    m, n, in_one_piece = scorer.manifest, 9, []
+    rng = np.random.default_rng(1)
+    hops = rng.normal(np.array(m.center), np.array(m.scale), (8, n, m.hop, m.n_channels)).astype(np.float32)
+    half = m.n_channels // 2
+    there = np.ones(hops.shape, bool)
+    hops[2:5, 1, :, :half] = hops[2:5, 1, :, half:]  # one sensor twice
+    hops[:, 2, :, :half] = 0.0  # one that lies there
+    there[3:, 3, :, :half] = False  # one that is silent
+    there[4, 4] = rng.random(there[4, 4].shape) > 0.1
+    hops[1:, 5] = hops[:-1, 5]  # a stuck buffer
+    pure, kept = scorer.initial_state(n), scorer.initial_state(n).owned()
+    pieces = (np.arange(n), np.array([7, 0, 8]), np.array([4]))
+    for k, (values, valid) in enumerate(zip(hops, there, strict=True)):
+        rows = pieces[k % 3]
+        hop = values[rows], valid[rows], np.zeros(valid[rows].shape, bool)
+        clock_ms = None if k % 4 else np.full((len(rows), len(m.sensors)), 60.0)
+        expected, after = scorer.step(*hop, pure.take(rows), end_tick=0, clock_ms=clock_ms)
+        pure = pure.put(rows, after)
+        found, kept = scorer.advance(*hop, kept, rows, end_tick=0, clock_ms=clock_ms)
+        assert_same_batch(found, expected, slice(None))
+        assert found.verdict(0) == expected.verdict(0)
+        assert_same(kept, pure)
+        in_one_piece.append("_found" in vars(found))
+    native = scorer.engine.backend.name.startswith("native")
+    assert sum(in_one_piece) >= 5 if native else not any(in_one_piece)
+
+
 def assert_same(a: ScoringState, b: ScoringState) -> None:
-    for own, other in ((a.engine, b.engine), (a.blocks, b.blocks), (a.health, b.health), (a.belief, b.belief)):
+    for own, other in (
+        (a.engine, b.engine),
+        (a.blocks, b.blocks),
+        (a.health, b.health),
+        (a.belief, b.belief),
+        (a.sides, b.sides),
+    ):
         for f in fields(own):
             assert np.array_equal(getattr(own, f.name), getattr(other, f.name)), f.name
 

@@ -74,6 +74,33 @@ def test_wrists_put_on_the_wrong_way_round_are_named_within_ten_seconds_of_walki
     assert reasons[0].code == "swapped"
 
 
+def test_exchanged_sides_lead_the_reasons_also_where_packets_are_lost(
+    scorer: Scorer, both_ways: tuple[list[VerdictBatch], ScoringState]
+) -> None:
+    """Loss comes and goes; while sides are exchanged nothing can be normal, whatever arrives."""
+    walk = exchanged(person(3, gait=1.0).values[None])[:, : 6 * scorer.manifest.hop]
+    there = np.ones(walk.shape, bool)
+    there[:, np.arange(walk.shape[1]) % 10 < 3] = False
+    batches, _ = follow(scorer, walk, both_ways[1].take(np.array([1])), valid=there)
+    for b in batches[1:]:
+        first, *others = reasons_of(0, b.scores, b.unusual, b.belief, b.sensors, b.config, health=b.health)
+        assert first.code == "swapped" and first.weight > 5
+        assert "missing" in {r.code for r in others}
+
+
+def test_a_hop_is_judged_with_what_it_says_of_the_sides(scorer: Scorer) -> None:
+    walk, state, hop = exchanged(person(3, gait=1.0).values[None]), scorer.initial_state(1), scorer.manifest.hop
+    told = []
+    for k in range(10):
+        (batch,), state = follow(scorer, walk[:, k * hop : (k + 1) * hop], state)
+        assert batch.health is not None
+        blank = replace(batch.health, swapped=np.zeros_like(batch.health.swapped))
+        known = scorer.sides.tell(blank, state.sides, np.arange(1)).swapped
+        np.testing.assert_array_equal(batch.health.swapped, known)
+        told.append(known.max())
+    assert any(0 < t < 1 for t in told) and told[-1] == 1
+
+
 def test_as_named_nothing_is_said_and_the_second_forecast_ends(
     both_ways: tuple[list[VerdictBatch], ScoringState],
 ) -> None:
@@ -88,7 +115,7 @@ def test_once_exchanged_back_the_forecast_is_that_of_sensors_put_on_rightly(
 ) -> None:
     batches, _ = both_ways
     back = [b.health is not None and b.health.swapped[1].min() >= 1 for b in batches].index(True)
-    for batch in batches[back:]:  # from the first hop on: the second forecast has seen them so all along
+    for batch in batches[back + 1 :]:  # from the next hop on: the second forecast has seen them so all along
         np.testing.assert_array_equal(batch.surprise.nats[1], batch.surprise.nats[0])
 
 

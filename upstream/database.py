@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sqlite3
 import threading
 import time
 from collections import Counter, defaultdict, deque
@@ -347,11 +348,25 @@ def _tell(batch: Iterable[_Ticket[Any]]) -> None:
             loop.call_soon_threadsafe(resolve, tickets)
 
 
+def _use_wal(connection: Any) -> None:
+    """Switch a file to its write-ahead log; SQLite does not wait by itself where another one writes or switches."""
+    deadline = time.monotonic() + _BUSY_TIMEOUT_MS / 1000
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as e:
+            if "locked" not in str(e) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.005)
+
+
 def _prepare_sqlite(engine: sa.Engine) -> None:
     def connect(dbapi_connection: Any, _: Any) -> None:
         dbapi_connection.isolation_level = None  # BEGIN is ours, below
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_timeout={_BUSY_TIMEOUT_MS}"):
+        for pragma in (f"busy_timeout={_BUSY_TIMEOUT_MS}", "synchronous=FULL", "foreign_keys=ON"):
             dbapi_connection.execute(f"PRAGMA {pragma}")
+        _use_wal(dbapi_connection)
 
     def begin(connection: sa.Connection) -> None:
         # A writer takes its lock at once: one that read first could not be let in later.

@@ -129,7 +129,7 @@ class _Call:
             n_samples, x.ctypes.data, mask.ctypes.data, state.ctypes.data, state_out.ctypes.data, state.shape[1],
             mu.ctypes.data, log_sigma.ctypes.data, scratch.ctypes.data, len(scratch), None, 0,
         )  # fmt: skip
-        self._address = ctypes.addressof(self._of)
+        self.at = ctypes.addressof(self._of)
         self._own = state.ctypes.data, state_out.ctypes.data
         self._used: F32 | None = None
 
@@ -161,21 +161,32 @@ class _Call:
         BackendError
             The arrays are not such, or the streams too many.
         """
-        of = self._of
-        if self._used is not state:
-            if not is_plain(state, np.float32, (len(state), of.state_size)) or not state.flags.writeable:
-                raise BackendError(f"{self._name}: a state of {state.shape} cannot be written where it lies")
-            of.state = of.state_out = address(state)
-            of.n_rows, self._used = len(state), state
+        self.use(state)
         if not is_plain(rows, np.int64, rows.shape):
             raise BackendError(f"{self._name}: rows of {rows.dtype} {rows.shape} cannot be read")
-        of.rows = address(rows)
+        self._of.rows = address(rows)
         self._run(len(rows))
+
+    def use(self, state: F32) -> None:
+        """Go on in rows of this array from here on, which C may be told by itself: the arguments lie ``at``.
+
+        Raises
+        ------
+        BackendError
+            It cannot be written as it lies.
+        """
+        of = self._of
+        if self._used is state:
+            return
+        if not is_plain(state, np.float32, (len(state), of.state_size)) or not state.flags.writeable:
+            raise BackendError(f"{self._name}: a state of {state.shape} cannot be written where it lies")
+        of.state = of.state_out = address(state)
+        of.n_rows, self._used = len(state), state
 
     def _run(self, n_streams: int) -> None:
         if not 0 <= n_streams <= self._most:
             raise BackendError(f"{self._name}: a step of {n_streams} streams failed: there are {self._most}")
-        wrong = self._function(self._address, n_streams)
+        wrong = self._function(self.at, n_streams)
         if wrong:
             raise BackendError(f"{self._name}: the native step refuses its arguments ({wrong}); this is a defect")
 
@@ -201,7 +212,7 @@ class NativeBound:
         self.state = np.zeros((n_streams, m.state_size), np.float32) if state is None else state
         self.state_out = np.zeros_like(self.state) if state is None else state
         call = _Call(backend, self.x, self.mask, self.state, self.mu, self.log_sigma, self.state_out)
-        self.run, self.run_in = call.run, call.run_in
+        self.run, self.run_in, self.use, self.at = call.run, call.run_in, call.use, call.at
 
 
 class NativeStreams:

@@ -18,7 +18,7 @@ from kinedge.bundle import write_bundle
 from kinedge.edge.board_key import open_board_key
 from kinedge.edge.board_state import Enrolled, Enrolling
 from kinedge.edge.dashboard.errors import Refused
-from kinedge.edge.dashboard.words import Words, audit_words, both, collecting_words
+from kinedge.edge.dashboard.words import Words, audit_reasons, audit_words, both, collecting_words
 from kinedge.edge.pipeline import Scored
 from kinedge.edge.pose import PoseFrames
 from kinedge.errors import KinedgeError
@@ -67,6 +67,9 @@ class EnrolmentRoom:
                     "la passerelle a redémarré pendant l'apprentissage ; recommencez",
                 )
                 last = last.model_copy(update={"state": "failed", "text": text})
+            if last.audit is not None:  # kept by a version that told reasons in English alone
+                said = [both(r, r) if isinstance(r, str) else r for r in last.audit.get("reasons", ())]
+                last = last.model_copy(update={"audit": {**last.audit, "reasons": said}})
             self._ended[subject] = last
 
     def of(self, subject: str) -> dict[str, Any] | None:
@@ -237,7 +240,7 @@ class EnrolmentRoom:
             "learned: compared with their own enrolment from now on",
             "appris : comparaison avec sa propre référence à partir de maintenant",
         )
-        found = {"verdict": audit.verdict, "text": audit_words(audit), "reasons": list(audit.reasons)}
+        found = {"verdict": audit.verdict, "text": audit_words(audit), "reasons": audit_reasons(audit)}
         self._ended[subject] = self._stand("done", learner, text, audit=found)
         del self._learning[subject]
         enrolled = {

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Words",
+    "audit_reasons",
     "audit_words",
     "both",
     "calibration_words",
@@ -158,6 +159,12 @@ _FOUND: Final[Mapping[Literal["holds", "doubtful", "does not hold"], Words]] = {
 def audit_words(audit: Audit) -> Words:
     """Say what an enrolment's audit found."""
     return dict(_FOUND[audit.verdict])
+
+
+def audit_reasons(audit: Audit) -> list[Words]:
+    """Say what speaks against the cohort's assumption; empty where it holds."""
+    said = zip(*(audit.reasons_in(language) for language in _LANGUAGES), strict=True)
+    return [dict(zip(_LANGUAGES, reason, strict=True)) for reason in said]
 
 
 def outbox_words(waiting: int, last_sync_utc_ns: int | None, *, has_uplink: bool) -> Words:

@@ -4,29 +4,30 @@ It is optional. :func:`library` is None where it was not built, is of other sour
 ``KINEDGE_NATIVE=0``; then numpy does the work, and every verdict is the same.
 """
 
+from kinedge.edge.native.arrive import NativeArrivals
 from kinedge.edge.native.belief import NativeBelief
 from kinedge.edge.native.blocks import NativeBlocks
-from kinedge.edge.native.clocks import clock_bounds, host_times, lay, update_clocks
+from kinedge.edge.native.clocks import clock_bounds
 from kinedge.edge.native.health import NativeHealth
 from kinedge.edge.native.hops import Slots, drop_before, interpolate, look_at, ready
 from kinedge.edge.native.loader import ENVIRONMENT, implementation, library
 from kinedge.edge.native.surprise import NativeStep
+from kinedge.edge.native.take import NativeGrid
 
 __all__ = [
     "ENVIRONMENT",
+    "NativeArrivals",
     "NativeBelief",
     "NativeBlocks",
+    "NativeGrid",
     "NativeHealth",
     "NativeStep",
     "Slots",
     "clock_bounds",
     "drop_before",
-    "host_times",
     "implementation",
     "interpolate",
-    "lay",
     "library",
     "look_at",
     "ready",
-    "update_clocks",
 ]

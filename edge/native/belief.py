@@ -33,6 +33,7 @@ _Belief: Final = structure(
     (POINTER, "repeated clipped off_body swapped shifted clock_ms copies rows"),
     (POINTER, f"{_STATE} work of_channels of_sensors of_streams decision without"),
 )
+_STATES: Final = _STATE.split()
 _FUNCTIONS: Final = tuple(f"kinedge_belief_{name}" for name in ("assess", "trust", "gather", "decide"))
 _MOST_SENSORS: Final = 64
 _MOST_CHANNELS: Final = 1024
@@ -77,21 +78,25 @@ class NativeBelief:
     """
 
     def __init__(self, numbers: Mapping[str, float], *, powers: tuple[float, float], **arrays: NDArray[Any]) -> None:
-        self._record = Record(_Belief)
-        self._record.set(numbers, **arrays)
+        self.record = Record(_Belief)
+        self.record.set(numbers, **arrays)
         self._n_channels, self._n_sensors = int(numbers["n_channels"]), int(numbers["n_sensors"])
         self._fits = self._n_sensors <= _MOST_SENSORS and self._n_channels <= _MOST_CHANNELS
-        self._powers = powers
+        self.powers = powers
         self._calibration: object = None
         self._reference: object = None
         self._n_finite = np.zeros(0, np.int64)
+
+    def tell(self, state: Any) -> bool:
+        """Tell a state; False where C cannot do this model, or cannot write the state as it lies."""
+        return self._fits and self.record.set_state(state, _STATES)
 
     @staticmethod
     def is_there() -> bool:
         """Whether the library is."""
         return _functions() is not None
 
-    def _tell(self, calibration: Any) -> bool:
+    def use(self, calibration: Any) -> bool:
         """Tell the calibration, if it is another one; whether numpy and C add up alike with it."""
         if self._calibration is calibration:
             return True
@@ -105,7 +110,7 @@ class NativeBelief:
             self._reference, self._n_finite = calibration.reference, every.sum(axis=1)
         arrays = {name: getattr(calibration, name) for name in _TOLD}
         arrays["reference"] = reference
-        self._record.set(
+        self.record.set(
             {
                 "own": own,
                 "n_knots": n_knots,
@@ -135,10 +140,10 @@ class NativeBelief:
         rows : (n_streams,)
             Which of them these are.
         """
-        functions, n, record = _functions(), len(rows), self._record
-        if functions is None or not self._fits or not self._tell(calibration):
+        functions, n, record = _functions(), len(rows), self.record
+        if functions is None or not self._fits or not self.use(calibration):
             return None
-        if not record.set_state(state, _STATE.split()):
+        if not record.set_state(state, _STATES):
             return None
         given = {
             "channel": scores.channel,
@@ -169,7 +174,7 @@ class NativeBelief:
         assess, trust, gather, decide = functions
         if assess(record.at):
             return None
-        for left, power in zip(work[:2], self._powers, strict=True):
+        for left, power in zip(work[:2], self.powers, strict=True):
             np.power(left, power, out=left)
         faded, found = work[2:4], work[4:]
         np.exp(faded, out=faded)
@@ -182,10 +187,14 @@ class NativeBelief:
         np.log(told.of_streams[4:6], out=told.of_streams[4:6])
         lean += beyond
         lean *= 0.5
-        if calibration.which is not None:  # of this step alone
-            record.forget(*_OF_STREAMS)
-            self._calibration = None
+        if calibration.which is not None:
+            self.forget_streams()
         return told
+
+    def forget_streams(self) -> None:
+        """Keep no longer what was told of the streams of a step: those of the next may be others."""
+        self.record.forget(*_OF_STREAMS)
+        self._calibration = None
 
     def _blank(self, n: int) -> Told:
         return Told(

@@ -8,7 +8,7 @@
 #include "sums.h"
 
 /* As kinedge/edge/native/blocks.py fills it in: every field is eight bytes, in this order. */
-typedef struct {
+typedef struct kinedge_blocks {
     /* sizes: streams of this step, rows of the state; whether each stream has its own diagonal */
     int64_t n_streams, n_rows, hop, n_channels, n_sensors, n_hops, own_diagonal;
     double scored_from, flat_below, floor;

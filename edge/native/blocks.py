@@ -26,6 +26,7 @@ _Blocks: Final = structure(
     (DOUBLE, "scored_from flat_below floor"),
     (POINTER, f"starts square diagonal sums facts rows {_STATE} of_channels of_sensors scored flat full"),
 )
+_STATES: Final = _STATE.split()
 _FEW_HOPS: Final = 8  # of a single channel: of more, numpy adds up in another order
 
 
@@ -45,10 +46,14 @@ class NativeBlocks:
     """
 
     def __init__(self, numbers: Mapping[str, float], **arrays: NDArray[Any]) -> None:
-        self._record = Record(_Blocks)
-        self._record.set(numbers, **arrays)
+        self.record = Record(_Blocks)
+        self.record.set(numbers, **arrays)
         self._n_channels, self._n_sensors = int(numbers["n_channels"]), int(numbers["n_sensors"])
         self._fits = self._n_channels > 1 or numbers["n_hops"] < _FEW_HOPS
+
+    def tell(self, state: Any) -> bool:
+        """Tell a state; False where C cannot do this model, or cannot write the state as it lies."""
+        return self._fits and self.record.set_state(state, _STATES)
 
     @staticmethod
     def is_there() -> bool:
@@ -101,11 +106,11 @@ class NativeBlocks:
             What ``intensity`` is the logarithm of, ``missing`` and ``saturated``.
         scored, flat, full
         """
-        functions, n, record = _functions(), len(rows), self._record
+        functions, n, record = _functions(), len(rows), self.record
         channels, sensors = (n, self._n_channels), (n, self._n_sensors)
         if functions is None or not self._fits or facts.shape[1:] != channels or sums.shape[1:] != channels:
             return None
-        if not record.set_state(state, _STATE.split()):
+        if not record.set_state(state, _STATES):
             return None
         of_channels, of_sensors = np.empty((3, *channels)), np.empty((3, *sensors))
         scored, flat, full = np.empty(channels, bool), np.empty(sensors, bool), np.empty(n, bool)

@@ -1,8 +1,6 @@
-/* Arrivals that are taken in: the clock maps that they move, the host times of their samples, and the slots of the grid
- * that these go to.
+/* Arrivals that are taken in: the clock maps that they move, and the host times of their samples.
  *
- * kinedge/firmware_bridge/clock_table.py and kinedge/edge/grid_buffers.py do the same in numpy, and say why; here is
- * only how.
+ * kinedge/firmware_bridge/clock_table.py does the same in numpy, and says why; here is only how.
  */
 #include <math.h>
 #include <string.h>
@@ -235,60 +233,4 @@ API WIDE int32_t kinedge_host_times(const int64_t *device_ns, const int64_t *len
         host_ns += lengths[k];
     }
     return 0;
-}
-
-/* Lay chunks of one sensor in the slots of their people, behind what is there; skip, and mark in odd (n), all chunks of
- * who has one that is not plain: of another interval, averaged, late, or without room.
- *
- * Of people: time (n_people, n_slots), values, valid, saturated (n_people, n_slots, n_channels), the latter two NULL
- * where all are valid and none saturated; n, held, last, interval, widths (n_people). Of chunks: people, lengths,
- * intervals, starts (n), the last in host_ns; their samples one behind the other: new_values, new_valid, new_saturated.
- * memory (3, n_people): to work in. Return how many are odd, -1 where something is outside.
- */
-API int64_t kinedge_lay(int64_t *time, float *values, uint8_t *valid, uint8_t *saturated, int64_t n_people,
-                        int64_t n_slots, int64_t n_channels, int64_t *n, int64_t *held, int64_t *last,
-                        const int64_t *interval, const int64_t *widths, const int64_t *people, const int64_t *lengths,
-                        const int64_t *intervals, const int64_t *starts, int64_t n_chunks, const int64_t *host_ns,
-                        int64_t n_times, const float *new_values, const uint8_t *new_valid,
-                        const uint8_t *new_saturated, int64_t n_samples, int64_t *memory, uint8_t *odd)
-{
-    int64_t *then_held = memory, *then_last = memory + n_people, *is_odd = memory + 2 * n_people, total = 0;
-    for (int64_t k = 0; k < n_chunks; k++) {
-        const int64_t p = people[k];
-        if (p < 0 || p >= n_people || lengths[k] < 1 || starts[k] < 0 || starts[k] + lengths[k] > n_times)
-            return -1;
-        if (n[p] < 0 || n[p] > n_slots)
-            return -1;
-        total += lengths[k];
-        then_held[p] = held[p];
-        then_last[p] = last[p];
-        is_odd[p] = held[p] != n[p] || widths[p] != 1;
-    }
-    if (total != n_samples)
-        return -1;
-    for (int64_t k = 0; k < n_chunks; k++) {
-        const int64_t p = people[k], first = host_ns[starts[k]];
-        then_held[p] += lengths[k];
-        is_odd[p] |= interval[p] != intervals[k] || then_held[p] > n_slots || first <= then_last[p];
-        then_last[p] = host_ns[starts[k] + lengths[k] - 1];
-    }
-    int64_t n_odd = 0;
-    for (int64_t k = 0, from = 0; k < n_chunks; from += lengths[k], k++) {
-        const int64_t p = people[k], size = lengths[k] * n_channels;
-        odd[k] = is_odd[p] != 0;
-        n_odd += odd[k];
-        if (odd[k])
-            continue;
-        const int64_t slot = p * n_slots + n[p];
-        memcpy(time + slot, host_ns + starts[k], (size_t)lengths[k] * sizeof *time);
-        memcpy(values + slot * n_channels, new_values + from * n_channels, (size_t)size * sizeof *values);
-        if (valid)
-            memcpy(valid + slot * n_channels, new_valid + from * n_channels, (size_t)size);
-        if (saturated)
-            memcpy(saturated + slot * n_channels, new_saturated + from * n_channels, (size_t)size);
-        n[p] += lengths[k];
-        held[p] += lengths[k];
-        last[p] = host_ns[starts[k] + lengths[k] - 1];
-    }
-    return n_odd;
 }

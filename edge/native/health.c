@@ -8,12 +8,12 @@
 #include "sums.h"
 
 /* As kinedge/edge/native/health.py fills it in: every field is eight bytes, in this order. */
-typedef struct {
+typedef struct kinedge_health {
     /* sizes: streams of this step, rows of the state */
-    int64_t n_streams, n_rows, hop, n_channels, n_sensors, block, n_alike, n_pairs, heard_from, clipped_from;
+    int64_t n_streams, n_rows, hop, n_channels, n_sensors, block, n_alike, n_pairs, heard_from, clipped_from, most_still;
     double moves, shakes, clipped_keep, twin, twin_equal, fits, side_keep, known_from, doubt, belief, hop_s;
     double still_share, lone_share, gravity_keep, persist_low, persist_high, turned, never_from, usual_keep;
-    double persist_keep, unusual_from, unscored;
+    double persist_keep, unusual_from, unscored, again_from, at_end, few, more_than_one, others, pile;
     /* of the model: starts (n_sensors + 1), acc (n_sensors, 3) or -1, pairs (n_pairs, 2); of channels, sensors, pairs */
     const int64_t *starts, *acc, *pairs;
     const uint64_t *factors;
@@ -55,6 +55,118 @@ static double larger(double a, double b)
     return a >= b || a != a ? a : b;
 }
 
+/* The smallest difference between samples of a channel's hop that are not equal; 0 where all are. */
+static double finest(const kinedge_health *h, int64_t stream, int64_t c)
+{
+    float in_order[TABLE / 2];
+    int64_t n = 0;
+    const int64_t first = stream * h->hop * h->n_channels + c;
+    for (int64_t k = 0; k < h->hop; k++) {
+        const int64_t at = first + k * h->n_channels;
+        if (!h->valid[at])
+            continue;
+        const float x = h->values[at];
+        int64_t i = n++;
+        for (; i > 0 && in_order[i - 1] > x; i--)
+            in_order[i] = in_order[i - 1];
+        in_order[i] = x;
+    }
+    double least = 0;
+    for (int64_t i = 1; i < n; i++) {
+        const double apart = (double)in_order[i] - (double)in_order[i - 1];
+        least = apart > 0 && (least == 0 || apart < least) ? apart : least;
+    }
+    return least;
+}
+
+/* Which samples of a coarse sensor moved (hop), and how fine its channels are (width); 0 where it is fine, or flat. */
+static int moving(const kinedge_health *h, int64_t stream, int64_t g, uint8_t *moved, double *resolution)
+{
+    const int64_t plane = h->n_streams * h->n_channels, C = h->n_channels, first = h->starts[g], end = h->starts[g + 1];
+    const uint8_t *valid = h->valid + stream * h->hop * C;
+    int flat = 1;
+    memset(moved, 0, (size_t)h->hop);
+    for (int64_t c = first; c < end; c++) {
+        const double r = resolution[c - first] = finest(h, stream, c);
+        if (r == 0)
+            continue;
+        flat = 0;
+        const float *fact = h->facts + stream * C + c, *x = h->values + stream * h->hop * C + c;
+        if ((double)fact[5 * plane] - (double)fact[4 * plane] > h->few * (double)h->hop * r)
+            return 0;
+        for (int64_t k = 1; k < h->hop; k++)
+            moved[k] |= fabs((double)x[k * C] - (double)x[(k - 1) * C]) > h->more_than_one * r;
+    }
+    uint8_t before = 0;
+    for (int64_t k = 0; k < h->hop; k++) {
+        uint8_t there = 1;
+        for (int64_t c = first; c < end; c++)
+            there &= valid[k * C + c];
+        moved[k] &= there & before;
+        before = there;
+    }
+    return !flat;
+}
+
+/* How many samples of each channel of a coarse sensor stand at its ends, but for chance: n (width). */
+static void at_ends(const kinedge_health *h, int64_t stream, int64_t g, float *n)
+{
+    const int64_t plane = h->n_streams * h->n_channels, C = h->n_channels, first = h->starts[g];
+    const uint8_t *valid = h->valid + stream * h->hop * C;
+    double resolution[MOST_WIDTH];
+    uint8_t moved[TABLE / 2];
+    if (!moving(h, stream, g, moved, resolution))
+        return;
+    for (int64_t c = first; c < h->starts[g + 1]; c++) {
+        const float *fact = h->facts + stream * C + c, *x = h->values + stream * h->hop * C + c;
+        const float ends[2] = {fact[5 * plane], fact[4 * plane]};
+        n[c - first] = 0;
+        if (resolution[c - first] == 0)
+            continue;
+        const double steps = ((double)ends[0] - (double)ends[1]) / resolution[c - first];
+        const double chance = h->at_end * (double)fact[0] / sqrt(steps + 1), least = (double)h->clipped_from;
+        for (int end = 0; end < 2; end++) {
+            int64_t at_end = 0, beside = 0;
+            for (int64_t k = 0; k < h->hop; k++) {
+                const double from_end = fabs((double)x[k * C] - (double)ends[end]);
+                at_end += moved[k] && from_end == 0;
+                beside += valid[k * C + c] && from_end > 0 && from_end <= h->more_than_one * resolution[c - first];
+            }
+            const double enough = chance > least ? chance : least, pile = h->pile * (double)beside;
+            n[c - first] += (double)at_end >= (pile > enough ? pile : enough) ? (float)(at_end - 1) : 0;
+        }
+    }
+}
+
+/* The share of a coarse sensor's moving samples that stood in the block before, but for chance; share where the sensor
+ * is fine or flat. again (hop): which samples of the hop did. */
+static double while_moving(const kinedge_health *h, int64_t stream, int64_t g, const uint8_t *again, int64_t known,
+                           double share)
+{
+    const int64_t plane = h->n_streams * h->n_channels, first = h->starts[g];
+    double resolution[MOST_WIDTH], others = 1;
+    uint8_t moved[TABLE / 2];
+    if (!moving(h, stream, g, moved, resolution))
+        return share;
+    for (int64_t c = first; c < h->starts[g + 1]; c++) {
+        const double r = resolution[c - first];
+        if (r == 0)
+            continue;
+        const float *fact = h->facts + stream * h->n_channels + c;
+        const double n = fact[0] > 1 ? fact[0] : 1, wide = h->others * sqrt((double)fact[3 * plane] / n);
+        others *= r / (wide > r ? wide : r);
+    }
+    int64_t n_moved = 0, n_again = 0;
+    for (int64_t k = 1; k < h->hop; k++) {
+        n_moved += moved[k];
+        n_again += moved[k] & again[k];
+    }
+    if (h->most_still * n_moved < h->hop)
+        return 0;
+    const double found = (double)n_again / (double)n_moved, chance = (double)known * others;
+    return chance < 1 ? (found > chance ? found - chance : 0) / (1 - chance) : 0;
+}
+
 /* Push one number for each sample of a sensor, from the bits of its channels, 0 where one is missing, onto those of the
  * block before; return by how many of those that are not 0 another one stood before. */
 static double push_marks(const kinedge_health *h, int64_t stream, int64_t g, uint64_t *marks)
@@ -75,6 +187,7 @@ static double push_marks(const kinedge_health *h, int64_t stream, int64_t g, uin
     }
     uint64_t table[TABLE];
     memset(table, 0, sizeof table);
+    uint8_t stood[TABLE / 2];
     int64_t known = 0, again = 0;
     for (int64_t k = 0; k < h->block; k++) {
         if (!marks[k])
@@ -84,9 +197,12 @@ static double push_marks(const kinedge_health *h, int64_t stream, int64_t g, uin
         while (table[place] && table[place] != marks[k])
             place = (place + 1) % TABLE;
         again += table[place] == marks[k];
+        if (k >= kept)
+            stood[k - kept] = table[place] == marks[k];
         table[place] = marks[k];
     }
-    return (double)again / (double)(known - 1 > 1 ? known - 1 : 1);
+    const double share = (double)again / (double)(known - 1 > 1 ? known - 1 : 1);
+    return share >= h->again_from ? while_moving(h, stream, g, stood, known, share) : share;
 }
 
 /* Squared distance of a sensor's acceleration from the usual one of another, in scales. */
@@ -143,6 +259,9 @@ static void add_facts(const kinedge_health *h, int64_t stream, int64_t row, uint
         const int64_t first = h->starts[g], width = h->starts[g + 1] - first;
         float least = n_valid[first];
         double share = 0;
+        float at_end[MOST_WIDTH];
+        uint8_t told[MOST_WIDTH];
+        int several = 0;
         still[g] = 1;
         for (int64_t i = 0; i < width; i++) {
             const int64_t c = first + i;
@@ -151,8 +270,15 @@ static void add_facts(const kinedge_health *h, int64_t stream, int64_t row, uint
             still[g] &= spread < h->still_limit[c];
             of_one[i] = spread * h->inverse_unit[c];
             const float from = (float)h->clipped_from;
-            const float at_ends = (n_high[c] >= from ? n_high[c] - 1 : 0) + (n_low[c] >= from ? n_low[c] - 1 : 0);
-            const double now = ((double)high[c] > (double)low[c] + h->range[c] ? at_ends : 0) / (double)n;
+            at_end[i] = (n_high[c] >= from ? n_high[c] - 1 : 0) + (n_low[c] >= from ? n_low[c] - 1 : 0);
+            told[i] = (double)high[c] > (double)low[c] + h->range[c];
+            several |= told[i] && at_end[i] > 0;
+        }
+        if (several)
+            at_ends(h, stream, g, at_end);
+        for (int64_t i = 0; i < width; i++) {
+            const float n = n_valid[first + i] > 1.0f ? n_valid[first + i] : 1.0f;
+            const double now = (told[i] ? (double)at_end[i] : 0) / (double)n;
             share = i ? larger(share, now) : now;
         }
         heard[g] = least >= (float)h->heard_from;

@@ -24,13 +24,14 @@ _STATE: Final = (
 )
 _Health: Final = structure(
     "_Health",
-    (INT64, "n_streams n_rows hop n_channels n_sensors block n_alike n_pairs heard_from clipped_from"),
+    (INT64, "n_streams n_rows hop n_channels n_sensors block n_alike n_pairs heard_from clipped_from most_still"),
     (DOUBLE, "moves shakes clipped_keep twin twin_equal fits side_keep known_from doubt belief hop_s"),
     (DOUBLE, "still_share lone_share gravity_keep persist_low persist_high turned never_from usual_keep"),
-    (DOUBLE, "persist_keep unusual_from unscored"),
+    (DOUBLE, "persist_keep unusual_from unscored again_from at_end few more_than_one others pile"),
     (POINTER, "starts acc pairs factors still_limit inverse_unit weight range center unit widths apart enough"),
     (POINTER, f"told_apart sides values valid facts shared rows {_STATE} found twins copies"),
 )
+_STATES: Final = _STATE.split()
 _LONGEST: Final = 512  # samples of a block
 _MOST_SENSORS: Final = 64
 
@@ -50,12 +51,16 @@ class NativeHealth:
     """
 
     def __init__(self, numbers: Mapping[str, float], **arrays: NDArray[Any]) -> None:
-        self._record = Record(_Health)
-        self._record.set(numbers, **arrays)
+        self.record = Record(_Health)
+        self.record.set(numbers, **arrays)
         self._n_sensors, self._hop = int(numbers["n_sensors"]), int(numbers["hop"])
         self._n_channels = int(numbers["n_channels"])
         self._fits = numbers["block"] <= _LONGEST and self._n_sensors <= _MOST_SENSORS
         self._rows: object = None
+
+    def tell(self, state: Any) -> bool:
+        """Tell a state; False where C cannot do this model, or cannot write the state as it lies."""
+        return self._fits and self.record.set_state(state, _STATES)
 
     @staticmethod
     def is_there() -> bool:
@@ -83,13 +88,13 @@ class NativeHealth:
             Repeated, clipped, off body, swapped, shifted, and for how long still.
         twin, copy : (n_streams, n_sensors)
         """
-        functions, n, record = _functions(), len(rows), self._record
+        functions, n, record = _functions(), len(rows), self.record
         shape = (n, self._hop, self._n_channels)
         if functions is None or not self._fits or facts.shape[1] != n:
             return None
         if not (is_plain(values, np.float32, shape) and is_plain(valid, np.bool_, shape)):
             return None
-        if not record.set_state(state, _STATE.split()):
+        if not record.set_state(state, _STATES):
             return None
         found = np.empty((6, n, self._n_sensors))
         twins, copies = np.empty(found.shape[1:], np.int64), np.empty(found.shape[1:], bool)
@@ -112,8 +117,8 @@ class NativeHealth:
     def learn(self, sensor_u: F64, state: Any, rows: NDArray[np.intp]) -> bool:
         """Take in how unusual the hop of the last ``step``, of these streams, was; False where numpy must."""
         functions = _functions()
-        if functions is None or not self._record.has_state(state) or self._rows is not rows:
+        if functions is None or not self.record.has_state(state) or self._rows is not rows:
             return False
         if not is_plain(sensor_u, np.float64, (len(rows), self._n_sensors)):
             return False
-        return bool(functions[1](self._record.at, address(sensor_u)) == 0)
+        return bool(functions[1](self.record.at, address(sensor_u)) == 0)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from kinedge.edge.native.arrays import address, is_plain
 from kinedge.edge.native.loader import typed
 
-__all__ = ["Slots", "drop_before", "interpolate", "look_at", "ready"]
+__all__ = ["SlotTable", "Slots", "drop_before", "interpolate", "look_at", "ready"]
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
@@ -64,6 +64,42 @@ class Slots(NamedTuple):
         n_people, n_slots, n_channels = arrays[6].shape
         shape = n_people, n_slots, n_channels
         return cls(time, n, held, last, interval, widths, values, valid, saturated, shape)
+
+
+_MARKS: Final = 11  # numbers of a sensor's slots before those that say whether some are invalid, or saturated
+
+
+class SlotTable:
+    """The slots of all sensors of a grid, as C has them: ``slots`` of ``kinedge_native.h``.
+
+    Parameters
+    ----------
+    buffers
+        ``Buffers`` of each sensor.
+    """
+
+    def __init__(self, buffers: Sequence[Any]) -> None:
+        self._buffers = buffers
+        self.numbers = np.zeros((len(buffers), _MARKS + 2), np.int64)
+        self._told: list[Slots | None] = [None] * len(buffers)
+
+    def tell(self) -> None:
+        """Tell where they lie, where that has changed."""
+        for k, buffers in enumerate(self._buffers):
+            where = buffers.slots
+            if where is not self._told[k]:
+                self._told[k] = where
+                self.numbers[k, :_MARKS] = *where[:-1], *where.shape[1:]
+
+    def tell_marks(self) -> None:
+        """Tell of each sensor whether some slots are invalid, or saturated."""
+        for k, buffers in enumerate(self._buffers):
+            self.numbers[k, _MARKS:] = buffers.some_invalid, buffers.some_saturated
+
+    def take_marks(self) -> None:
+        """Take over what C has seen of that."""
+        for buffers, marks in zip(self._buffers, self.numbers[:, _MARKS:].tolist(), strict=True):
+            buffers.some_invalid, buffers.some_saturated = bool(marks[0]), bool(marks[1])
 
 
 def interpolate(

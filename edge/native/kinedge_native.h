@@ -10,6 +10,16 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* The slots of one sensor of everybody: see kinedge_interpolate, and edge/native/hops.py, which fills it in. While not
+ * some_invalid all are valid; while not some_saturated none is saturated. */
+typedef struct {
+    int64_t *time, *n, *held, *last;
+    const int64_t *interval, *widths;
+    float *values;
+    uint8_t *valid, *saturated;
+    int64_t n_slots, n_channels, some_invalid, some_saturated;
+} kinedge_slots;
+
 #define API __attribute__((visibility("default")))
 
 /* One function for each width of vectors, chosen when the library is loaded: a wheel must run on every x86-64. NEON is

@@ -25,17 +25,17 @@ class Record:
     """One such structure; ``at`` is where it lies."""
 
     def __init__(self, kind: type[ctypes.Structure]) -> None:
-        self._fields = kind()
-        self.at = ctypes.addressof(self._fields)
+        self.fields = kind()
+        self.at = ctypes.addressof(self.fields)
         self._kept: dict[str, NDArray[Any] | None] = {}
         self._state: object = None
 
-    def set(self, numbers: Mapping[str, float] | None = None, **arrays: NDArray[Any] | None) -> None:
+    def set(self, numbers: Mapping[str, float] | None = None, /, **arrays: NDArray[Any] | None) -> None:
         """Tell sizes and factors, and arrays, which must be plain and are kept until others take their places.
 
         None, where C takes that for nothing.
         """
-        fields = self._fields
+        fields = self.fields
         if numbers:
             for name, number in numbers.items():
                 setattr(fields, name, number)
@@ -46,7 +46,7 @@ class Record:
     def forget(self, *names: str) -> None:
         """Keep these arrays no longer, and tell C that there are none: a batch is not to be kept until the next one."""
         for name in names:
-            setattr(self._fields, name, None)
+            setattr(self.fields, name, None)
             self._kept.pop(name, None)
 
     def set_state(self, state: object, names: Sequence[str]) -> bool:
@@ -62,6 +62,11 @@ class Record:
         self.set({"n_rows": len(arrays[names[0]])}, **arrays)
         self._state = state
         return True
+
+    def place(self, name: str) -> int:
+        """Return where a field lies, for C that fills it in."""
+        where: int = self.at + getattr(type(self.fields), name).offset
+        return where
 
     def has_state(self, state: object) -> bool:
         """Whether this state is the one that was told last."""

@@ -45,7 +45,7 @@ class NativeStep:
             raise RuntimeError("no native library is loaded")
         self._prepare, self._differ, self._standardise, self._finish = functions
         record = Record(_Step)
-        self._at, self.set, self.forget = record.at, record.set, record.forget
+        self.at, self.set, self.place, self.forget = record.at, record.set, record.place, record.forget
 
     @staticmethod
     def is_there() -> bool:
@@ -54,15 +54,15 @@ class NativeStep:
 
     def prepare(self, start: int, stop: int) -> None:
         """Normalise, fill gaps, and bring mask and state to the forecaster, unless that has the state."""
-        _check(self._prepare(self._at, start, stop))
+        _check(self._prepare(self.at, start, stop))
 
     def surprise(self, start: int, stop: int, *, nats: NDArray[np.float32]) -> None:
         """Make ``z``, ``nats`` and ``ok`` of what the forecaster said, and go on in the state; ``nats`` is its part."""
-        _check(self._differ(self._at, start, stop))
+        _check(self._differ(self.at, start, stop))
         np.exp(nats, out=nats)
-        _check(self._standardise(self._at, start, stop))
+        _check(self._standardise(self.at, start, stop))
         np.log(nats, out=nats)
-        _check(self._finish(self._at, start, stop))
+        _check(self._finish(self.at, start, stop))
 
 
 def _check(result: int) -> None:

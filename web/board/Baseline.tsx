@@ -39,7 +39,7 @@ export const Baseline = memo(function Baseline({ person, canEnrol }: { person: P
               <p class="small">{words.pick(enrolment.audit.text)}</p>
               <ul class="small quiet">
                 {enrolment.audit.reasons.map((reason) => (
-                  <li key={reason}>{reason}</li>
+                  <li key={reason.en}>{words.pick(reason)}</li>
                 ))}
               </ul>
             </>

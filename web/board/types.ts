@@ -52,7 +52,7 @@ export interface Enrolment {
   readonly recorded_s: number;
   readonly needed_s: number;
   readonly text: Words;
-  readonly audit: { readonly verdict: string; readonly text: Words; readonly reasons: readonly string[] } | null;
+  readonly audit: { readonly verdict: string; readonly text: Words; readonly reasons: readonly Words[] } | null;
 }
 
 export interface PoseSensor {
