@@ -162,9 +162,12 @@ class Arrivals:
             feed = self._feed(subject, chunk, tuple(channels))
             if feed is None:
                 return
-        if chunk.host_time_ns is None or feed.clock_row < 0 or chunk.values.shape[1] != feed.n_columns:
+        n_samples, n_columns = chunk.values.shape
+        if chunk.host_time_ns is None or feed.clock_row < 0 or n_columns != feed.n_columns:
             self.settle()
             self._take_in(feed, chunk)
+            return
+        if not n_samples:
             return
         waiting = self._waiting
         waiting.append((feed, chunk))
@@ -199,7 +202,7 @@ class Arrivals:
         if len(arrived) < _FEW:
             self._take_in_each(arrived)
             return
-        chunks = [(c if f.columns is None else _picked(c, f.columns), f.number) for f, c in arrived if len(c)]
+        chunks = [(f.number, c if f.columns is None else _picked(c, f.columns)) for f, c in arrived]
         odd = self._native.take_in(chunks, self._numbers, self._table, self._update_alone)
         if odd is None:
             self._settle_in_numpy(arrived)
@@ -207,20 +210,16 @@ class Arrivals:
             # whatever is unusual of a person (another rate, averages, late samples, no room) is looked at by itself
             at = np.flatnonzero(odd).tolist()
             for k in at:
-                chunk, (_, row, column) = chunks[k][0], self._numbers[:, chunks[k][1]].tolist()
+                number, chunk = chunks[k]
+                _, row, column = self._numbers[:, number].tolist()
                 time_ns = host_time(chunk.device_time_ns, *self._native.mapping(k))
                 told = chunk.values, chunk.valid, chunk.saturated
                 self._grid.put(row, column, time_ns, *told, interval_ns=chunk.interval_ns)
-            self._grid.look_at(self._numbers[1, [chunks[k][1] for k in at]])
+            self._grid.look_at(self._numbers[1, [chunks[k][0] for k in at]])
 
     def _settle_in_numpy(self, arrived: list[tuple[_Feed, ImuChunk]]) -> None:
         times = [chunk.device_time_ns for _, chunk in arrived]
         lengths = np.fromiter(map(len, times), np.int64, len(times))
-        if not lengths.all():
-            arrived = [(feed, chunk) for feed, chunk in arrived if len(chunk)]
-            times, lengths = [chunk.device_time_ns for _, chunk in arrived], lengths[lengths > 0]
-            if not arrived:
-                return
         device_ns = np.concatenate(times)
         ends = np.cumsum(lengths)
         starts = ends - lengths

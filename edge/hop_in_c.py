@@ -53,9 +53,12 @@ class _Layout:
     parts
         Name, type and shape of each array that the step makes.
     places
-        Field, base, and what of it: the name of a part, or of a part and the number of a plane of it.
-    n_work
-        Numbers that are worked in.
+        Of each field: where it lies, its base, the part that it points to and the number of a plane of that; no name
+        for the base itself.
+    work_shape
+        Of what is worked in.
+    y
+        Where the product of surprise and precision is written, of a piece of the streams.
     """
 
     def __init__(
@@ -63,7 +66,7 @@ class _Layout:
         parts: Sequence[tuple[str, np.dtype[Any], tuple[int, ...]]],
         places: Sequence[tuple[int, int, str, int]],
         work_shape: tuple[int, ...],
-        y_shape: tuple[int, ...],
+        y: F32,
     ) -> None:
         self.parts: dict[str, tuple[int, np.dtype[Any], tuple[int, ...]]] = {}
         size = 0
@@ -81,7 +84,7 @@ class _Layout:
         self.places = np.array(offsets, np.int64)
         self.work: F64 = np.empty(work_shape)
         self.left, self.faded, self.odds = (self.work[0], self.work[1]), self.work[2:4], self.work[4:]
-        self.y: F32 = np.empty(y_shape, np.float32)
+        self.y = y
         self.sensor_u = self.parts["sensors"][0]
         # of what numpy is asked to take a logarithm, an exponential or a product of
         start, _, shape = self.parts["nats"]
@@ -243,6 +246,8 @@ class HopInC:
         numbers = (part.record.place("n_streams") for part in (self._health, self._blocks, self._belief))
         self._counts = np.array([*numbers, 0], np.int64)
         self._record.set({"n_counts": len(self._counts)}, counts=self._counts)
+        hop, n_horizons, c = self._shape
+        self._y: F32 = np.empty((STREAMS_IN_CACHE, hop * n_horizons, c), np.float32)  # of a piece of the streams
         self._layouts: OrderedDict[int, _Layout] = OrderedDict()
         self._layout: _Layout | None = None
         self._calibration: Calibration | None = None
@@ -330,7 +335,7 @@ class HopInC:
             np.log(part, part)
             finish(step, start, stop)
             own = precision if precision.ndim == 2 else precision[start:stop]
-            np.matmul(z if whole else z[start:stop], own, layout.y[: stop - start])
+            np.matmul(z if whole else z[start:stop], own, layout.y if whole else layout.y[: stop - start])
             sums(at, start, stop)
 
     def use_health(self, found: FoundHop, health: SensorHealth) -> None:
@@ -451,7 +456,7 @@ class HopInC:
             ],
             [*given, *made],
             (7, n, s),
-            (min(n, STREAMS_IN_CACHE), hop * n_horizons, c),
+            self._y[:n],
         )
         if len(self._layouts) >= _LAYOUTS:
             self._layouts.popitem(last=False)

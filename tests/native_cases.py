@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,9 +17,11 @@ from typing import Any
 
 import numpy as np
 
+from kinedge.bundle import read_bundle
 from kinedge.edge.arrivals import Arrivals
 from kinedge.edge.calibration import UNSCORED, Calibration, stack_calibrations
 from kinedge.edge.caution import BeliefState, CautionConfig
+from kinedge.edge.config import DEFAULT_BUNDLE
 from kinedge.edge.engine import Engine, EngineState, Surprise
 from kinedge.edge.grid import Grid
 from kinedge.edge.hop_facts import look_at
@@ -26,6 +29,7 @@ from kinedge.edge.judgement import Judgement
 from kinedge.edge.native import arrive, belief, blocks, clocks, health, hops, loader, surprise, take
 from kinedge.edge.reliability import ReliabilityMonitor
 from kinedge.edge.scores import BlockScorer, BlockScores
+from kinedge.edge.scoring import Scorer
 from kinedge.edge.sensor_health import SensorHealth
 from kinedge.edge.state_rows import take_rows
 from kinedge.firmware_bridge.clock import ClockMap
@@ -430,7 +434,34 @@ def engine(seed: int) -> None:
     assert isinstance(states[0], EngineState)
 
 
+@cache
+def shipped() -> Scorer:
+    return Scorer(read_bundle(DEFAULT_BUNDLE))
+
+
+def whole_hop(seed: int) -> None:
+    """Hops of some streams in one piece, and by their parts one by one, on a copy of the state."""
+    rng, scorer = np.random.default_rng(seed), shipped()
+    m, n = scorer.manifest, int(rng.integers(1, 40))
+    pure, kept = scorer.initial_state(n), scorer.initial_state(n).owned()
+    for turn in range(4):
+        rows = rng.permutation(n)[: int(rng.integers(1, n + 1))]
+        shape = len(rows), m.hop, m.n_channels
+        values = rng.normal(np.array(m.center), np.array(m.scale), shape).astype(np.float32)
+        values[: seed % 2, :, : m.n_channels // 2] = 0.0
+        valid, saturated = lossy(rng, shape) if seed % 3 else np.ones(shape, bool), rng.random(shape) > 0.99
+        clock_ms = None if turn % 2 else rng.choice([0.0, 60.0], (len(rows), len(m.sensors)))
+        expected, after = scorer.step(values, valid, saturated, pure.take(rows), end_tick=0, clock_ms=clock_ms)
+        pure = pure.put(rows, after)
+        found, kept = scorer.advance(values, valid, saturated, kept, rows, end_tick=0, clock_ms=clock_ms)
+        for part in ("scores", "surprise", "unusual", "belief", "health"):
+            same(getattr(found, part), getattr(expected, part))
+        for part in ("engine", "blocks", "health", "belief", "sides"):
+            same(getattr(kept, part), getattr(pure, part))
+
+
 CASES = {
+    "hop": whole_hop,
     "arrivals": arrivals,
     "belief": judged,
     "blocks": block_scores,

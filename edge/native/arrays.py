@@ -9,10 +9,10 @@ from typing import Any, Final, TypeGuard
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-__all__ = ["address", "is_plain"]
+__all__ = ["HEAD", "address", "can_read", "is_plain"]
 
 _word_at: Any = ctypes.c_int64.from_address
-_HEAD: Final = object.__basicsize__  # of every object; an array's first field, which C programs read, is its address
+HEAD: Final = object.__basicsize__  # of every object; an array's first field, which C programs read, is its address
 
 
 def _asked(array: NDArray[Any]) -> int:
@@ -21,19 +21,19 @@ def _asked(array: NDArray[Any]) -> int:
 
 
 def _read(array: NDArray[Any]) -> int:
-    where: int = _word_at(id(array) + _HEAD).value
+    where: int = _word_at(id(array) + HEAD).value
     return where
 
 
-def _can_read() -> bool:
+def can_read() -> bool:
     """Whether this Python and numpy keep arrays like that: asking takes ten times as long, for a hundred of a step."""
-    if sys.implementation.name != "cpython" or np.ndarray.__basicsize__ < _HEAD + ctypes.sizeof(ctypes.c_int64):
+    if sys.implementation.name != "cpython" or np.ndarray.__basicsize__ < HEAD + ctypes.sizeof(ctypes.c_int64):
         return False
     whole = np.zeros((4, 6), np.float32)
     return all(_read(a) == _asked(a) for a in (whole, whole[1:, ::2], whole[3:].view(np.uint8), np.zeros(1)))
 
 
-_where: Final = _read if _can_read() else _asked
+_where: Final = _read if can_read() else _asked
 
 
 def address(array: NDArray[Any] | None) -> int | None:

@@ -21,10 +21,29 @@ typedef struct {
     int64_t length, interval_ns, came_ns, number;
 } chunk;
 
+/* The head of an array, as compiled programs see it behind what every object has (numpy's PyArrayObject_fields). */
+typedef struct {
+    void *data;
+    int n_dims;
+    void *shape, *strides, *base, *type;
+    int flags;
+} array_head;
+
+enum { IN_ONE_PIECE = 1, ALIGNED = 0x100 }; /* of the flags */
+
+/* Where an array lies; NULL where it is not of this type, row behind row. */
+API const void *kinedge_plain(const void *object, int64_t head, const void *type)
+{
+    const array_head *a = (const array_head *)((const char *)object + head);
+    return a->type == type && a->flags & IN_ONE_PIECE && a->flags & ALIGNED ? a->data : 0;
+}
+
 /* As kinedge/edge/native/arrive.py fills it in: every field is eight bytes, in this order. */
 typedef struct {
-    int64_t n_chunks, n_people, n_sensors, n_numbers, n_clocks, period_ns, never;
-    const chunk *chunks;
+    int64_t n_chunks, n_people, n_sensors, n_numbers, n_clocks, period_ns, never, head;
+    /* the types of times, of values, and of what is valid or saturated */
+    const void *time_type, *value_type, *mark_type;
+    chunk *chunks;
     /* of each number (3, n_numbers): its clock's row in the table, its person, its sensor */
     const int64_t *numbers;
     int64_t *ints;
@@ -42,6 +61,21 @@ typedef struct {
     uint8_t *odd;
     int64_t *complete, n_complete;
 } kinedge_arrive;
+
+/* Look where the arrays of chunks lie, which are listed as objects; -1 where one is not plain. */
+API int64_t kinedge_arrive_look(const kinedge_arrive *a)
+{
+    for (int64_t k = 0; k < a->n_chunks; k++) {
+        chunk *c = a->chunks + k;
+        c->time = kinedge_plain(c->time, a->head, a->time_type);
+        c->values = kinedge_plain(c->values, a->head, a->value_type);
+        c->valid = kinedge_plain(c->valid, a->head, a->mark_type);
+        c->saturated = kinedge_plain(c->saturated, a->head, a->mark_type);
+        if (!c->time || !c->values || !c->valid || !c->saturated)
+            return -1;
+    }
+    return 0;
+}
 
 /* Update the clocks by the chunks from this number on; see kinedge_clocks, which tells how many are done. -1 where
  * something is outside, having done nothing. */

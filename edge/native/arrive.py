@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from kinedge.edge.native.arrays import address
+from kinedge.edge.native.arrays import HEAD, address, can_read, is_plain
 from kinedge.edge.native.hops import SlotTable
 from kinedge.edge.native.loader import typed
 from kinedge.edge.native.record import INT64, POINTER, Record, structure
@@ -24,7 +24,8 @@ Rows = NDArray[np.intp]
 
 _Arrive: Final = structure(
     "_Arrive",
-    (INT64, "n_chunks n_people n_sensors n_numbers n_clocks period_ns never"),
+    (INT64, "n_chunks n_people n_sensors n_numbers n_clocks period_ns never head"),
+    (POINTER, "time_type value_type mark_type"),
     (POINTER, "chunks numbers ints floats at residual slots last first next_tick hop_end"),
     (POINTER, "rows newest came base offset published slope memory odd complete"),
     (INT64, "n_complete"),
@@ -34,8 +35,24 @@ _I64, _F32, _BOOL = np.dtype(np.int64), np.dtype(np.float32), np.dtype(np.bool_)
 
 @cache
 def _functions() -> tuple[Any, ...] | None:
-    names = ("kinedge_arrive_clocks", "kinedge_arrive_lay")
-    return typed({names[0]: [POINTER, INT64], names[1]: [POINTER]}, wide=names)
+    names = ("kinedge_arrive_clocks", "kinedge_arrive_lay", "kinedge_arrive_look")
+    return typed({names[0]: [POINTER, INT64], names[1]: [POINTER], names[2]: [POINTER]}, wide=names)
+
+
+@cache
+def _reads_heads() -> bool:
+    """Whether this Python and numpy keep arrays as C takes them for: tried on some of each kind."""
+    (plain,) = typed({"kinedge_plain": [POINTER, INT64, POINTER]}, wide=("kinedge_plain",)) or (None,)
+    if plain is None or not can_read():
+        return False
+    whole = np.zeros((4, 6), np.float32)
+    apart = np.frombuffer(bytes(9), np.uint8)[1:].view(_I64)
+    cases = (whole, whole[1:], whole[:, 1:3], whole.T, whole > 0, np.zeros(3), np.zeros((0, 2), np.float32), apart)
+    return all(
+        plain(id(a), HEAD, id(kind)) == (address(a) if is_plain(a, kind, a.shape) else 0)
+        for a in cases
+        for kind in (_I64, _F32, _BOOL)
+    )
 
 
 class NativeArrivals:
@@ -52,7 +69,9 @@ class NativeArrivals:
     def __init__(self, grid: Any, *, never: int) -> None:
         self._grid = grid
         self._record = Record(_Arrive)
-        self._record.set({"period_ns": grid.period_ns, "never": never, "n_sensors": len(grid.sensors)})
+        self._record.set({"period_ns": grid.period_ns, "never": never, "n_sensors": len(grid.sensors), "head": HEAD})
+        fields = self._record.fields
+        fields.time_type, fields.value_type, fields.mark_type = id(_I64), id(_F32), id(_BOOL)
         self._slots = SlotTable(grid.buffers)
         self._record.set(slots=self._slots.numbers)
         self._told: tuple[object, ...] = (None, None, None)
@@ -60,7 +79,7 @@ class NativeArrivals:
 
     def take_in(
         self,
-        chunks: Sequence[tuple[ImuChunk, int]],
+        chunks: Sequence[tuple[int, ImuChunk]],
         numbers: I64,
         table: ClockTable,
         alone: Callable[[int, int, int], None],
@@ -70,7 +89,7 @@ class NativeArrivals:
         Parameters
         ----------
         chunks
-            Each with the number of its sensor of its person; they are only read, and must not change later.
+            With samples, each behind the number of its sensor of its person; only read, and must not change later.
         numbers : (3, n)
             Of each such number: the row of its clock, that of its person, and its sensor.
         table
@@ -85,27 +104,16 @@ class NativeArrivals:
             Their samples are then to be mapped by ``mapping``. None, with nothing done, where C cannot do it.
         """
         functions, grid, n = _functions(), self._grid, len(chunks)
-        if functions is None:
+        if functions is None or not _reads_heads():
             return None
         listed: list[int | None] = []
-        for chunk, number in chunks:
-            time, values, valid, saturated = chunk.device_time_ns, chunk.values, chunk.valid, chunk.saturated
-            if not (
-                time.dtype is _I64
-                and values.dtype is _F32
-                and valid.dtype is saturated.dtype is _BOOL
-                and time.flags.c_contiguous
-                and values.flags.c_contiguous
-                and valid.flags.c_contiguous
-                and saturated.flags.c_contiguous
-            ):
-                return None
+        for number, chunk in chunks:
             listed += (
-                address(time),
-                address(values),
-                address(valid),
-                address(saturated),
-                len(time),
+                id(chunk.device_time_ns),
+                id(chunk.values),
+                id(chunk.valid),
+                id(chunk.saturated),
+                len(chunk.values),
                 chunk.interval_ns,
                 chunk.host_time_ns,
                 number,
@@ -117,6 +125,8 @@ class NativeArrivals:
         self._tell(numbers, table, n)
         fields = self._record.fields
         fields.n_chunks, fields.chunks = n, address(of_chunks)
+        if functions[2](self._record.at):
+            return None
         at, done = self._record.at, 0
         while done < n:
             done = functions[0](at, done)
