@@ -17,6 +17,7 @@ from kinedge.benchmarks.crowd import walking_samples
 from kinedge.edge.alarm import AlarmConfig
 from kinedge.edge.enrol import enrol_recordings
 from kinedge.edge.enrolment import Enrolment
+from kinedge.edge.kept_enrolments import KeptEnrolments
 from kinedge.edge.orientation import WINDOW_S
 from kinedge.edge.people import People
 from kinedge.edge.pipeline import Pipeline
@@ -66,7 +67,10 @@ def pipeline_of(
     people = None
     if kind:
         own = enrolment or any_enrolment(scorer)
-        people = People(scorer, subjects, {s: _of(own, s) for s in subjects})
+        kept = KeptEnrolments(own_reference=scorer.calibration.enrolled is None)
+        for subject in subjects:
+            kept.keep(subject, _of(own, subject))
+        people = People(scorer, subjects, kept)
         for subject in subjects if kind == ENROLLED else ():
             people.same_wearing(subject)
     alarm = AlarmConfig()
@@ -74,9 +78,12 @@ def pipeline_of(
 
 
 def _of(enrolment: Enrolment, subject: str) -> Enrolment:
-    manifest = enrolment.manifest.model_copy(update={"subject": subject})
+    """Return one's own, of which nothing is shared with others: as read from a file of theirs."""
+    text = enrolment.manifest.model_copy(update={"subject": subject}).model_dump_json()
     baseline, frames = copy.deepcopy(enrolment.baseline), copy.deepcopy(enrolment.frames)
-    return replace(enrolment, manifest=manifest, baseline=baseline, frames=frames)
+    return replace(
+        enrolment, manifest=type(enrolment.manifest).model_validate_json(text), baseline=baseline, frames=frames
+    )
 
 
 def hops_of_a_turn(scorer: Scorer) -> int:

@@ -293,14 +293,15 @@ def _memory_kb(bundle: Bundle, n: int, kind: Kind, *, chunk_samples: int, second
     scorer = Scorer(bundle)
     n_chunks = round(seconds * manifest.rate_hz / chunk_samples)
     # what is needed once, however many there are, is not counted
-    few = Crowd(manifest, min(64, n), chunk_samples=chunk_samples)
+    walking = kind == BEING_ALIGNED
+    few = Crowd(manifest, min(64, n), chunk_samples=chunk_samples, walking=walking)
     enrolment = any_enrolment(scorer) if kind else None
     small = _Edge(pipeline_of(scorer, few.subjects, kind, enrolment), few)
     for chunks in few.chunks(0, min(n_chunks, 50)):
         small.warm(chunks)
     gc.collect()
     before = _resident_kb()
-    crowd = Crowd(manifest, n, chunk_samples=chunk_samples)
+    crowd = Crowd(manifest, n, chunk_samples=chunk_samples, walking=walking)
     pipeline = pipeline_of(scorer, crowd.subjects, kind, enrolment)
     crowd.know_clocks(pipeline)
     channels = {s.name: s.channels for s in crowd.sensors}

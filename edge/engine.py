@@ -322,6 +322,7 @@ class Engine:
                     model_out=as_plain(model_state, (stop - start, self.manifest.state_size)),
                 )
             step.surprise(start, stop, nats=found.nats[start:stop])
+        step.forget("values", "valid", "rows", "z", "nats", "ok")
 
     def _fill_gaps(
         self, values: F32, valid: NDArray[np.bool_], state: EngineState, at: slice | NDArray[np.intp]

@@ -1,14 +1,21 @@
-"""How the sensors of a board's people sit, learned from walking hop by hop, of all who are in a step at once."""
+"""How the sensors of a board's people sit, learned from walking hop by hop, of all who are in a step at once.
+
+Thousands may be aligned at the same time, each morning. So samples are held for those alone of whom it is learned, and
+until their window is whole; windows are looked at in pieces of 32 people, or what all of them need at once would stay
+with the process; and of long walking neighbouring windows are kept as one (``Moments``).
+"""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kinedge.edge.orientation import MAX_WINDOWS, WINDOW_S, Frames, Walking
+from kinedge.edge.moments import Moments
+from kinedge.edge.orientation import WINDOW_S, Frames, Walking
 from kinedge.signals import SensorSpec
 
 __all__ = ["FrameWatch"]
@@ -17,6 +24,8 @@ F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 Rows = NDArray[np.intp]
+
+_AT_ONCE: Final = 32  # people
 
 
 class FrameWatch:
@@ -44,67 +53,99 @@ class FrameWatch:
         self._n_channels = sum(s.n_channels for s in sensors)
         self.going: Mask = np.zeros(n_people, bool)
         self.walked_s: F64 = np.zeros((n_people, len(sensors)))
-        self._n_going = 0
         self._n_held = np.zeros(n_people, np.intp)
-        self._held: F32 = np.zeros((n_people, 0, self._n_channels), np.float32)
-        self._found: dict[int, dict[int, deque[F64]]] = {}
+        self._n_going = 0
+        # samples that wait for the rest of their window, and what others said, in a slot of each of whom it is learned
+        self._slot = np.full(n_people, -1, np.intp)
+        self._free: list[int] = []
+        self._held: F32 = np.zeros((0, 0, self._n_channels), np.float32)
+        self._moments = Moments(0, len(sensors))
 
     def __bool__(self) -> bool:
         return self._n_going > 0
 
-    def begin(self, row: int) -> None:
-        """Learn of somebody from the next hop on; nothing changes where it is learned already."""
-        if not self.going[row]:
-            self.going[row], self._n_held[row] = True, 0
-            self._n_going += 1
-            self._found[row] = {i: deque(maxlen=MAX_WINDOWS) for i in self._walking.sensors}
+    @property
+    def nbytes(self) -> int:
+        """Bytes of what is held and learned of everybody."""
+        of_all = (self.going, self.walked_s, self._n_held, self._slot, self._held)
+        return sum(a.nbytes for a in of_all) + self._moments.nbytes
+
+    def begin(self, rows: Rows) -> None:
+        """Learn of these people from the next hop on; nothing changes where it is learned already."""
+        new = rows[~self.going[rows]]
+        if len(new) > len(self._free):
+            n = self._n_going + len(new)
+            self._rebuild(max(n, min(2 * self._n_going, n + _AT_ONCE)), self._held.shape[1])
+        for row in new.tolist():
+            self._slot[row] = self._free.pop()
+            self._moments.clear(int(self._slot[row]))
+        self.going[new], self._n_held[new] = True, 0
+        self._n_going += len(new)
 
     def end(self, row: int) -> None:
         """Learn no more of somebody, and forget what was learned."""
         if self.going[row]:
             self.going[row], self.walked_s[row] = False, 0.0
+            self._free.append(int(self._slot[row]))
+            self._slot[row] = -1
             self._n_going -= 1
-            del self._found[row]
-            if not self._n_going:
-                self._held = self._held[:, :0].copy()
+            if 4 * self._n_going <= len(self._held) > _AT_ONCE or not self._n_going:
+                self._rebuild(2 * self._n_going, self._held.shape[1] if self._n_going else 0)
 
     def clear(self, rows: Rows, sensors: Mask) -> None:
         """Forget what was seen of these sensors (n_rows, n_sensors): they were put on anew."""
         seen = sensors & (self.walked_s[rows] > 0)
         for k, sensor in np.argwhere(seen).tolist():
-            self._found[int(rows[k])][sensor].clear()
+            self._moments.clear(int(self._slot[rows[k]]), sensor)
         self.walked_s[rows] = np.where(sensors, 0.0, self.walked_s[rows])
 
     def add(self, rows: Rows, values: F32, valid: Mask) -> None:
         """Take the next samples (n_rows, n, n_channels) of some people of whom it is learned."""
-        n, window = values.shape[1], self._walking.window
-        if self._held.shape[1] < window - 1 + n:
-            # pages that nobody writes to take no memory
-            longer = np.zeros((len(self.going), window - 1 + n, self._n_channels), np.float32)
-            longer[:, : self._held.shape[1]] = self._held
-            self._held = longer
-        held = self._n_held[rows]
-        seen = values if valid.all() else np.where(valid, values, np.float32(np.nan))
-        if len(rows) and (held == held[0]).all():  # they began together
-            self._held[rows, held[0] : held[0] + n] = seen
-        else:
-            self._held[rows[:, None], held[:, None] + np.arange(n)] = seen
-        held += n
-        while (full := held >= window).any():
-            self._look(rows[full])
-            held[full] -= window
-        self._n_held[rows] = held
+        whole, n, held = bool(valid.all()), values.shape[1], self._n_held[rows]
+        for start in np.unique(held).tolist():  # one, where all began together
+            at = np.flatnonzero(held == start)
+            of_step = len(at) if start + n < self._walking.window else _AT_ONCE
+            for k in range(0, len(at), of_step):
+                some: slice | Rows = at[k : k + of_step]
+                if len(at) == len(rows):
+                    some = slice(k, k + of_step)
+                seen = values[some] if whole else np.where(valid[some], values[some], np.float32(np.nan))
+                self._take(rows[some], start, seen)
 
-    def _look(self, rows: Rows) -> None:
-        window = self._walking.window
-        held = self._held[rows]
-        people, sensors, moments = self._walking.look(held[:, :window])
-        self._held[rows, :-window] = held[:, window:]
+    def _take(self, rows: Rows, start: int, seen: F32) -> None:
+        """Take samples of people of whom equally many are held."""
+        window, slots, rest = self._walking.window, self._slot[rows], seen
+        if start + seen.shape[1] >= window:
+            rest = np.concatenate([self._held[slots, :start], seen], axis=1)
+            start = 0
+            while rest.shape[1] >= window:
+                self._look(rows, rest[:, :window])
+                rest = rest[:, window:]
+        end = start + rest.shape[1]
+        if self._held.shape[1] < end:
+            self._rebuild(len(self._held), end)
+            slots = self._slot[rows]
+        self._held[slots, start:end] = rest
+        self._n_held[rows] = end
+
+    def _look(self, rows: Rows, windows: F32) -> None:
+        people, sensors, moments = self._walking.look(windows)
         for row, sensor, found in zip(rows[people].tolist(), sensors.tolist(), moments, strict=True):
-            # a copy, or all of the step would be kept as long as it is
-            self._found[row][sensor].append(found.copy())
-            self.walked_s[row, sensor] = len(self._found[row][sensor]) * WINDOW_S
+            self.walked_s[row, sensor] = self._moments.add(int(self._slot[row]), sensor, found) * WINDOW_S
+
+    def _rebuild(self, n_slots: int, n_samples: int) -> None:
+        """Make room for so many people of whom it is learned, and so many samples of each."""
+        rows = np.flatnonzero(self.going)
+        # pages that nobody writes to take no memory
+        held = np.zeros((n_slots, n_samples, self._n_channels), np.float32)
+        n = min(n_samples, self._held.shape[1])
+        held[: len(rows), :n] = self._held[self._slot[rows], :n]
+        self._moments = self._moments.moved(n_slots, self._slot[rows])
+        self._held, self._slot[rows] = held, np.arange(len(rows))
+        self._free = list(range(n_slots - 1, len(rows) - 1, -1))
 
     def frames(self, row: int) -> Frames:
         """Return what is known now of somebody of whom it is learned."""
-        return self._walking.frames(self._found[row])
+        slot = int(self._slot[row])
+        found = self._walking.frames({sensor: self._moments.told(slot, sensor) for sensor in self._walking.sensors})
+        return replace(found, walking_s=self.walked_s[row].copy())

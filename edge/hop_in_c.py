@@ -99,7 +99,7 @@ class FoundHop:
     """What was found of a hop of some streams; each part becomes arrays when it is asked for first."""
 
     def __init__(self, room: NDArray[np.uint8], layout: _Layout, calibration: Calibration) -> None:
-        self.room, self.layout, self._calibration = room, layout, calibration
+        self.room, self.layout, self._of_one = room, layout, calibration.of_one
         self.precision = calibration.precision
         self.worn = False  # it is known that no sensor is silent, or has been still for long
 
@@ -167,7 +167,7 @@ class FoundHop:
             others=others,
             without=self._part("without"),
             withheld=self._sensors[6],
-            enrolled=np.broadcast_to(self._calibration.of_one > 0, len(normal)),
+            enrolled=np.broadcast_to(self._of_one > 0, len(normal)),
             fresh=fresh,
         )
 
@@ -362,6 +362,10 @@ class HopInC:
         np.exp(layout.odds, layout.odds)
         decide(belief)
         learn(self._health.record.at, self._fields.room + layout.sensor_u)
+        if self._calibration is not None and self._calibration.which is not None:  # of this step alone
+            self._belief.forget_streams()
+            self._blocks.record.forget("diagonal")
+            self._calibration, self._precision = None, np.empty(0, np.float32)
 
     def _tell(self, state: Any) -> bool:
         """Tell all parts of a state; whether they can go on in it."""

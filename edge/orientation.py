@@ -177,6 +177,7 @@ class Walking:
         both = {i: f for i, f in pairs.items() if Quantity.ACC in f and Quantity.GYR in f}
         self.sensors = tuple(both)
         self._columns = np.array([[f[Quantity.ACC], f[Quantity.GYR]] for f in both.values()], np.intp)
+        self._in_order = self._columns.ravel().tolist() == list(range(len(names)))
         self.window = round(WINDOW_S * rate_hz)
         self._lags = (max(1, round(_STEP_S[0] * rate_hz)), min(self.window - 2, round(_STEP_S[1] * rate_hz)))
         self._n_transformed = _quick_length(self.window + self._lags[1])
@@ -200,7 +201,9 @@ class Walking:
         if not self.sensors:
             return nothing
         # (n_people, n_sensors, acceleration or rate, axis, window), samples of an axis side by side
-        samples = np.ascontiguousarray(windows.transpose(0, 2, 1), np.float64)[:, self._columns]
+        samples = np.ascontiguousarray(windows.transpose(0, 2, 1), np.float64)
+        shape = (len(samples), *self._columns.shape, self.window)
+        samples = samples.reshape(shape) if self._in_order else samples[:, self._columns]
         acc, gyr = samples[:, :, 0], samples[:, :, 1]
         whole = np.isfinite(samples).all(axis=(2, 3, 4))
         walks = np.zeros(whole.shape, bool)
@@ -233,18 +236,19 @@ class Walking:
             found[found] = rho.max(axis=1) >= _MIN_REGULARITY
         return found
 
-    def frames(self, found: Mapping[int, Sequence[F64]]) -> Frames:
-        """Return what the moments (7, 3) of each sensor say; one with fewer than eight of them is not known."""
+    def frames(self, found: Mapping[int, tuple[F64, F64]]) -> Frames:
+        """Return what the moments of each sensor say: their mean (7, 3), and those of windows or of equal stretches.
+
+        A sensor with fewer than eight of the latter (n, 7, 3) is not known.
+        """
         s = self.n_sensors
         gravity, axis = np.tile([0.0, 0.0, 1.0], (s, 1)), np.tile([1.0, 0.0, 0.0], (s, 1))
         cross, error = np.zeros((s, 3, 3)), np.full((s, 2), np.pi)
         anisotropy, walking = np.zeros(s), np.zeros(s)
-        for i, moments in found.items():
-            walking[i] = len(moments) * WINDOW_S
-            if len(moments) < _STRETCHES:
+        for i, (mean, windows) in found.items():
+            walking[i] = len(windows) * WINDOW_S
+            if len(windows) < _STRETCHES:
                 continue
-            windows = np.stack(moments)  # (n, 7, 3)
-            mean = windows.mean(axis=0)
             gravity[i] = _unit(mean[0])
             power, directions = np.linalg.eigh(mean[1:4])
             axis[i], cross[i] = directions[:, 2], mean[4:]
@@ -306,7 +310,8 @@ class FrameEstimator:
 
     def frames(self) -> Frames:
         """Return what is known now; a sensor with fewer than eight windows of walking is not known."""
-        return self._walking.frames(self._found)
+        found = {sensor: np.stack(own) for sensor, own in self._found.items() if own}
+        return self._walking.frames({sensor: (own.mean(axis=0), own) for sensor, own in found.items()})
 
 
 def align(today: Frames, enrolled: Frames) -> Alignment:

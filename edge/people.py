@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from kinedge.edge.calibration import Calibration, stack_calibrations
 from kinedge.edge.frame_watch import FrameWatch
+from kinedge.edge.kept_enrolments import KeptEnrolments
 from kinedge.edge.orientation import Alignment, align, rotate_samples, triads_of
 from kinedge.edge.pose import PoseAlignment, PoseFrames, align_poses
 from kinedge.edge.scoring import Scorer
@@ -48,7 +49,8 @@ class People:
     subjects
         One stream each.
     enrolments
-        By subject; who is missing is compared with the cohort.
+        By subject; who is missing is compared with the cohort. They are kept small, so many are best handed over as
+        ``KeptEnrolments``, which must have ``own_reference`` where the model's cohort was not enrolled.
     unsigned
         By subject, what of theirs nobody trusted has signed.
 
@@ -71,16 +73,27 @@ class People:
         *,
         unsigned: Mapping[str, tuple[Literal["model", "enrolment"], ...]] | None = None,
     ) -> None:
-        enrolments, unsigned = enrolments or {}, unsigned or {}
-        for subject, enrolment in enrolments.items():
-            _refuse_misfit(subject, enrolment, scorer)
-        manifest = scorer.manifest
+        unsigned = unsigned or {}
+        manifest, cohort = scorer.manifest, scorer.calibration
         self.subjects = tuple(subjects)
-        self.enrolments = {s: e for s, e in enrolments.items() if s in self.subjects}
+        who, own, self._alignable, self._posable = set(subjects), {}, set[str](), set[str]()
+        if kept := isinstance(enrolments, KeptEnrolments):
+            self.enrolments = enrolments.only(who)
+        else:
+            self.enrolments = KeptEnrolments(own_reference=cohort.enrolled is None)
+        for subject, enrolment in (enrolments or {}).items():
+            _refuse_misfit(subject, enrolment, scorer)
+            if subject not in who:
+                continue
+            if not kept:
+                self.enrolments.keep(subject, enrolment)
+            own[subject] = enrolment.baseline.calibration(cohort, scorer.groups)
+            if (enrolment.frames.anisotropy > 0).any():
+                self._alignable.add(subject)
+            if enrolment.poses is not None and enrolment.poses.usable.any():
+                self._posable.add(subject)
         self.calibration: Calibration | None = None
-        if self.enrolments:
-            cohort = scorer.calibration
-            own = {s: e.baseline.calibration(cohort, scorer.groups) for s, e in self.enrolments.items()}
+        if own:
             self.calibration = stack_calibrations([own.get(s, cohort) for s in self.subjects])
         self._triads, self._owner = triads_of(manifest.sensor_specs)
         self._rotations = np.tile(np.eye(3, dtype=np.float32), (len(self.subjects), len(manifest.sensors), 1, 1))
@@ -88,7 +101,7 @@ class People:
         self._some_turned = False
         self._bases = [
             Basis(
-                enrolment_digest=None if s not in self.enrolments else self.enrolments[s].digest,
+                enrolment_digest=self.enrolments.digest(s),
                 alignment="pending" if self.can_align(s) or self.can_pose(s) else "none",
                 unsigned=unsigned.get(s, ()),
             )
@@ -101,9 +114,7 @@ class People:
         self._enrolled = np.array([s in self.enrolments for s in self.subjects], bool)
         self._can_align = np.array([self.can_align(s) for s in self.subjects], bool)
         self._frames = FrameWatch(manifest.sensor_specs, len(self.subjects), rate_hz=manifest.rate_hz)
-        self.alignments: dict[str, Alignment] = {}
-        for row in np.flatnonzero(self._can_align).tolist():
-            self._frames.begin(row)
+        self._frames.begin(np.flatnonzero(self._can_align))
 
     def realign(self, subject: str) -> None:
         """Look anew at how the sensors of a person sit: they were taken off, or slipped.
@@ -148,7 +159,6 @@ class People:
             raise ConfigError(f"{subject}: not enrolled, so there is nothing that sensors could sit like")
         row = self.subjects.index(subject)
         self._frames.end(row)
-        self.alignments.pop(subject, None)
         self._rotations[row], self._turned[row] = np.eye(3), False
         self.known[row] = True
         self._set_basis(row, "same")
@@ -158,13 +168,11 @@ class People:
         subject = self.subjects[row]
         self.known[row, sensors] = False
         self._see_anew(np.array([row]), sensors[None])
-        if not self.known[row].any():
-            self.alignments.pop(subject, None)
         if not self.can_align(subject) and not self.can_pose(subject):
             self._set_basis(row, "none")
             return
         if self.can_align(subject):
-            self._frames.begin(row)
+            self._frames.begin(np.array([row]))
         self._set_basis(row, "partly" if self.known[row].any() else "pending")
 
     def _see_anew(self, rows: Rows, sensors: Mask) -> None:
@@ -185,8 +193,8 @@ class People:
         SignalError
             The poses are of other sensors.
         """
-        poses = None if not self.can_pose(subject) else self.enrolments[subject].poses
-        if subject not in self.subjects or poses is None:
+        poses = self.enrolments[subject].poses if self.can_pose(subject) else None
+        if poses is None:
             raise ConfigError(f"{subject}: no poses to align to; enrol with the guided poses")
         found = align_poses(today, poses)
         if found.alignment.usable.any():
@@ -196,6 +204,10 @@ class People:
     def by_subject(self) -> tuple[tuple[str, Basis], ...]:
         """Return everybody with what the verdicts about them rest on."""
         return tuple(zip(self.subjects, self._bases, strict=True))
+
+    def calibration_of(self, rows: Rows | None) -> Calibration | None:
+        """Return whom these rows, or all when None, are compared with; None where nobody is enrolled."""
+        return self.calibration if self.calibration is None or rows is None else self.calibration.rows(rows)
 
     @property
     def learning(self) -> bool:
@@ -233,25 +245,18 @@ class People:
         for k in np.flatnonzero(ready.any(axis=1) & ~soon.any(axis=1)).tolist():  # once a minute of somebody's walking
             row, which = int(own[k]), ready[k]
             self._look_s[row, which] = walked_s[k, which] + ALIGN_AFTER_S
-            found = align(self._frames.frames(row), self.enrolments[self.subjects[row]].frames)
+            found = align(self._frames.frames(row), self.enrolments.frames(self.subjects[row]))
             turned[at[k]] = self._settle(row, found, which)
         return turned
 
     def _settle(self, row: int, found: Alignment, which: NDArray[np.bool_]) -> bool:
         """Turn these sensors of a row so from here on; whether that is otherwise than before."""
-        subject = self.subjects[row]
-        before, last = self._rotations[row].copy(), self.alignments.get(subject, found)
+        before = self._rotations[row].copy()
         worth = found.usable & (found.angle_rad > np.maximum(found.error_rad, _WORTH_TURNING_RAD))
         turn = np.where(worth[:, None, None], found.rotation, np.eye(3))
         self._rotations[row] = np.where(which[:, None, None], turn, before)
         self._turned[row] = bool((self._rotations[row] != np.eye(3)).any())
         self.known[row, which] = found.usable[which]
-        self.alignments[subject] = Alignment(
-            np.where(which[:, None, None], found.rotation, last.rotation),
-            np.where(which, found.angle_rad, last.angle_rad),
-            np.where(which, found.error_rad, last.error_rad),
-            np.where(which, found.usable, last.usable),
-        )
         known = self.known[row]
         if known.all() or (self._look_s[row][~known] > _GIVE_UP_S).all():
             self._frames.end(row)
@@ -290,13 +295,11 @@ class People:
 
     def can_align(self, subject: str) -> bool:
         """Whether there is an enrolment with enough walking to align a person's sensors to."""
-        enrolment = self.enrolments.get(subject)
-        return enrolment is not None and bool((enrolment.frames.anisotropy > 0).any())
+        return subject in self._alignable
 
     def can_pose(self, subject: str) -> bool:
         """Whether there is an enrolment with guided poses that some sensor of a person can be turned by."""
-        enrolment = self.enrolments.get(subject)
-        return enrolment is not None and enrolment.poses is not None and bool(enrolment.poses.usable.any())
+        return subject in self._posable
 
     def _set_basis(self, row: int, alignment: _Alignment) -> None:
         self._bases[row] = replace(self._bases[row], alignment=alignment)

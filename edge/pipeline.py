@@ -41,6 +41,7 @@ Rows = NDArray[np.intp]
 
 _NONE_YET: Final = -(2**62)
 _TOGETHER: Final = 64  # people whose hops may all end at once: the last one of them waits some milliseconds
+_AT_ONCE: Final = 128  # people of one step: what it makes is freed in pieces that the next one fits into
 _A_PHASE: Final = 32  # people beyond that, as many as are scored together
 
 
@@ -144,7 +145,7 @@ class Pipeline:
         self._arrivals = Arrivals(self._grid, self.subjects, make_clock)
         self._clock_watch = self._new_clock_watch()
         self._wear = WearWatch(len(self.subjects), len(scorer.sensors), hop_s=manifest.hop / manifest.rate_hz)
-        self._state: ScoringState = scorer.initial_state(len(self.subjects)).owned()
+        self._state: ScoringState = scorer.initial_state(len(self.subjects))
         self._last_index = np.full(len(self.subjects), _NONE_YET)
         self._turned = np.zeros(len(self.subjects), bool)
         self._some_turned = False
@@ -168,7 +169,7 @@ class Pipeline:
             raise SignalError(f"{b.name}: does not go on where {a.name} stops; start anew with it")
         self._watch = AlarmWatch(scorer, people, self._alarm) if self._alarm is not None and people.enrolments else None
         self.scorer, self.people = scorer, people
-        self._state = scorer.initial_state(len(self.subjects)).owned()
+        self._state = scorer.initial_state(len(self.subjects))
 
     def use_people(self, people: People) -> None:
         """Let people join, leave or be compared with another enrolment, between two hops.
@@ -194,7 +195,7 @@ class Pipeline:
         if watch is not None and self._watch is not None:
             watch.load(self._watch.save(), same)
         now, then = np.array(list(stay.values()), np.intp), np.array(list(stay), np.intp)
-        state = self.scorer.initial_state(len(before)).owned()
+        state = self.scorer.initial_state(len(before))
         state.write(now, self._state.take(then))
         last_index, turned = np.full(len(before), _NONE_YET), np.zeros(len(before), bool)
         last_index[now], turned[now] = self._last_index[then], self._turned[then]
@@ -416,8 +417,9 @@ class Pipeline:
             if len(due) > 1:
                 together = first < first.min() + hop
                 rows = due[together][np.argsort(first[together], kind="stable")]
-            found += self._step(rows if at_most is None else rows[: at_most - len(found)])
-            more = again or len(rows) < len(due)
+            most = min(_AT_ONCE, len(rows) if at_most is None else at_most - len(found))
+            found += self._step(rows[:most])
+            more = again or most < len(due)
         return found
 
     def _step(self, rows: Rows) -> list[Scored]:
@@ -434,9 +436,6 @@ class Pipeline:
             self._state.write(leapt, self.scorer.initial_state(len(leapt)))
         everybody = len(rows) == len(self.subjects) and bool((rows[:-1] < rows[1:]).all())
         turned = self.people.turn(rows, values, valid, saturated)
-        calibration = self.people.calibration
-        if calibration is not None and not everybody:
-            calibration = calibration.rows(rows)
         clock_ms = self._clock_watch.look(rows, index, self._arrivals.clocks_by_row, self._arrivals.error_bounds_ns)
         ends = (first_tick + hop).tolist()
         batch, self._state = self.scorer.advance(
@@ -444,7 +443,7 @@ class Pipeline:
             self._state,
             None if everybody else rows,
             end_tick=ends[0],
-            calibration=calibration,
+            calibration=self.people.calibration_of(None if everybody else rows),
             clock_ms=clock_ms,
         )
         gap_s = None

@@ -360,9 +360,9 @@ class EdgeService:
             It is of another person, model or precision, or the alarm's promise cannot be kept.
         """
         before = self.pipeline.people
-        enrolments = {s: e for s, e in before.enrolments.items() if s != subject}
+        enrolments = before.enrolments.only({s for s in before.subjects if s != subject})
         if enrolment is not None:
-            enrolments[subject] = enrolment
+            enrolments.keep(subject, enrolment)
         kept = {s: tuple(u for u in b.unsigned if s != subject or u == "model") for s, b in before.by_subject()}
         self.pipeline.use_people(People(self.scorer, before.subjects, enrolments, unsigned=kept))
         self.episodes.use(self.scorer, self.pipeline.people, self.promises)

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from kinedge.bundle import Bundle, read_bundle
 from kinedge.edge.backends import open_backend
 from kinedge.edge.board_key import board_public_keys
 from kinedge.edge.config import DEFAULT_BUNDLE, GatewayConfig
+from kinedge.edge.kept_enrolments import KeptEnrolments
 from kinedge.edge.people import People
 from kinedge.edge.scoring import Scorer
 from kinedge.errors import BundleError, ConfigError
 from kinedge.signing import Trust, load_trust
-
-if TYPE_CHECKING:
-    from kinedge.edge.enrolment import Enrolment
 
 __all__ = ["bundle_in_use", "is_trusted", "load_people", "load_trusted"]
 
@@ -95,7 +93,7 @@ def load_people(
     """
     keys = (*config.trust.keys, *board_public_keys(config.store))
     trust = load_trust(keys, allow_unsigned=config.trust.allow_unsigned)
-    enrolments: dict[str, Enrolment] = {}
+    enrolments = KeptEnrolments(own_reference=scorer.calibration.enrolled is None)
     unsigned: dict[str, tuple[Literal["model", "enrolment"], ...]] = {}
     for person in config.people:
         found: list[Literal["model", "enrolment"]] = [] if signed else ["model"]
@@ -113,7 +111,7 @@ def load_people(
             if misfits == "cohort" and made_with != (scorer.bundle.digest, config.precision):
                 unsigned[person.subject] = tuple(found)
                 continue
-            enrolments[person.subject] = enrolment
+            enrolments.keep(person.subject, enrolment)
             if signer is None:
                 found.append("enrolment")
         unsigned[person.subject] = tuple(found)

@@ -58,16 +58,23 @@ class AlarmWatch:
         self._rows = [i for i, s in enumerate(people.subjects) if s in people.enrolments]
         self._own = np.full(len(people.subjects), -1, np.intp)  # which of the enrolled each row of the pipeline is
         self._own[self._rows] = np.arange(len(self._rows))
-        enrolled = [people.enrolments[people.subjects[i]] for i in self._rows]
-        self._detectors = Detectors([e.baseline for e in enrolled], scorer.groups)
+        baselines, worse, promises = [], [], []
+        said: dict[str, str] = {}
+        for i in self._rows:
+            enrolment = people.enrolments[people.subjects[i]]
+            audit = enrolment.manifest.audit
+            if audit.verdict not in said:
+                said[audit.verdict] = promise(config, audit=audit.verdict, n_subjects=int(cohort.n_subjects[0]))
+            baselines.append(enrolment.baseline)
+            worse.append(worse_than(audit))
+            promises.append(said[audit.verdict])
+        self._detectors = Detectors(baselines, scorer.groups)
         self._sensor_of = np.repeat(np.arange(len(scorer.groups)), [g.stop - g.start for g in scorer.groups])
         names = detector_names(scorer.sensors, scorer.channels)
         self._words = _Words(
             names=names,
             sensors=scorer.sensors,
-            promises=[
-                promise(config, audit=e.manifest.audit.verdict, n_subjects=int(cohort.n_subjects[0])) for e in enrolled
-            ],
+            promises=promises,
             ways=[_ways_of(people, people.subjects[i]) for i in self._rows],
         )
         self._alarms = Alarms(
@@ -75,12 +82,12 @@ class AlarmWatch:
             n_detectors=len(names),
             block_s=manifest.block / manifest.rate_hz,
             config=config,
-            worse=np.stack([worse_than(e.manifest.audit) for e in enrolled]),
+            worse=np.stack(worse),
         )
-        self._state: AlarmState = self._alarms.initial_state(len(enrolled))
-        self._block = np.full(len(enrolled), -2, np.int64)
+        self._state: AlarmState = self._alarms.initial_state(len(baselines))
+        self._block = np.full(len(baselines), -2, np.int64)
         # a row of each: what AlarmStep has, in its order, and for every sensor whether it is unplaced
-        self._told = np.tile(np.array([*_BEFORE, *(0.0 for _ in scorer.sensors)]), (len(enrolled), 1))
+        self._told = np.tile(np.array([*_BEFORE, *(0.0 for _ in scorer.sensors)]), (len(baselines), 1))
 
     def save(self) -> dict[str, NDArray[Any]]:
         """Return the evidence so far, one row per enrolled person; ``row`` is theirs in the pipeline."""

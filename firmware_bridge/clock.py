@@ -200,9 +200,9 @@ class ClockMap:
 
     def _use(self, table: ClockTable, row: int) -> None:
         self._table, self._row = table, row
-        self._ints = memoryview(table.ints[row])
-        self._floats = cast("memoryview[float]", memoryview(table.floats[row]))
-        self._latest = Bins(1, self._ints, memoryview(table.at[row]), memoryview(table.residual[row]))
+        self._ints, floats, at, residual = table.views(row)
+        self._floats = cast("memoryview[float]", floats)
+        self._latest = Bins(1, self._ints, at, residual)
 
     def move_to(self, table: ClockTable, row: int, *, settle: Callable[[], None] | None = None) -> None:
         """Keep all numbers in a row of a table from here on, where those of many clocks are updated at once.

@@ -8,7 +8,7 @@ left to it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,9 +65,19 @@ class ClockTable:
         self.floats = np.zeros((n, N_FLOATS))
         self.at = np.zeros((n, N_BINS), np.int64)
         self.residual = np.zeros((n, N_BINS), np.int64)
+        arrays: tuple[NDArray[Any], ...] = (self.ints, self.floats, self.at, self.residual)
+        self._whole = tuple((a.reshape(-1).data, a.shape[1]) for a in arrays)
 
     def __len__(self) -> int:
         return len(self.ints)
+
+    def views(self, row: int) -> tuple[memoryview, memoryview, memoryview, memoryview]:
+        """Return the ints, floats, times and residuals of one row, to read and write number by number.
+
+        Parts of one view of all rows: a view of its own, with the array that it is of, takes twice as much memory.
+        """
+        ints, floats, at, residual = (whole[row * n : (row + 1) * n] for whole, n in self._whole)
+        return ints, floats, at, residual
 
     def update(self, rows: Rows, device_ns: I64, host_ns: I64, alone: Callable[[int, int, int], None]) -> Mappings:
         """Take in arrivals, and return what maps the times of each chunk as of its own arrival.

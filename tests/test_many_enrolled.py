@@ -132,22 +132,24 @@ def test_frames_learned_of_many_are_those_learned_of_each(seed: int, hop: int) -
     watch = FrameWatch(SPECS, n_people, rate_hz=rate_hz)
     alone = [FrameEstimator(SPECS, rate_hz=rate_hz) for _ in range(n_people)]
     for row in range(n_people):
-        watch.begin(row)
+        watch.begin(np.array([row]))
     for start in range(0, n - hop, hop):
         rows = np.flatnonzero(rng.random(n_people) < 0.8)
         part = slice(start, start + hop)
         if start == 450 // hop * hop:
             watch.end(1)
-            watch.begin(1)
+            watch.begin(np.array([1]))
             alone[1].clear()
         watch.add(rows, values[rows, part], valid[rows, part])
         for row in rows.tolist():
             alone[row].add(values[row, part], valid[row, part])
     for row in range(n_people):
         ours, theirs = watch.frames(row), alone[row].frames()
-        assert all(
-            np.array_equal(getattr(ours, f), getattr(theirs, f)) for f in ("gravity", "axis", "cross", "error_rad")
-        )
+        assert all(np.array_equal(getattr(ours, f), getattr(theirs, f)) for f in ("gravity", "axis", "cross"))
+        # beyond 15 windows what tells the scatter is kept in single precision
+        few = theirs.walking_s <= 60
+        assert np.array_equal(ours.error_rad[few], theirs.error_rad[few])
+        assert np.allclose(ours.error_rad, theirs.error_rad, rtol=1e-3)
         assert watch.walked_s[row].tolist() == theirs.walking_s.tolist()
     watch.clear(np.arange(n_people), np.tile([True, True, False], (n_people, 1)))
     assert not watch.walked_s[:, :2].any()

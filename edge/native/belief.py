@@ -17,6 +17,8 @@ __all__ = ["NativeBelief", "Told"]
 F64 = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
+_TOLD: Final = ("knots", "center", "spread", "likelihood", "of_one")  # of a calibration
+_OF_STREAMS: Final = (*_TOLD, "which", "own_knots")
 _CALIBRATION: Final = "knots center spread likelihood of_one reference n_finite which own_knots"
 _STATE: Final = "log_odds beyond doubted_s lost shown shown_squares shown_weight channel_share sensor_share"
 _Belief: Final = structure(
@@ -106,7 +108,7 @@ class NativeBelief:
         if self._reference is not calibration.reference:
             every = np.isfinite(reference) if own else np.ones(reference.shape, bool)
             self._reference, self._n_finite = calibration.reference, every.sum(axis=1)
-        arrays = {name: getattr(calibration, name) for name in ("knots", "center", "spread", "likelihood", "of_one")}
+        arrays = {name: getattr(calibration, name) for name in _TOLD}
         arrays["reference"] = reference
         self.record.set(
             {
@@ -185,7 +187,14 @@ class NativeBelief:
         np.log(told.of_streams[4:6], out=told.of_streams[4:6])
         lean += beyond
         lean *= 0.5
+        if calibration.which is not None:
+            self.forget_streams()
         return told
+
+    def forget_streams(self) -> None:
+        """Keep no longer what was told of the streams of a step: those of the next may be others."""
+        self.record.forget(*_OF_STREAMS)
+        self._calibration = None
 
     def _blank(self, n: int) -> Told:
         return Told(

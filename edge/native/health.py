@@ -110,7 +110,9 @@ class NativeHealth:
             copies=copies,
         )
         self._rows = rows
-        return (found, twins, copies) if functions[0](record.at) == 0 else None
+        done = functions[0](record.at) == 0
+        record.forget("values", "valid", "facts", "shared")
+        return (found, twins, copies) if done else None
 
     def learn(self, sensor_u: F64, state: Any, rows: NDArray[np.intp]) -> bool:
         """Take in how unusual the hop of the last ``step``, of these streams, was; False where numpy must."""

@@ -43,6 +43,12 @@ class Record:
             setattr(fields, name, address(array))
         self._kept.update(arrays)
 
+    def forget(self, *names: str) -> None:
+        """Keep these arrays no longer, and tell C that there are none: a batch is not to be kept until the next one."""
+        for name in names:
+            setattr(self.fields, name, None)
+            self._kept.pop(name, None)
+
     def set_state(self, state: object, names: Sequence[str]) -> bool:
         """Tell the arrays of these names of a state, and its ``n_rows``; False where C cannot write them as they lie.
 

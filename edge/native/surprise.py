@@ -45,7 +45,7 @@ class NativeStep:
             raise RuntimeError("no native library is loaded")
         self._prepare, self._differ, self._standardise, self._finish = functions
         record = Record(_Step)
-        self.at, self.set, self.place = record.at, record.set, record.place
+        self.at, self.set, self.place, self.forget = record.at, record.set, record.place, record.forget
 
     @staticmethod
     def is_there() -> bool:
