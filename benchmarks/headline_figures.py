@@ -38,7 +38,6 @@ __all__ = [
     "per_person",
     "published",
     "ratio_to_bare_call",
-    "reasons",
     "root_causes",
     "series",
     "windowed",
@@ -280,30 +279,33 @@ def _of(rows: Rows, data: str) -> list[Row]:
     return [r for r in rows if r["what"].startswith(f"{data}, ") and "second half" not in r["what"]]
 
 
-def cautious(data: str, what: str) -> Callable[[Rows], Measured]:
-    """Return what gives a utility over all faults: ``u80``, that of a plain threshold, or u65 less the band's."""
+def cautious(data: str, what: str, *, aimed_at: bool = True) -> Callable[[Rows], Measured]:
+    """Return what gives a figure over the faults aimed at, or over the others, from the worst to the best.
+
+    ``what`` is ``u80``, ``u_plain`` (that of a plain threshold), ``aurc`` (less the plain threshold's), ``reason`` (how
+    often the first one of an abstention is right), or ``u65`` and ``u65_others``, less that of a band of p-values.
+    """
 
     def figure(rows: Rows) -> Measured:
-        found = _of(rows, data)
-        if what in ("u80", "u_plain"):
-            values = [float(r[what]) for r in found]
-            errors = [float(r["u80_se"]) for r in found]
-            spread = f"± {max(errors):.3f} at most" if what == "u80" else ""
-            return Measured(_range(values, 3), spread, min(values) >= 0.82 if what == "u80" else None)
-        named = _SIX_FAULTS if what == "u65" else _OF_ONE_SENSOR
-        found = [r for r in found if r["what"].partition(", ")[2] in named]
-        less = [float(r[what]) - float(r["u65_band"]) for r in found]
-        errors = [float(r[f"{what}_over_band_se"]) for r in found]
-        return Measured(_range(less, 3), f"± {max(errors):.3f} at most", min(less) >= 0)
+        named = _OF_ONE_SENSOR if what == "u65_others" else _SIX_FAULTS
+        found = [r for r in _of(rows, data) if (r["what"].partition(", ")[2] in named) is aimed_at]
+        if what == "u_plain":
+            return Measured(_range([float(r[what]) for r in found], 3))
+        if what == "reason":
+            right = [float(r["right_reason"]) for r in found if r.get("right_reason") is not None]
+            return Measured(_range(right, 3), f"{found[0]['people']} people", min(right) >= 0.85)
+        if what == "aurc":
+            less = [float(r["aurc"]) - float(r["aurc_plain"]) for r in found]
+            return Measured(_range(less, 3), "", max(less) <= 0)
+        if what == "u80":
+            values, error = [float(r["u80"]) for r in found], "u80_se"
+        else:
+            values, error = [float(r[what]) - float(r["u65_band"]) for r in found], f"{what}_over_band_se"
+        goal = 0.82 if what == "u80" else 0.0
+        spread = f"± {max(float(r[error]) for r in found):.3f} at most"
+        return Measured(_range(values, 3), spread, min(values) >= goal)
 
     return figure
-
-
-def reasons(rows: Rows) -> Measured:
-    """Return how often the first reason of an abstention is the fault that was put in."""
-    found = [r for r in _of(rows, "simulated") if r.get("right_reason") is not None]
-    values = [float(r["right_reason"]) for r in found]
-    return Measured(_range(values), f"{found[0]['people']} people", min(values) >= 0.85)
 
 
 # Attribution
