@@ -77,9 +77,9 @@ def test_a_goal_that_is_missed_says_so_and_what_was_not_run_is_no_figure() -> No
     caution = {"what": "simulated, clean", "u80": 0.9, "u80_se": 0.01, "people": 2, "right_reason": 0.7}
     text = table_text("headlines", {"caution": made(caution), "parity": made(*unrun("a: TensorRT fp32"))})
     assert "| 0.900 to 0.900 | ± 0.010 at most | 0.82, reached |" in text
-    assert "| 0.70 to 0.70 | 2 people | 0.85, **missed** |" in text
+    assert "| 0.700 to 0.700 | 2 people | 0.85, **missed** |" in text
     assert "| **not run** (1 of 1 rows) |" in text
-    assert "| … that of a plain threshold | not in this run |  |  |" in text
+    assert "| … u80 of a plain threshold, the six | not in this run |  |  |" in text
 
 
 def unrun(what: str) -> list[dict[str, object]]:
