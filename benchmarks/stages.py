@@ -103,6 +103,8 @@ class _TimedScorer(Scorer):
         self.ns_score = self.ns_step = 0
         self.engine.advance = self._scoring(self.engine.advance)  # type: ignore[method-assign]
         self.blocks.advance = self._scoring(self.blocks.advance)  # type: ignore[method-assign]
+        if self._in_c is not None:  # forecast and sums in one call
+            self._in_c.forecast = self._scoring(self._in_c.forecast)  # type: ignore[method-assign]
 
     def _scoring(self, method: Callable[..., Any]) -> Callable[..., Any]:
         def timed(*args: Any, **more: Any) -> Any:
