@@ -201,7 +201,7 @@ def _reasons(audit: Audit, language: Literal["en", "fr"]) -> tuple[str, ...]:
 
 
 def _percent_fr(share: float) -> str:
-    return f"{share * 100:.1f} %".replace(".", ",")
+    return f"{share * 100:.1f}\u00a0%".replace(".", ",")  # no line ends before the sign
 
 
 def _number_fr(value: float) -> str:

@@ -137,3 +137,11 @@ def ask_about_clock(apart_ms: float) -> tuple[Decision, str]:
 
 def test_the_clock_is_named_with_its_figure() -> None:
     assert ask_about_clock(200.0)[1] == "clock"
+
+
+def test_what_lies_on_a_table_is_named_before_the_side_it_would_seem_to_be_on() -> None:
+    """The level of a sensor that nobody wears says nothing of left and right."""
+    swapped, lying = [1.0, 1.0], [0.0, 1.0]
+    assert ask_about(unwell(swapped=swapped), unusual(-1, -1, 0.7))[2].code == "swapped"
+    reason = ask_about(unwell(swapped=swapped, off_body=lying), unusual(-1, -1, 0.7))[2]
+    assert (reason.code, reason.sensor) == ("off_body", "wrist_right")
