@@ -12,24 +12,32 @@ it is where the surprise starts.
 those of other sensors, whose forecast it misleads, do not. The likelihood counts the growing uncertainty as well.
 
 Belief rests on the evidence of the last seconds, not on the last block alone, and so does what is said of where it
-starts: the shares are gathered as the evidence is (``gather``), each block counting for what it brought.
+starts: the shares are gathered as the evidence is (``gather``), each block counting for what it brought. Of people who
+are not enrolled, evidence counts as far as it exceeds what they show anyway, and so does each channel (``go_on``). What
+a channel shows anyway is learned as it comes for ten seconds, and slowly then: a change that lasts must go on being
+named, though belief may have taken it for the person's own.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kinedge.edge.calibration import Calibration, Unusualness
+from kinedge.edge.caution import OWN_S, Belief, BeliefState, shown_anyway
 from kinedge.edge.scores import BlockScores
 
-__all__ = ["attribute", "by_sensor", "energies", "fewest", "gather", "smallest_set"]
+__all__ = ["attribute", "by_sensor", "energies", "fewest", "gather", "go_on", "smallest_set"]
 
 F64 = NDArray[np.float64]
 
+LEARNED_S: Final = 10.0  # of a sensor, after which it is known what its channels show anyway ...
+AT_MOST: Final = 0.1  # ... and a block counts for so much u more than that, at most
 _ACCOUNTS_FOR: Final = 0.8
 
 
@@ -46,7 +54,12 @@ def by_sensor(method: str, energy: F64, groups: Sequence[slice]) -> F64:
 
 
 def attribute(
-    scores: BlockScores, unusual: Unusualness, calibration: Calibration, groups: Sequence[slice]
+    scores: BlockScores,
+    unusual: Unusualness,
+    calibration: Calibration,
+    groups: Sequence[slice],
+    *,
+    anyway: F64 | None = None,
 ) -> tuple[F64, F64]:
     """Split the surprise of each stream's block.
 
@@ -58,6 +71,9 @@ def attribute(
         Chooses the method.
     groups
         Columns of each sensor.
+    anyway : (n_streams, n_channels)
+        How much ``u`` each channel shows anyway, which counts for nothing; None for 0. Where no channel exceeds it,
+        it does not matter.
 
     Returns
     -------
@@ -67,7 +83,54 @@ def attribute(
     """
     method = "excess" if calibration.additive[0] else "drop"
     energy = energies(scores, unusual)[method]
+    if anyway is not None:
+        # of what a channel shows, the part beyond: once of nats and once of u, or of the drop
+        u = unusual.channel
+        part = np.where(anyway > 0, np.maximum(u - anyway, 0.0) / np.where(u > anyway, u, 1.0), 1.0)
+        beyond = energy * part * part if method == "excess" else energy * part
+        energy = np.where((beyond > 0).any(axis=1, keepdims=True), beyond, energy)
     return _shares(energy), _shares(by_sensor(method, energy, groups))
+
+
+def go_on(
+    scores: BlockScores,
+    unusual: Unusualness,
+    belief: Belief,
+    calibration: Calibration,
+    groups: Sequence[slice],
+    state: BeliefState,
+    *,
+    hop_s: float,
+) -> BeliefState:
+    """Return the state with what each channel shows anyway, and where what speaks for a change started, after a block.
+
+    Parameters
+    ----------
+    scores, unusual, belief, calibration, groups
+        Of the block.
+    state
+        As ``believe`` left it.
+    hop_s
+        From the block before to this one.
+    """
+    widths = [g.stop - g.start for g in groups]
+    trusted, weight = (np.repeat(x, widths, axis=1) for x in (belief.reliability, state.shown_weight))
+    keep, known = math.exp(-hop_s / OWN_S), weight - trusted
+    shown, squares = keep * state.channel_shown, keep * state.channel_shown_squares
+    u = np.where(scores.scored, unusual.channel, 0.0)
+    most = shown_anyway(shown, squares, known) + AT_MOST
+    u = np.where(known >= LEARNED_S / hop_s, np.minimum(u, most), u)
+    shown, squares = shown + trusted * u, squares + trusted * (u * u)
+    counts = (belief.brought > 0) & ~belief.enrolled
+    anyway = np.where(counts[:, None], shown_anyway(shown, squares, weight), 0.0)
+    channel, sensor = attribute(scores, unusual, calibration, groups, anyway=anyway)
+    return replace(
+        state,
+        channel_shown=shown,
+        channel_shown_squares=squares,
+        channel_share=gather(state.channel_share, channel, belief.fresh),
+        sensor_share=gather(state.sensor_share, sensor, belief.fresh),
+    )
 
 
 def gather(before: F64, block: F64, fresh: F64) -> F64:

@@ -33,7 +33,7 @@ The reliability is a product of shares of trust, one for each thing that can be 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Any, Final, Literal
 
@@ -52,6 +52,7 @@ __all__ = [
     "Decision",
     "believe",
     "left_of",
+    "shown_anyway",
     "trust_shares",
     "weight_of",
 ]
@@ -73,6 +74,7 @@ LATELY_S: Final = 15.0  # ... for so long after the sensor could be trusted
 LONG_S: Final = 3600.0  # counted no further: a checkpoint takes finite numbers only
 SWAPPED: Final = 0.2
 TINY: Final = 1e-9  # what is divided by is not less
+LITTLE: Final = 0.01  # nats that no longer speak for a change: odds within a hundredth of even
 CLOCK_MS: Final = (60.0, 160.0)  # apart: as good as aligned; as bad as a fault (docs/caution.md)
 
 
@@ -112,9 +114,12 @@ class BeliefState:
     shown, shown_squares, shown_weight : (n_streams, n_sensors)
         What each sensor showed over the last minutes: fading sums of log ratios, of their squares, and of how far the
         sensor could be trusted, by which both are weighed.
+    channel_shown, channel_shown_squares : (n_streams, n_channels)
+        The same of each channel's ``u``, weighed as its sensor is.
     channel_share : (n_streams, n_channels)
     sensor_share : (n_streams, n_sensors)
-        Where what speaks for a change started (``kinedge.edge.attribution``); ``believe`` leaves them as they are.
+        Where what speaks for a change started. ``believe`` leaves these four as they are, and
+        :mod:`kinedge.edge.attribution` goes on in them.
     """
 
     log_odds: F64
@@ -124,6 +129,8 @@ class BeliefState:
     shown: F64
     shown_squares: F64
     shown_weight: F64
+    channel_shown: F64
+    channel_shown_squares: F64
     channel_share: F64
     sensor_share: F64
 
@@ -140,7 +147,9 @@ class BeliefState:
             shown=zero.copy(),
             shown_squares=zero.copy(),
             shown_weight=zero.copy(),
-            channel_share=nowhere,
+            channel_shown=nowhere,
+            channel_shown_squares=nowhere.copy(),
+            channel_share=nowhere.copy(),
             sensor_share=zero.copy(),
         )
 
@@ -175,7 +184,9 @@ class Belief:
         Judged against the person's own enrolment.
     fresh : (n_streams,)
         What this block brought for a change, at the sensor where it brought most, as a share of that and of the most
-        that was left from before; 1 where nothing was.
+        that was left from before; 1 where both are next to nothing.
+    brought : (n_streams,)
+        That, in nats; 0 where both are next to nothing.
     """
 
     normal: F64
@@ -190,6 +201,7 @@ class Belief:
     withheld: F64
     enrolled: NDArray[np.bool_]
     fresh: F64
+    brought: F64
 
     @property
     def plausible_normal(self) -> F64:
@@ -269,16 +281,15 @@ def believe(
     shown = keep_own * state.shown + reliability * log_lr
     shown_squares = keep_own * state.shown_squares + reliability * (log_lr * log_lr)
     shown_weight = keep_own * state.shown_weight + reliability
-    at_least = np.maximum(shown_weight, TINY)
-    mean_lr = shown / at_least
-    spread = np.sqrt(np.maximum(shown_squares / at_least - mean_lr * mean_lr, 0))
     enrolled = np.broadcast_to(calibration.of_one > 0, len(log_lr))
-    own = np.where(enrolled[:, None], 0.0, np.maximum(mean_lr + spread, 0))
+    own = np.where(enrolled[:, None], 0.0, shown_anyway(shown, shown_squares, shown_weight))
     counted = np.minimum(log_lr, np.maximum(log_lr - own, 0))
     log_odds = _faded(state.log_odds, keep) + weight * reliability * log_lr
     log_odds = np.clip(log_odds, -ODDS_LIMIT, ODDS_LIMIT)
     left, brought = _faded(state.beyond, keep), weight * reliability * counted
     beyond = np.clip(left + brought, -ODDS_LIMIT, ODDS_LIMIT)
+    old, new = np.maximum(left.max(axis=1), 0.0), np.maximum(brought.max(axis=1), 0.0)
+    both, speaks = old + new, old + new > LITTLE
     lost = np.maximum(scores.missing, keep * state.lost)
     mean, more = np.exp(log_odds).mean(axis=1), np.exp(beyond).mean(axis=1)
     anomalous = np.maximum(1 - 1 / more, 0)
@@ -316,12 +327,28 @@ def believe(
         without=without,
         withheld=log_lr - counted,
         enrolled=enrolled,
-        fresh=_fresh(left, brought),
+        fresh=np.where(speaks, new / np.where(speaks, both, 1.0), 1.0),
+        brought=np.where(speaks, new, 0.0),
     )
-    after = BeliefState(
-        log_odds, beyond, doubted_s, lost, shown, shown_squares, shown_weight, state.channel_share, state.sensor_share
+    after = replace(
+        state,
+        log_odds=log_odds,
+        beyond=beyond,
+        doubted_s=doubted_s,
+        lost=lost,
+        shown=shown,
+        shown_squares=shown_squares,
+        shown_weight=shown_weight,
     )
     return belief, after
+
+
+def shown_anyway(total: F64, squares: F64, weight: F64) -> F64:
+    """Return what somebody shows anyway, from fading sums: their mean and one standard deviation, at least 0."""
+    at_least = np.maximum(weight, TINY)
+    mean = total / at_least
+    level: F64 = np.maximum(mean + np.sqrt(np.maximum(squares / at_least - mean * mean, 0)), 0)
+    return level
 
 
 def weight_of(hop_s: float, block_s: float) -> float:
@@ -344,14 +371,6 @@ def _believe_others(
     if health is not None:
         others *= (1 - health.swapped).min(axis=1)
     return others
-
-
-def _fresh(left: F64, brought: F64) -> F64:
-    """Return the share (n_streams,) of the evidence for a change that is of the block, from nats at each sensor."""
-    old, new = np.maximum(left.max(axis=1), 0.0), np.maximum(brought.max(axis=1), 0.0)
-    both = old + new
-    fresh: F64 = np.where(both > 0, new / np.where(both > 0, both, 1.0), 1.0)
-    return fresh
 
 
 def _faded(log_odds: F64, keep: float) -> F64:

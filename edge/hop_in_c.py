@@ -152,7 +152,7 @@ class FoundHop:
     @cached_property
     def belief(self) -> Belief:
         """What is believed of it."""
-        _, _, normal, anomalous, odds, beyond, decisive, others, fresh = self._streams
+        _, _, normal, anomalous, odds, beyond, decisive, others, fresh, brought = self._streams
         lean = np.log(odds)
         lean += np.log(beyond)
         lean *= 0.5
@@ -169,6 +169,7 @@ class FoundHop:
             withheld=self._sensors[6],
             enrolled=np.broadcast_to(self._of_one > 0, len(normal)),
             fresh=fresh,
+            brought=brought,
         )
 
     @property
@@ -450,7 +451,7 @@ class HopInC:
                 ("full", _BOOL, (n,)),
                 ("channels", _F64, (3, n, c)),
                 ("sensors", _F64, (7, n, s)),
-                ("streams", _F64, (9, n)),
+                ("streams", _F64, (10, n)),
                 ("decision", np.dtype(np.int8), (n,)),
                 ("without", _BOOL, (n, s)),
             ],

@@ -1,20 +1,19 @@
 """From block scores to what is believed and where it starts, for some streams, whose states are written where they are.
 
-In C where that is there (``kinedge.edge.native``), to the bit as ``Calibration.assess``, ``believe``, ``attribute`` and
-``gather``.
+In C where that is there (``kinedge.edge.native``), to the bit as ``Calibration.assess``, ``believe`` and ``go_on``.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kinedge.edge import caution
-from kinedge.edge.attribution import attribute, gather
+from kinedge.edge import attribution, caution
+from kinedge.edge.attribution import go_on
 from kinedge.edge.calibration import BELOW, MOVEMENT_LIMIT, UNSCORED, Calibration, Unusualness
 from kinedge.edge.caution import Belief, BeliefState, CautionConfig, believe
 from kinedge.edge.native import NativeBelief
@@ -30,7 +29,7 @@ Rows = NDArray[np.intp]
 
 @dataclass(frozen=True, eq=False)
 class Judged:
-    """What was found of a block of each stream; shares are those of ``gather``, movement that of the calibration."""
+    """What was found of a block of each stream; shares are those of ``go_on``, movement that of the calibration."""
 
     unusual: Unusualness
     belief: Belief
@@ -89,7 +88,10 @@ class Judgement:
                 "alpha": config.alpha,
                 "alpha_newcomer": config.alpha_newcomer,
                 "tiny": caution.TINY,
+                "little": caution.LITTLE,
                 "keep_own": math.exp(-self._hop_s / caution.OWN_S),
+                "learned": attribution.LEARNED_S / self._hop_s,
+                "at_most": attribution.AT_MOST,
             },
             powers=(caution.LOSS_POWER, CLIPPED_POWER),
             starts=np.array([*(g.start for g in self._groups), self._groups[-1].stop], np.int64),
@@ -121,7 +123,7 @@ class Judgement:
             if told is not None:
                 excess, channel_u, channel_share = told.of_channels
                 sensor_u, movement, sensor_share, reliability, lost, _, withheld = told.of_sensors
-                score, p_value, normal, anomalous, lean, _, decisive, others, fresh = told.of_streams
+                score, p_value, normal, anomalous, lean, _, decisive, others, fresh, brought = told.of_streams
                 belief = Belief(
                     normal=normal,
                     anomalous=anomalous,
@@ -135,6 +137,7 @@ class Judgement:
                     withheld=withheld,
                     enrolled=np.broadcast_to(calibration.of_one > 0, len(rows)),
                     fresh=fresh,
+                    brought=brought,
                 )
                 unusual = Unusualness(excess, sensor_u, score, p_value, channel_u)
                 return Judged(unusual, belief, channel_share, sensor_share, movement)
@@ -150,8 +153,7 @@ class Judgement:
             health=health,
             clock_ms=clock_ms,
         )
-        of_block = attribute(scores, unusual, calibration, self._groups)
-        channel_share = gather(after.channel_share, of_block[0], belief.fresh)
-        sensor_share = gather(after.sensor_share, of_block[1], belief.fresh)
-        write_rows(state, rows, replace(after, channel_share=channel_share, sensor_share=sensor_share))
-        return Judged(unusual, belief, channel_share, sensor_share, calibration.movement(scores.intensity))
+        after = go_on(scores, unusual, belief, calibration, self._groups, after, hop_s=self._hop_s)
+        write_rows(state, rows, after)
+        movement = calibration.movement(scores.intensity)
+        return Judged(unusual, belief, after.channel_share, after.sensor_share, movement)

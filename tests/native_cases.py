@@ -222,7 +222,8 @@ def judged(seed: int) -> None:
     edges = np.cumsum([0, *rng.integers(1, 12, int(rng.integers(1, 5)))])
     groups, n, s = [slice(a, b) for a, b in pairwise(edges)], int(rng.integers(1, 30)), len(edges) - 1
     asked: Any = {"without_sensor": rng.choice(["unsure", "others"]), "miss_cost": float(rng.choice([0.5, 1.0]))}
-    judgement = Judgement(groups, CautionConfig(**asked), hop_s=1.0, block_s=float(rng.choice([1.0, 2.0, 4.0])))
+    hop_s, blocks = float(rng.choice([1.0, 5.0])), float(rng.choice([1.0, 2.0, 4.0]))
+    judgement = Judgement(groups, CautionConfig(**asked), hop_s=hop_s, block_s=hop_s * blocks)
     cohort = replace(calibration_of(rng, edges), additive=np.array([float(seed % 2)]))
     each = stack_calibrations([calibration_of(rng, edges) for _ in range(n)])
     states = [take_rows(BeliefState.initial(n, s, int(edges[-1])), np.arange(n)) for _ in range(2)]

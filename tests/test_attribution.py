@@ -11,12 +11,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from weighed_blocks import BLOCK_S, CONFIG, HOP_S, calibration
+from weighed_blocks import scores as a_block
 
 from kinedge.benchmarks.attribution import bench_attribution, hit_rate
 from kinedge.benchmarks.attribution_gait import SPOILT, bench_gait_attribution, spoil, time_explanations
 from kinedge.benchmarks.explained import Case, Explained
 from kinedge.edge.attribution import by_sensor, energies, fewest, gather, smallest_set
-from kinedge.edge.caution import Decision
+from kinedge.edge.caution import BeliefState, Decision
+from kinedge.edge.judgement import Judged, Judgement
 from kinedge.edge.offline import score_recording, verdicts_of
 from kinedge.edge.scoring import Scorer
 from kinedge.errors import ConfigError, SignalError
@@ -209,3 +212,51 @@ def test_the_smallest_set_is_what_solving_anew_for_every_set_gives() -> None:
             if falls[best] >= 0.8 * total:
                 break
         assert smallest_set(z, np.ones(z.shape, bool), precision) == tuple(chosen)
+
+
+def told_of(blocks: list[dict[int, float]], *, enrolled: bool, method: str) -> list[Judged]:
+    """Judge blocks one after another; of each, ``u`` of the channels that are not at -1."""
+    judgement = Judgement((slice(0, 6), slice(6, 12)), CONFIG, hop_s=HOP_S, block_s=BLOCK_S)
+    against = replace(
+        calibration(enrolled=enrolled), reference=np.zeros(200), additive=np.array([float(method == "excess")])
+    )
+    state, told = BeliefState.initial(1, 2, 12), []
+    for odd in blocks:
+        u = np.full((1, 12), -1.0)
+        u[0, list(odd)] = list(odd.values())
+        block = a_block(channel=u, drop=np.maximum(u, 0.0) ** 2)
+        told.append(judgement.advance(block, against, state, np.arange(1)))
+    return told
+
+
+@pytest.mark.parametrize("method", ["drop", "excess"])
+def test_what_a_newcomer_shows_anyway_is_not_named_for_a_change_elsewhere(method: str) -> None:
+    usual, changed = {7: 3.0}, {7: 3.1, 2: 2.5}
+    *_, before, after = told_of([usual] * 20 + [{7: 2.9, 2: 0.3}, changed], enrolled=False, method=method)
+    assert before.belief.decision[0] == Decision.UNSURE and before.channel_share.argmax() == 7  # nothing else counts
+    assert after.belief.decision[0] == Decision.ANOMALOUS
+    assert (after.channel_share.argmax(), after.sensor_share.argmax()) == (2, 0)
+    *_, known = told_of([usual] * 20 + [changed], enrolled=True, method=method)
+    assert (known.channel_share.argmax(), known.sensor_share.argmax()) == (7, 1)  # of theirs, nothing is usual
+
+
+@pytest.mark.parametrize("method", ["drop", "excess"])
+def test_a_newcomer_s_change_that_lasts_goes_on_being_named(method: str) -> None:
+    noisy = {2: 4.0, 7: 1.5}
+    told = told_of([{}] * 15 + [{2: 4.0}] * 40 + [noisy], enrolled=False, method=method)
+    assert {int(t.channel_share.argmax()) for t in told[15:]} == {2}
+
+
+def test_once_next_to_nothing_is_left_of_a_newcomer_s_change_what_is_unusual_now_is_named_again() -> None:
+    *_, over = told_of([{7: 3.0}] * 20 + [{7: 3.0, 2: 4.0}] * 2 + [{7: 3.0}] * 25, enrolled=False, method="excess")
+    assert over.belief.decision[0] == Decision.UNSURE
+    assert over.channel_share.argmax() == 7
+
+
+def test_what_a_newcomer_shows_while_a_sensor_is_not_heard_is_not_learned() -> None:
+    silent = np.array([[0.0, 1.0]])  # the second sensor's data are missing
+    judgement = Judgement((slice(0, 6), slice(6, 12)), CONFIG, hop_s=HOP_S, block_s=BLOCK_S)
+    state, odd = BeliefState.initial(1, 2, 12), np.full((1, 12), 3.0)
+    for _ in range(5):
+        judgement.advance(a_block(channel=odd, missing=silent), calibration(enrolled=False), state, np.arange(1))
+    assert (state.channel_shown[0, :6] > 0).all() and not state.channel_shown[0, 6:].any()

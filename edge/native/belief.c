@@ -16,7 +16,7 @@ typedef struct {
     int64_t by_excess, leave_out;
     double unscored, below, movement_limit, no_data, half, trusted, lr_limit, weight, keep, odds_limit, hop_s, long_s;
     double lately_s, swapped_left, harmless, hopeless, min_anomalous, min_normal, min_others, alpha, tiny;
-    double keep_own, min_newcomer, alpha_newcomer;
+    double keep_own, min_newcomer, alpha_newcomer, learned, at_most, little;
     /* of the model: starts (n_sensors + 1) */
     const int64_t *starts;
     /* the calibration, of all or (n_streams, ...): knots (n_knots, n_sensors), center and spread (n_knots, n_channels),
@@ -31,13 +31,14 @@ typedef struct {
     const uint8_t *copies;
     const int64_t *rows;
     /* the state, as BeliefState has it */
-    double *log_odds, *beyond, *doubted_s, *lost, *shown, *shown_squares, *shown_weight, *channel_share, *sensor_share;
+    double *log_odds, *beyond, *doubted_s, *lost, *shown, *shown_squares, *shown_weight;
+    double *channel_shown, *channel_shown_squares, *channel_share, *sensor_share;
     /* to work in (7, n_streams, n_sensors): what is left after loss, and after saturation; odds faded, of all and
      * beyond the person's own; both odds now; log ratio */
     double *work;
     /* what is found: (3, n_streams, n_channels) excess, u, share; (7, n_streams, n_sensors) u, movement, share,
-     * reliability, lost, what lasts, withheld; (9, n_streams) score, p-value, normal, anomalous, mean odds, mean odds
-     * beyond, decisive, others, fresh;
+     * reliability, lost, what lasts, withheld; (10, n_streams) score, p-value, normal, anomalous, mean odds, mean odds
+     * beyond, decisive, others, fresh, brought;
      * decision (n_streams), without (n_streams, n_sensors) */
     double *of_channels, *of_sensors, *of_streams;
     int8_t *decision;
@@ -113,6 +114,25 @@ static void share_out(const double *energy, int64_t n, double *shares)
         shares[i] = total > 0 ? energy[i] / total : 0.0;
 }
 
+/* What a channel is named for: as energies() has it. */
+static double energy_of(const kinedge_belief *b, double excess, double u, double drop)
+{
+    return b->by_excess ? larger(excess, 0.0) * larger(u, 0.0) * sqrt(drop) : drop;
+}
+
+/* Split the surprise of a stream's block, from what its channels are named for. */
+static void split(const kinedge_belief *b, int64_t s, const double *energy)
+{
+    const int64_t C = b->n_channels, S = b->n_sensors, n = b->n_streams;
+    double parts[MOST_CHANNELS], by_sensor[MOST_SENSORS] = {0};
+    for (int64_t c = 0; c < C; c++)
+        parts[c] = b->by_excess ? energy[c] * energy[c] : energy[c];
+    for (int64_t g = 0; g < S; g++)
+        by_sensor[g] = sum_of_doubles(parts + b->starts[g], b->starts[g + 1] - b->starts[g]);
+    share_out(energy, C, b->of_channels + (2 * n + s) * C);
+    share_out(by_sensor, S, b->of_sensors + (2 * n + s) * S);
+}
+
 /* Rank the blocks, split their surprise, and prepare what powers and exponentials are taken of. */
 API int32_t kinedge_belief_assess(const kinedge_belief *b)
 {
@@ -122,9 +142,9 @@ API int32_t kinedge_belief_assess(const kinedge_belief *b)
     for (int64_t s = 0; s < n; s++) {
         const int64_t own = b->own ? s : 0;
         const double *knots = b->knots + own * K * S, *center = b->center + own * K * C, *spread = b->spread + own * K * C;
-        double *excess = b->of_channels + s * C, *u = excess + n * C, *share = u + n * C;
-        double *sensor = b->of_sensors + s * S, *movement = sensor + n * S, *sensor_share = movement + n * S;
-        double energy[MOST_CHANNELS], parts[MOST_CHANNELS], by_sensor[MOST_SENSORS], score = 0;
+        double *excess = b->of_channels + s * C, *u = excess + n * C;
+        double *sensor = b->of_sensors + s * S, *movement = sensor + n * S;
+        double energy[MOST_CHANNELS], score = 0;
         const int64_t middle = knots_of(b, s) / 2, low = middle > 1 ? middle - 1 : 0;
         const int64_t high = middle + 1 < knots_of(b, s) ? middle + 1 : knots_of(b, s) - 1;
         for (int64_t g = 0; g < S; g++) {
@@ -142,13 +162,10 @@ API int32_t kinedge_belief_assess(const kinedge_belief *b)
                 excess[c] = scored ? b->channel[s * C + c] - (center[c] + more) : 0.0;
                 u[c] = scored ? excess[c] / (spread[c] + wider) : b->unscored;
                 most = c == b->starts[g] ? u[c] : larger(most, u[c]);
-                const double over = larger(excess[c], 0.0), drop = b->drop[s * C + c];
-                energy[c] = b->by_excess ? over * larger(u[c], 0.0) * sqrt(drop) : drop;
-                parts[c] = b->by_excess ? energy[c] * energy[c] : energy[c];
+                energy[c] = energy_of(b, excess[c], u[c], b->drop[s * C + c]);
             }
             sensor[g] = most;
             score = g ? larger(score, most) : most;
-            by_sensor[g] = sum_of_doubles(parts + b->starts[g], b->starts[g + 1] - b->starts[g]);
             const double step = (knots[high * S + g] - knots[low * S + g]) / (double)(high - low);
             movement[g] = within((intensity - knots[middle * S + g]) / step, -b->movement_limit, b->movement_limit);
             const int64_t at = s * S + g;
@@ -158,8 +175,7 @@ API int32_t kinedge_belief_assess(const kinedge_belief *b)
             b->work[2 * n * S + at] = -b->log_odds[b->rows[s] * S + g];
             b->work[3 * n * S + at] = -b->beyond[b->rows[s] * S + g];
         }
-        share_out(energy, C, share);
-        share_out(by_sensor, S, sensor_share);
+        split(b, s, energy);
         const int64_t which = which_of(b, s), known = b->n_finite[which];
         const int64_t below = rank(b->reference + which * b->n_reference, b->n_reference, score) - (b->n_reference - known);
         b->of_streams[s] = score > b->unscored ? score : 0.0;
@@ -204,6 +220,45 @@ API int32_t kinedge_belief_trust(const kinedge_belief *b)
     return 0;
 }
 
+/* What somebody shows anyway, from fading sums: the mean and one standard deviation, at least 0. */
+static double shown_anyway(const kinedge_belief *b, double total, double squares, double weight)
+{
+    const double at_least = larger(weight, b->tiny), mean = total / at_least;
+    return larger(mean + sqrt(larger(squares / at_least - mean * mean, 0.0)), 0.0);
+}
+
+/* Go on in what each channel shows anyway; where something counts, share out anew what exceeds that. */
+static void leave_usual(const kinedge_belief *b, int64_t s, int counts)
+{
+    const int64_t C = b->n_channels, S = b->n_sensors, n = b->n_streams;
+    const double *excess = b->of_channels + s * C, *u = excess + n * C;
+    double energy[MOST_CHANNELS];
+    int any = 0;
+    for (int64_t g = 0; g < S; g++) {
+        const double trusted = b->of_sensors[(3 * n + s) * S + g], weight = b->shown_weight[b->rows[s] * S + g];
+        const double known = weight - trusted;
+        for (int64_t c = b->starts[g]; c < b->starts[g + 1]; c++) {
+            const int64_t row = b->rows[s] * C + c;
+            double here = b->scored[s * C + c] ? u[c] : 0.0;
+            double shown = b->keep_own * b->channel_shown[row], squares = b->keep_own * b->channel_shown_squares[row];
+            if (known >= b->learned)
+                here = smaller(here, shown_anyway(b, shown, squares, known) + b->at_most);
+            b->channel_shown[row] = shown = shown + trusted * here;
+            b->channel_shown_squares[row] = squares = squares + trusted * (here * here);
+            if (!counts)
+                continue;
+            const double anyway = shown_anyway(b, shown, squares, weight);
+            const double part = anyway > 0 ? larger(u[c] - anyway, 0.0) / (u[c] > anyway ? u[c] : 1.0) : 1.0;
+            energy[c] = energy_of(b, excess[c], u[c], b->drop[s * C + c]) * part;
+            if (b->by_excess)
+                energy[c] *= part;
+            any |= energy[c] > 0;
+        }
+    }
+    if (any)
+        split(b, s, energy);
+}
+
 /* What a block shared out joins what was gathered before it. */
 static void join(double *gathered, double *block, int64_t n, double fresh)
 {
@@ -218,15 +273,15 @@ API int32_t kinedge_belief_gather(const kinedge_belief *b)
         return -1;
     const int64_t C = b->n_channels, S = b->n_sensors, n = b->n_streams, plane = n * S;
     for (int64_t s = 0; s < n; s++) {
+        const int enrolled = b->of_one[b->own ? s : 0] > 0;
         double old = 0, new = 0;
         for (int64_t g = 0; g < S; g++) {
             const int64_t at = s * S + g, row = b->rows[s] * S + g;
             const double reliability = b->of_sensors[3 * plane + at], ratio = b->work[6 * plane + at];
             const double shown = b->keep_own * b->shown[row] + reliability * ratio;
             const double squares = b->keep_own * b->shown_squares[row] + reliability * (ratio * ratio);
-            const double weight = b->keep_own * b->shown_weight[row] + reliability, at_least = larger(weight, b->tiny);
-            const double usual = shown / at_least, spread = sqrt(larger(squares / at_least - usual * usual, 0.0));
-            const double own = b->of_one[b->own ? s : 0] > 0 ? 0.0 : larger(usual + spread, 0.0);
+            const double weight = b->keep_own * b->shown_weight[row] + reliability;
+            const double own = enrolled ? 0.0 : shown_anyway(b, shown, squares, weight);
             const double counted = smaller(ratio, larger(ratio - own, 0.0));
             b->shown[row] = shown;
             b->shown_squares[row] = squares;
@@ -241,8 +296,11 @@ API int32_t kinedge_belief_gather(const kinedge_belief *b)
             b->doubted_s[row] = reliability >= b->trusted ? 0.0 : smaller(b->doubted_s[row] + b->hop_s, b->long_s);
             b->of_sensors[4 * plane + at] = b->lost[row] = larger(b->missing[at], b->keep * b->lost[row]);
         }
-        const double both = old + new, fresh = both > 0 ? new / both : 1.0;
+        const int speaks = old + new > b->little;
+        const double fresh = speaks ? new / (old + new) : 1.0;
         b->of_streams[8 * n + s] = fresh;
+        b->of_streams[9 * n + s] = speaks ? new : 0.0;
+        leave_usual(b, s, speaks && new > 0 && !enrolled);
         join(b->channel_share + b->rows[s] * C, b->of_channels + (2 * n + s) * C, C, fresh);
         join(b->sensor_share + b->rows[s] * S, b->of_sensors + 2 * plane + s * S, S, fresh);
     }

@@ -20,14 +20,15 @@ Mask = NDArray[np.bool_]
 _TOLD: Final = ("knots", "center", "spread", "likelihood", "of_one")  # of a calibration
 _OF_STREAMS: Final = (*_TOLD, "which", "own_knots")
 _CALIBRATION: Final = "knots center spread likelihood of_one reference n_finite which own_knots"
-_STATE: Final = "log_odds beyond doubted_s lost shown shown_squares shown_weight channel_share sensor_share"
+_SHOWN: Final = "shown shown_squares shown_weight channel_shown channel_shown_squares"
+_STATE: Final = f"log_odds beyond doubted_s lost {_SHOWN} channel_share sensor_share"
 _Belief: Final = structure(
     "_Belief",
     (INT64, "n_streams n_rows n_channels n_sensors n_knots n_reference n_references own has_health has_clock"),
     (INT64, "by_excess leave_out"),
     (DOUBLE, "unscored below movement_limit no_data half trusted lr_limit weight keep odds_limit hop_s long_s"),
     (DOUBLE, "lately_s swapped_left harmless hopeless min_anomalous min_normal min_others alpha tiny"),
-    (DOUBLE, "keep_own min_newcomer alpha_newcomer"),
+    (DOUBLE, "keep_own min_newcomer alpha_newcomer learned at_most little"),
     (POINTER, f"starts {_CALIBRATION}"),
     (POINTER, "channel drop intensity missing saturated scored flat full"),
     (POINTER, "repeated clipped off_body swapped shifted clock_ms copies rows"),
@@ -49,8 +50,8 @@ class Told(NamedTuple):
         Excess, ``u``, share.
     of_sensors : (7, n_streams, n_sensors)
         ``u``, movement, share, reliability, lost, one to work in, and withheld.
-    of_streams : (9, n_streams)
-        Score, p-value, normal, anomalous, lean, one to work in, decisive, others, fresh.
+    of_streams : (10, n_streams)
+        Score, p-value, normal, anomalous, lean, one to work in, decisive, others, fresh, brought.
     decision, without
     """
 
@@ -200,7 +201,7 @@ class NativeBelief:
         return Told(
             np.empty((3, n, self._n_channels)),
             np.empty((7, n, self._n_sensors)),
-            np.empty((9, n)),
+            np.empty((10, n)),
             np.empty(n, np.int8),
             np.empty((n, self._n_sensors), bool),
         )
