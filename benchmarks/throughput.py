@@ -40,7 +40,7 @@ from kinedge.benchmarks.latency import bare_us
 from kinedge.benchmarks.start import starts_s
 from kinedge.bundle import Bundle
 from kinedge.edge.backends import load_backend
-from kinedge.edge.pipeline import Pipeline, Scored
+from kinedge.edge.pipeline import AT_ONCE, Pipeline, Scored
 from kinedge.edge.scoring import Scorer
 from kinedge.signals import SensorSpec
 from kinedge.units import NS_PER_S
@@ -292,9 +292,9 @@ def _memory_kb(bundle: Bundle, n: int, kind: Kind, *, chunk_samples: int, second
     manifest = bundle.manifest
     scorer = Scorer(bundle)
     n_chunks = round(seconds * manifest.rate_hz / chunk_samples)
-    # what is needed once, however many there are, is not counted
+    # what is needed once, however many there are, is not counted: a step of as many people as one holds, too
     walking = kind == BEING_ALIGNED
-    few = Crowd(manifest, min(64, n), chunk_samples=chunk_samples, walking=walking)
+    few = Crowd(manifest, min(AT_ONCE, n), chunk_samples=chunk_samples, walking=walking)
     enrolment = any_enrolment(scorer) if kind else None
     small = _Edge(pipeline_of(scorer, few.subjects, kind, enrolment), few)
     for chunks in few.chunks(0, min(n_chunks, 50)):

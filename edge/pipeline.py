@@ -33,7 +33,7 @@ from kinedge.firmware_bridge.alignment import PairUncertainty, alignment_of
 from kinedge.firmware_bridge.clock import Clock, ClockMap
 from kinedge.signals import ImuChunk
 
-__all__ = ["Pipeline", "Scored", "phases_for"]
+__all__ = ["AT_ONCE", "Pipeline", "Scored", "phases_for"]
 
 F32 = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -41,7 +41,7 @@ Rows = NDArray[np.intp]
 
 _NONE_YET: Final = -(2**62)
 _TOGETHER: Final = 64  # people whose hops may all end at once: the last one of them waits some milliseconds
-_AT_ONCE: Final = 128  # people of one step: what it makes is freed in pieces that the next one fits into
+AT_ONCE: Final = 128  # people of one step: what it makes is freed in pieces that the next one fits into
 _A_PHASE: Final = 32  # people beyond that, as many as are scored together
 
 
@@ -417,7 +417,7 @@ class Pipeline:
             if len(due) > 1:
                 together = first < first.min() + hop
                 rows = due[together][np.argsort(first[together], kind="stable")]
-            most = min(_AT_ONCE, len(rows) if at_most is None else at_most - len(found))
+            most = min(AT_ONCE, len(rows) if at_most is None else at_most - len(found))
             found += self._step(rows[:most])
             more = again or most < len(due)
         return found
