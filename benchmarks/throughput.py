@@ -40,7 +40,7 @@ from kinedge.benchmarks.latency import bare_us
 from kinedge.benchmarks.start import starts_s
 from kinedge.bundle import Bundle
 from kinedge.edge.backends import load_backend
-from kinedge.edge.pipeline import AT_ONCE, Pipeline, Scored
+from kinedge.edge.pipeline import AT_ONCE, Pipeline, Scored, phases_for
 from kinedge.edge.scoring import Scorer
 from kinedge.signals import SensorSpec
 from kinedge.units import NS_PER_S
@@ -77,7 +77,7 @@ def bench_throughput(
     n_parameters: int = 50_000,
     chunk_samples: int = 10,
     seconds: float = 4.0,
-    n_phases: int = 50,
+    n_phases: int | None = None,
     memory_people: int = 500,
     memory_seconds: float = 6.0,
     enrolled: bool = False,
@@ -99,7 +99,7 @@ def bench_throughput(
     seconds
         Measured, after the warm-up.
     n_phases
-        See ``Pipeline``.
+        See ``Pipeline``; as a gateway chooses when None.
     memory_people, memory_seconds
         For the memory of one, after so long a run; 0 people leaves it out.
     enrolled
@@ -118,7 +118,8 @@ def bench_throughput(
     backend = load_backend(bundle)
     onnx_us, own_us = bare_us(bundle, backend)
     for n, kind in itertools.product(people, KINDS if enrolled else KINDS[:1]):
-        found, start_s = _follow(bundle, n, kind, chunk_samples=chunk_samples, seconds=seconds, n_phases=n_phases)
+        phases = n_phases or phases_for(n, bundle.manifest.hop)
+        found, start_s = _follow(bundle, n, kind, chunk_samples=chunk_samples, seconds=seconds, n_phases=phases)
         load = found.busy_ns / found.span_ns
         latencies = np.concatenate(found.latencies_ms)
         us_per_hop = found.busy_ns / 1e3 / max(found.n_verdicts, 1)
@@ -157,7 +158,7 @@ def bench_throughput(
         "hop_ms": hop_ms,
         "chunk_samples": chunk_samples,
         "seconds": seconds,
-        "n_phases": n_phases,
+        "n_phases": n_phases or "as a gateway chooses",
         "seed": 0,
         "clock": "virtual, moved by thread CPU time",
     }

@@ -258,7 +258,7 @@ class GatewayConfig(Config):
         ge=1,
         le=1000,
         description="at how many different moments hops end, at most one per tick of a hop; left out: 1 for up to 64 "
-        "people, then one for every 32 (docs/performance.md)",
+        "people, then one for every 12 (docs/performance.md)",
     )
     checkpoint_s: float = Field(
         default=30, ge=0, le=600, description="between two checkpoints, from which a restart goes on; 0: none"

@@ -42,7 +42,7 @@ Rows = NDArray[np.intp]
 _NONE_YET: Final = -(2**62)
 _TOGETHER: Final = 64  # people whose hops may all end at once: the last one of them waits some milliseconds
 AT_ONCE: Final = 128  # people of one step: what it makes is freed in pieces that the next one fits into
-_A_PHASE: Final = 32  # people beyond that, as many as are scored together
+_A_PHASE: Final = 12  # people beyond that: more would wait for each other, as their hops end at once
 
 
 def phases_for(n_people: int, hop: int) -> int:
