@@ -29,15 +29,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinedge.edge.calibration import Calibration, Unusualness
-from kinedge.edge.caution import OWN_S, Belief, BeliefState, shown_anyway
+from kinedge.edge.caution import LEARNED_S, OWN_S, Belief, BeliefState, shown_anyway
 from kinedge.edge.scores import BlockScores
 
 __all__ = ["attribute", "by_sensor", "energies", "fewest", "gather", "go_on", "smallest_set"]
 
 F64 = NDArray[np.float64]
 
-LEARNED_S: Final = 10.0  # of a sensor, after which it is known what its channels show anyway ...
-AT_MOST: Final = 0.1  # ... and a block counts for so much u more than that, at most
+AT_MOST: Final = (
+    0.1  # u: once it is known what a channel shows anyway, a block counts for so much more than that at most
+)
 _ACCOUNTS_FOR: Final = 0.8
 
 

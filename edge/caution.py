@@ -65,6 +65,12 @@ HALF: Final = 0.5  # of a block missing: too little to say anything
 LOSS_POWER: Final = 0.3
 LOG_LR_LIMIT: Final = 20.0
 OWN_S: Final = 120.0  # over which what somebody shows on the whole is told
+LEARNED_S: Final = 10.0  # of a sensor, after which it is known what it shows anyway
+UNLIKE_FROM: Final = (
+    0.5  # spreads above one's own mean, from which on a block counts against "normal"; one spread more, one nat
+)
+UNLIKE_SPREAD: Final = 0.6  # nats: nobody is taken for steadier
+UNLIKE_MOST: Final = 3.0  # nats
 MEMORY_S: Final = 3.0  # after which evidence has faded to a third
 _OVERLAP: Final = 2.0  # blocks that share half their samples count whole; those that share more, less
 ODDS_LIMIT: Final = 13.8  # log odds of one in a million
@@ -180,6 +186,8 @@ class Belief:
         Sensors that "normal" is said without; none of any other answer.
     withheld : (n_streams, n_sensors)
         Log ratio of the block that did not count, as this person shows so much anyway.
+    unlike : (n_streams, n_sensors)
+        Nats against "normal" on top of the block's log ratio, as it is unlike what this person showed of late.
     enrolled : (n_streams,) bool
         Judged against the person's own enrolment.
     fresh : (n_streams,)
@@ -199,6 +207,7 @@ class Belief:
     others: F64
     without: NDArray[np.bool_]
     withheld: F64
+    unlike: F64
     enrolled: NDArray[np.bool_]
     fresh: F64
     brought: F64
@@ -284,7 +293,8 @@ def believe(
     enrolled = np.broadcast_to(calibration.of_one > 0, len(log_lr))
     own = np.where(enrolled[:, None], 0.0, shown_anyway(shown, shown_squares, shown_weight))
     counted = np.minimum(log_lr, np.maximum(log_lr - own, 0))
-    log_odds = _faded(state.log_odds, keep) + weight * reliability * log_lr
+    against = np.where(enrolled[:, None], log_lr, _unlike_before(log_lr, state, keep_own, hop_s))
+    log_odds = _faded(state.log_odds, keep) + weight * reliability * against
     log_odds = np.clip(log_odds, -ODDS_LIMIT, ODDS_LIMIT)
     left, brought = _faded(state.beyond, keep), weight * reliability * counted
     beyond = np.clip(left + brought, -ODDS_LIMIT, ODDS_LIMIT)
@@ -326,6 +336,7 @@ def believe(
         others=others,
         without=without,
         withheld=log_lr - counted,
+        unlike=against - log_lr,
         enrolled=enrolled,
         fresh=np.where(speaks, new / np.where(speaks, both, 1.0), 1.0),
         brought=np.where(speaks, new, 0.0),
@@ -349,6 +360,18 @@ def shown_anyway(total: F64, squares: F64, weight: F64) -> F64:
     mean = total / at_least
     level: F64 = np.maximum(mean + np.sqrt(np.maximum(squares / at_least - mean * mean, 0)), 0)
     return level
+
+
+def _unlike_before(log_lr: F64, state: BeliefState, keep_own: float, hop_s: float) -> F64:
+    """Return what a block says against "normal", where it is unlike what the person showed before it, too."""
+    known = keep_own * state.shown_weight
+    at_least = np.maximum(known, TINY)
+    mean = keep_own * state.shown / at_least
+    spread = np.sqrt(np.maximum(keep_own * state.shown_squares / at_least - mean * mean, 0))
+    beyond = (log_lr - mean) / np.maximum(spread, UNLIKE_SPREAD) - UNLIKE_FROM
+    unlike = (known >= LEARNED_S / hop_s) & (beyond > 0)
+    against: F64 = np.where(unlike, np.maximum(log_lr, np.minimum(beyond, UNLIKE_MOST)), log_lr)
+    return against
 
 
 def weight_of(hop_s: float, block_s: float) -> float:

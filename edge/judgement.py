@@ -90,7 +90,10 @@ class Judgement:
                 "tiny": caution.TINY,
                 "little": caution.LITTLE,
                 "keep_own": math.exp(-self._hop_s / caution.OWN_S),
-                "learned": attribution.LEARNED_S / self._hop_s,
+                "learned": caution.LEARNED_S / self._hop_s,
+                "unlike_from": caution.UNLIKE_FROM,
+                "unlike_spread": caution.UNLIKE_SPREAD,
+                "unlike_most": caution.UNLIKE_MOST,
                 "at_most": attribution.AT_MOST,
             },
             powers=(caution.LOSS_POWER, CLIPPED_POWER),
@@ -122,7 +125,7 @@ class Judgement:
             told = self._native.step(scores, calibration, state, rows, health, clock_ms)
             if told is not None:
                 excess, channel_u, channel_share = told.of_channels
-                sensor_u, movement, sensor_share, reliability, lost, _, withheld = told.of_sensors
+                sensor_u, movement, sensor_share, reliability, lost, _, withheld, unlike = told.of_sensors
                 score, p_value, normal, anomalous, lean, _, decisive, others, fresh, brought = told.of_streams
                 belief = Belief(
                     normal=normal,
@@ -135,6 +138,7 @@ class Judgement:
                     others=others,
                     without=told.without,
                     withheld=withheld,
+                    unlike=unlike,
                     enrolled=np.broadcast_to(calibration.of_one > 0, len(rows)),
                     fresh=fresh,
                     brought=brought,

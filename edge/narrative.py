@@ -120,6 +120,10 @@ _UNSURE: Final = {
         "it is unusual, but not rarer than ordinary movement now and then is",
         "c'est inhabituel, mais pas plus rare que des mouvements ordinaires",
     ),
+    "unlike": (
+        "it is not unusual, but unlike this person's last minutes",
+        "ce n'est pas inhabituel, mais différent des dernières minutes de cette personne",
+    ),
     "between": ("it lies between usual and unusual", "c'est entre l'habituel et l'inhabituel"),
 }
 _CHANGES: Final = {

@@ -53,7 +53,8 @@ class Reason:
     ----------
     code
         ``warming_up``, ``no_data``, ``missing``, ``saturated``, ``flat``, ``stuck``, ``off_body``, ``duplicate``,
-        ``swapped``, ``shifted``, ``clock``, ``not_valid``, ``not_placed``, ``newcomer``, ``not_rare`` or ``between``.
+        ``swapped``, ``shifted``, ``clock``, ``not_valid``, ``not_placed``, ``newcomer``, ``not_rare``, ``unlike`` or
+        ``between``.
     text
         For a person.
     weight
@@ -62,8 +63,8 @@ class Reason:
         Where, if at one sensor.
     truth
         To which degree its sentence is true, 0 to 1: the trust in the sensor that was lost, what would be believed of a
-        change had all of it counted (``newcomer``), what is believed of one (``not_rare``), or how far both beliefs
-        are from an answer (``between``). 1 for what is so or not.
+        change had all of it counted (``newcomer``), what is believed of one (``not_rare``), how much counted against
+        "normal" (``unlike``), or how far both beliefs are from an answer (``between``). 1 for what is so or not.
     measured
         What it goes by: a share of the data (``no_data``, ``missing``, ``saturated``, ``stuck``), a belief
         (``swapped``, ``shifted``), s of lying still (``off_body``), ms apart (``clock``); None where it is so or not.
@@ -143,7 +144,12 @@ def reasons_of(
             usual, other = float(belief.normal[stream]), float(belief.anomalous[stream])
             nearest = max(usual / max(config.min_belief_normal, TINY), other / max(needed, TINY))
             truth = 1 - min(nearest, 1.0)
-            found.append(Reason("between", "between usual and unusual", min(undecided, _BETWEEN), truth=truth))
+            unlike = float((belief.unlike[stream] * (belief.reliability[stream] > 0)).max())
+            if unlike >= _WORTH_NAMING:
+                text = "not unusual, but unlike this person's last minutes: too little to call it a change"
+                found.append(Reason("unlike", text, min(unlike, _NEWCOMER), truth=_true(unlike)))
+            else:
+                found.append(Reason("between", "between usual and unusual", min(undecided, _BETWEEN), truth=truth))
     return tuple(sorted(found, key=lambda r: -r.weight))
 
 

@@ -16,7 +16,7 @@ typedef struct {
     int64_t by_excess, leave_out;
     double unscored, below, movement_limit, no_data, half, trusted, lr_limit, weight, keep, odds_limit, hop_s, long_s;
     double lately_s, swapped_left, harmless, hopeless, min_anomalous, min_normal, min_others, alpha, tiny;
-    double keep_own, min_newcomer, alpha_newcomer, learned, at_most, little;
+    double keep_own, min_newcomer, alpha_newcomer, learned, at_most, little, unlike_from, unlike_spread, unlike_most;
     /* of the model: starts (n_sensors + 1) */
     const int64_t *starts;
     /* the calibration, of all or (n_streams, ...): knots (n_knots, n_sensors), center and spread (n_knots, n_channels),
@@ -36,8 +36,8 @@ typedef struct {
     /* to work in (7, n_streams, n_sensors): what is left after loss, and after saturation; odds faded, of all and
      * beyond the person's own; both odds now; log ratio */
     double *work;
-    /* what is found: (3, n_streams, n_channels) excess, u, share; (7, n_streams, n_sensors) u, movement, share,
-     * reliability, lost, what lasts, withheld; (10, n_streams) score, p-value, normal, anomalous, mean odds, mean odds
+    /* what is found: (3, n_streams, n_channels) excess, u, share; (8, n_streams, n_sensors) u, movement, share,
+     * reliability, lost, what lasts, withheld, unlike; (10, n_streams) score, p-value, normal, anomalous, mean odds, mean odds
      * beyond, decisive, others, fresh, brought;
      * decision (n_streams), without (n_streams, n_sensors) */
     double *of_channels, *of_sensors, *of_streams;
@@ -259,6 +259,16 @@ static void leave_usual(const kinedge_belief *b, int64_t s, int counts)
         split(b, s, energy);
 }
 
+/* What a block says against "normal", where it is unlike what the person showed before it, too. */
+static double unlike_before(const kinedge_belief *b, int64_t row, double ratio)
+{
+    const double known = b->keep_own * b->shown_weight[row], at_least = larger(known, b->tiny);
+    const double mean = b->keep_own * b->shown[row] / at_least;
+    const double spread = sqrt(larger(b->keep_own * b->shown_squares[row] / at_least - mean * mean, 0.0));
+    const double beyond = (ratio - mean) / larger(spread, b->unlike_spread) - b->unlike_from;
+    return known >= b->learned && beyond > 0 ? larger(ratio, smaller(beyond, b->unlike_most)) : ratio;
+}
+
 /* What a block shared out joins what was gathered before it. */
 static void join(double *gathered, double *block, int64_t n, double fresh)
 {
@@ -278,6 +288,7 @@ API int32_t kinedge_belief_gather(const kinedge_belief *b)
         for (int64_t g = 0; g < S; g++) {
             const int64_t at = s * S + g, row = b->rows[s] * S + g;
             const double reliability = b->of_sensors[3 * plane + at], ratio = b->work[6 * plane + at];
+            const double against = enrolled ? ratio : unlike_before(b, row, ratio);
             const double shown = b->keep_own * b->shown[row] + reliability * ratio;
             const double squares = b->keep_own * b->shown_squares[row] + reliability * (ratio * ratio);
             const double weight = b->keep_own * b->shown_weight[row] + reliability;
@@ -287,8 +298,9 @@ API int32_t kinedge_belief_gather(const kinedge_belief *b)
             b->shown_squares[row] = squares;
             b->shown_weight[row] = weight;
             b->of_sensors[6 * plane + at] = ratio - counted;
+            b->of_sensors[7 * plane + at] = against - ratio;
             const double left = b->work[3 * plane + at], brought = b->weight * reliability * counted;
-            const double log_odds = b->work[2 * plane + at] + b->weight * reliability * ratio, beyond = left + brought;
+            const double log_odds = b->work[2 * plane + at] + b->weight * reliability * against, beyond = left + brought;
             old = larger(old, left);
             new = larger(new, brought);
             b->work[4 * plane + at] = b->log_odds[row] = within(log_odds, -b->odds_limit, b->odds_limit);

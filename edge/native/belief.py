@@ -29,6 +29,7 @@ _Belief: Final = structure(
     (DOUBLE, "unscored below movement_limit no_data half trusted lr_limit weight keep odds_limit hop_s long_s"),
     (DOUBLE, "lately_s swapped_left harmless hopeless min_anomalous min_normal min_others alpha tiny"),
     (DOUBLE, "keep_own min_newcomer alpha_newcomer learned at_most little"),
+    (DOUBLE, "unlike_from unlike_spread unlike_most"),
     (POINTER, f"starts {_CALIBRATION}"),
     (POINTER, "channel drop intensity missing saturated scored flat full"),
     (POINTER, "repeated clipped off_body swapped shifted clock_ms copies rows"),
@@ -48,8 +49,8 @@ class Told(NamedTuple):
     ----------
     of_channels : (3, n_streams, n_channels)
         Excess, ``u``, share.
-    of_sensors : (7, n_streams, n_sensors)
-        ``u``, movement, share, reliability, lost, one to work in, and withheld.
+    of_sensors : (8, n_streams, n_sensors)
+        ``u``, movement, share, reliability, lost, one to work in, withheld and unlike.
     of_streams : (10, n_streams)
         Score, p-value, normal, anomalous, lean, one to work in, decisive, others, fresh, brought.
     decision, without
@@ -200,7 +201,7 @@ class NativeBelief:
     def _blank(self, n: int) -> Told:
         return Told(
             np.empty((3, n, self._n_channels)),
-            np.empty((7, n, self._n_sensors)),
+            np.empty((8, n, self._n_sensors)),
             np.empty((10, n)),
             np.empty(n, np.int8),
             np.empty((n, self._n_sensors), bool),
