@@ -36,9 +36,7 @@ __all__ = ["attribute", "by_sensor", "energies", "fewest", "gather", "go_on", "s
 
 F64 = NDArray[np.float64]
 
-AT_MOST: Final = (
-    0.1  # u: once it is known what a channel shows anyway, a block counts for so much more than that at most
-)
+AT_MOST: Final = 0.1  # u: once it is known what a channel shows anyway, a block counts for no more above that
 _ACCOUNTS_FOR: Final = 0.8
 
 

@@ -66,9 +66,7 @@ LOSS_POWER: Final = 0.3
 LOG_LR_LIMIT: Final = 20.0
 OWN_S: Final = 120.0  # over which what somebody shows on the whole is told
 LEARNED_S: Final = 10.0  # of a sensor, after which it is known what it shows anyway
-UNLIKE_FROM: Final = (
-    0.5  # spreads above one's own mean, from which on a block counts against "normal"; one spread more, one nat
-)
+UNLIKE_FROM: Final = 0.5  # spreads above one's own mean: from there a block counts against "normal", a nat a spread
 UNLIKE_SPREAD: Final = 0.6  # nats: nobody is taken for steadier
 UNLIKE_MOST: Final = 3.0  # nats
 MEMORY_S: Final = 3.0  # after which evidence has faded to a third

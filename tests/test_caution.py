@@ -124,6 +124,41 @@ def test_a_newcomer_who_changes_is_called_and_one_who_stays_as_they_are_is_not()
     assert same.decision[0] == Decision.UNSURE
 
 
+def test_what_is_unlike_a_newcomer_s_last_minutes_is_not_called_normal_though_others_move_so() -> None:
+    calm, s = BeliefState.initial(1, 2, 2), scores()
+    for _ in range(40):
+        belief, calm = weigh(s, unusual(-3, -3, 0.9), calm, enrolled=False)
+    assert belief.decision[0] == Decision.NORMAL and not belief.unlike.any()
+    as_others = unusual(-3, 0.4, 0.3)  # usual in the cohort, and far above what this person showed
+    state = calm
+    for _ in range(4):
+        belief, state = weigh(s, as_others, state, enrolled=False)
+    assert belief.decision[0] == Decision.UNSURE and belief.anomalous[0] == 0
+    assert belief.unlike[0, 0] == 0 < belief.unlike[0, 1]
+    (first, *_) = reasons_of(0, s, as_others, belief, SENSORS, CONFIG)
+    assert first.code == "unlike" and "last minutes" in abstention(first)
+    assert "dernières minutes" in abstention(first, language="fr")
+    known = calm
+    for _ in range(4):
+        belief, known = weigh(s, as_others, known, enrolled=True)  # of theirs, the enrolment tells what is usual
+    assert belief.decision[0] == Decision.NORMAL
+
+
+def test_before_it_is_known_what_a_newcomer_shows_others_alone_are_the_measure() -> None:
+    s, state = scores(), BeliefState.initial(1, 2, 2)
+    for u in (-3, -3, -3, -0.5, -0.5, -0.5):
+        belief, state = weigh(s, unusual(u, u, 0.6), state, enrolled=False)
+        assert not belief.unlike.any()
+    assert belief.decision[0] == Decision.NORMAL
+
+
+def test_what_lasts_becomes_like_a_newcomer_s_last_minutes_again() -> None:
+    s, state = scores(), BeliefState.initial(1, 2, 2)
+    for u in (*[-3] * 30, *[-0.6] * 90):
+        belief, state = weigh(s, unusual(u, u, 0.6), state, enrolled=False)
+    assert belief.decision[0] == Decision.NORMAL
+
+
 @pytest.mark.parametrize(("u", "p"), [(2.0, 0.05), (4.0, 0.1)])
 def test_of_a_newcomer_what_counts_needs_less_belief_and_less_rarity_than_of_the_enrolled(u: float, p: float) -> None:
     assert CONFIG.min_belief_newcomer < CONFIG.min_belief_anomalous and CONFIG.alpha_newcomer > CONFIG.alpha
@@ -139,7 +174,7 @@ def test_of_a_newcomer_what_counts_needs_less_belief_and_less_rarity_than_of_the
     us=st.lists(st.tuples(st.floats(-3, 6), st.floats(-3, 6)), min_size=1, max_size=12),
     missing=st.floats(0, 0.6),
 )
-def test_what_is_withheld_of_a_newcomer_makes_nothing_normal_and_nothing_anomalous(
+def test_of_a_newcomer_nothing_is_surer_than_of_somebody_who_is_enrolled_and_shows_the_same(
     us: list[tuple[float, float]], missing: float
 ) -> None:
     states = [BeliefState.initial(1, 2, 2)] * 2
@@ -150,10 +185,10 @@ def test_what_is_withheld_of_a_newcomer_makes_nothing_normal_and_nothing_anomalo
             for state, enrolled in zip(states, (True, False), strict=True)
         )
         states = [known[1], new[1]]
-        assert new[0].normal[0] == known[0].normal[0]
+        assert new[0].normal[0] <= known[0].normal[0] + 1e-12
         assert new[0].anomalous[0] <= known[0].anomalous[0] + 1e-12
         assert new[0].normal[0] + new[0].anomalous[0] <= 1
-        assert (known[0].withheld == 0).all()
+        assert (known[0].withheld == 0).all() and (known[0].unlike == 0).all() and (new[0].unlike >= 0).all()
 
 
 def test_the_same_seconds_say_the_same_however_often_they_are_looked_at() -> None:
