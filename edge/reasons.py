@@ -63,8 +63,9 @@ class Reason:
         Where, if at one sensor.
     truth
         To which degree its sentence is true, 0 to 1: the trust in the sensor that was lost, what would be believed of a
-        change had all of it counted (``newcomer``), what is believed of one (``not_rare``), how much counted against
-        "normal" (``unlike``), or how far both beliefs are from an answer (``between``). 1 for what is so or not.
+        change had all of it counted (``newcomer``), what is believed of one (``not_rare``), how much of the belief
+        in "normal" it takes (``unlike``), or how far both beliefs are from an answer (``between``). 1 for what is so or
+        not.
     measured
         What it goes by: a share of the data (``no_data``, ``missing``, ``saturated``, ``stuck``), a belief
         (``swapped``, ``shifted``), s of lying still (``off_body``), ms apart (``clock``); None where it is so or not.
