@@ -130,6 +130,8 @@ def test_what_is_unlike_a_newcomer_s_last_minutes_is_not_called_normal_though_ot
         belief, calm = weigh(s, unusual(-3, -3, 0.9), calm, enrolled=False)
     assert belief.decision[0] == Decision.NORMAL and not belief.unlike.any()
     as_others = unusual(-3, 0.4, 0.3)  # usual in the cohort, and far above what this person showed
+    at_most = weigh(s, as_others, calm, enrolled=False)[0].unlike[0, 1]
+    assert at_most == pytest.approx(3.0 - (-3.0 + 3.0 * 0.4))  # three nats, in place of the block's own -1.8
     state = calm
     for _ in range(4):
         belief, state = weigh(s, as_others, state, enrolled=False)
