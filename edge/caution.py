@@ -10,7 +10,8 @@ ratios of the last seconds are gathered by a filter of two hidden states, which 
 Whoever is new may move otherwise than all of the cohort, all the time, and would be called changed by every block. So
 of people who are not enrolled, evidence counts *for a change* as far as it exceeds what they show anyway: where ``log
 LR`` is positive it becomes ``max(log LR - max(own, 0), 0)``, with ``own`` the mean of ``log LR`` and one standard
-deviation over the last minutes. *Against "normal"* all of it counts, so what is withheld leaves "unsure".
+deviation over the last minutes. *Against "normal"* all of it counts, so what is withheld leaves "unsure"; and there a
+block that is unlike what the person showed before it counts as that, too: nobody is normal only because others move so.
 
 With ``M`` the mean of the odds over the sensors ("a change at any one of them, whichever"), and ``M'`` the mean of the
 odds for which only what counts was gathered, the beliefs are those that rest on likelihood alone (Shafer 1976, ch. 11):
@@ -354,18 +355,21 @@ def believe(
 
 def shown_anyway(total: F64, squares: F64, weight: F64) -> F64:
     """Return what somebody shows anyway, from fading sums: their mean and one standard deviation, at least 0."""
+    mean, spread = _mean_and_spread(total, squares, weight)
+    level: F64 = np.maximum(mean + spread, 0)
+    return level
+
+
+def _mean_and_spread(total: F64, squares: F64, weight: F64) -> tuple[F64, F64]:
     at_least = np.maximum(weight, TINY)
     mean = total / at_least
-    level: F64 = np.maximum(mean + np.sqrt(np.maximum(squares / at_least - mean * mean, 0)), 0)
-    return level
+    return mean, np.sqrt(np.maximum(squares / at_least - mean * mean, 0))
 
 
 def _unlike_before(log_lr: F64, state: BeliefState, keep_own: float, hop_s: float) -> F64:
     """Return what a block says against "normal", where it is unlike what the person showed before it, too."""
     known = keep_own * state.shown_weight
-    at_least = np.maximum(known, TINY)
-    mean = keep_own * state.shown / at_least
-    spread = np.sqrt(np.maximum(keep_own * state.shown_squares / at_least - mean * mean, 0))
+    mean, spread = _mean_and_spread(keep_own * state.shown, keep_own * state.shown_squares, known)
     beyond = (log_lr - mean) / np.maximum(spread, UNLIKE_SPREAD) - UNLIKE_FROM
     unlike = (known >= LEARNED_S / hop_s) & (beyond > 0)
     against: F64 = np.where(unlike, np.maximum(log_lr, np.minimum(beyond, UNLIKE_MOST)), log_lr)

@@ -19,6 +19,7 @@ from collector_server import Issuer, serving, wait_until
 from test_collector import envelope
 
 from kinedge.cli.app import main
+from kinedge.edge import narrative
 from kinedge.edge.alarm import AlarmConfig
 from kinedge.edge.measures.arm import arm_estimates
 from kinedge.edge.measures.legs import legs_estimates
@@ -454,3 +455,8 @@ def test_a_collector_that_goes_away_is_said_and_found_again(collector: Collector
     page.context.set_offline(False)
     page.get_by_role("button", name="Try again").click()
     page.wait_for_selector("article.episode")
+
+
+def test_no_reason_of_unsure_is_shown_under_its_bare_code() -> None:
+    words = (Path(__file__).resolve().parents[1] / "web/desk/words.ts").read_text()
+    assert set(re.findall(r"^  why_(\w+):", words, re.MULTILINE)) >= set(narrative._UNSURE)

@@ -220,11 +220,20 @@ API int32_t kinedge_belief_trust(const kinedge_belief *b)
     return 0;
 }
 
-/* What somebody shows anyway, from fading sums: the mean and one standard deviation, at least 0. */
-static double shown_anyway(const kinedge_belief *b, double total, double squares, double weight)
+/* The mean of what fading sums tell, and its standard deviation. */
+static double mean_of(const kinedge_belief *b, double total, double squares, double weight, double *spread)
 {
     const double at_least = larger(weight, b->tiny), mean = total / at_least;
-    return larger(mean + sqrt(larger(squares / at_least - mean * mean, 0.0)), 0.0);
+    *spread = sqrt(larger(squares / at_least - mean * mean, 0.0));
+    return mean;
+}
+
+/* What somebody shows anyway: the mean and one standard deviation, at least 0. */
+static double shown_anyway(const kinedge_belief *b, double total, double squares, double weight)
+{
+    double spread;
+    const double mean = mean_of(b, total, squares, weight, &spread);
+    return larger(mean + spread, 0.0);
 }
 
 /* Go on in what each channel shows anyway; where something counts, share out anew what exceeds that. */
@@ -262,9 +271,9 @@ static void leave_usual(const kinedge_belief *b, int64_t s, int counts)
 /* What a block says against "normal", where it is unlike what the person showed before it, too. */
 static double unlike_before(const kinedge_belief *b, int64_t row, double ratio)
 {
-    const double known = b->keep_own * b->shown_weight[row], at_least = larger(known, b->tiny);
-    const double mean = b->keep_own * b->shown[row] / at_least;
-    const double spread = sqrt(larger(b->keep_own * b->shown_squares[row] / at_least - mean * mean, 0.0));
+    double spread;
+    const double known = b->keep_own * b->shown_weight[row];
+    const double mean = mean_of(b, b->keep_own * b->shown[row], b->keep_own * b->shown_squares[row], known, &spread);
     const double beyond = (ratio - mean) / larger(spread, b->unlike_spread) - b->unlike_from;
     return known >= b->learned && beyond > 0 ? larger(ratio, smaller(beyond, b->unlike_most)) : ratio;
 }
