@@ -17,13 +17,12 @@ from numpy.typing import NDArray
 
 from kinedge.edge.calibration import UNSCORED, Unusualness
 from kinedge.edge.caution import (
-    LOSS_POWER,
+    HALF,
     NO_DATA,
     TINY,
     Belief,
     CautionConfig,
     Decision,
-    left_of,
     trust_shares,
 )
 from kinedge.edge.reliability import SensorHealth
@@ -34,8 +33,9 @@ __all__ = ["Reason", "reasons_of"]
 F64 = NDArray[np.float64]
 
 # Loss is discounted little, because models know it by themselves. A reason it is all the same, so that it is named as
-# if the power were 1.5, which fits models that do not.
-_LOSS_NAMED: Final = 1.5 / LOSS_POWER
+# if the power were 1.5, which fits models that do not; also where so much is missing that a block says nothing, because
+# the evidence of the seconds before it bridges that.
+_LOSS_NAMED: Final = 1.5
 _TOO_LITTLE: Final = 0.25  # of a block missing: reason enough that it was not scored
 _WORTH_NAMING: Final = 0.05  # nats of certainty
 _CERTAIN: Final = 9.0  # nats: nothing of a sensor can be trusted
@@ -103,7 +103,7 @@ def reasons_of(
         gone = max(scores.missing[stream, i], belief.lost[stream, i] if unsure else 0.0)
         if unsure and exchanged and health is not None and health.swapped[stream, i] >= 1:
             lost["swapped"] = _CERTAIN + _OF_ALL
-        lost["missing"] = min(_LOSS_NAMED * _nats(float(left_of(np.float64(gone)))), _CERTAIN)
+        lost["missing"] = min(_LOSS_NAMED * _nats(1 - float(gone)), _CERTAIN)
         if scores.missing[stream, i] >= NO_DATA:
             # once a whole block has passed, silence is not a slow start
             gone = float(scores.missing[stream, i])
@@ -128,6 +128,8 @@ def reasons_of(
                 measured = float(gone) if code == "missing" else _measured(code, stream, i, scores, health, clock_ms)
                 # sides that are surely exchanged are exchanged back: trust is left, and the sentence is true
                 truth = measured if code == "swapped" and measured is not None else _true(nats)
+                if code == "missing" and gone >= HALF:
+                    truth = 1.0
                 found.append(Reason(code, text, nats, sensor, truth, measured))
     if warming:
         found.append(Reason("warming_up", "warming up: too little has been seen yet", 8.0))

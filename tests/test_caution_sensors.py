@@ -67,6 +67,19 @@ def test_data_that_cannot_be_trusted_is_never_called_normal_and_the_reason_is_na
     assert text in reasons[0].text
 
 
+@pytest.mark.parametrize(("gone", "clipped", "first"), [(0.7, 0.4, "saturated"), (0.7, 0.1, "missing")])
+def test_a_block_of_which_most_was_lost_is_a_reason_by_the_share_lost_for_the_seconds_before_bridge_it(
+    gone: float, clipped: float, first: str
+) -> None:
+    now = scores(missing=np.array([[gone, 0.0]]), saturated=np.array([[0.0, clipped]]))
+    decision, _, reasons = ask(now, unusual(-1, -1, 0.7))
+    assert decision is Decision.UNSURE
+    assert reasons[0].code == first
+    (missing,) = (r for r in reasons if r.code == "missing")
+    assert missing.weight == pytest.approx(-1.5 * np.log(1 - gone))
+    assert missing.truth == 1.0
+
+
 def test_a_missing_sensor_does_not_hide_an_anomaly_at_the_other() -> None:
     decision, _, reasons = ask(scores(missing=np.array([[1.0, 0.0]])), unusual(UNSCORED, 4, 0.001))
     assert decision is Decision.ANOMALOUS
