@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -101,6 +102,43 @@ def test_rounded_times_give_the_true_rate(tmp_path: Path) -> None:
 def test_what_a_csv_does_not_say_or_says_wrongly_is_named(text: str, says: str, tmp_path: Path) -> None:
     with pytest.raises(SignalError, match=says):
         load_csv(csv(tmp_path / "a.csv", text))
+
+
+def worn(path: Path, *, acc: float, acc_unit: str, gyr: float = 1.0, gyr_unit: str = "rad_s", n: int = 150) -> Path:
+    """Write a sensor that turns about, as numbers in some unit under the heading of another."""
+    rng = np.random.default_rng(0)
+    a, g = acc * (np.array([0, 0, 1]) + 0.1 * rng.normal(size=(n, 3))), gyr * rng.normal(size=(n, 3))
+    heading = [f"wrist.{q}_{u}.{c}" for q, u in (("acc", acc_unit), ("gyr", gyr_unit)) for c in "xyz"]
+    lines = [",".join(map(str, [i / 50, *a[i], *g[i]])) for i in range(n)]
+    return csv(path, "\n".join([",".join(["time_s", *heading]), *lines]))
+
+
+@pytest.mark.parametrize(
+    ("told", "says"),
+    [
+        ({"acc": 1.0, "acc_unit": "m_s2"}, "is it in g.* gravity taken off"),
+        ({"acc": 9.8, "acc_unit": "g"}, "acceleration is 9.* where gravity alone is 9.8: is it in m_s2"),
+        ({"acc": 1000, "acc_unit": "m_s2"}, "is it in mg"),
+        ({"acc": 16384, "acc_unit": "g"}, "raw counts need a scale"),
+        ({"acc": 1.0, "acc_unit": "g", "gyr": 60, "gyr_unit": "rad_s"}, "no sensor measures: is it in deg_s"),
+    ],
+)
+def test_a_unit_that_cannot_be_the_right_one_is_refused(told: dict[str, Any], says: str, tmp_path: Path) -> None:
+    with pytest.raises(SignalError, match=f"wrist: as .*{says}"):
+        load_csv(worn(tmp_path / "a.csv", **told))
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"acc": 9.8, "acc_unit": "m_s2"},
+        {"acc": 1.5, "acc_unit": "g", "gyr": 600, "gyr_unit": "deg_s"},  # running
+        {"acc": 0.3, "acc_unit": "m_s2"},  # without gravity: told by no unit
+        {"acc": 1.0, "acc_unit": "m_s2", "n": 99},  # too little to tell
+    ],
+)
+def test_a_unit_that_may_be_the_right_one_is_believed(told: dict[str, Any], tmp_path: Path) -> None:
+    assert load_csv(worn(tmp_path / "a.csv", **told)).valid.all()
 
 
 def test_a_mapping_that_does_not_fit_is_named(tmp_path: Path) -> None:

@@ -1,5 +1,8 @@
 """Plain CSV as a recording: units are part of the column names, or of a small TOML file; nothing is guessed.
 
+A unit that cannot be the right one is refused: the acceleration of whoever lives on Earth is about 9.8 m/s² most of the
+time, and no sensor that is worn measures more than 70 rad/s.
+
 A heading may say all: ``time_s, wrist_left.acc_m_s2.x, ..., wrist_left.gyr_deg_s.z, label``. For other headings::
 
     subject = "p01"
@@ -31,6 +34,7 @@ from kinedge.units import STANDARD_GRAVITY_M_S2
 
 __all__ = ["ColumnConfig", "CsvConfig", "TimeConfig", "load_csv"]
 
+F64 = NDArray[np.float64]
 _SI: Final[dict[Quantity, dict[str, float]]] = {
     Quantity.ACC: {"m_s2": 1.0, "g": STANDARD_GRAVITY_M_S2, "mg": STANDARD_GRAVITY_M_S2 / 1000},
     Quantity.GYR: {"rad_s": 1.0, "deg_s": np.pi / 180, "mdeg_s": np.pi / 180_000},
@@ -41,6 +45,10 @@ _OTHER_WORDS: Final = {
     "deg/s": "deg_s", "dps": "deg_s", "°/s": "deg_s", "µt": "uT", "μt": "uT", "ut": "uT", "gauss": "G",
 }  # fmt: skip
 _USUAL_SHARE: Final = 0.6  # the rest may be gaps
+_ENOUGH: Final = 100  # samples, of which a unit can be judged
+_GRAVITY_M_S2: Final = (6.0, 16.0)  # the middle of the magnitudes, lying still or running
+_NO_BODY_M_S2: Final = 40.0  # the same: nobody bears four times their weight all the time
+_NO_SENSOR_RAD_S: Final = 70.0  # the widest range there is, 4000 deg/s
 _SECONDS: Final = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 _HEADING: Final = re.compile(r"([a-z][a-z0-9_]*)\.(acc|gyr|mag)(?:_([^.]*))?\.([xyz])")
 _TIME_HEADING: Final = re.compile(r"time(?:_(.*))?")
@@ -77,6 +85,7 @@ class _Column:
     index: int
     channel: str
     scale: float
+    unit: str
 
 
 def load_csv(path: Path, *, mapping: CsvConfig | Path | None = None, rate_hz: float | None = None) -> Recording:
@@ -98,8 +107,8 @@ def load_csv(path: Path, *, mapping: CsvConfig | Path | None = None, rate_hz: fl
     Raises
     ------
     SignalError
-        A unit is missing or unknown, a column is missing, a cell is no number, times go back or are too irregular
-        for a grid.
+        A unit is missing, unknown or cannot be the right one, a column is missing, a cell is no number, times go back
+        or are too irregular for a grid.
     ConfigError
         The mapping is no valid TOML.
     """
@@ -131,6 +140,7 @@ def load_csv(path: Path, *, mapping: CsvConfig | Path | None = None, rate_hz: fl
     specs, order = _sensors(columns)
     values, valid = np.zeros((n, len(columns)), np.float32), np.zeros((n, len(columns)), bool)
     finite = np.isfinite(raw[:, order]) & (np.abs(raw[:, order]) < np.finfo(np.float32).max)
+    _check_units(np.where(finite, raw[:, order], np.nan), [columns[i] for i in order], specs, path)
     values[tick] = np.where(finite, raw[:, order], 0)
     valid[tick] = finite
     labels = _labels(cells[heading.index(config.label)], tick) if config.label else ()
@@ -200,7 +210,7 @@ def _columns(config: CsvConfig, heading: list[str], path: Path) -> list[_Column]
             near = _OTHER_WORDS.get(column.unit.lower())
             hint = f"{column.unit!r}; did you mean {near!r}?" if near in units else _suggested(column.unit, units)
             raise SignalError(f"{path}: {name}: unit {hint} {quantity.name.lower()} is in {', '.join(units)}")
-        columns.append(_Column(heading.index(name), column.to, scale))
+        columns.append(_Column(heading.index(name), column.to, scale, column.unit))
     channels = [c.channel for c in columns]
     twice = sorted({c for c in channels if channels.count(c) > 1})
     if twice:
@@ -222,6 +232,38 @@ def _sensors(columns: list[_Column]) -> tuple[tuple[SensorSpec, ...], list[int]]
         sensor, channel = split_channel(columns[i].channel)
         channels[sensor].append(channel)
     return tuple(SensorSpec(name, tuple(channels[name])) for name in names), order
+
+
+def _check_units(values: F64, columns: list[_Column], specs: tuple[SensorSpec, ...], path: Path) -> None:
+    """Refuse a unit that cannot be the right one; values (n, C) in SI units, in the order of the columns."""
+    at = 0
+    for spec in specs:
+        part = slice(at, at := at + len(spec.channels))
+        for quantity in (Quantity.ACC, Quantity.GYR):
+            of = [i for i in range(*part.indices(at)) if quantity_of(split_channel(columns[i].channel)[1]) is quantity]
+            known = values[:, of][np.isfinite(values[:, of]).all(axis=1)]
+            units = {columns[i].unit for i in of}
+            if len(of) != 3 or len(known) < _ENOUGH or len(units) > 1:
+                continue
+            (unit,) = units
+            size = np.linalg.norm(known, axis=1)
+            as_unit = {name: s / _SI[quantity][unit] for name, s in _SI[quantity].items()}
+            if quantity is Quantity.ACC:
+                low, high = _GRAVITY_M_S2
+                middle = float(np.median(size))
+                better = [name for name, s in as_unit.items() if low <= middle * s <= high]
+                if unit in better or (not better and middle <= _NO_BODY_M_S2):
+                    continue
+                what = f"acceleration is {middle:.3g} m/s² in the middle, where gravity alone is 9.8"
+                gravity = " or was gravity taken off? it is needed" if middle < low else ""
+            else:
+                most = float(np.percentile(size, 99))
+                better = [name for name, s in as_unit.items() if most * s <= _NO_SENSOR_RAD_S][:1]
+                if most <= _NO_SENSOR_RAD_S:
+                    continue
+                what, gravity = f"angular rate reaches {most:.3g} rad/s, which no sensor measures", ""
+            hint = f"is it in {better[0]}?{gravity}" if better else "which unit is it in? raw counts need a scale"
+            raise SignalError(f"{path}: {spec.name}: as {unit}, {what}: {hint}")
 
 
 def _numbers(cells: tuple[str, ...], path: Path, name: str) -> NDArray[np.float64]:
