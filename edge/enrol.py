@@ -295,13 +295,13 @@ def enrol_recordings(
     Raises
     ------
     SignalError
-        They are of several people, lack a channel, or are not enough.
+        They are of several people, lack a channel, are not enough, or left and right read exchanged.
     """
     people = {r.subject for r in recordings}
     if len(people) != 1:
         raise SignalError(f"an enrolment is of one person; here are {', '.join(sorted(people)) or 'no recordings'}")
     manifest = scorer.manifest
-    builder = EnrolmentBuilder(scorer)
+    builder, name = EnrolmentBuilder(scorer), subject or next(iter(people))
     number = 0
     grids = [align_recording(r.select(manifest.sensor_specs), rate_hz=manifest.rate_hz) for r in recordings]
     if poses := frames_of_labels(grids):
@@ -309,10 +309,9 @@ def enrol_recordings(
     for grid in grids:
         state = scorer.initial_state(1)
         for values, valid, saturated in hops(grid, manifest.hop):
-            scores, surprise, state = scorer.score(values, valid, saturated, state)
             number += 1
-            builder.add(scores, surprise, 0, hop=number, values=values[0], valid=valid[0])
+            batch, state = scorer.step(values, valid, saturated, state, end_tick=number * manifest.hop)
+            builder.add_scored(Scored(name, batch, 0, values, valid))
         number += 1  # a break
     source = ", ".join(r.source or r.session for r in recordings)
-    name = subject or next(iter(people))
     return read_enrolment(builder.finish(name, source=source, allow_short=allow_short, made_s=made_s))

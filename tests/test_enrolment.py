@@ -23,10 +23,10 @@ from kinedge.edge.calibration import UNSCORED, stack_calibrations
 from kinedge.edge.config import GatewayConfig
 from kinedge.edge.enrol import EnrolmentBuilder, enrol_recordings
 from kinedge.edge.enrolment import Enrolment, read_enrolment
-from kinedge.edge.offline import score_recording, verdicts_of
+from kinedge.edge.offline import hops, verdicts_of
 from kinedge.edge.people import People
 from kinedge.edge.personal import Blocks, Detectors, detector_names, fit_baseline
-from kinedge.edge.pipeline import Pipeline
+from kinedge.edge.pipeline import Pipeline, Scored
 from kinedge.edge.scores import BlockScores
 from kinedge.edge.scoring import Scorer
 from kinedge.edge.trusted import load_trusted
@@ -59,11 +59,10 @@ def packed(scorer: Scorer, half: Recording) -> bytes:
 
 
 def collected(scorer: Scorer, recording: Recording) -> EnrolmentBuilder:
-    builder = EnrolmentBuilder(scorer)
-    hop = scorer.manifest.hop
-    for end, scores, surprise in score_recording(scorer, recording):
-        rows = slice(end - hop, end)
-        builder.add(scores, surprise, 0, hop=end // hop, values=recording.values[rows], valid=recording.valid[rows])
+    builder, state = EnrolmentBuilder(scorer), scorer.initial_state(1)
+    for k, (values, valid, saturated) in enumerate(hops(recording, scorer.manifest.hop), 1):
+        batch, state = scorer.step(values, valid, saturated, state, end_tick=k * scorer.manifest.hop)
+        builder.add_scored(Scored("p-001", batch, 0, values, valid))
     return builder
 
 
@@ -128,7 +127,8 @@ def test_an_enrolment_is_the_same_file_for_the_same_movement_and_reads_back_whol
     assert read.manifest.subject == "p-001"
     assert read.manifest.bundle_digest == scorer.bundle.digest
     assert read.manifest.short
-    assert read.manifest.usable_s == pytest.approx(SHORT_S, abs=4)
+    # a wrist that lies still while the other moves may lie on a table: such seconds are not learned from
+    assert read.manifest.usable_s == pytest.approx(SHORT_S - 10, abs=4)
     assert read.manifest.walking_s > 40
     for f in fields(read.baseline):
         assert getattr(read.baseline, f.name) == pytest.approx(getattr(enrolment.baseline, f.name), rel=1e-9, abs=1e-12)
@@ -177,7 +177,7 @@ def test_an_altered_or_foreign_enrolment_is_refused(packed: bytes, tmp_path: Pat
 
 
 def test_too_little_a_silent_sensor_or_bad_data_is_refused_with_what_to_do(scorer: Scorer, half: Recording) -> None:
-    with pytest.raises(SignalError, match=r"5\.0 min .* 30 are needed.*--allow-short.*25%"):
+    with pytest.raises(SignalError, match=r"4\.8 min .* 30 are needed.*--allow-short.*26%"):
         collected(scorer, half).finish("p", source="")
     with pytest.raises(SignalError, match="nothing was recorded"):
         EnrolmentBuilder(scorer).finish("p", source="")

@@ -12,7 +12,7 @@ from kinedge.bundle import read_bundle
 from kinedge.edge import reliability, sides
 from kinedge.edge.caution import Decision
 from kinedge.edge.config import DEFAULT_BUNDLE
-from kinedge.edge.enrol import EnrolmentBuilder
+from kinedge.edge.enrol import EnrolmentBuilder, enrol_recordings
 from kinedge.edge.pipeline import Scored
 from kinedge.edge.reasons import reasons_of
 from kinedge.edge.scoring import Scorer, ScoringState
@@ -144,6 +144,13 @@ def test_nobody_is_enrolled_with_left_and_right_exchanged(
     built[0].finish("p", source="test", allow_short=True, made_s=0)
     with pytest.raises(SignalError, match="wrist_left and wrist_right read exchanged"):
         built[1].finish("p", source="test", allow_short=True, made_s=0)
+
+
+def test_nobody_is_enrolled_from_a_recording_with_left_and_right_exchanged(scorer: Scorer) -> None:
+    walk = person(3, gait=1.0)
+    enrol_recordings(scorer, [walk], allow_short=True, made_s=0)
+    with pytest.raises(SignalError, match="wrist_left and wrist_right read exchanged"):
+        enrol_recordings(scorer, [replace(walk, values=exchanged(walk.values))], allow_short=True, made_s=0)
 
 
 def test_what_one_exchanged_sensor_goes_through_is_not_put_down_to_the_other(
