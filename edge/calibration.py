@@ -34,7 +34,6 @@ __all__ = [
     "SubjectScores",
     "Unusualness",
     "fit_calibration",
-    "fit_likelihood_ratio",
     "pool_reference",
     "precision_of",
     "stack_calibrations",
@@ -44,6 +43,8 @@ __all__ = [
 F64 = NDArray[np.float64]
 
 _N_KNOTS: Final = 5
+_N_TERMS: Final = 6  # of a likelihood ratio
+_LESSENS: Final = 4  # its terms from here on make it smaller
 _MIN_SPREAD: Final = 0.1  # of a score, in nats: a cohort that never varies must not make everything rare
 MAX_REFERENCE: Final = 4096
 UNSCORED: Final = -1e6  # a statistic nothing can be below: a missing sensor never looks unusual
@@ -85,8 +86,8 @@ class EnrolledCohort:
     ----------
     reference : (n,)
         Sorted statistics of normal blocks, each against a baseline from other recordings of the same subject.
-    likelihood : (n_sensors, 2)
-        ``log LR = b0 + b1 u`` of each sensor, on these statistics.
+    likelihood : (n_sensors, 6)
+        As that of the cohort, on these statistics.
     levels : (n_levels,)
         Increasing ``g``: a detector exceeds where its ``u > g``.
     limits : (n_levels, n_history)
@@ -107,6 +108,9 @@ class EnrolledCohort:
     n_subjects: F64
     tail_levels: F64 = field(default_factory=lambda: np.zeros(0))
     tails: F64 = field(default_factory=lambda: np.zeros((0, 0)))
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "likelihood", with_loss_terms(self.likelihood))
 
 
 _ENROLLED: Final = "enrolled_"
@@ -131,8 +135,11 @@ class Calibration:
         Median, and 99 % quantile less median, of the channel scores at the knots of their sensor.
     reference : (n,)
         Sorted statistics of normal blocks.
-    likelihood : (n_sensors, 2)
-        ``log LR = b0 + b1 u`` of each sensor.
+    likelihood : (n_sensors, 6)
+        ``log LR = (b0 + b1 u + b2 sqrt(own) + b3 sqrt(others)) / (1 + b4 own + b5 others)`` of each sensor: ``own`` is
+        the share of its data that is missing, ``others`` the mean of that of the other sensors. ``b2`` and ``b3`` take
+        off what loss adds to ``u`` by itself, and what it scatters ``u`` by makes a block say less. Of two columns, as
+        bundles made before have them, loss does nothing.
     precision : (n_channels, n_channels)
         Inverse covariance of the residuals, for attribution.
     additive : (1,)
@@ -158,6 +165,9 @@ class Calibration:
     which: NDArray[np.intp] | None = None
     own_knots: NDArray[np.int64] | None = None
     of_one: F64 = field(default_factory=lambda: np.zeros(()))
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "likelihood", with_loss_terms(self.likelihood))
 
     @classmethod
     def blank(cls, manifest: Manifest) -> Calibration:
@@ -204,7 +214,7 @@ class Calibration:
             "center": (k, c),
             "spread": (k, c),
             "reference": (None,),
-            "likelihood": (s, 2),
+            "likelihood": (s, _terms_of(arrays["likelihood"])),
             "precision": (c, c),
             "additive": (1,),
         }
@@ -212,7 +222,7 @@ class Calibration:
             g = arrays["enrolled_levels"].size
             shapes |= {
                 "enrolled_reference": (None,),
-                "enrolled_likelihood": (s, 2),
+                "enrolled_likelihood": (s, _terms_of(arrays["enrolled_likelihood"])),
                 "enrolled_levels": (g,),
                 "enrolled_limits": (g, None),
                 "enrolled_n_subjects": (1,),
@@ -256,6 +266,8 @@ class Calibration:
             raise BundleError(f"bundle {manifest.name}: a calibration needs increasing knots, at least 2")
         if any(not len(r) or (np.diff(r) < 0).any() for r in references):
             raise BundleError(f"bundle {manifest.name}: the calibration reference must be sorted and not empty")
+        if any((r.likelihood[:, _LESSENS:] < 0).any() for r in (self, self.enrolled) if r is not None):
+            raise BundleError(f"bundle {manifest.name}: calibration: what loss makes blocks say less by is negative")
         if min(self.spread.min(), np.diag(self.precision).min()) <= 0:
             raise BundleError(f"bundle {manifest.name}: calibration spreads and precisions must be positive")
         return self
@@ -351,6 +363,17 @@ def stack_calibrations(calibrations: Sequence[Calibration]) -> Calibration:
         own_knots=np.array([len(c.knots) for c in calibrations], np.int64),
         of_one=np.array([float(c.of_one) for c in calibrations]),
     )
+
+
+def with_loss_terms(likelihood: F64) -> F64:
+    """Return likelihood ratios (..., n_sensors, 6), of (..., n_sensors, 2) where they know nothing of loss."""
+    if likelihood.shape[-1] == _N_TERMS:
+        return likelihood
+    return np.concatenate([likelihood, np.zeros((*likelihood.shape[:-1], _N_TERMS - likelihood.shape[-1]))], axis=-1)
+
+
+def _terms_of(likelihood: NDArray[Any]) -> int:
+    return 2 if likelihood.shape[-1:] == (2,) else _N_TERMS
 
 
 @dataclass(frozen=True, eq=False)
@@ -460,41 +483,3 @@ def thin(ordered: F64, n: int) -> F64:
     positions = np.linspace(0, len(ordered) - 1, n) if n > 1 else np.array([len(ordered) - 1.0])
     thinned: F64 = ordered[np.ceil(positions).astype(int)]
     return thinned
-
-
-def fit_likelihood_ratio(normal_u: F64, anomalous_u: F64) -> tuple[float, float]:
-    """Fit ``log LR = b0 + b1 u`` by logistic regression with balanced classes (Newton, ridge on the slope).
-
-    Parameters
-    ----------
-    normal_u, anomalous_u : (n,)
-        A sensor's statistic on normal blocks and on blocks with a synthetic anomaly at that sensor.
-
-    Returns
-    -------
-    b0, b1
-        ``b1`` is at least 0: more unusual never speaks for normal.
-
-    Raises
-    ------
-    SignalError
-        One of the two has fewer than 5 blocks.
-    """
-    if min(len(normal_u), len(anomalous_u)) < 5:
-        raise SignalError("a likelihood ratio needs at least 5 normal and 5 anomalous blocks")
-    # beyond a few spreads the tail must not bend the line where decisions are made
-    u = np.clip(np.concatenate([normal_u, anomalous_u]), -3.0, 4.0)
-    y = np.concatenate([np.zeros(len(normal_u)), np.ones(len(anomalous_u))])
-    w = np.where(y > 0, 0.5 / len(anomalous_u), 0.5 / len(normal_u))
-    design = np.stack([np.ones_like(u), u], axis=1)
-    beta = np.zeros(2)
-    ridge = np.diag([0.0, 1e-3])
-    for _ in range(50):
-        p = 1 / (1 + np.exp(-np.clip(design @ beta, -30, 30)))
-        gradient = design.T @ (w * (p - y)) + ridge @ beta
-        hessian = (design * (w * p * (1 - p))[:, None]).T @ design + ridge + 1e-9 * np.eye(2)
-        step = np.linalg.solve(hessian, gradient)
-        beta -= np.clip(step, -2, 2)
-        if np.abs(step).max() < 1e-9:
-            break
-    return float(beta[0]), float(max(beta[1], 0.0))

@@ -53,6 +53,7 @@ __all__ = [
     "Decision",
     "believe",
     "left_of",
+    "lost_shares",
     "shown_anyway",
     "trust_shares",
     "weight_of",
@@ -282,8 +283,10 @@ def believe(
         if code not in _PASSING:
             lasting *= share
     reliability = heard * passing * lasting
-    b0, b1 = calibration.likelihood[..., 0], calibration.likelihood[..., 1]
-    log_lr = np.clip(b0 + b1 * unusual.sensor, -LOG_LR_LIMIT, LOG_LR_LIMIT)
+    b0, b1, b2, b3, b4, b5 = np.moveaxis(calibration.likelihood, -1, 0)
+    gone, others_gone = lost_shares(np.where(heard, scores.missing, 1.0))
+    log_lr = b0 + b1 * unusual.sensor + b2 * np.sqrt(gone) + b3 * np.sqrt(others_gone)
+    log_lr = np.clip(log_lr / (1 + b4 * gone + b5 * others_gone), -LOG_LR_LIMIT, LOG_LR_LIMIT)
     weight = weight_of(hop_s, block_s)
     keep, keep_own = math.exp(-hop_s / MEMORY_S), math.exp(-hop_s / OWN_S)
     shown = keep_own * state.shown + reliability * log_lr
@@ -351,6 +354,14 @@ def believe(
         shown_weight=shown_weight,
     )
     return belief, after
+
+
+def lost_shares(missing: F64) -> tuple[F64, F64]:
+    """Return which share of its block each sensor lost, and the others in the mean (both n_streams, n_sensors)."""
+    gone = np.minimum(missing, 1.0)
+    # added up one by one, as C does
+    total = np.cumsum(gone, axis=1)[:, -1:]
+    return gone, np.maximum(total - gone, 0.0) / max(gone.shape[1] - 1, 1)
 
 
 def shown_anyway(total: F64, squares: F64, weight: F64) -> F64:

@@ -209,7 +209,7 @@ def calibration_of(rng: np.random.Generator, edges: np.ndarray) -> Calibration:
         center=rng.normal(size=(n_knots, n_channels)),
         spread=rng.uniform(0.5, 2, (n_knots, n_channels)),
         reference=np.sort(rng.normal(size=int(rng.integers(1, 300)))),
-        likelihood=rng.normal(size=(n_sensors, 2)) * 3,
+        likelihood=np.concatenate([rng.normal(size=(n_sensors, 4)) * 3, rng.uniform(0, 9, (n_sensors, 2))], axis=1),
         precision=np.eye(n_channels),
         additive=np.ones(1),
         of_one=np.array(float(rng.integers(2))),

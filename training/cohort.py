@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinedge.edge.attribution import by_sensor, energies
-from kinedge.edge.calibration import Calibration, SubjectScores, fit_calibration, fit_likelihood_ratio
+from kinedge.edge.calibration import Calibration, SubjectScores, fit_calibration
 from kinedge.edge.offline import score_recording
 from kinedge.edge.personal import Blocks
 from kinedge.edge.scoring import Scorer
@@ -23,6 +23,7 @@ from kinedge.errors import SignalError
 from kinedge.recording import Recording
 from kinedge.training.anomalies import ANOMALIES, inject
 from kinedge.training.enrolled import ScoredRecording, enrol_each
+from kinedge.training.likelihood import fit_likelihood_ratio, limited, loss_rows, loss_terms
 
 __all__ = ["calibrate_cohort", "ordinary_blocks"]
 
@@ -32,6 +33,7 @@ _MAX_RESIDUALS: Final = 200_000
 _NOT_FOR_LIKELIHOOD: Final = frozenset({"dropout", "flat_line", "saturation"})  # those are told by the mask, not by z
 _INJECT_S: Final = (12.0, 8.0)  # of ordinary movement before, and of anomaly
 _STRENGTHS: Final = (0.4, 1.0)
+_LOSSY_PIECES: Final = 24  # of the cohort, shared out among the models that score it
 
 
 def _ordinary(recording: Recording, exclude: Sequence[str], *, look_back: int) -> NDArray[np.bool_]:
@@ -119,15 +121,16 @@ def _fit_likelihood(
     exclude: Sequence[str],
     seed: int,
 ) -> tuple[F64, F64 | None, bool]:
-    """Inject synthetic anomalies into ordinary movement; fit each sensor's ratio, and choose the attribution.
+    """Inject synthetic anomalies and loss into ordinary movement; fit each sensor's ratio, and choose the attribution.
 
     ``own`` is a calibration to the subject of each recording, in order; the second result is fitted under these.
     """
-    rng = np.random.default_rng(seed)
+    rng, chance = np.random.default_rng(seed), np.random.default_rng([seed, 1])
     names = sorted(n for n, a in ANOMALIES.items() if a.level == "signal" and n not in _NOT_FOR_LIKELIHOOD)
     n_sensors = len(scorers[0][1].sensors)
     normal: list[list[tuple[float, float]]] = [[] for _ in range(n_sensors)]
     anomalous: list[list[tuple[float, float]]] = [[] for _ in range(n_sensors)]
+    lossy: list[F64] = []
     hits = {"drop": 0, "excess": 0}
     remaining = list(own)
     for recordings, scorer in scorers:
@@ -142,6 +145,9 @@ def _fit_likelihood(
         del remaining[: len(recordings)]
         if not pieces:
             continue
+        for k in chance.permutation(len(pieces))[: max(1, _LOSSY_PIECES // len(scorers))]:
+            piece, personal = pieces[k]
+            lossy.append(loss_rows(judge, personal, piece, rng=chance))
         for i, sensor in enumerate(scorer.sensors):
             for name in names:
                 for strength in _STRENGTHS:
@@ -171,7 +177,7 @@ def _fit_likelihood(
                             noticed = unusual.score[0] > 1
                             for method, energy in energies(scores, unusual).items() if noticed else ():
                                 hits[method] += int(by_sensor(method, energy, judge.groups)[0].argmax()) == i
-    ratios = np.zeros((2, n_sensors, 2))
+    ratios, spread = np.zeros((2, n_sensors, 6)), np.ones((2, n_sensors))
     complete = True
     for i in range(n_sensors):
         if min(len(normal[i]), len(anomalous[i])) < 5:
@@ -179,12 +185,17 @@ def _fit_likelihood(
                 f"too little ordinary movement for a likelihood ratio: {sum(_INJECT_S):.0f} s in one piece are needed"
             )
         calm, odd = np.array(normal[i]), np.array(anomalous[i])
-        ratios[0, i] = fit_likelihood_ratio(calm[:, 0], odd[:, 0])
+        spread[0, i] = limited(calm[:, 0]).std()
+        ratios[0, i, :2] = fit_likelihood_ratio(calm[:, 0], odd[:, 0])
         calm, odd = (x[np.isfinite(x[:, 1]), 1] for x in (calm, odd))
         if min(len(calm), len(odd)) < 5:
             complete = False
         else:
-            ratios[1, i] = fit_likelihood_ratio(calm, odd)
+            ratios[1, i, :2] = fit_likelihood_ratio(calm, odd)
+            spread[1, i] = limited(calm).std()
+    for yardstick in range(2):
+        slopes = ratios[yardstick, :, 1]
+        ratios[yardstick, :, 2:] = loss_terms(np.concatenate(lossy), slopes, spread[yardstick], own=bool(yardstick))
     return ratios[0], ratios[1] if complete else None, hits["excess"] > hits["drop"]
 
 

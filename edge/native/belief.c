@@ -20,7 +20,7 @@ typedef struct {
     /* of the model: starts (n_sensors + 1) */
     const int64_t *starts;
     /* the calibration, of all or (n_streams, ...): knots (n_knots, n_sensors), center and spread (n_knots, n_channels),
-     * likelihood (n_sensors, 2), whether it is one person's own; reference (n_references, n_reference), how many of
+     * likelihood (n_sensors, 6), whether it is one person's own; reference (n_references, n_reference), how many of
      * each row are finite, and which is a stream's (n_streams), or none: the first of all; how many knots are its own */
     const double *knots, *center, *spread, *likelihood, *of_one, *reference;
     const int64_t *n_finite, *which, *own_knots;
@@ -190,7 +190,12 @@ API int32_t kinedge_belief_trust(const kinedge_belief *b)
     if (outside(b))
         return -1;
     const int64_t S = b->n_sensors, n = b->n_streams, plane = n * S;
-    for (int64_t s = 0; s < n; s++)
+    for (int64_t s = 0; s < n; s++) {
+        double gone[MOST_SENSORS], all = 0;
+        for (int64_t g = 0; g < S; g++) {
+            const int heard = b->of_sensors[s * S + g] > b->unscored && b->full[s];
+            all += gone[g] = heard ? smaller(b->missing[s * S + g], 1.0) : 1.0;
+        }
         for (int64_t g = 0; g < S; g++) {
             const int64_t at = s * S + g;
             const double missing = b->missing[at], u = b->of_sensors[at];
@@ -208,15 +213,20 @@ API int32_t kinedge_belief_trust(const kinedge_belief *b)
             if (b->has_clock)
                 lasting *= within((b->hopeless - b->clock_ms[at]) / (b->hopeless - b->harmless), 0.0, 1.0);
             const int heard = u > b->unscored && b->full[s];
-            const double *likelihood = b->likelihood + (b->own ? s * S + g : g) * 2;
+            const double *likelihood = b->likelihood + (b->own ? s * S + g : g) * 6;
+            const double others = larger(all - gone[g], 0.0) / (double)(S > 1 ? S - 1 : 1);
+            const double ratio = (likelihood[0] + likelihood[1] * u + likelihood[2] * sqrt(gone[g])
+                                  + likelihood[3] * sqrt(others))
+                                 / (1 + likelihood[4] * gone[g] + likelihood[5] * others);
             b->of_sensors[3 * plane + at] = heard * passing * lasting;
             b->of_sensors[5 * plane + at] = lasting;
-            b->work[6 * plane + at] = within(likelihood[0] + likelihood[1] * u, -b->lr_limit, b->lr_limit);
+            b->work[6 * plane + at] = within(ratio, -b->lr_limit, b->lr_limit);
             for (int64_t k = 2; k < 4; k++) {
                 const double drawn = 0.5 + b->keep * (1 / (1 + b->work[k * plane + at]) - 0.5);
                 b->work[k * plane + at] = drawn / (1 - drawn);
             }
         }
+    }
     return 0;
 }
 
