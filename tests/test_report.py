@@ -108,6 +108,20 @@ def test_the_report_says_what_was_measured(html: str, source: ReportSource, buil
         assert kind.replace("_", " ") in text
 
 
+def test_the_report_says_what_lost_packets_do_to_the_model(html: str, built: Built) -> None:
+    scorer = Scorer(built.bundle)
+    text = re.sub(r"\s+", "", Page(html).text)
+    for sensor, (_, slope, own, others, lessens, by_others) in zip(
+        scorer.sensors, scorer.calibration.likelihood, strict=True
+    ):
+        cells = []
+        for share in (0.1, 0.3):
+            added = "–" if slope <= 0 else f"{-(own + others) * share**0.5 / slope:.2f}"
+            cells += [added, f"{100 / (1 + (lessens + by_others) * share):.0f}%"]
+        assert "".join([sensor.replace("_", ""), *cells]) in text
+    assert (scorer.calibration.likelihood[:, 4:] > 0).any()
+
+
 def test_markup_in_names_stays_text_and_many_subjects_are_shown_as_far_as_there_is_room(source: ReportSource) -> None:
     evil = "<script>alert(1)</script>"
     (first, *_) = source.study.subjects

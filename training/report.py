@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, Final
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from kinedge.bundle import Bundle
+from kinedge.edge.scoring import Scorer
 from kinedge.errors import ConfigError
 from kinedge.training import figures
 from kinedge.training.evaluate import EpisodeMetrics, poisson_interval
@@ -22,6 +24,7 @@ __all__ = ["ReportSource", "render_report", "write_report"]
 
 _TEMPLATES: Final = Path(__file__).parent / "templates"
 _MAX_SUBJECTS: Final = 40  # that are shown one by one
+_LOSS_SHOWN: Final = (0.1, 0.3)
 _OUTCOME: Final = {"found": "Found", "missed": "Missed", "false": "Flagged without a known reason"}
 
 
@@ -82,6 +85,7 @@ def render_report(source: ReportSource) -> str:
         loss=_image(figures.loss_curves(source.fit.history, source.fit.best_epoch)),
         residuals=_image(figures.residuals(study, channels, sensors)) if len(study.residuals) else "",
         calibration=_image(figures.calibration(study)) if study.subjects else "",
+        lossy=_lossy(source.bundle),
         false_alarms=_image(figures.false_alarms(shown)) if study.subjects else "",
     )
 
@@ -120,6 +124,23 @@ def _ordinary(m: EpisodeMetrics) -> dict[str, Any]:
         "flagged": m.flagged_s / 3600 / hours if hours else None,
         "unsure": m.n_unsure / m.n_verdicts if m.n_verdicts else None,
     }
+
+
+def _lossy(bundle: Bundle) -> list[dict[str, Any]]:
+    """Return a row per sensor: what loss at all sensors adds to ``u``, and how much a block still says."""
+    rows: list[dict[str, Any]] = []
+    scorer = Scorer(bundle)
+    for sensor, terms in zip(scorer.sensors, scorer.calibration.likelihood.tolist(), strict=True):
+        _, slope, own, others, lessens, by_others = terms
+        cells = [
+            {
+                "added": -(own + others) * math.sqrt(share) / slope if slope > 0 else None,
+                "says": 1 / (1 + (lessens + by_others) * share),
+            }
+            for share in _LOSS_SHOWN
+        ]
+        rows.append({"sensor": sensor.replace("_", " "), "cells": cells})
+    return rows
 
 
 def _kinds(study: Study) -> list[dict[str, Any]]:
