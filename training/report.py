@@ -134,7 +134,7 @@ def _lossy(bundle: Bundle) -> list[dict[str, Any]]:
         _, slope, own, others, lessens, by_others = terms
         cells = [
             {
-                "added": -(own + others) * math.sqrt(share) / slope if slope > 0 else None,
+                "added": abs(own + others) * math.sqrt(share) / slope if slope > 0 else None,
                 "says": 1 / (1 + (lessens + by_others) * share),
             }
             for share in _LOSS_SHOWN
