@@ -211,8 +211,11 @@ def complete(
     """
     say: Report = report or (lambda stage, epoch: None)
     say("calibrating", None)
-    scorers = scorers or [(parts.calibration, _provisional(result, config))]
-    calibration = calibrate_cohort(scorers, exclude_labels=config.exclude_labels, seed=config.seed)
+    running = _provisional(result, config)
+    others, scorers = bool(scorers), scorers or [(parts.calibration, running)]
+    calibration = calibrate_cohort(
+        scorers, exclude_labels=config.exclude_labels, seed=config.seed, running=running if others else None
+    )
     manifest = _manifest_fields(result, config, grid, command=command, made_s=made_s)
     bundle = _pack(manifest, result, calibration)
     say("measuring", None)

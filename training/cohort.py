@@ -23,7 +23,7 @@ from kinedge.errors import SignalError
 from kinedge.recording import Recording
 from kinedge.training.anomalies import ANOMALIES, inject
 from kinedge.training.enrolled import ScoredRecording, enrol_each
-from kinedge.training.likelihood import fit_likelihood_ratio, limited, loss_rows, loss_terms
+from kinedge.training.likelihood import LossRows, fit_likelihood_ratio, limited, loss_rows, loss_terms
 
 __all__ = ["calibrate_cohort", "ordinary_blocks"]
 
@@ -67,7 +67,11 @@ def ordinary_blocks(
 
 
 def calibrate_cohort(
-    scorers: Sequence[tuple[Sequence[Recording], Scorer]], *, exclude_labels: Sequence[str], seed: int = 0
+    scorers: Sequence[tuple[Sequence[Recording], Scorer]],
+    *,
+    exclude_labels: Sequence[str],
+    seed: int = 0,
+    running: Scorer | None = None,
 ) -> Calibration:
     """Calibrate on ordinary movement, and on synthetic anomalies in it.
 
@@ -80,6 +84,9 @@ def calibrate_cohort(
         Regions that are no ordinary movement; a trailing ``*`` stands for any ending.
     seed
         Of what is injected where.
+    running
+        The model that will run, where the scorers are others: what loss does to its scores is measured on it. It may
+        know the recordings, for each block is held against itself without loss.
 
     Raises
     ------
@@ -106,48 +113,77 @@ def calibrate_cohort(
     pooled = pooled[:: max(1, math.ceil(len(pooled) / _MAX_RESIDUALS))]
     first = fit_calibration(manifest, normal, pooled)
     folds = enrol_each(scored, first, groups)
+    own_of = [folds.of(i, first, groups) for i in range(len(scored))]
+    tried = scorers if running is None else [([r for recordings, _ in scorers for r in recordings], running)]
+    lossy = _with_loss(tried, first, own_of, exclude=exclude_labels, seed=seed)
     likelihood, own_likelihood, additive = _fit_likelihood(
-        scorers, first, [folds.of(i, first, groups) for i in range(len(scored))], exclude=exclude_labels, seed=seed
+        scorers, first, own_of, lossy, exclude=exclude_labels, seed=seed
     )
     enrolled = folds.cohort(scored, first, groups, own_likelihood, stride=manifest.block // manifest.hop)
     return replace(first, likelihood=likelihood, additive=np.array([float(additive)]), enrolled=enrolled)
 
 
-def _fit_likelihood(
+def _with_loss(
     scorers: Sequence[tuple[Sequence[Recording], Scorer]],
     calibration: Calibration,
     own: Sequence[Calibration | None],
     *,
     exclude: Sequence[str],
     seed: int,
+) -> LossRows:
+    """Score some ordinary pieces as they are and with loss; ``own`` as ``_fit_likelihood`` takes it."""
+    rng = np.random.default_rng([seed, 1])
+    found = [np.zeros((0, calibration.likelihood.shape[0], 4))]
+    remaining = list(own)
+    for recordings, scorer in scorers:
+        judge = Scorer(scorer.bundle, backend=scorer.engine.backend, calibration=calibration)
+        pieces = _pieces_of(recordings, remaining, scorer, exclude)
+        del remaining[: len(recordings)]
+        for k in rng.permutation(len(pieces))[: max(1, _LOSSY_PIECES // len(scorers))]:
+            piece, personal = pieces[k]
+            found.append(loss_rows(judge, personal, piece, rng=rng))
+    return np.concatenate(found)
+
+
+def _pieces_of(
+    recordings: Sequence[Recording], own: Sequence[Calibration | None], scorer: Scorer, exclude: Sequence[str]
+) -> list[tuple[Recording, Calibration | None]]:
+    n = sum(round(s * scorer.manifest.rate_hz) for s in _INJECT_S)
+    look_back = scorer.manifest.block + scorer.manifest.receptive_field
+    return [
+        (piece, own[i])
+        for i, recording in enumerate(recordings)
+        for piece in _ordinary_pieces(recording, exclude, n, look_back=look_back)
+    ]
+
+
+def _fit_likelihood(
+    scorers: Sequence[tuple[Sequence[Recording], Scorer]],
+    calibration: Calibration,
+    own: Sequence[Calibration | None],
+    lossy: LossRows,
+    *,
+    exclude: Sequence[str],
+    seed: int,
 ) -> tuple[F64, F64 | None, bool]:
-    """Inject synthetic anomalies and loss into ordinary movement; fit each sensor's ratio, and choose the attribution.
+    """Inject synthetic anomalies into ordinary movement; fit each sensor's ratio, and choose the attribution.
 
     ``own`` is a calibration to the subject of each recording, in order; the second result is fitted under these.
     """
-    rng, chance = np.random.default_rng(seed), np.random.default_rng([seed, 1])
+    rng = np.random.default_rng(seed)
     names = sorted(n for n, a in ANOMALIES.items() if a.level == "signal" and n not in _NOT_FOR_LIKELIHOOD)
     n_sensors = len(scorers[0][1].sensors)
     normal: list[list[tuple[float, float]]] = [[] for _ in range(n_sensors)]
     anomalous: list[list[tuple[float, float]]] = [[] for _ in range(n_sensors)]
-    lossy: list[F64] = []
     hits = {"drop": 0, "excess": 0}
     remaining = list(own)
     for recordings, scorer in scorers:
         judge = Scorer(scorer.bundle, backend=scorer.engine.backend, calibration=calibration)
         before, during = (round(s * scorer.manifest.rate_hz) for s in _INJECT_S)
-        look_back = scorer.manifest.block + scorer.manifest.receptive_field
-        pieces = [
-            (piece, remaining[i])
-            for i, recording in enumerate(recordings)
-            for piece in _ordinary_pieces(recording, exclude, before + during, look_back=look_back)
-        ]
+        pieces = _pieces_of(recordings, remaining, scorer, exclude)
         del remaining[: len(recordings)]
         if not pieces:
             continue
-        for k in chance.permutation(len(pieces))[: max(1, _LOSSY_PIECES // len(scorers))]:
-            piece, personal = pieces[k]
-            lossy.append(loss_rows(judge, personal, piece, rng=chance))
         for i, sensor in enumerate(scorer.sensors):
             for name in names:
                 for strength in _STRENGTHS:
@@ -195,7 +231,7 @@ def _fit_likelihood(
             spread[1, i] = limited(calm).std()
     for yardstick in range(2):
         slopes = ratios[yardstick, :, 1]
-        ratios[yardstick, :, 2:] = loss_terms(np.concatenate(lossy), slopes, spread[yardstick], own=bool(yardstick))
+        ratios[yardstick, :, 2:] = loss_terms(lossy, slopes, spread[yardstick], own=bool(yardstick))
     return ratios[0], ratios[1] if complete else None, hits["excess"] > hits["drop"]
 
 
