@@ -16,6 +16,8 @@ from kinedge.edge.caution import Belief, BeliefState, believe, lost_shares
 from kinedge.edge.scoring import Scorer
 from kinedge.errors import BundleError
 from kinedge.recording import Recording
+from kinedge.training import cohort
+from kinedge.training.cohort import calibrate_cohort
 from kinedge.training.likelihood import loss_rows, loss_terms
 
 Person = Callable[..., Recording]
@@ -107,6 +109,27 @@ def test_an_ordinary_piece_is_scored_with_each_kind_of_loss(scorer: Scorer, pers
     assert np.isnan(rows[..., 3]).all()  # nobody is enrolled
     own = loss_rows(scorer, scorer.calibration, piece, rng=np.random.default_rng(0))
     np.testing.assert_array_equal(own[..., 3], own[..., 2])
+
+
+def test_loss_is_measured_on_the_model_that_will_run_with_all_that_calibrates_it(
+    scorer: Scorer, person: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    people = [replace(person(85.0, seed=s), subject=str(s)) for s in (800_000, 800_001)]
+    folds = [([r], Scorer(scorer.bundle)) for r in people]  # models of others, say
+    alike = calibrate_cohort(folds, exclude_labels=())
+    asked: list[tuple[object, str]] = []
+
+    def noted(judge: Scorer, own: Calibration | None, piece: Recording, *, rng: np.random.Generator) -> np.ndarray:
+        asked.append((judge.engine.backend, piece.subject))
+        return loss_rows(judge, own, piece, rng=rng)
+
+    monkeypatch.setattr(cohort, "loss_rows", noted)
+    found = calibrate_cohort(folds, exclude_labels=(), running=scorer)
+    assert {backend for backend, _ in asked} == {scorer.engine.backend}
+    assert {subject for _, subject in asked} == {"800000", "800001"}
+    np.testing.assert_array_equal(found.likelihood[:, :2], alike.likelihood[:, :2])
+    assert (found.likelihood[:, 2:4] <= 0).all()
+    assert (found.likelihood[:, 4:] >= 0).all()
 
 
 def test_bundles_of_before_are_read_as_if_loss_did_nothing(scorer: Scorer) -> None:
