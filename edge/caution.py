@@ -1,9 +1,10 @@
 """Caution: from unusualness and the state of the sensors to one of three answers, with its reasons.
 
 Per sensor ``s``, a block gives a likelihood ratio ``LR = exp(b0 + b1 u_s)`` (fitted on normal blocks against synthetic
-anomalies), and the state of the sensor a reliability ``r`` in [0, 1], to the power of which the ratio is taken: what
-cannot be trusted says little either way. A person who moves as usual mostly goes on so, and so does a change: the
-ratios of the last seconds are gathered by a filter of two hidden states, which forgets with a time constant of 3 s,
+anomalies; less what packet loss adds to ``u`` by itself, ``kinedge.edge.calibration``), and the state of the sensor a
+reliability ``r`` in [0, 1], to the power of which the ratio is taken: what cannot be trusted says little either way. A
+person who moves as usual mostly goes on so, and so does a change: the ratios of the last seconds are gathered by a
+filter of two hidden states, which forgets with a time constant of 3 s,
 
     odds(now) = LR^r * odds(just before, drawn towards 1).
 
