@@ -85,7 +85,7 @@ def loss_rows(judge: Scorer, own: Calibration | None, piece: Recording, *, rng: 
     Parameters
     ----------
     judge
-        A model that was not trained on the piece, with the cohort's calibration.
+        The model, with the cohort's calibration. It may know the piece, which is held against itself.
     own
         The calibration to the person, where there is one.
     piece
