@@ -22,7 +22,7 @@ from kinedge.training.anomalies import ANOMALIES, inject, perturb
 from kinedge.training.simulate import ImuModel, SimulationConfig, simulate
 from kinedge.units import STANDARD_GRAVITY_M_S2
 
-__all__ = ["CHANGES", "FAULTS", "Fault", "Session", "faulted", "real_sessions", "simulated_sessions"]
+__all__ = ["CHANGES", "FAULTS", "FROM_THE_START", "Fault", "Session", "faulted", "real_sessions", "simulated_sessions"]
 
 Mask = NDArray[np.bool_]
 
@@ -163,6 +163,14 @@ def _off_body(f: _Laid) -> None:
     f.valid[:, f.columns[0]] = True
 
 
+def _wrong_unit(f: _Laid) -> None:
+    """Give acceleration in g, or of twice the range; or turning, where it is measured, in degrees a second."""
+    ways = [(Quantity.ACC, 1 / STANDARD_GRAVITY_M_S2), (Quantity.ACC, 2.0), (Quantity.GYR, float(np.rad2deg(1)))]
+    ways = [w for w in ways if w[0] in [f.quantities[c] for c in f.columns[0]]]
+    quantity, factor = ways[int(f.rng.integers(len(ways)))]
+    f.values[:, [c for c in f.columns[0] if f.quantities[c] is quantity]] *= np.float32(factor)
+
+
 FAULTS: Final[Mapping[str, Fault]] = {
     "clean": Fault((), 0, _nothing),
     "10 % loss": Fault(("missing", "no_data"), -1, _loss(0.1)),
@@ -174,7 +182,11 @@ FAULTS: Final[Mapping[str, Fault]] = {
     "flat line": Fault(("flat",), 1, _flat),
     "duplicate": Fault(("duplicate",), 2, _duplicate),
     "off-body": Fault(("off_body",), 1, _off_body),
+    "wrong unit": Fault(("units",), 1, _wrong_unit),
 }
+
+
+FROM_THE_START: Final = ("swap", "wrong unit")  # made when sensors are set up and put on
 
 
 def faulted(session: Session, name: str) -> tuple[Recording, tuple[str, ...]] | None:
@@ -196,7 +208,7 @@ def faulted(session: Session, name: str) -> tuple[Recording, tuple[str, ...]] | 
     values, valid = recording.values.copy(), recording.valid.copy()
     columns = [np.r_[recording.columns(s)] for s in struck]
     quantities = tuple(quantity_of(c) for s in recording.sensors for c in s.channels)
-    at = 0 if name == "swap" else session.fault_start  # sides are exchanged when sensors are put on
+    at = 0 if name in FROM_THE_START else session.fault_start
     fault.lay(_Laid(values[at:], valid[at:], columns, quantities, recording, at, rng))
     return replace(recording, values=np.where(valid, values, np.float32(0)), valid=valid), tuple(struck)
 

@@ -30,7 +30,8 @@ class Weighed(_Sparse):
     weight: float = Field(ge=0, description="of the certainty, in nats: the share of trust that was left, as -ln")
     truth: float = Field(ge=0, le=1, description="of its words")
     measured: float | None = Field(
-        default=None, description="share of the data; a belief (swapped, shifted); s still (off_body); ms apart (clock)"
+        default=None,
+        description="share of the data; a belief (swapped, shifted); s still (off_body); m/s^2 (units); ms (clock)",
     )
 
 

@@ -234,6 +234,7 @@ def trust_shares(scores: BlockScores, health: SensorHealth | None, clock_ms: F64
     }
     if health is not None:
         shares["stuck"] = 1 - health.repeated
+        shares["units"] = 1 - health.units  # before what it may be mistaken for
         shares["off_body"] = 1 - health.off_body
         shares["duplicate"] = 1.0 - health.copy
         # once surely exchanged they are exchanged back before the model sees them: some trust is left

@@ -35,6 +35,7 @@ _MAX_S: Final = 4 * 3600.0
 _MAX_MISSING: Final = 0.25  # of a block, at any sensor
 _MAX_SATURATED: Final = 0.05
 _MAX_EXCHANGED: Final = 0.5  # of the hops: left and right are exchanged, and nothing is called normal then
+_MAX_ABSURD: Final = 0.25  # of the hops: another unit or range than was said
 _MIN_USABLE_SHARE: Final = 0.5
 _MIN_BLOCKS: Final = 30
 
@@ -66,6 +67,7 @@ class EnrolmentBuilder:
         self._bad = np.zeros(len(scorer.sensors), np.int64)
         self._heard = np.zeros(len(scorer.sensors), bool)
         self._exchanged = np.zeros(len(scorer.sensors), np.int64)
+        self._absurd = np.zeros(len(scorer.sensors), np.int64)
 
     @property
     def recorded_s(self) -> float:
@@ -178,6 +180,7 @@ class EnrolmentBuilder:
         hop = batch.end_tick // self._scorer.manifest.hop
         if batch.health is not None and not self.is_full:
             self._exchanged += batch.health.swapped[scored.stream] >= 1
+            self._absurd += batch.health.units[scored.stream] >= 1
         self.add(batch.scores, batch.surprise, scored.stream, hop=hop, values=scored.values, valid=scored.valid)
 
     def finish(
@@ -255,6 +258,12 @@ class EnrolmentBuilder:
         silent = [s for s, heard in zip(sensors, self._heard, strict=True) if not heard]
         if silent:
             raise SignalError(f"no data from {', '.join(silent)}; the model needs {', '.join(sensors)}")
+        absurd = self._absurd / self._n_hops
+        if absurd.max() > _MAX_ABSURD:
+            raise SignalError(
+                f"{sensors[int(absurd.argmax())]} read what no body shows for {absurd.max():.0%} of "
+                f"{self.recorded_s / 60:.1f} min: set its unit and range right, and record again"
+            )
         exchanged = self._exchanged / self._n_hops
         if exchanged.max() > _MAX_EXCHANGED:
             pair = " and ".join(s for s, share in zip(sensors, exchanged, strict=True) if share > _MAX_EXCHANGED)
@@ -295,7 +304,8 @@ def enrol_recordings(
     Raises
     ------
     SignalError
-        They are of several people, lack a channel, are not enough, or left and right read exchanged.
+        They are of several people, lack a channel, are not enough, left and right read exchanged, or a sensor reads
+        what no body shows.
     """
     people = {r.subject for r in recordings}
     if len(people) != 1:

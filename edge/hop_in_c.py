@@ -28,7 +28,7 @@ from kinedge.edge.native.hop import BASES, HOP, hop_functions
 from kinedge.edge.native.record import Record
 from kinedge.edge.reliability import ReliabilityMonitor
 from kinedge.edge.scores import BlockScorer, BlockScores
-from kinedge.edge.sensor_health import FINE, SensorHealth
+from kinedge.edge.sensor_health import FINE, N_FOUND, SensorHealth
 from kinedge.edge.wearing import SILENT_SHARE, STILL_S
 from kinedge.errors import BackendError
 
@@ -429,7 +429,7 @@ class HopInC:
                 (of_blocks, "sums facts of_channels=block_channels of_sensors=block_sensors scored flat full"),
                 (of_belief, "channel=block_channels drop=block_channels:2 intensity=block_sensors scored flat full"),
                 (of_belief, "missing=block_sensors:1 saturated=block_sensors:2 repeated=found clipped=found:1 copies"),
-                (of_belief, "off_body=found:2 swapped=found:3 shifted=found:4 decision without"),
+                (of_belief, "off_body=found:2 units=found:3 swapped=found:4 shifted=found:5 decision without"),
                 (of_belief, "of_channels=channels of_sensors=sensors of_streams=streams"),
             )
             for field, part, plane in map(_place, fields.split())
@@ -438,7 +438,7 @@ class HopInC:
             [
                 ("facts", _F32, (10, n, c)),
                 ("shared", _F32, (n, self._n_shared)),
-                ("found", _F64, (6, n, s)),
+                ("found", _F64, (N_FOUND, n, s)),
                 ("twins", np.dtype(np.int64), (n, s)),
                 ("copies", _BOOL, (n, s)),
                 ("z", _F32, samples),

@@ -91,6 +91,10 @@ _UNSURE: Final = {
     "saturated": ("{place} was at the end of its range", "le capteur {from_place} était en butée"),
     "flat": ("{place} shows a flat line", "le signal {from_place} est plat"),
     "stuck": ("{place} repeats what it has said before", "le capteur {from_place} répète ce qu'il a déjà dit"),
+    "units": (
+        "{place} reads what no body shows: is its unit or range another than was said?",
+        "le capteur {from_place} indique ce qu'aucun corps ne montre : son unité ou sa plage est-elle une autre ?",
+    ),
     "off_body": (
         "{place} lies still: is the sensor worn?",
         "le capteur {from_place} ne bouge pas du tout : est-il porté ?",

@@ -25,6 +25,7 @@ from kinedge.edge.caution import (
     Decision,
     trust_shares,
 )
+from kinedge.edge.plausible import MOST_RAD_S
 from kinedge.edge.reliability import SensorHealth
 from kinedge.edge.scores import BlockScores
 
@@ -42,7 +43,13 @@ _CERTAIN: Final = 9.0  # nats: nothing of a sensor can be trusted
 _OF_ALL: Final = 0.5  # nats more, of what leaves nothing of "normal" whatever the other sensors say
 _BETWEEN: Final = 0.2  # nats at most: where a sensor is in doubt, that is likelier the reason
 _NEWCOMER: Final = 0.1  # nats at most: where packets are lost or a sensor is in doubt, that is likelier the reason
-_GOES_BY: Final = {"stuck": "repeated", "off_body": "still_s", "swapped": "swapped", "shifted": "shifted"}
+_GOES_BY: Final = {
+    "stuck": "repeated",
+    "units": "acc_m_s2",
+    "off_body": "still_s",
+    "swapped": "swapped",
+    "shifted": "shifted",
+}
 
 
 @dataclass(frozen=True)
@@ -52,9 +59,9 @@ class Reason:
     Parameters
     ----------
     code
-        ``warming_up``, ``no_data``, ``missing``, ``saturated``, ``flat``, ``stuck``, ``off_body``, ``duplicate``,
-        ``swapped``, ``shifted``, ``clock``, ``not_valid``, ``not_placed``, ``newcomer``, ``not_rare``, ``unlike`` or
-        ``between``.
+        ``warming_up``, ``no_data``, ``missing``, ``saturated``, ``flat``, ``stuck``, ``units``, ``off_body``,
+        ``duplicate``, ``swapped``, ``shifted``, ``clock``, ``not_valid``, ``not_placed``, ``newcomer``, ``not_rare``,
+        ``unlike`` or ``between``.
     text
         For a person.
     weight
@@ -68,7 +75,8 @@ class Reason:
         not.
     measured
         What it goes by: a share of the data (``no_data``, ``missing``, ``saturated``, ``stuck``), a belief
-        (``swapped``, ``shifted``), s of lying still (``off_body``), ms apart (``clock``); None where it is so or not.
+        (``swapped``, ``shifted``), s of lying still (``off_body``), m/s^2 in the mean (``units``), ms apart
+        (``clock``); None where it is so or not.
     """
 
     code: str
@@ -177,6 +185,7 @@ def _text(
         return f"{sensor} was at the end of its range {share:.0%} of the time"
     return {
         "stuck": f"{sensor} repeats itself: {health.repeated[stream, i]:.0%} of its samples were there before",
+        "units": f"{sensor} {_absurd(health, stream, i)}: another unit or range than was said?",
         "off_body": f"{sensor} has lain still for {health.still_s[stream, i]:.0f} s: not worn?",
         "duplicate": f"{sensor} and {sensors[int(health.twin[stream, i])]} give the same signal",
         "swapped": f"{sensor} reads like its other side: left and right exchanged?",
@@ -193,9 +202,16 @@ def _measured(
     if code == "saturated":
         clipped = 0.0 if health is None else float(health.clipped[stream, i])
         return max(float(scores.saturated[stream, i]), clipped)
-    if health is None or code not in _GOES_BY:
+    if health is None or code not in _GOES_BY or (code == "units" and health.gyr_rad_s[stream, i] > MOST_RAD_S):
         return None
     return float(getattr(health, _GOES_BY[code])[stream, i])
+
+
+def _absurd(health: SensorHealth, stream: int, i: int) -> str:
+    if health.gyr_rad_s[stream, i] > MOST_RAD_S:
+        return f"turns at {health.gyr_rad_s[stream, i]:.0f} rad/s on and on, faster than any limb"
+    shown = float(health.acc_m_s2[stream, i])
+    return f"reads {shown:.{int(shown < 10)}f} m/s^2 in the mean, and a body shows 9.8 at rest"
 
 
 def _true(nats: float) -> float:

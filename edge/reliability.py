@@ -6,6 +6,7 @@ A model only knows that something is unlike what it learned. Whether the person 
 * ``clipped``: samples at the largest or smallest value of their hop, where several are: the end of a range that the
   device did not report. Of either, what a coarse sensor shows by chance is taken off (:mod:`kinedge.edge.resolution`).
 * ``off_body``: so still, for so long, that no living body carries it; sooner where another sensor moves meanwhile.
+* ``units``: no body shows what it reads (:mod:`kinedge.edge.plausible`).
 * ``twin``: two sensors give the same signal, exactly or within two per cent of its power (one is a copy, both are worn
   at one place, or one stream was given two names). Where its level is clearly that of one of the two, that one is
   the original, and the other the ``copy``; else neither can be trusted.
@@ -37,6 +38,8 @@ from kinedge.edge import resolution
 from kinedge.edge.calibration import UNSCORED
 from kinedge.edge.hop_facts import HopFacts, look_at
 from kinedge.edge.native import NativeHealth
+from kinedge.edge.plausible import LIMITS, Plausibility
+from kinedge.edge.reliability_marks import Marks
 from kinedge.edge.sensor_health import CLIPPED_POWER, HealthState, SensorHealth
 from kinedge.edge.state_rows import take_rows, write_rows
 from kinedge.signals import Quantity, quantity_of
@@ -97,15 +100,13 @@ class ReliabilityMonitor:
         quantities = [quantity_of(c) for s in specs for c in s.channels]
         self._still_limit: F32 = np.array([_STILL[q] for q in quantities], np.float32)
         self._center, self._scale = np.array(manifest.center), np.array(manifest.scale)
-        self._acc = [
-            np.array([c for c in range(g.start, g.stop) if quantities[c] is Quantity.ACC]) for g in self._groups
-        ]
+        self._acc, self._gyr = (
+            [np.array([c for c in range(g.start, g.stop) if quantities[c] is of], np.intp) for g in self._groups]
+            for of in (Quantity.ACC, Quantity.GYR)
+        )
+        self._plausibility = Plausibility(self._acc, self._gyr, self._hop_s)
         self._has_gravity = np.array([len(c) == _AXES for c in self._acc])
-        # odd factors by place within the sensor: copies of a sample get equal marks wherever they stand
-        factors = np.random.default_rng(1).integers(1, 2**63, 64, dtype=np.uint64) | np.uint64(1)
-        self._mark_of = np.zeros((start, len(specs)), np.uint64)
-        for i, g in enumerate(self._groups):
-            self._mark_of[g, i] = factors[np.arange(g.stop - g.start) % 64]
+        self._marks = Marks(self._groups, self._hop)
         pairs = [(a, b) for a, b in combinations(range(len(specs)), 2) if specs[a].channels == specs[b].channels]
         self._pairs = pairs
         # one unit for both of a pair, or a copy would differ from itself
@@ -125,7 +126,9 @@ class ReliabilityMonitor:
     def in_c(self) -> NativeHealth:
         """Return a monitor in C, told all that it must know of the model."""
         edges = np.array([*self._starts, len(self._center)], np.int64)
-        acc = np.array([c if len(c) == _AXES else [-1] * _AXES for c in self._acc], np.int64)
+        acc, gyr = (
+            np.array([c if len(c) == _AXES else [-1] * _AXES for c in of], np.int64) for of in (self._acc, self._gyr)
+        )
         share = 2 * (self._hop * self._n_alike)
         return NativeHealth(
             {
@@ -166,11 +169,15 @@ class ReliabilityMonitor:
                 "others": resolution.OTHERS,
                 "pile": resolution.PILE,
                 "most_still": resolution.ENOUGH,
+                "strength_keep": self._plausibility.keep,
+                "strange_share": self._plausibility.share,
+                **LIMITS,
             },
             starts=edges,
             acc=acc,
+            gyr=gyr,
             pairs=np.array(self._pairs, np.int64).reshape(-1, 2),
-            factors=self._mark_of.max(axis=1),
+            factors=self._marks.factors,
             still_limit=self._still_limit,
             inverse_unit=self._inverse_unit,
             weight=self._inverse_unit**2,
@@ -192,12 +199,15 @@ class ReliabilityMonitor:
     def initial_state(self, n_streams: int) -> HealthState:
         """Return the state of streams that have seen nothing."""
         n, s = n_streams, len(self._groups)
+        n_strange, strength = self._plausibility.initial(n)
         return HealthState(
             marks=np.zeros((n, s, self._hop * self._n_hops), np.uint64),
             clipped=np.zeros((n, s)),
             likeness=np.zeros((n, self._n_alike, len(self._pairs), 2)),
             n_still=np.zeros((n, s), np.int64),
             n_lone=np.zeros((n, s), np.int64),
+            n_strange=n_strange,
+            strength=strength,
             side=np.zeros((n, len(self._pairs))),
             side_weight=np.zeros((n, len(self._pairs))),
             belongs=np.zeros((n, len(self._pairs))),
@@ -236,9 +246,10 @@ class ReliabilityMonitor:
         level = facts.level
         spread: F32 = np.sqrt(facts.power / np.maximum(facts.n_valid, 1))
 
-        marks, n_known, n_again = self._push_marks(values, valid, state.marks)
-        repeated = self._repeated(values, valid, facts, marks, n_again / np.maximum(n_known - 1, 1))
+        marks, n_known, n_again = self._marks.push(values, valid, state.marks)
+        repeated = self._marks.repeated(values, valid, facts, marks, n_again / np.maximum(n_known - 1, 1))
         n_still, n_lone = self._still(spread, heard, state)
+        n_strange, strength = self._plausibility.step(facts, heard, state.n_strange, state.strength)
         side, side_weight, belongs = self._side(level, heard, state)
         gravity, last = self._gravity(level, heard, state)
         after = replace(
@@ -248,6 +259,8 @@ class ReliabilityMonitor:
             likeness=_push(state.likeness, self._likeness(facts)),
             n_still=n_still,
             n_lone=n_lone,
+            n_strange=n_strange,
+            strength=strength,
             side=side,
             side_weight=side_weight,
             belongs=belongs,
@@ -350,42 +363,20 @@ class ReliabilityMonitor:
                 swapped[:, sensor] = sign
         twin, copy = self._twin(state)
         lain = np.maximum(state.n_still * (self._hop_s / _STILL_S), state.n_lone * (self._hop_s / _LONE_S))
+        units, acc_m_s2, gyr_rad_s = self._plausibility.against(state.n_strange, state.strength)
         return SensorHealth(
             repeated=repeated,
             clipped=state.clipped.copy(),  # a state may be written to later
             off_body=_within(1.5 * lain - 0.5, 0, 1),
+            units=units,
             swapped=swapped,
             shifted=self._shifted(state),
             still_s=state.n_still.astype(np.float64) * self._hop_s,
+            acc_m_s2=acc_m_s2,
+            gyr_rad_s=gyr_rad_s,
             twin=twin,
             copy=copy,
         )
-
-    def _push_marks(
-        self, values: F32, valid: Mask, before: NDArray[np.uint64]
-    ) -> tuple[NDArray[np.uint64], NDArray[np.int64], NDArray[np.int64]]:
-        """Return the marks after a hop, how many there are, and how many of them stood there before."""
-        marks = np.concatenate([before[:, :, self._hop :], self._marks(values, valid)], axis=2)
-        in_order = np.sort(marks, axis=2)
-        n_again = ((in_order[:, :, 1:] == in_order[:, :, :-1]) & (in_order[:, :, 1:] != 0)).sum(axis=2)
-        return marks, (marks != 0).sum(axis=2), n_again
-
-    def _marks(self, x: F32, valid: Mask) -> NDArray[np.uint64]:
-        marks = np.ascontiguousarray(x, np.float32).view(np.uint32).astype(np.uint64) @ self._mark_of
-        marks |= np.uint64(1)  # 0 stands for missing
-        gappy = np.flatnonzero(~valid.reshape(len(valid), -1).all(axis=1))
-        if len(gappy):
-            there = np.logical_and.reduceat(valid[gappy], self._starts, axis=2)
-            marks[gappy] = np.where(there, marks[gappy], np.uint64(0))
-        by_sensor: NDArray[np.uint64] = marks.transpose(0, 2, 1)
-        return by_sensor
-
-    def _repeated(self, values: F32, valid: Mask, facts: HopFacts, marks: NDArray[np.uint64], share: F64) -> F64:
-        """Return ``share`` (n, n_sensors), of samples that stood in the block before, less what is chance."""
-        for i, g in zip(*np.nonzero(share >= resolution.AGAIN_FROM), strict=True):
-            of_moving = resolution.again_while_moving(values[i], valid[i], marks[i, g], facts, i, self._groups[g])
-            share[i, g] = share[i, g] if of_moving is None else of_moving
-        return share
 
     def _clipped(self, values: F32, valid: Mask, facts: HopFacts) -> F64:
         """Return (n, n_sensors): the largest share of a channel's samples that stand at its extremes."""

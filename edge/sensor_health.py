@@ -8,13 +8,14 @@ from typing import ClassVar, Final
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["CLIPPED_POWER", "FINE", "HealthState", "SensorHealth"]
+__all__ = ["CLIPPED_POWER", "FINE", "N_FOUND", "HealthState", "SensorHealth"]
 
 F64 = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 CLIPPED_POWER: Final = 6  # a clipped sample misleads about its neighbours, too
 _OUT: Final = 0.5  # trust below which a sensor is kept from the model
+N_FOUND: Final = 9  # parts of a sensor's health that are numbers
 FINE: Final = 0.05  # of each thing that may be wrong: together they leave more than that
 
 
@@ -26,10 +27,12 @@ class SensorHealth:
     ----------
     repeated, clipped
         Share of samples, in the block and of late.
-    off_body, swapped, shifted
-        0 (no sign of it) to 1 (certain).
+    off_body, units, swapped, shifted
+        0 (no sign of it) to 1 (certain). ``units``: no body shows what it reads.
     still_s
         How long the sensor has been still.
+    acc_m_s2, gyr_rad_s
+        Root mean square of late.
     twin
         Index of the sensor that gives the same signal, -1 without one.
     copy : bool
@@ -39,9 +42,12 @@ class SensorHealth:
     repeated: F64
     clipped: F64
     off_body: F64
+    units: F64
     swapped: F64
     shifted: F64
     still_s: F64
+    acc_m_s2: F64
+    gyr_rad_s: F64
     twin: NDArray[np.int64]
     copy: Mask
     _is_fine: ClassVar[bool] = False
@@ -49,15 +55,15 @@ class SensorHealth:
     @classmethod
     def fine(cls, n_streams: int, n_sensors: int) -> SensorHealth:
         """Return the health of sensors against which nothing speaks."""
-        zero = np.zeros((n_streams, n_sensors))
-        return cls(zero, zero, zero, zero, zero, zero, np.full(zero.shape, -1, np.int64), np.zeros(zero.shape, bool))
+        found = np.zeros((N_FOUND, n_streams, n_sensors))
+        return cls.of(found, np.full(found.shape[1:], -1, np.int64), np.zeros(found.shape[1:], bool))
 
     @classmethod
     def of(cls, found: F64, twin: NDArray[np.int64], copy: Mask) -> SensorHealth:
-        """Return the health of which the first six parts are ``found`` (6, n_streams, n_sensors)."""
-        repeated, clipped, off_body, swapped, shifted, still_s = found
-        health = cls(repeated, clipped, off_body, swapped, shifted, still_s, twin, copy)
-        if found[:3].max(initial=0.0) < FINE and not copy.any():
+        """Return the health of which the first parts are ``found`` (``N_FOUND``, n_streams, n_sensors)."""
+        repeated, clipped, off_body, units, swapped, shifted, still_s, acc_m_s2, gyr_rad_s = found
+        health = cls(repeated, clipped, off_body, units, swapped, shifted, still_s, acc_m_s2, gyr_rad_s, twin, copy)
+        if found[:4].max(initial=0.0) < FINE and not copy.any():
             object.__setattr__(health, "_is_fine", True)
         return health
 
@@ -70,6 +76,7 @@ class SensorHealth:
     def out(self) -> Mask:
         """Which sensors the model must not see."""
         trust = (1 - self.repeated) * (1 - self.clipped) ** CLIPPED_POWER * (1 - self.off_body) * ~self.copy
+        trust = trust * (1 - self.units)
         kept_out: Mask = trust < _OUT
         return kept_out
 
@@ -88,6 +95,9 @@ class HealthState:
         Power of the difference of two sensors, and of both.
     n_still, n_lone : (n, n_sensors)
         Hops for which the sensor has been still; of these, with another one moving (four each if it moves strongly).
+    n_strange : (n, n_sensors)
+    strength : (n, n_sensors, 2)
+        Hops of rest without gravity; fading means of the squares of acceleration and turning.
     side, side_weight : (n, n_pairs)
         Decaying sums: how much nearer both sensors of a pair are to their own usual levels than to the other's.
     belongs : (n, n_pairs)
@@ -103,6 +113,8 @@ class HealthState:
     likeness: F64
     n_still: NDArray[np.int64]
     n_lone: NDArray[np.int64]
+    n_strange: NDArray[np.int64]
+    strength: F64
     side: F64
     side_weight: F64
     belongs: F64

@@ -30,7 +30,7 @@ from kinedge.edge.native import arrive, belief, blocks, clocks, health, hops, lo
 from kinedge.edge.reliability import ReliabilityMonitor
 from kinedge.edge.scores import BlockScorer, BlockScores
 from kinedge.edge.scoring import Scorer
-from kinedge.edge.sensor_health import SensorHealth
+from kinedge.edge.sensor_health import N_FOUND, SensorHealth
 from kinedge.edge.state_rows import take_rows
 from kinedge.firmware_bridge.clock import ClockMap
 from kinedge.signals import IMU6, ImuChunk, SensorSpec
@@ -108,12 +108,12 @@ SENSORS: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 
 def worn(rng: np.random.Generator, n: int, specs: list[SensorSpec], center: np.ndarray, n_samples: int) -> np.ndarray:
-    """Samples (n, n_samples, n_channels) with sensors that are still, copies, exchanged, clipped, stuck or coarse."""
+    """Samples (n, n_samples, n_channels) of sensors: still, copied, exchanged, stuck, clipped, coarse or absurd."""
     values = center + rng.normal(size=(n, n_samples, len(center)))
     edges = np.cumsum([0, *(s.n_channels for s in specs)])
     parts = [slice(a, b) for a, b in pairwise(edges)]
     for stream in values:
-        kind, at, other = rng.integers(7), *(parts[i] for i in rng.integers(0, len(parts), 2))
+        kind, at, other = rng.integers(8), *(parts[i] for i in rng.integers(0, len(parts), 2))
         if kind == 0:
             stream[:, at] = center[at] + rng.choice([0, 1e-3, 30]) * rng.normal(size=(1, at.stop - at.start))
         elif kind == 1 and at.stop - at.start == other.stop - other.start:
@@ -127,6 +127,8 @@ def worn(rng: np.random.Generator, n: int, specs: list[SensorSpec], center: np.n
         elif kind == 5:  # coarse: what equal samples mean is looked into
             slow = np.cumsum(0.1 * rng.normal(size=(n_samples, at.stop - at.start)), axis=0)
             stream[:, at] = center[at] + np.round(slow / 0.2) * rng.choice([0.2, 0.7])
+        elif kind == 6:  # in another unit
+            stream[:, at] *= rng.choice([0.1, 57.3, 1e4, 1e30])
     return values.astype(np.float32)
 
 
@@ -246,7 +248,8 @@ def judged(seed: int) -> None:
             flat=rng.random(sensors) < 0.03,
             full=rng.random(len(rows)) < 0.95,
         )
-        seen = SensorHealth(*(share(0.07) for _ in range(6)), np.zeros(sensors, np.int64), rng.random(sensors) < 0.05)
+        wrong = np.stack([share(0.07) for _ in range(N_FOUND)])
+        seen = SensorHealth.of(wrong, np.zeros(sensors, np.int64), rng.random(sensors) < 0.05)
         clock_ms = None if turn % 4 == 3 else rng.choice([0.0, 40.0, 90.0, 200.0], sensors, p=[0.7, 0.2, 0.08, 0.02])
         with_whom = cohort if turn % 2 else each.rows(rows)
         told: Any = {"health": seen, "clock_ms": clock_ms}

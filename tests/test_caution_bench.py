@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kinedge.benchmarks.caution import _against_both, bench_caution
-from kinedge.benchmarks.caution_cases import FAULTS, faulted, real_sessions, simulated_sessions
+from kinedge.benchmarks.caution_cases import FAULTS, FROM_THE_START, faulted, real_sessions, simulated_sessions
 from kinedge.benchmarks.caution_measures import area_under_risk, band, plain, utility
 from kinedge.bundle import read_bundle
 from kinedge.edge.caution import Decision
@@ -60,7 +60,7 @@ def test_faults_strike_from_their_start_on_and_nothing_else() -> None:
     for name, fault in FAULTS.items():
         recording, struck = faulted(session, name)  # type: ignore[misc]  # there are two sides here
         same = (recording.values == before.values) & (recording.valid == before.valid)
-        start = 0 if name == "swap" else session.fault_start
+        start = 0 if name in FROM_THE_START else session.fault_start
         assert same[:start].all()
         others = [c for s in before.sensors if s.name not in struck for c in range(12)[before.columns(s.name)]]
         assert same[:, others].all()

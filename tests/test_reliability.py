@@ -13,6 +13,7 @@ from kinedge.bundle import Manifest, read_bundle
 from kinedge.edge.calibration import UNSCORED
 from kinedge.edge.config import DEFAULT_BUNDLE
 from kinedge.edge.reliability import HealthState, ReliabilityMonitor, SensorHealth
+from kinedge.edge.sensor_health import N_FOUND
 from kinedge.training.simulate import SimulationConfig, simulate
 
 HOP = 50
@@ -239,7 +240,7 @@ def test_health_of_fine_sensors_takes_nothing():
 @settings(max_examples=50, deadline=None)
 def test_nothing_is_kept_from_the_model_of_sensors_that_are_known_to_be_fine(seed):
     rng = np.random.default_rng(seed)
-    found = rng.random((6, 3, 2)) * rng.choice([0.051, 0.2, 1.0])
+    found = rng.random((N_FOUND, 3, 2)) * rng.choice([0.051, 0.2, 1.0])
     health = SensorHealth.of(found, np.full((3, 2), -1), rng.random((3, 2)) < rng.choice([0.0, 0.1]))
     assert not (health.is_fine and health.out.any())
     assert SensorHealth.of(found * 0, health.twin, health.copy).is_fine == (not health.copy.any())

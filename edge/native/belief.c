@@ -27,7 +27,7 @@ typedef struct {
     /* of the block, as BlockScores, SensorHealth and clock_ms have it */
     const double *channel, *drop, *intensity, *missing, *saturated;
     const uint8_t *scored, *flat, *full;
-    const double *repeated, *clipped, *off_body, *swapped, *shifted, *clock_ms;
+    const double *repeated, *clipped, *off_body, *units, *swapped, *shifted, *clock_ms;
     const uint8_t *copies;
     const int64_t *rows;
     /* the state, as BeliefState has it */
@@ -205,6 +205,7 @@ API int32_t kinedge_belief_trust(const kinedge_belief *b)
             if (b->has_health) {
                 const double swapped = b->swapped[at];
                 lasting *= 1 - b->repeated[at];
+                lasting *= 1 - b->units[at];
                 lasting *= 1 - b->off_body[at];
                 lasting *= 1.0 - b->copies[at];
                 lasting *= swapped < 1 ? 1 - swapped : 1 - b->swapped_left;

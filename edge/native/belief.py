@@ -32,10 +32,11 @@ _Belief: Final = structure(
     (DOUBLE, "unlike_from unlike_spread unlike_most"),
     (POINTER, f"starts {_CALIBRATION}"),
     (POINTER, "channel drop intensity missing saturated scored flat full"),
-    (POINTER, "repeated clipped off_body swapped shifted clock_ms copies rows"),
+    (POINTER, "repeated clipped off_body units swapped shifted clock_ms copies rows"),
     (POINTER, f"{_STATE} work of_channels of_sensors of_streams decision without"),
 )
 _STATES: Final = _STATE.split()
+_OF_HEALTH: Final = ("repeated", "clipped", "off_body", "units", "swapped", "shifted")
 _FUNCTIONS: Final = tuple(f"kinedge_belief_{name}" for name in ("assess", "trust", "gather", "decide"))
 _MOST_SENSORS: Final = 64
 _MOST_CHANNELS: Final = 1024
@@ -159,7 +160,7 @@ class NativeBelief:
             "rows": rows,
         }
         if health is not None:
-            given |= {name: getattr(health, name) for name in ("repeated", "clipped", "off_body", "swapped", "shifted")}
+            given |= {name: getattr(health, name) for name in _OF_HEALTH}
             given["copies"] = health.copy
         if clock_ms is not None:
             given["clock_ms"] = clock_ms

@@ -14,8 +14,9 @@ typedef struct kinedge_health {
     double moves, shakes, clipped_keep, twin, twin_equal, fits, side_keep, known_from, doubt, belief, hop_s;
     double still_share, lone_share, gravity_keep, persist_low, persist_high, turned, never_from, usual_keep;
     double persist_keep, unusual_from, unscored, again_from, at_end, few, more_than_one, others, pile;
-    /* of the model: starts (n_sensors + 1), acc (n_sensors, 3) or -1, pairs (n_pairs, 2); of channels, sensors, pairs */
-    const int64_t *starts, *acc, *pairs;
+    double strength_keep, strange_share, quiet, rest_low, rest_high, least_acc, most_acc, most_gyr, hop_acc, hop_gyr;
+    /* of the model: starts (n_sensors + 1), acc and gyr (n_sensors, 3) or -1, pairs (n_pairs, 2); of channels, sensors, pairs */
+    const int64_t *starts, *acc, *gyr, *pairs;
     const uint64_t *factors;
     const float *still_limit, *inverse_unit, *weight;
     const double *range, *center, *unit, *widths, *apart, *enough;
@@ -29,10 +30,10 @@ typedef struct kinedge_health {
     /* the state, as HealthState has it */
     uint64_t *marks;
     double *clipped, *likeness;
-    int64_t *n_still, *n_lone;
-    double *side, *side_weight, *belongs, *gravity, *usual_gravity, *last, *usual_weight, *unusual;
-    /* what is found: (6, n_streams, n_sensors) repeated, clipped, off_body, swapped, shifted, still_s; (n_streams,
-     * n_sensors) twin, copy */
+    int64_t *n_still, *n_lone, *n_strange;
+    double *strength, *side, *side_weight, *belongs, *gravity, *usual_gravity, *last, *usual_weight, *unusual;
+    /* what is found: (9, n_streams, n_sensors) repeated, clipped, off_body, units, swapped, shifted, still_s, acc_m_s2,
+     * gyr_rad_s; (n_streams, n_sensors) twin, copy */
     double *found;
     int64_t *twins;
     uint8_t *copies;
@@ -231,7 +232,8 @@ static int outside(const kinedge_health *h)
             h->starts[g + 1] - h->starts[g] > MOST_WIDTH)
             return -1;
         for (int64_t i = 0; i < 3; i++)
-            if (h->acc[3 * g + i] < -1 || h->acc[3 * g + i] >= h->n_channels)
+            if (h->acc[3 * g + i] < -1 || h->acc[3 * g + i] >= h->n_channels || h->gyr[3 * g + i] < -1 ||
+                h->gyr[3 * g + i] >= h->n_channels)
                 return -1;
     }
     for (int64_t p = 0; p < h->n_pairs; p++) {
@@ -244,6 +246,50 @@ static int outside(const kinedge_health *h)
         if (h->rows[i] < 0 || h->rows[i] >= h->n_rows)
             return -1;
     return 0;
+}
+
+/* The square of the mean of three axes in a hop; what the samples spread around it. */
+static double squares(const float *fact, int64_t plane, const int64_t *axes, double *spread)
+{
+    double level = 0;
+    *spread = 0;
+    for (int64_t i = 0; i < 3; i++) {
+        const double n = fact[axes[i]], mean = fact[2 * plane + axes[i]], power = fact[3 * plane + axes[i]];
+        level = i ? level + mean * mean : mean * mean;
+        *spread = i ? *spread + power / (n > 1 ? n : 1) : power / (n > 1 ? n : 1);
+    }
+    return level;
+}
+
+static void fade(const kinedge_health *h, double *mean, double square, double most)
+{
+    *mean = h->strength_keep * *mean + (1 - h->strength_keep) * (square < most ? square : most);
+}
+
+/* What a sensor that was heard shows, for whether a body can: kinedge/edge/plausible.py. */
+static void add_strength(const kinedge_health *h, const float *fact, int64_t g, int64_t at)
+{
+    const int64_t plane = h->n_streams * h->n_channels;
+    double spread;
+    if (h->acc[3 * g] >= 0) {
+        const double level = squares(fact, plane, h->acc + 3 * g, &spread), length = sqrt(level);
+        fade(h, h->strength + 2 * at, level + spread, h->hop_acc);
+        if (spread < h->quiet)
+            h->n_strange[at] = length >= h->rest_low && length <= h->rest_high ? 0 : h->n_strange[at] + 1;
+    }
+    if (h->gyr[3 * g] >= 0) {
+        const double level = squares(fact, plane, h->gyr + 3 * g, &spread);
+        fade(h, h->strength + 2 * at + 1, level + spread, h->hop_gyr);
+    }
+}
+
+/* How sure it is that no body shows that. */
+static double strange(const kinedge_health *h, int64_t at)
+{
+    const double acc = h->strength[2 * at], gyr = h->strength[2 * at + 1];
+    if (acc < h->least_acc || acc > h->most_acc || gyr > h->most_gyr)
+        return 1.0;
+    return within(1.5 * ((double)h->n_strange[at] * h->strange_share) - 0.5, 0.0, 1.0);
 }
 
 /* What the facts of the hop add to the state of one stream; which sensors were heard. */
@@ -293,6 +339,7 @@ static void add_facts(const kinedge_health *h, int64_t stream, int64_t row, uint
     for (int64_t g = 0; g < S; g++) {
         if (!heard[g])
             continue;
+        add_strength(h, fact, g, row * S + g);
         int64_t *n_still = h->n_still + row * S + g, *n_lone = h->n_lone + row * S + g;
         *n_still = still[g] ? *n_still + 1 : 0;
         /* itself it does not move: what moves most is another one */
@@ -344,7 +391,7 @@ static double shifted(const kinedge_health *h, int64_t at)
 static void judge_pairs(const kinedge_health *h, int64_t stream, int64_t row)
 {
     const int64_t S = h->n_sensors, P = h->n_pairs, A = h->n_alike;
-    double *swapped = h->found + (3 * h->n_streams + stream) * S;
+    double *swapped = h->found + (4 * h->n_streams + stream) * S;
     for (int64_t p = 0; p < P; p++) {
         const int64_t a = h->pairs[2 * p], b = h->pairs[2 * p + 1], at = row * P + p;
         const double weight = larger(h->side_weight[at], 1e-9);
@@ -395,9 +442,12 @@ API int32_t kinedge_health_step(const kinedge_health *h)
             found[g] = push_marks(h, stream, g, h->marks + at * h->block);
             found[plane + g] = h->clipped[at];
             found[2 * plane + g] = within(1.5 * lain - 0.5, 0.0, 1.0);
-            found[3 * plane + g] = 0.0;
-            found[4 * plane + g] = h->acc[3 * g] >= 0 ? shifted(h, at) : 0.0;
-            found[5 * plane + g] = (double)h->n_still[at] * h->hop_s;
+            found[3 * plane + g] = strange(h, at);
+            found[4 * plane + g] = 0.0;
+            found[5 * plane + g] = h->acc[3 * g] >= 0 ? shifted(h, at) : 0.0;
+            found[6 * plane + g] = (double)h->n_still[at] * h->hop_s;
+            found[7 * plane + g] = sqrt(h->strength[2 * at]);
+            found[8 * plane + g] = sqrt(h->strength[2 * at + 1]);
             h->twins[stream * S + g] = -1;
             h->copies[stream * S + g] = 0;
         }

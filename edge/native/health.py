@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from kinedge.edge.native.arrays import address, is_plain
 from kinedge.edge.native.loader import typed
 from kinedge.edge.native.record import DOUBLE, INT64, POINTER, Record, structure
+from kinedge.edge.sensor_health import N_FOUND
 
 __all__ = ["NativeHealth"]
 
@@ -20,7 +21,8 @@ F64 = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 _STATE: Final = (
-    "marks clipped likeness n_still n_lone side side_weight belongs gravity usual_gravity last usual_weight unusual"
+    "marks clipped likeness n_still n_lone n_strange strength side side_weight belongs gravity usual_gravity last"
+    " usual_weight unusual"
 )
 _Health: Final = structure(
     "_Health",
@@ -28,7 +30,8 @@ _Health: Final = structure(
     (DOUBLE, "moves shakes clipped_keep twin twin_equal fits side_keep known_from doubt belief hop_s"),
     (DOUBLE, "still_share lone_share gravity_keep persist_low persist_high turned never_from usual_keep"),
     (DOUBLE, "persist_keep unusual_from unscored again_from at_end few more_than_one others pile"),
-    (POINTER, "starts acc pairs factors still_limit inverse_unit weight range center unit widths apart enough"),
+    (DOUBLE, "strength_keep strange_share quiet rest_low rest_high least_acc most_acc most_gyr hop_acc hop_gyr"),
+    (POINTER, "starts acc gyr pairs factors still_limit inverse_unit weight range center unit widths apart enough"),
     (POINTER, f"told_apart sides values valid facts shared rows {_STATE} found twins copies"),
 )
 _STATES: Final = _STATE.split()
@@ -84,8 +87,8 @@ class NativeHealth:
 
         Returns
         -------
-        found : (6, n_streams, n_sensors)
-            Repeated, clipped, off body, swapped, shifted, and for how long still.
+        found : (``N_FOUND``, n_streams, n_sensors)
+            The first parts of ``SensorHealth``.
         twin, copy : (n_streams, n_sensors)
         """
         functions, n, record = _functions(), len(rows), self.record
@@ -96,7 +99,7 @@ class NativeHealth:
             return None
         if not record.set_state(state, _STATES):
             return None
-        found = np.empty((6, n, self._n_sensors))
+        found = np.empty((N_FOUND, n, self._n_sensors))
         twins, copies = np.empty(found.shape[1:], np.int64), np.empty(found.shape[1:], bool)
         record.set(
             {"n_streams": n},

@@ -69,10 +69,10 @@ API int32_t kinedge_hop_look(const kinedge_hop *h)
         return -1;
     const int64_t plane = h->n_streams * h->n_sensors;
     int against = 0;
-    for (int64_t i = 0; i < 3 * plane; i++)
+    for (int64_t i = 0; i < 4 * plane; i++)
         against |= !(h->found[i] < h->fine_below);
     for (int64_t i = 0; i < plane; i++)
-        against |= h->copies[i] | (h->found[3 * plane + i] >= 1.0);
+        against |= h->copies[i] | (h->found[4 * plane + i] >= 1.0);
     return against;
 }
 
@@ -106,6 +106,6 @@ API int32_t kinedge_hop_add(const kinedge_hop *h)
     const int64_t plane = h->n_streams * h->n_sensors;
     int off = 0;
     for (int64_t i = 0; i < plane; i++)
-        off |= !(h->of_sensors[plane + i] < h->silent_from) | !(h->found[5 * plane + i] < h->still_from);
+        off |= !(h->of_sensors[plane + i] < h->silent_from) | !(h->found[6 * plane + i] < h->still_from);
     return off;
 }

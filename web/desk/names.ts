@@ -49,6 +49,7 @@ export function reasonOf(words: Say, code: string, sensor?: string | null): stri
 export function measuredOf(words: Say, code: string, value: number | null | undefined): string {
   if (value === undefined || value === null) return "";
   if (code === "off_body") return `${number(words.language, value)}\u00a0s`;
+  if (code === "units") return `${number(words.language, value, value < 10 ? 1 : 0)}\u00a0m/s²`;
   if (code === "clock") return `${number(words.language, value)}\u00a0ms`;
   return percent(words.language, value);
 }

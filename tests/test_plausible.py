@@ -1,0 +1,215 @@
+"""What no body shows is no movement: another unit or range is told from the samples, named, and kept from the model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from kinedge.bundle import read_bundle
+from kinedge.edge.caution import Decision
+from kinedge.edge.config import DEFAULT_BUNDLE
+from kinedge.edge.enrol import enrol_recordings
+from kinedge.edge.hop_facts import look_at
+from kinedge.edge.narrative import abstention
+from kinedge.edge.plausible import Plausibility
+from kinedge.edge.reasons import Reason, reasons_of
+from kinedge.edge.reliability import ReliabilityMonitor, SensorHealth
+from kinedge.edge.scoring import Scorer
+from kinedge.errors import SignalError
+from kinedge.recording import Recording
+from kinedge.signals import IMU6, Quantity, SensorSpec, quantity_of
+from kinedge.training.datasets import load_daphnet, load_fog_stanford, load_gait_healthy, load_soccer
+from kinedge.training.simulate import SimulationConfig, simulate
+
+G = 9.80665
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+LEFT_ACC, LEFT_GYR = slice(0, 3), slice(3, 6)
+
+
+@pytest.fixture(scope="module")
+def scorer() -> Scorer:
+    return Scorer(read_bundle(DEFAULT_BUNDLE))
+
+
+def person(seed: int, *, duration_s: float = 40.0, **mix: float) -> F32:
+    return simulate(SimulationConfig(duration_s=duration_s, subject_seed=seed, activity_mix=mix)).values[None].copy()
+
+
+def watch(scorer: Scorer, values: F32) -> list[SensorHealth]:
+    monitor, hop = ReliabilityMonitor(scorer.manifest), scorer.manifest.hop
+    state, found = monitor.initial_state(len(values)), []
+    for k in range(values.shape[1] // hop):
+        part = np.ascontiguousarray(values[:, k * hop : (k + 1) * hop], np.float32)
+        health, state = monitor.step(part, np.ones(part.shape, bool), state)
+        found.append(health)
+    return found
+
+
+def told_after_s(scorer: Scorer, values: F32, sensor: int = 0) -> float | None:
+    """Return when it was sure, for good, that a sensor reads what no body shows."""
+    sure = [bool(h.units[0, sensor] >= 1) for h in watch(scorer, values)]
+    assert not any(h.units[0, 1 - sensor] for h in watch(scorer, values))
+    if not sure[-1]:
+        return None
+    first = len(sure) - next((i for i, x in enumerate(reversed(sure)) if not x), len(sure))
+    return (first + 1) * scorer.manifest.hop / scorer.manifest.rate_hz
+
+
+@pytest.mark.parametrize("mix", [{"rest": 1.0}, {"gait": 1.0}, {"arm": 1.0}, {"rest": 0.2, "gait": 0.4, "arm": 0.4}])
+@pytest.mark.parametrize("seed", [40, 41])
+def test_whatever_somebody_does_nothing_is_absurd(scorer: Scorer, mix: dict[str, float], seed: int) -> None:
+    assert not any(h.units.any() for h in watch(scorer, person(seed, **mix)))
+
+
+@pytest.mark.parametrize("mix", [{"rest": 1.0}, {"gait": 1.0}, {"arm": 1.0}])
+@pytest.mark.parametrize(
+    ("axes", "factor"), [(LEFT_ACC, 1 / G), (LEFT_ACC, 1000 / G), (LEFT_ACC, 2048 / G)], ids=["g", "mg", "counts"]
+)
+def test_acceleration_in_another_unit_is_told_within_seconds(
+    scorer: Scorer, mix: dict[str, float], axes: slice, factor: float
+) -> None:
+    values = person(42, **mix)
+    values[..., axes] *= factor
+    at = told_after_s(scorer, values)
+    assert at is not None and at <= 6
+
+
+@pytest.mark.parametrize("factor", [0.5, 2.0])
+def test_a_range_that_is_another_is_told_once_somebody_rests(scorer: Scorer, factor: float) -> None:
+    rest, walk = person(43, rest=1.0), person(43, gait=1.0)
+    values = np.concatenate([walk, rest, walk], axis=1)
+    values[..., LEFT_ACC] *= factor
+    at = told_after_s(scorer, values)
+    assert at is not None and at <= 46  # and it is not forgotten in walking
+
+
+def test_turning_in_degrees_is_told_once_the_limb_moves(scorer: Scorer) -> None:
+    values = np.concatenate([person(44, rest=1.0), person(44, gait=1.0)], axis=1)
+    values[..., LEFT_GYR] *= np.rad2deg(1)
+    at = told_after_s(scorer, values)
+    assert at is not None and 40 < at <= 55
+
+
+def test_acceleration_without_gravity_is_told(scorer: Scorer) -> None:
+    values = np.concatenate([person(45, rest=1.0), person(45, gait=1.0)], axis=1)
+    values[..., LEFT_ACC] -= values[..., LEFT_ACC].mean(axis=1, keepdims=True)
+    at = told_after_s(scorer, values)
+    assert at is not None and at <= 6
+
+
+def test_a_rest_that_shows_gravity_gives_the_trust_back(scorer: Scorer) -> None:
+    wrong, right = person(46, rest=1.0, duration_s=12), person(46, rest=1.0, duration_s=12)
+    wrong[..., LEFT_ACC] *= 2
+    found = watch(scorer, np.concatenate([wrong, right], axis=1))
+    assert found[11].units[0, 0] == 1 and found[-1].units[0, 0] == 0
+
+
+def test_jumps_knocks_and_one_absurd_sample_are_no_absurd_sensor(scorer: Scorer) -> None:
+    """In the air a sensor feels nothing, and landing gives it back: over seconds the mean is gravity."""
+    values = person(47, rest=1.0)
+    phase = np.arange(values.shape[1]) % 40  # 0.8 s: half in the air, half on the ground at twice gravity
+    values[..., LEFT_ACC] *= np.where(phase < 20, 0.02, 2.0)[:, None]
+    assert not any(h.units.any() for h in watch(scorer, values))
+    for knock in (157.0, 1e6, 1e30, np.inf):
+        values = person(48, gait=1.0)
+        values[:, 1000, :3] = knock
+        values[:, 1010, 3:6] = knock
+        with np.errstate(invalid="ignore", over="ignore"):
+            assert not any(h.units.any() for h in watch(scorer, values))
+
+
+def test_a_sensor_a_third_off_is_doubted_and_one_a_fifth_off_is_not(scorer: Scorer) -> None:
+    for factor, sure in ((0.8, False), (1.2, False), (0.65, True), (1.35, True)):
+        values = person(49, rest=1.0)
+        values[..., LEFT_ACC] *= factor
+        assert (watch(scorer, values)[-1].units[0, 0] == 1) == sure
+
+
+def doubts(recording: Recording, hop: int) -> F64:
+    """Return (n_sensors,): the most that was ever held against each sensor of a recording."""
+    columns = [np.arange(recording.values.shape[1])[recording.columns(s.name)] for s in recording.sensors]
+    of = [[quantity_of(c) for c in s.channels] for s in recording.sensors]
+    acc, gyr = (
+        [c[[x is quantity for x in q]] for c, q in zip(columns, of, strict=True)]
+        for quantity in (Quantity.ACC, Quantity.GYR)
+    )
+    looks = Plausibility(acc, gyr, hop / recording.rate_hz)
+    state, most = looks.initial(1), np.zeros(len(columns))
+    for k in range(len(recording) // hop):
+        part = slice(k * hop, (k + 1) * hop)
+        facts = look_at(recording.values[None, part], recording.valid[None, part])
+        heard = np.array([[facts.n_valid[0, c].min() >= hop // 4 for c in columns]])
+        state = looks.step(facts, heard, *state)
+        most = np.maximum(most, looks.against(*state)[0][0])
+    return most
+
+
+@pytest.mark.parametrize("channels", [IMU6[:2], IMU6[3:], IMU6[2:5]])
+def test_of_sensors_without_three_axes_of_acceleration_gravity_is_not_asked(channels: tuple[str, ...]) -> None:
+    values = np.full((1000, len(channels)), 0.1, np.float32)
+    there = np.ones(values.shape, bool)
+    recording = Recording((SensorSpec("back", channels),), 50.0, values, there)
+    assert not doubts(recording, 50).any()
+
+
+def test_sensors_of_real_people_are_never_called_absurd(shared_data: Path) -> None:
+    recordings = [
+        *load_daphnet(shared_data / "daphnet.npz")[:2],
+        *load_fog_stanford(shared_data / "fog_stanford.npz")[:4],
+        *load_gait_healthy(shared_data / "gait_healthy.npz")[:8],
+        *load_soccer(shared_data / "soccer.npz")[:8],
+    ]
+    for recording in recordings:
+        assert not doubts(recording, round(recording.rate_hz)).any()
+
+
+def judged(scorer: Scorer, values: F32) -> list[tuple[Decision, Reason | None]]:
+    hop, state, found = scorer.manifest.hop, scorer.initial_state(1), []
+    for k in range(values.shape[1] // hop):
+        part = np.ascontiguousarray(values[:, k * hop : (k + 1) * hop], np.float32)
+        there = np.ones(part.shape, bool)
+        batch, state = scorer.step(part, there, ~there, state, end_tick=(k + 1) * hop)
+        reasons = reasons_of(
+            0, batch.scores, batch.unusual, batch.belief, batch.sensors, batch.config, health=batch.health
+        )
+        found.append((Decision(int(batch.belief.decision[0])), reasons[0] if reasons else None))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("axes", "factor", "says"),
+    [
+        (LEFT_ACC, 1 / G, "reads 1.2 m/s^2 in the mean, and a body shows 9.8 at rest"),
+        (LEFT_ACC, 1000 / G, "reads 250 m/s^2 in the mean"),
+        (LEFT_GYR, np.rad2deg(1), "rad/s on and on, faster than any limb"),
+    ],
+    ids=["g", "mg", "deg"],
+)
+def test_a_sensor_in_another_unit_is_a_doubt_and_no_change_of_movement(
+    scorer: Scorer, axes: slice, factor: float, says: str
+) -> None:
+    values = person(50, gait=1.0, duration_s=60)
+    values[..., axes] *= factor
+    answers = judged(scorer, values)[15:]
+    assert {decision for decision, _ in answers} == {Decision.UNSURE}
+    reasons = [reason for _, reason in answers]
+    assert {(r.code, r.sensor) for r in reasons if r} == {("units", "wrist_left")}
+    assert reasons[-1] is not None and says in reasons[-1].text
+    measured = None if axes is LEFT_GYR else pytest.approx(1.2 if factor < 1 else 250, rel=0.2)
+    assert reasons[-1].measured == measured
+    assert "no body shows" in abstention(reasons[-1])
+    assert "aucun corps" in abstention(reasons[-1], language="fr")
+
+
+def test_nobody_is_enrolled_with_a_sensor_in_another_unit(scorer: Scorer) -> None:
+    walk = simulate(SimulationConfig(duration_s=120, subject_seed=51, activity_mix={"gait": 1.0}))
+    values = walk.values.copy()
+    values[:, LEFT_ACC] /= G
+    enrol_recordings(scorer, [walk], allow_short=True, made_s=0)
+    with pytest.raises(SignalError, match=r"wrist_left read what no body shows for 9.* set its unit and range right"):
+        enrol_recordings(scorer, [replace(walk, values=values)], allow_short=True, made_s=0)
