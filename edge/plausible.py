@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,13 +67,14 @@ class Plausibility:
     """
 
     def __init__(self, acc: Sequence[NDArray[np.intp]], gyr: Sequence[NDArray[np.intp]], hop_s: float) -> None:
-        self._acc, self._gyr = acc, gyr
+        self._n_sensors = len(acc)
+        self._felt, self._turned = (_with_three(of) for of in (acc, gyr))
         self.keep = math.exp(-hop_s / _FADES_S)
         self.share = hop_s / _OFF_S
 
     def initial(self, n_streams: int) -> tuple[NDArray[np.int64], F64]:
         """Return ``n_strange`` and ``strength`` of streams that have seen nothing."""
-        strength = np.zeros((n_streams, len(self._acc), 2))
+        strength = np.zeros((n_streams, self._n_sensors, 2))
         strength[..., 0] = _FIRST_M_S2**2
         return np.zeros(strength.shape[:2], np.int64), strength
 
@@ -94,22 +95,26 @@ class Plausibility:
             Fading means of the squares of acceleration and turning.
         """
         n_strange, strength = n_strange.copy(), strength.copy()
-        for i, (acc, gyr) in enumerate(zip(self._acc, self._gyr, strict=True)):
-            now = heard[:, i]
-            if len(acc) == _AXES:
-                level, spread = _squares(facts, acc)
-                self._fade(strength[:, i, 0], level + spread, LIMITS["hop_acc"], now)
-                rest = now & (spread < LIMITS["quiet"])
-                length = np.sqrt(level)
-                fits = (length >= LIMITS["rest_low"]) & (length <= LIMITS["rest_high"])
-                n_strange[:, i] = np.where(rest, np.where(fits, 0, n_strange[:, i] + 1), n_strange[:, i])
-            if len(gyr) == _AXES:
-                self._fade(strength[:, i, 1], sum(_squares(facts, gyr)), LIMITS["hop_gyr"], now)
+        sensors, columns = self._felt
+        if len(sensors):
+            now, before = heard[:, sensors], n_strange[:, sensors]
+            level, spread = _squares(facts, columns)
+            strength[:, sensors, 0] = self._faded(strength[:, sensors, 0], level + spread, LIMITS["hop_acc"], now)
+            length = np.sqrt(level)
+            fits = (length >= LIMITS["rest_low"]) & (length <= LIMITS["rest_high"])
+            rests = now & (spread < LIMITS["quiet"])
+            n_strange[:, sensors] = np.where(rests, np.where(fits, 0, before + 1), before)
+        sensors, columns = self._turned
+        if len(sensors):
+            level, spread = _squares(facts, columns)
+            strength[:, sensors, 1] = self._faded(
+                strength[:, sensors, 1], level + spread, LIMITS["hop_gyr"], heard[:, sensors]
+            )
         return n_strange, strength
 
-    def _fade(self, mean: F64, square: Any, most: float, heard: Mask) -> None:
+    def _faded(self, mean: F64, square: F64, most: float, heard: Mask) -> F64:
         capped = np.where(square < most, square, most)  # what is no number is capped, too
-        mean[:] = np.where(heard, self.keep * mean + (1 - self.keep) * capped, mean)
+        return np.where(heard, self.keep * mean + (1 - self.keep) * capped, mean)
 
     def against(self, n_strange: NDArray[np.int64], strength: F64) -> tuple[F64, F64, F64]:
         """Return how sure it is that no body shows that, 0 to 1, and the root mean squares in m/s^2 and rad/s."""
@@ -119,9 +124,15 @@ class Plausibility:
         return np.where(absurd, 1.0, at_rest), np.sqrt(acc), np.sqrt(gyr)
 
 
+def _with_three(columns: Sequence[NDArray[np.intp]]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return the sensors that have three axes, and these (n, 3)."""
+    sensors = [i for i, c in enumerate(columns) if len(c) == _AXES]
+    return np.array(sensors, np.intp), np.array([columns[i] for i in sensors], np.intp).reshape(-1, _AXES)
+
+
 def _squares(facts: HopFacts, columns: NDArray[np.intp]) -> tuple[F64, F64]:
-    """Return (n,): the square of the mean of three axes, and what the samples spread around it."""
+    """Return (n, n_sensors): the square of the mean of three axes, and what the samples spread around it."""
     level, power, n = (part[:, columns].astype(np.float64) for part in (facts.level, facts.power, facts.n_valid))
     with np.errstate(over="ignore", invalid="ignore"):
         a, b = level * level, power / np.maximum(n, 1)
-        return a[:, 0] + a[:, 1] + a[:, 2], b[:, 0] + b[:, 1] + b[:, 2]
+        return a[..., 0] + a[..., 1] + a[..., 2], b[..., 0] + b[..., 1] + b[..., 2]

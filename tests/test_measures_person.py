@@ -66,6 +66,22 @@ def test_samples_become_hours_and_a_day_with_wear_and_intervals():
     assert day["measures"]["use_ratio"]["value"] == pytest.approx(1 / 3, abs=0.05)
 
 
+@pytest.mark.parametrize("factor", [1 / G, 2.0, 1000 / G])
+def test_a_wrist_in_another_unit_has_not_done_less_but_was_not_received(factor):
+    person = PersonMeasures(CONFIG, affected="left")
+    left = np.vstack([wrist(30, moving=False), wrist(270)])
+    left[:, :3] *= factor
+    feed(person, left, wrist(300, seed=1))
+    day = day_of(person)
+    assert day["missing_s"] >= 290 and day["worn_s"] <= 10
+    assert day["measures"]["active_h_left"]["value"] == pytest.approx(0, abs=0.001)
+    person.keep()
+    again = PersonMeasures(CONFIG, affected="left")
+    again.restore(person.states())
+    feed(again, left[1500:], wrist(270, seed=1), start_s=300)
+    assert day_of(again)["missing_s"] >= 560  # known from before: nothing of it is believed for a second
+
+
 def test_ratios_are_of_the_affected_arm_and_named_by_side():
     left, right = np.vstack([wrist(60), wrist(120, moving=False)]), wrist(180, seed=1)
     ratios = {}

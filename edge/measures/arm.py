@@ -2,7 +2,7 @@
 
 Formulas and reference values: Bailey, Lang, J Rehabil Res Dev 2013, 50:1213 (hours, use ratio); Lang et al., J Vis Exp
 2014, 94:51888 and Urbin et al. 2015 (magnitude ratio, bilateral magnitude). Walking is kept apart: it swings the arms
-without using them. What was not worn or not received is counted as such, never as rest.
+without using them. What was not worn, not received, or what no body shows, is counted as such, never as rest.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinedge.edge.aligner import Aligner
+from kinedge.edge.hop_facts import look_at
 from kinedge.edge.measures.arm import ArmUse, ArmUseConfig
 from kinedge.edge.measures.config import MeasuresConfig, Side, side_of
 from kinedge.edge.measures.day import (
@@ -31,6 +32,7 @@ from kinedge.edge.measures.legs import LegColumns, LegsUse
 from kinedge.edge.measures.seconds import Second, SecondCutter, state_from_arrays, state_to_arrays
 from kinedge.edge.measures.trend import DailyTrendConfig
 from kinedge.edge.measures.watch import Change, DayWatch, DayWatchState, WatchedDay
+from kinedge.edge.plausible import Plausibility
 from kinedge.edge.zone import Zone
 from kinedge.errors import SignalError
 from kinedge.signals import IMU6, SensorSpec
@@ -71,6 +73,8 @@ class _PartState:
     measure: Any  # ArmUseState or LegsUseState
     watch: DayWatchState
     last_utc_s: NDArray[np.int64]
+    n_strange: NDArray[np.int64]
+    strength: NDArray[np.float64]
 
 
 class _PartOf:
@@ -83,7 +87,11 @@ class _PartOf:
         self.restart_clock()
         self._ended: list[MeasuresRow] = []
         self._kept: NDArray[np.float64] | None = None  # blocks of the day under way, as last kept
-        self.state = _PartState(meter.initial_state(), watch.initial_state(), np.asarray(-1))
+        columns = [np.arange(len(IMU6) * i, len(IMU6) * (i + 1)) for i in range(len(sensors))]
+        self._plausibility = Plausibility([c[:3] for c in columns], [c[3:] for c in columns], 1.0)
+        self.state = _PartState(
+            meter.initial_state(), watch.initial_state(), np.asarray(-1), *self._plausibility.initial(1)
+        )
 
     def restart_clock(self) -> None:
         specs = [SensorSpec(s) for s in self._sensors]
@@ -113,13 +121,25 @@ class _PartOf:
             measure = self._meter.unheard(measure, first, of_day)
         if int(measure.day) not in (-1, day):
             self._ended += self._hours(measure)
+        second, n_strange, strength = self._believed(second)
         ended, measure = self._meter.step(second, measure, local_s=local_s)
         if ended is not None:
             watched, changes, watch = self._watch.step(ended, watch)
             self._ended.append(day_row(ended, watched))
             self._kept = None
-        self.state = _PartState(measure, watch, np.asarray(utc_s))
+        self.state = _PartState(measure, watch, np.asarray(utc_s), n_strange, strength)
         return changes
+
+    def _believed(self, second: Second) -> tuple[Second, NDArray[np.int64], NDArray[np.float64]]:
+        """Return a second without sensors that read what no body shows: in another unit an arm would do a tenth."""
+        there = second.valid.reshape(self._rate_hz, len(self._sensors), len(IMU6)).sum(axis=0).min(axis=1)
+        facts = look_at(second.values[None], second.valid[None])
+        heard = there[None] >= self._rate_hz // 4
+        known = self._plausibility.step(facts, heard, self.state.n_strange, self.state.strength)
+        absurd = self._plausibility.against(*known)[0][0] >= 1
+        if absurd.any():
+            second = replace(second, valid=second.valid & ~np.repeat(absurd, len(IMU6)))
+        return second, *known
 
     def rows(self) -> list[MeasuresRow]:
         """Return what changed since ``keep``."""
