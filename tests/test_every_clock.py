@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -37,11 +38,13 @@ SECONDS = 14
 
 
 class KinedgeOnAir:
-    """One of ours, with the face of the other emulated devices."""
+    """One of ours, with the face of the other emulated devices; each start has another boot id, as firmware must."""
+
+    _boots = count(1)
 
     def __init__(self) -> None:
         counts = np.arange(SECONDS * 200 * 6).reshape(-1, 6) % 20_000
-        hello = make_hello(SensorSpec("wrist_left"), rate_hz=100)
+        hello = make_hello(SensorSpec("wrist_left"), rate_hz=100, boot_id=next(self._boots))
         self._imu = EmulatedImu(hello, counts.astype(np.int16), packet_samples=5, start_ns=9 * S)
 
     def write(self, characteristic: str, data: bytes, *, elapsed_ns: int) -> None:
