@@ -17,7 +17,7 @@ from kinedge.edge.history import N_BACK
 from kinedge.edge.pipeline import Pipeline
 from kinedge.firmware_bridge.clock import ClockMap
 from kinedge.signals import ImuChunk, Quantity, SensorSpec, quantity_of
-from kinedge.units import NS_PER_S, period_ns
+from kinedge.units import NS_PER_S, STANDARD_GRAVITY_M_S2, period_ns
 
 __all__ = ["Crowd", "untrained_bundle", "walking_samples"]
 
@@ -56,7 +56,8 @@ def untrained_bundle(sensors: Sequence[SensorSpec], *, rate_hz: float, n_paramet
         "receptive_field": model.config.receptive_field,
         "hop": hop,
         "block": 2 * hop,
-        "center": [0.0] * n,
+        # what no body shows would not be believed
+        "center": [STANDARD_GRAVITY_M_S2 * (c == "acc_z") for s in sensors for c in s.channels],
         "scale": [1.0] * n,
         "clip": 20.0,
         "student_t_nu": [[4.0] * n for _ in model.config.horizons],

@@ -63,7 +63,7 @@ SUITE: Final = (
     Entry(
         "throughput",
         "throughput --people 1000,4000 --seconds 2 --chunk 25 --memory-people 400",
-        "throughput --people 6 --parameters 3000 --chunk 25 --seconds 1 --memory-people 4",
+        "throughput --people 6 --parameters 3000 --chunk 25 --seconds 1 --memory-people 4 --starts 0",
         1.5,
     ),
     Entry(
@@ -75,7 +75,7 @@ SUITE: Final = (
     Entry(
         "throughput_enrolled",
         "throughput --enrolled --people 1000,4000 --seconds 4 --chunk 25 --memory-people 400",
-        "throughput --enrolled --people 6 --parameters 3000 --chunk 25 --seconds 2 --memory-people 4",
+        "throughput --enrolled --people 6 --parameters 3000 --chunk 25 --seconds 2 --memory-people 4 --starts 0",
         5.0,
     ),
     Entry("decode", "decode", "decode", 0.2),

@@ -81,6 +81,7 @@ def bench_throughput(
     memory_people: int = 500,
     memory_seconds: float = 6.0,
     enrolled: bool = False,
+    starts: int = 3,
 ) -> dict[str, Any]:
     """Follow crowds of several sizes.
 
@@ -105,6 +106,8 @@ def bench_throughput(
     enrolled
         Follow each crowd thrice: nobody is enrolled, everybody is and has the default alarm, and as everybody's
         sensors are being aligned besides. The memory is then that of the last.
+    starts
+        How often imports and starts of a gateway are timed, the best counts; 0 leaves them out.
     """
     # up to three of them none is another's other side: those cost a second forecast until a person has walked a little
     names = ("wrist_left", "lower_back", "ankle_right", "wrist_right", "ankle_left")[:sensors]
@@ -144,10 +147,11 @@ def bench_throughput(
                 "verdicts": found.n_verdicts,
             }
         )
-    rows += [{"what": f"import {name}", "processor_s": round(_import_s(name), 3)} for name in _IMPORTS]
-    if Path("/proc/self/schedstat").exists():
+    if starts:
+        rows += [{"what": f"import {name}", "processor_s": round(_import_s(name, starts), 3)} for name in _IMPORTS]
+    if starts and Path("/proc/self/schedstat").exists():
         for what, uplink in (("start", False), ("start, with an uplink", True)):
-            rows.append({"what": what, "processor_s": round(starts_s(uplink=uplink)[0], 3)})
+            rows.append({"what": what, "processor_s": round(starts_s(uplink=uplink, rounds=starts)[0], 3)})
     settings = {
         "backend": backend.name,
         "bare_us_onnxruntime": round(onnx_us, 2),
@@ -323,8 +327,8 @@ def _resident_kb() -> float:
         return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
-def _import_s(name: str) -> float:
-    """Return the processor time of importing, less that of an empty Python; the best of three."""
+def _import_s(name: str, rounds: int) -> float:
+    """Return the processor time of importing, less that of an empty Python; the best of some."""
 
     def spent(code: str) -> float:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -332,4 +336,4 @@ def _import_s(name: str) -> float:
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
-    return min(spent(f"import {name}") for _ in range(3)) - min(spent("pass") for _ in range(3))
+    return min(spent(f"import {name}") for _ in range(rounds)) - min(spent("pass") for _ in range(rounds))

@@ -111,6 +111,7 @@ def throughput(
     enrolled: Annotated[
         bool, typer.Option("--enrolled", help="Also crowds with enrolments and alarms, and being aligned.")
     ] = False,
+    starts: Annotated[int, typer.Option(min=0, max=100, help="How often imports and starts are timed; 0: never.")] = 3,
     out: Annotated[Path | None, typer.Option(help="Write the result as JSON there.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -130,6 +131,7 @@ def throughput(
             seconds=seconds,
             memory_people=memory_people,
             enrolled=enrolled,
+            starts=starts,
         )
     deliver(found, out, as_json=as_json)
 
