@@ -7,7 +7,8 @@ than its driver believes, or one that has taken gravity off by itself. The forec
 movement.
 
 * **At rest** (three axes spread by less than 0.3 m/s^2 within a hop) the mean must be gravity's within 30 per cent; if
-  not for 4 s of rest, whatever was between, nothing of the sensor is believed until one rest shows gravity.
+  not for 4 s on end, nothing of the sensor is believed until one rest shows gravity. In the air of a jump it is quiet,
+  too, but not for so long.
 * **In the mean of some 10 s**, moving or not, root mean squares must lie between 6.5 and 120 m/s^2, and below 25 rad/s.
 
 Of all real recordings tried (healthy walking, patients, exercises, football) the means lay between 7.7 and 31 m/s^2,
@@ -90,7 +91,7 @@ class Plausibility:
         heard : (n_streams, n_sensors)
             Whether enough of it arrived.
         n_strange : (n_streams, n_sensors)
-            Hops of rest that showed no gravity, since one did.
+            Hops of rest on end that showed no gravity; once they are enough, it stays until a rest shows some.
         strength : (n_streams, n_sensors, 2)
             Fading means of the squares of acceleration and turning.
         """
@@ -103,7 +104,8 @@ class Plausibility:
             length = np.sqrt(level)
             fits = (length >= LIMITS["rest_low"]) & (length <= LIMITS["rest_high"])
             rests = now & (spread < LIMITS["quiet"])
-            n_strange[:, sensors] = np.where(rests, np.where(fits, 0, before + 1), before)
+            kept = np.where(before * self.share >= 1, before, 0)
+            n_strange[:, sensors] = np.where(now, np.where(rests, np.where(fits, 0, before + 1), kept), before)
         sensors, columns = self._turned
         if len(sensors):
             level, spread = _squares(facts, columns)

@@ -97,7 +97,7 @@ class HealthState:
         Hops for which the sensor has been still; of these, with another one moving (four each if it moves strongly).
     n_strange : (n, n_sensors)
     strength : (n, n_sensors, 2)
-        Hops of rest without gravity; fading means of the squares of acceleration and turning.
+        Hops of rest on end without gravity; fading means of the squares of acceleration and turning.
     side, side_weight : (n, n_pairs)
         Decaying sums: how much nearer both sensors of a pair are to their own usual levels than to the other's.
     belongs : (n, n_pairs)

@@ -276,6 +276,8 @@ static void add_strength(const kinedge_health *h, const float *fact, int64_t g, 
         fade(h, h->strength + 2 * at, level + spread, h->hop_acc);
         if (spread < h->quiet)
             h->n_strange[at] = length >= h->rest_low && length <= h->rest_high ? 0 : h->n_strange[at] + 1;
+        else if (!((double)h->n_strange[at] * h->strange_share >= 1))
+            h->n_strange[at] = 0;
     }
     if (h->gyr[3 * g] >= 0) {
         const double level = squares(fact, plane, h->gyr + 3 * g, &spread);
