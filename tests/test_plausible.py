@@ -95,11 +95,12 @@ def test_turning_in_degrees_is_told_once_the_limb_moves(scorer: Scorer) -> None:
     assert at is not None and 40 < at <= 55
 
 
-def test_acceleration_without_gravity_is_told(scorer: Scorer) -> None:
-    values = np.concatenate([person(45, rest=1.0), person(45, gait=1.0)], axis=1)
+@pytest.mark.parametrize(("mix", "within_s"), [({"rest": 1.0}, 6), ({"gait": 1.0}, 15)], ids=["rest", "gait"])
+def test_acceleration_without_gravity_is_told(scorer: Scorer, mix: dict[str, float], within_s: float) -> None:
+    values = person(45, **mix)
     values[..., LEFT_ACC] -= values[..., LEFT_ACC].mean(axis=1, keepdims=True)
     at = told_after_s(scorer, values)
-    assert at is not None and at <= 6
+    assert at is not None and at <= within_s
 
 
 def test_a_rest_that_shows_gravity_gives_the_trust_back(scorer: Scorer) -> None:
@@ -171,16 +172,18 @@ def test_sensors_of_real_people_are_never_called_absurd(shared_data: Path) -> No
         assert not doubts(recording, round(recording.rate_hz)).any()
 
 
-def judged(scorer: Scorer, values: F32) -> list[tuple[Decision, Reason | None]]:
-    hop, state, found = scorer.manifest.hop, scorer.initial_state(1), []
+def judged(scorer: Scorer, values: F32) -> list[tuple[Decision, Reason | None, list[bool]]]:
+    """Return each hop's answer, its first reason, and which channels the model was asked about."""
+    hop, state, found = scorer.manifest.hop, scorer.initial_state(1).owned(), []
     for k in range(values.shape[1] // hop):
         part = np.ascontiguousarray(values[:, k * hop : (k + 1) * hop], np.float32)
         there = np.ones(part.shape, bool)
-        batch, state = scorer.step(part, there, ~there, state, end_tick=(k + 1) * hop)
+        batch, state = scorer.advance(part, there, ~there, state, end_tick=(k + 1) * hop)
         reasons = reasons_of(
             0, batch.scores, batch.unusual, batch.belief, batch.sensors, batch.config, health=batch.health
         )
-        found.append((Decision(int(batch.belief.decision[0])), reasons[0] if reasons else None))
+        scored = batch.scores.scored[0].tolist()
+        found.append((Decision(int(batch.belief.decision[0])), reasons[0] if reasons else None, scored))
     return found
 
 
@@ -199,8 +202,9 @@ def test_a_sensor_in_another_unit_is_a_doubt_and_no_change_of_movement(
     values = person(50, gait=1.0, duration_s=60)
     values[..., axes] *= factor
     answers = judged(scorer, values)[15:]
-    assert {decision for decision, _ in answers} == {Decision.UNSURE}
-    reasons = [reason for _, reason in answers]
+    assert {decision for decision, _, _ in answers} == {Decision.UNSURE}
+    assert all(scored == [False] * 6 + [True] * 6 for _, _, scored in answers)  # it is kept from the model
+    reasons = [reason for _, reason, _ in answers]
     assert {(r.code, r.sensor) for r in reasons if r} == {("units", "wrist_left")}
     assert reasons[-1] is not None and says in reasons[-1].text
     measured = None if axes is LEFT_GYR else pytest.approx(1.2 if factor < 1 else 250, rel=0.2)
