@@ -1,4 +1,4 @@
-"""A minute and a half of everything at once; ``make soak`` takes thirty."""
+"""Two minutes of everything at once; ``make soak`` takes thirty."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from soak import Soak
 
 
 @pytest.mark.timeout(600)
-def test_a_minute_and_a_half_of_everything_leave_memory_flat_and_nothing_behind(tmp_path: Path) -> None:
-    found = Soak(tmp_path, seconds=90).run()
+def test_two_minutes_of_everything_leave_memory_flat_and_nothing_behind(tmp_path: Path) -> None:
+    found = Soak(tmp_path, seconds=120).run()
     assert found["rss_flat"], found
     assert found["fds"][1] <= found["fds"][0] + 8
     assert found["always_alive"]
