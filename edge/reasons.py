@@ -202,7 +202,9 @@ def _measured(
     if code == "saturated":
         clipped = 0.0 if health is None else float(health.clipped[stream, i])
         return max(float(scores.saturated[stream, i]), clipped)
-    if health is None or code not in _GOES_BY or (code == "units" and health.gyr_rad_s[stream, i] > MOST_RAD_S):
+    if health is None or code not in _GOES_BY:
+        return None
+    if code == "units" and (health.gyr_rad_s[stream, i] > MOST_RAD_S or health.unturned[stream, i]):
         return None
     return float(getattr(health, _GOES_BY[code])[stream, i])
 
@@ -210,6 +212,8 @@ def _measured(
 def _absurd(health: SensorHealth, stream: int, i: int) -> str:
     if health.gyr_rad_s[stream, i] > MOST_RAD_S:
         return f"turns at {health.gyr_rad_s[stream, i]:.0f} rad/s on and on, faster than any limb"
+    if health.unturned[stream, i]:
+        return "reads less turning than what it feels between rests"
     shown = float(health.acc_m_s2[stream, i])
     return f"reads {shown:.{int(shown < 10)}f} m/s^2 in the mean, and a body shows 9.8 at rest"
 

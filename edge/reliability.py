@@ -40,7 +40,7 @@ from kinedge.edge.hop_facts import HopFacts, look_at
 from kinedge.edge.native import NativeHealth
 from kinedge.edge.plausible import LIMITS, Plausibility
 from kinedge.edge.reliability_marks import Marks
-from kinedge.edge.sensor_health import CLIPPED_POWER, HealthState, SensorHealth
+from kinedge.edge.sensor_health import CLIPPED_POWER, FINE, HealthState, SensorHealth
 from kinedge.edge.state_rows import take_rows, write_rows
 from kinedge.signals import Quantity, quantity_of
 
@@ -104,7 +104,7 @@ class ReliabilityMonitor:
             [np.array([c for c in range(g.start, g.stop) if quantities[c] is of], np.intp) for g in self._groups]
             for of in (Quantity.ACC, Quantity.GYR)
         )
-        self._plausibility = Plausibility(self._acc, self._gyr, self._hop_s)
+        self._plausibility = Plausibility(self._acc, self._gyr, hop=self._hop, rate_hz=manifest.rate_hz)
         self._has_gravity = np.array([len(c) == _AXES for c in self._acc])
         self._marks = Marks(self._groups, self._hop)
         pairs = [(a, b) for a, b in combinations(range(len(specs)), 2) if specs[a].channels == specs[b].channels]
@@ -171,6 +171,7 @@ class ReliabilityMonitor:
                 "most_still": resolution.ENOUGH,
                 "strength_keep": self._plausibility.keep,
                 "strange_share": self._plausibility.share,
+                "fresh_below": FINE,
                 **LIMITS,
             },
             starts=edges,
@@ -199,7 +200,7 @@ class ReliabilityMonitor:
     def initial_state(self, n_streams: int) -> HealthState:
         """Return the state of streams that have seen nothing."""
         n, s = n_streams, len(self._groups)
-        n_strange, strength = self._plausibility.initial(n)
+        n_strange, strength, rested = self._plausibility.initial(n)
         return HealthState(
             marks=np.zeros((n, s, self._hop * self._n_hops), np.uint64),
             clipped=np.zeros((n, s)),
@@ -208,6 +209,7 @@ class ReliabilityMonitor:
             n_lone=np.zeros((n, s), np.int64),
             n_strange=n_strange,
             strength=strength,
+            rested=rested,
             side=np.zeros((n, len(self._pairs))),
             side_weight=np.zeros((n, len(self._pairs))),
             belongs=np.zeros((n, len(self._pairs))),
@@ -249,7 +251,9 @@ class ReliabilityMonitor:
         marks, n_known, n_again = self._marks.push(values, valid, state.marks)
         repeated = self._marks.repeated(values, valid, facts, marks, n_again / np.maximum(n_known - 1, 1))
         n_still, n_lone = self._still(spread, heard, state)
-        n_strange, strength = self._plausibility.step(facts, heard, state.n_strange, state.strength)
+        n_strange, strength, rested = self._plausibility.step(
+            facts, heard, state.n_strange, state.strength, state.rested, fresh=repeated < FINE
+        )
         side, side_weight, belongs = self._side(level, heard, state)
         gravity, last = self._gravity(level, heard, state)
         after = replace(
@@ -261,6 +265,7 @@ class ReliabilityMonitor:
             n_lone=n_lone,
             n_strange=n_strange,
             strength=strength,
+            rested=rested,
             side=side,
             side_weight=side_weight,
             belongs=belongs,
@@ -363,7 +368,7 @@ class ReliabilityMonitor:
                 swapped[:, sensor] = sign
         twin, copy = self._twin(state)
         lain = np.maximum(state.n_still * (self._hop_s / _STILL_S), state.n_lone * (self._hop_s / _LONE_S))
-        units, acc_m_s2, gyr_rad_s = self._plausibility.against(state.n_strange, state.strength)
+        units, unturned, acc_m_s2, gyr_rad_s = self._plausibility.against(state.n_strange, state.strength)
         return SensorHealth(
             repeated=repeated,
             clipped=state.clipped.copy(),  # a state may be written to later
@@ -372,6 +377,7 @@ class ReliabilityMonitor:
             swapped=swapped,
             shifted=self._shifted(state),
             still_s=state.n_still.astype(np.float64) * self._hop_s,
+            unturned=unturned,
             acc_m_s2=acc_m_s2,
             gyr_rad_s=gyr_rad_s,
             twin=twin,

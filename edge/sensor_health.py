@@ -15,7 +15,7 @@ Mask = NDArray[np.bool_]
 
 CLIPPED_POWER: Final = 6  # a clipped sample misleads about its neighbours, too
 _OUT: Final = 0.5  # trust below which a sensor is kept from the model
-N_FOUND: Final = 9  # parts of a sensor's health that are numbers
+N_FOUND: Final = 10  # parts of a sensor's health that are numbers
 FINE: Final = 0.05  # of each thing that may be wrong: together they leave more than that
 
 
@@ -31,6 +31,8 @@ class SensorHealth:
         0 (no sign of it) to 1 (certain). ``units``: no body shows what it reads.
     still_s
         How long the sensor has been still.
+    unturned
+        1 where that is for turning by less than it felt.
     acc_m_s2, gyr_rad_s
         Root mean square of late.
     twin
@@ -46,6 +48,7 @@ class SensorHealth:
     swapped: F64
     shifted: F64
     still_s: F64
+    unturned: F64
     acc_m_s2: F64
     gyr_rad_s: F64
     twin: NDArray[np.int64]
@@ -61,8 +64,21 @@ class SensorHealth:
     @classmethod
     def of(cls, found: F64, twin: NDArray[np.int64], copy: Mask) -> SensorHealth:
         """Return the health of which the first parts are ``found`` (``N_FOUND``, n_streams, n_sensors)."""
-        repeated, clipped, off_body, units, swapped, shifted, still_s, acc_m_s2, gyr_rad_s = found
-        health = cls(repeated, clipped, off_body, units, swapped, shifted, still_s, acc_m_s2, gyr_rad_s, twin, copy)
+        repeated, clipped, off_body, units, swapped, shifted, still_s, unturned, acc_m_s2, gyr_rad_s = found
+        health = cls(
+            repeated,
+            clipped,
+            off_body,
+            units,
+            swapped,
+            shifted,
+            still_s,
+            unturned,
+            acc_m_s2,
+            gyr_rad_s,
+            twin=twin,
+            copy=copy,
+        )
         if found[:4].max(initial=0.0) < FINE and not copy.any():
             object.__setattr__(health, "_is_fine", True)
         return health
@@ -95,9 +111,9 @@ class HealthState:
         Power of the difference of two sensors, and of both.
     n_still, n_lone : (n, n_sensors)
         Hops for which the sensor has been still; of these, with another one moving (four each if it moves strongly).
-    n_strange : (n, n_sensors)
-    strength : (n, n_sensors, 2)
-        Hops of rest on end without gravity; fading means of the squares of acceleration and turning.
+    n_strange, strength : (n, n_sensors, 2)
+    rested : (n, n_sensors, 4)
+        What is known for whether a body shows that: ``kinedge.edge.plausible``.
     side, side_weight : (n, n_pairs)
         Decaying sums: how much nearer both sensors of a pair are to their own usual levels than to the other's.
     belongs : (n, n_pairs)
@@ -115,6 +131,7 @@ class HealthState:
     n_lone: NDArray[np.int64]
     n_strange: NDArray[np.int64]
     strength: F64
+    rested: F64
     side: F64
     side_weight: F64
     belongs: F64

@@ -133,6 +133,18 @@ def worn(rng: np.random.Generator, n: int, specs: list[SensorSpec], center: np.n
     return values.astype(np.float32)
 
 
+def lay_down(rng: np.random.Generator, values: np.ndarray, specs: list[SensorSpec]) -> None:
+    """Let some sensors rest in a direction of their own, with more or less turning."""
+    start = 0
+    for spec in specs:
+        for stream in values if spec.channels == IMU6 else ():
+            if rng.random() < 0.5:
+                felt = rng.normal(size=3)
+                noise = rng.normal(size=(len(stream), 6)) * np.repeat([0.02, rng.choice([0.001, 1.0, 5.0])], 3)
+                stream[:, start : start + 6] = noise + np.append(9.8 * felt / np.linalg.norm(felt), np.zeros(3))
+        start += spec.n_channels
+
+
 def sensors_of(rng: np.random.Generator, *, hop: int) -> Any:
     """Return a manifest, as far as sensors, blocks and scores need it."""
     chosen = sorted(rng.permutation(4)[: int(rng.integers(1, 5))].tolist())
@@ -160,10 +172,12 @@ def sensor_health(seed: int) -> None:
     for name in ("side", "side_weight", "belongs", "usual_gravity", "usual_weight", "unusual"):
         at = getattr(before, name)
         at[:] = rng.uniform(-1 if name in ("side", "belongs", "usual_gravity") else 0, 1, at.shape)
+    before.n_strange[..., 1] = rng.integers(0, 3, before.n_strange.shape[:2])  # times that it turned too little
     states = [before, take_rows(before, np.arange(n))]
     for turn in range(14):
         if turn % 5 == 0:
             values = worn(rng, n, m.sensor_specs, np.array(m.center), 5 * m.hop)
+            lay_down(rng, values, m.sensor_specs)
         rows = np.arange(n) if turn % 3 == 0 else rng.permutation(n)[: int(rng.integers(1, n + 1))]
         now = np.ascontiguousarray(values[rows, turn % 5 * m.hop : (turn % 5 + 1) * m.hop])
         valid = lossy(rng, now.shape)

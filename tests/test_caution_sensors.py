@@ -107,6 +107,7 @@ def ask_about(health: SensorHealth, u: Unusualness, clock_ms: Any = None) -> tup
     [
         (unwell(repeated=[0.9, 0.0]), "stuck", "repeats", "répète"),
         (unwell(clipped=[0.5, 0.0]), "saturated", "end of its range", "en butée"),
+        (unwell(units=[1.0, 0.0], acc_m_s2=[1.0, 9.8]), "units", "no body shows", "aucun corps"),
         (unwell(off_body=[1.0, 0.0], still_s=[31.0, 0.0]), "off_body", "worn", "porté"),
         (unwell(twin=[1, 0], copy=[True, True]), "duplicate", "same signal", "même signal"),
         (unwell(swapped=[1.0, 1.0]), "swapped", "left and right", "gauche et droite"),
@@ -122,6 +123,20 @@ def test_a_sensor_that_is_wrong_makes_unsure_and_is_named_in_both_languages(
     assert belief.reliability[0, 0] < 1
     assert english in abstention(reason)
     assert french in abstention(reason, language="fr")
+
+
+@pytest.mark.parametrize(
+    ("health", "says", "measured"),
+    [
+        (unwell(units=[1.0, 0.0], acc_m_s2=[1.02, 9.8]), "reads 1.0 m/s^2 in the mean, and a body shows 9.8", 1.02),
+        (unwell(units=[1.0, 0.0], acc_m_s2=[19.6, 9.8]), "reads 20 m/s^2 in the mean, and a body shows 9.8", 19.6),
+        (unwell(units=[1.0, 0.0], gyr_rad_s=[57.0, 1.0]), "turns at 57 rad/s on and on, faster than any limb", None),
+        (unwell(units=[1.0, 0.0], unturned=[1.0, 0.0]), "reads less turning than what it feels between rests", None),
+    ],
+)
+def test_what_no_body_shows_is_told_by_what_it_reads(health: SensorHealth, says: str, measured: float | None) -> None:
+    reason = ask_about(health, unusual(-1, -1, 0.7))[2]
+    assert reason.code == "units" and says in reason.text and reason.measured == measured
 
 
 def test_a_change_at_the_other_sensor_is_still_called() -> None:

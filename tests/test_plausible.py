@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from kinedge.bundle import read_bundle
@@ -103,6 +105,99 @@ def test_acceleration_without_gravity_is_told(scorer: Scorer, mix: dict[str, flo
     assert at is not None and at <= within_s
 
 
+def laid(angles_deg: list[float], *, gyr: float = 1.0, turn_s: float = 0.7, clip_rad_s: float = np.inf) -> F32:
+    """Return (n, 6): a sensor that rests for 2 s at each angle about its x axis, turned from one to the next."""
+    rate, parts = 50, []
+    for before, after in zip([angles_deg[0], *angles_deg], angles_deg, strict=False):
+        way = np.concatenate([np.linspace(before, after, round(turn_s * rate)), np.full(2 * rate, after)])
+        turning = np.gradient(np.deg2rad(way), 1 / rate) * gyr
+        angle, nothing = np.deg2rad(way), np.zeros(len(way))
+        parts.append(np.stack([nothing, G * np.sin(angle), G * np.cos(angle), turning, nothing, nothing], axis=1))
+    values = np.concatenate(parts)
+    noise = np.random.default_rng(0).normal(size=values.shape) * np.repeat([0.02, 0.002], 3)
+    values += noise
+    values[:, 3:] = np.clip(values[:, 3:], -clip_rad_s, clip_rad_s)
+    return values.astype(np.float32)
+
+
+def turns_too_little(
+    values: F32, *, hop: int = 25, valid: NDArray[np.bool_] | None = None, saturated: NDArray[np.bool_] | None = None
+) -> list[bool]:
+    there = np.ones(values.shape, bool) if valid is None else valid
+    at_end = np.zeros(values.shape, bool) if saturated is None else saturated
+    looks = Plausibility([np.arange(3)], [np.arange(3, 6)], hop=hop, rate_hz=50)
+    state, found = looks.initial(1), []
+    for k in range(len(values) // hop):
+        part = slice(k * hop, (k + 1) * hop)
+        facts = look_at(values[None, part], there[None, part], at_end[None, part])
+        state = looks.step(facts, np.ones((1, 1), bool), *state)
+        units, unturned, *_ = looks.against(*state[:2])
+        assert units[0, 0] >= unturned[0, 0]
+        found.append(bool(unturned[0, 0]))
+    return found
+
+
+@pytest.mark.parametrize("gyr", [0.0, 1 / 57.3, 0.3])
+def test_turning_that_is_too_small_is_told_by_the_third_way_of_resting(gyr: float) -> None:
+    found = turns_too_little(laid([0, 70, 0, 70], gyr=gyr))
+    assert found[-1]
+    assert not any(
+        turns_too_little(laid([0, 70, 0], gyr=gyr))
+    )  # a change that is laid over begins and ends with a jump
+    assert not any(turns_too_little(laid([0, 10, 0, 10, 0, 10], gyr=gyr)))
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    angles=st.lists(st.floats(-170, 170), min_size=2, max_size=12),
+    gyr=st.floats(0.9, 50),
+    hop=st.sampled_from([5, 25, 50]),
+    turn_s=st.floats(0.3, 3),
+)
+def test_whoever_turns_as_they_feel_is_believed(angles: list[float], gyr: float, hop: int, turn_s: float) -> None:
+    assert not any(turns_too_little(laid(angles, gyr=gyr, turn_s=turn_s), hop=hop))
+
+
+def test_where_it_is_not_known_how_far_it_turned_nothing_is_said_of_turning() -> None:
+    angles = [0.0, 70, 0, 70, 0, 70]
+    lost = laid(angles)
+    valid = np.ones(lost.shape, bool)
+    moves = np.abs(lost[:, 3]) > 0.5
+    valid[moves] = False
+    assert not any(turns_too_little(np.where(valid, lost, 0), valid=valid))
+    told = laid(angles, gyr=0.0)
+    assert turns_too_little(told)[-1] and not any(
+        turns_too_little(told, saturated=np.repeat(moves[:, None], 6, axis=1))
+    )
+    n = round(2.7 * 50)  # the second turn was not seen, which excuses nobody from the others
+    valid[:] = True
+    valid[2 * n : 2 * n + 35] = False
+    found = turns_too_little(told, valid=valid)
+    assert found[5 * n // 25 - 1] and not any(found[: 4 * n // 25])
+    clipped = laid(angles, turn_s=0.2, clip_rad_s=2.18)  # 125 degrees a second, where 350 are turned
+    assert not any(turns_too_little(clipped))
+    half = laid(angles, turn_s=0.2, gyr=0.3)
+    assert turns_too_little(half)[-1]  # as little, but not at the end of a range
+
+
+def test_turning_as_it_feels_gives_the_trust_back() -> None:
+    found = turns_too_little(np.concatenate([laid([0, 70, 0, 70], gyr=0.0), laid([70, 0])]))
+    assert any(found) and not found[-1]
+
+
+def test_a_sensor_that_repeats_itself_jumps_without_turning(scorer: Scorer) -> None:
+    """A buffer of 0.4 s is given for 3 s each: what is between two of them was turned, and nobody saw it."""
+    rng, parts = np.random.default_rng(0), []
+    for angle in (0, 70, 0, 70, 0, 70, 0):
+        buffer = laid([angle], turn_s=0.1)[-20:]
+        parts.append(np.tile(buffer, (8, 1))[:150])
+    stuck = np.concatenate(parts)
+    values = np.concatenate([stuck, person(52, gait=1.0)[0, : len(stuck), 6:]], axis=1)[None]
+    assert not any(h.unturned.any() for h in watch(scorer, values))
+    values[..., :6] += 1e-3 * rng.normal(size=values[..., :6].shape)  # the same, but new samples
+    assert watch(scorer, values)[-1].unturned[0].tolist() == [1, 0]
+
+
 def test_a_rest_that_shows_gravity_gives_the_trust_back(scorer: Scorer) -> None:
     wrong, right = person(46, rest=1.0, duration_s=12), person(46, rest=1.0, duration_s=12)
     wrong[..., LEFT_ACC] *= 2
@@ -142,14 +237,14 @@ def doubts(recording: Recording, hop: int) -> F64:
         [c[[x is quantity for x in q]] for c, q in zip(columns, of, strict=True)]
         for quantity in (Quantity.ACC, Quantity.GYR)
     )
-    looks = Plausibility(acc, gyr, hop / recording.rate_hz)
+    looks = Plausibility(acc, gyr, hop=hop, rate_hz=recording.rate_hz)
     state, most = looks.initial(1), np.zeros(len(columns))
     for k in range(len(recording) // hop):
         part = slice(k * hop, (k + 1) * hop)
         facts = look_at(recording.values[None, part], recording.valid[None, part])
         heard = np.array([[facts.n_valid[0, c].min() >= hop // 4 for c in columns]])
         state = looks.step(facts, heard, *state)
-        most = np.maximum(most, looks.against(*state)[0][0])
+        most = np.maximum(most, looks.against(*state[:2])[0][0])
     return most
 
 

@@ -75,6 +75,7 @@ class _PartState:
     last_utc_s: NDArray[np.int64]
     n_strange: NDArray[np.int64]
     strength: NDArray[np.float64]
+    rested: NDArray[np.float64]
 
 
 class _PartOf:
@@ -88,7 +89,9 @@ class _PartOf:
         self._ended: list[MeasuresRow] = []
         self._kept: NDArray[np.float64] | None = None  # blocks of the day under way, as last kept
         columns = [np.arange(len(IMU6) * i, len(IMU6) * (i + 1)) for i in range(len(sensors))]
-        self._plausibility = Plausibility([c[:3] for c in columns], [c[3:] for c in columns], 1.0)
+        self._plausibility = Plausibility(
+            [c[:3] for c in columns], [c[3:] for c in columns], hop=rate_hz, rate_hz=rate_hz
+        )
         self.state = _PartState(
             meter.initial_state(), watch.initial_state(), np.asarray(-1), *self._plausibility.initial(1)
         )
@@ -121,22 +124,23 @@ class _PartOf:
             measure = self._meter.unheard(measure, first, of_day)
         if int(measure.day) not in (-1, day):
             self._ended += self._hours(measure)
-        second, n_strange, strength = self._believed(second)
+        second, n_strange, strength, rested = self._believed(second)
         ended, measure = self._meter.step(second, measure, local_s=local_s)
         if ended is not None:
             watched, changes, watch = self._watch.step(ended, watch)
             self._ended.append(day_row(ended, watched))
             self._kept = None
-        self.state = _PartState(measure, watch, np.asarray(utc_s), n_strange, strength)
+        self.state = _PartState(measure, watch, np.asarray(utc_s), n_strange, strength, rested)
         return changes
 
-    def _believed(self, second: Second) -> tuple[Second, NDArray[np.int64], NDArray[np.float64]]:
+    def _believed(self, second: Second) -> tuple[Second, NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
         """Return a second without sensors that read what no body shows: in another unit an arm would do a tenth."""
         there = second.valid.reshape(self._rate_hz, len(self._sensors), len(IMU6)).sum(axis=0).min(axis=1)
-        facts = look_at(second.values[None], second.valid[None])
+        clipped = None if second.saturated is None else second.saturated[None]
+        facts = look_at(second.values[None], second.valid[None], clipped)
         heard = there[None] >= self._rate_hz // 4
-        known = self._plausibility.step(facts, heard, self.state.n_strange, self.state.strength)
-        absurd = self._plausibility.against(*known)[0][0] >= 1
+        known = self._plausibility.step(facts, heard, self.state.n_strange, self.state.strength, self.state.rested)
+        absurd = self._plausibility.against(*known[:2])[0][0] >= 1
         if absurd.any():
             second = replace(second, valid=second.valid & ~np.repeat(absurd, len(IMU6)))
         return second, *known

@@ -15,6 +15,7 @@ typedef struct kinedge_health {
     double still_share, lone_share, gravity_keep, persist_low, persist_high, turned, never_from, usual_keep;
     double persist_keep, unusual_from, unscored, again_from, at_end, few, more_than_one, others, pile;
     double strength_keep, strange_share, quiet, rest_low, rest_high, least_acc, most_acc, most_gyr, hop_acc, hop_gyr;
+    double slack, times, unknown, clips, few_at_end, fresh_below;
     /* of the model: starts (n_sensors + 1), acc and gyr (n_sensors, 3) or -1, pairs (n_pairs, 2); of channels, sensors, pairs */
     const int64_t *starts, *acc, *gyr, *pairs;
     const uint64_t *factors;
@@ -31,9 +32,9 @@ typedef struct kinedge_health {
     uint64_t *marks;
     double *clipped, *likeness;
     int64_t *n_still, *n_lone, *n_strange;
-    double *strength, *side, *side_weight, *belongs, *gravity, *usual_gravity, *last, *usual_weight, *unusual;
-    /* what is found: (9, n_streams, n_sensors) repeated, clipped, off_body, units, swapped, shifted, still_s, acc_m_s2,
-     * gyr_rad_s; (n_streams, n_sensors) twin, copy */
+    double *strength, *rested, *side, *side_weight, *belongs, *gravity, *usual_gravity, *last, *usual_weight, *unusual;
+    /* what is found: (10, n_streams, n_sensors) repeated, clipped, off_body, units, swapped, shifted, still_s, unturned,
+     * acc_m_s2, gyr_rad_s; (n_streams, n_sensors) twin, copy */
     double *found;
     int64_t *twins;
     uint8_t *copies;
@@ -266,36 +267,85 @@ static void fade(const kinedge_health *h, double *mean, double square, double mo
     *mean = h->strength_keep * *mean + (1 - h->strength_keep) * (square < most ? square : most);
 }
 
-/* What a sensor that was heard shows, for whether a body can: kinedge/edge/plausible.py. */
-static void add_strength(const kinedge_health *h, const float *fact, int64_t g, int64_t at)
+/* Whether it is known by how much a sensor turned in a hop: nothing is missing, nothing at the end of its range. */
+static int turn_known(const kinedge_health *h, const float *fact, int64_t g)
 {
     const int64_t plane = h->n_streams * h->n_channels;
-    double spread;
-    if (h->acc[3 * g] >= 0) {
-        const double level = squares(fact, plane, h->acc + 3 * g, &spread), length = sqrt(level);
+    int known = 1;
+    for (int64_t i = 0; i < 3; i++) {
+        const float *acc = fact + h->acc[3 * g + i], *gyr = fact + h->gyr[3 * g + i];
+        known &= acc[0] >= (float)h->hop && gyr[0] >= (float)h->hop && acc[plane] <= 0 && gyr[plane] <= 0;
+        known &= !(gyr[6 * plane] >= h->few_at_end && -(double)gyr[4 * plane] > h->clips);
+        known &= !(gyr[7 * plane] >= h->few_at_end && (double)gyr[5 * plane] > h->clips);
+    }
+    return known;
+}
+
+/* Add what was turned; hold it against what is felt, where a sensor rests (felt: its direction, or none). */
+static void turn_on(const kinedge_health *h, int64_t at, double square, int known, const double *felt)
+{
+    double *rested = h->rested + 4 * at, apart = 0;
+    const double here = rested[3] + h->hop_s * sqrt(square < h->hop_gyr ? square : h->hop_gyr);
+    const double turned = known && here < h->unknown ? here : h->unknown;
+    rested[3] = turned;
+    if (!felt)
+        return;
+    for (int64_t i = 0; i < 3; i++) {
+        const double one = felt[i] - rested[i];
+        apart = i ? apart + one * one : one * one;
+    }
+    const double chord = sqrt(apart);
+    if ((rested[0] != 0 || rested[1] != 0 || rested[2] != 0) && chord > h->slack) {
+        int64_t *times = h->n_strange + 2 * at + 1;
+        if (chord > turned + h->slack)
+            *times = *times + 1 < (int64_t)h->times ? *times + 1 : (int64_t)h->times;
+        else if (turned < h->unknown)
+            *times = 0;
+    }
+    memcpy(rested, felt, 3 * sizeof *felt);
+    rested[3] = 0;
+}
+
+/* What a sensor shows, for whether a body can: kinedge/edge/plausible.py. */
+static void add_strength(const kinedge_health *h, const float *fact, int64_t g, int64_t at, int heard, int fresh)
+{
+    const int64_t plane = h->n_streams * h->n_channels, *acc = h->acc + 3 * g, *gyr = h->gyr + 3 * g;
+    double spread, felt[3], square = 0;
+    int rests = 0;
+    if (acc[0] >= 0 && heard) {
+        const double level = squares(fact, plane, acc, &spread), length = sqrt(level);
+        int64_t *n = h->n_strange + 2 * at;
+        const int quiet = spread < h->quiet, fits = length >= h->rest_low && length <= h->rest_high;
         fade(h, h->strength + 2 * at, level + spread, h->hop_acc);
-        if (spread < h->quiet)
-            h->n_strange[at] = length >= h->rest_low && length <= h->rest_high ? 0 : h->n_strange[at] + 1;
-        else if (!((double)h->n_strange[at] * h->strange_share >= 1))
-            h->n_strange[at] = 0;
+        if (quiet)
+            *n = fits ? 0 : *n + 1;
+        else if (!((double)*n * h->strange_share >= 1))
+            *n = 0;
+        rests = quiet && fits;
+        for (int64_t i = 0; i < 3; i++)
+            felt[i] = (double)fact[2 * plane + acc[i]] / (length > 0 ? length : 1);
     }
-    if (h->gyr[3 * g] >= 0) {
-        const double level = squares(fact, plane, h->gyr + 3 * g, &spread);
-        fade(h, h->strength + 2 * at + 1, level + spread, h->hop_gyr);
+    if (gyr[0] >= 0 && heard) {
+        const double level = squares(fact, plane, gyr, &spread);
+        square = level + spread;
+        fade(h, h->strength + 2 * at + 1, square, h->hop_gyr);
     }
+    if (acc[0] >= 0 && gyr[0] >= 0)
+        turn_on(h, at, square, heard && fresh && turn_known(h, fact, g), rests ? felt : 0);
 }
 
 /* How sure it is that no body shows that. */
 static double strange(const kinedge_health *h, int64_t at)
 {
     const double acc = h->strength[2 * at], gyr = h->strength[2 * at + 1];
-    if (acc < h->least_acc || acc > h->most_acc || gyr > h->most_gyr)
+    if (acc < h->least_acc || acc > h->most_acc || gyr > h->most_gyr || h->n_strange[2 * at + 1] >= (int64_t)h->times)
         return 1.0;
-    return within(1.5 * ((double)h->n_strange[at] * h->strange_share) - 0.5, 0.0, 1.0);
+    return within(1.5 * ((double)h->n_strange[2 * at] * h->strange_share) - 0.5, 0.0, 1.0);
 }
 
-/* What the facts of the hop add to the state of one stream; which sensors were heard. */
-static void add_facts(const kinedge_health *h, int64_t stream, int64_t row, uint8_t *heard)
+/* What the facts of the hop add to the state of one stream, whose sensors repeat themselves so much; which sensors were
+ * heard. */
+static void add_facts(const kinedge_health *h, int64_t stream, int64_t row, const double *repeated, uint8_t *heard)
 {
     const int64_t C = h->n_channels, S = h->n_sensors, plane = h->n_streams * C;
     const float *fact = h->facts + stream * C, *n_valid = fact, *level = fact + 2 * plane, *power = fact + 3 * plane,
@@ -339,9 +389,9 @@ static void add_facts(const kinedge_health *h, int64_t stream, int64_t row, uint
         powers[g] = width > 1 ? of_one[0] + sum_of_floats(of_one + 1, width - 1) : of_one[0];
     }
     for (int64_t g = 0; g < S; g++) {
+        add_strength(h, fact, g, row * S + g, heard[g], repeated[g] < h->fresh_below);
         if (!heard[g])
             continue;
-        add_strength(h, fact, g, row * S + g);
         int64_t *n_still = h->n_still + row * S + g, *n_lone = h->n_lone + row * S + g;
         *n_still = still[g] ? *n_still + 1 : 0;
         /* itself it does not move: what moves most is another one */
@@ -436,20 +486,22 @@ API int32_t kinedge_health_step(const kinedge_health *h)
     for (int64_t stream = 0; stream < h->n_streams; stream++) {
         const int64_t row = h->rows[stream];
         uint8_t heard[MOST_SENSORS];
-        add_facts(h, stream, row, heard);
         double *found = h->found + stream * S;
+        for (int64_t g = 0; g < S; g++)
+            found[g] = push_marks(h, stream, g, h->marks + (row * S + g) * h->block);
+        add_facts(h, stream, row, found, heard);
         for (int64_t g = 0; g < S; g++) {
             const int64_t at = row * S + g;
             const double lain = larger((double)h->n_still[at] * h->still_share, (double)h->n_lone[at] * h->lone_share);
-            found[g] = push_marks(h, stream, g, h->marks + at * h->block);
             found[plane + g] = h->clipped[at];
             found[2 * plane + g] = within(1.5 * lain - 0.5, 0.0, 1.0);
             found[3 * plane + g] = strange(h, at);
             found[4 * plane + g] = 0.0;
             found[5 * plane + g] = h->acc[3 * g] >= 0 ? shifted(h, at) : 0.0;
             found[6 * plane + g] = (double)h->n_still[at] * h->hop_s;
-            found[7 * plane + g] = sqrt(h->strength[2 * at]);
-            found[8 * plane + g] = sqrt(h->strength[2 * at + 1]);
+            found[7 * plane + g] = h->n_strange[2 * at + 1] >= (int64_t)h->times ? 1.0 : 0.0;
+            found[8 * plane + g] = sqrt(h->strength[2 * at]);
+            found[9 * plane + g] = sqrt(h->strength[2 * at + 1]);
             h->twins[stream * S + g] = -1;
             h->copies[stream * S + g] = 0;
         }
