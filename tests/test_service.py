@@ -6,6 +6,7 @@ import asyncio
 import io
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -27,6 +28,7 @@ from kinedge.firmware_bridge.replay import play_on_ptys
 from kinedge.recording import Recording
 from kinedge.signals import SensorSpec
 from kinedge.training.scenario import DemoEvent, demo_recording
+from kinedge.units import STANDARD_GRAVITY_M_S2
 
 SPEED = 6.0
 
@@ -127,6 +129,22 @@ def test_a_pulled_cable_is_said_as_no_data_and_coming_back_resumes_by_itself(tmp
     assert after
     assert all(v.sensor_missing["wrist_left"] < 0.2 for v in after)
     assert any("unplugged" in n for n in service.notes)
+
+
+def test_a_sensor_whose_scale_is_in_g_raises_no_alarm_and_is_named(tmp_path: Path) -> None:
+    recording = demo_recording(seed=4, duration_s=36, events=())
+    values = recording.values.copy()
+    values[:, :3] /= STANDARD_GRAVITY_M_S2
+    devices = play_on_ptys(replace(recording, values=values), tmp_path / "ttys", speed=SPEED)
+    verdicts: list[Verdict] = []
+    service = make_service(gateway(tmp_path, [d.link_path for d in devices.values()]), verdicts)
+    asyncio.run(serve(service, list(devices.values())))
+    later = [v for v in verdicts if v.end_tick >= verdicts[0].end_tick + 12 * 50]
+    assert len(later) >= 10
+    assert {v.decision for v in later} == {Decision.UNSURE}
+    assert {(v.reasons[0].code, v.reasons[0].sensor) for v in later} == {("units", "wrist_left")}
+    with EpisodeStore(tmp_path / "edge.db", read_only=True) as store:
+        assert not [s.envelope for s in store.episodes() if s.envelope.peak_score > 1.5]
 
 
 def test_an_episode_open_at_a_crash_is_kept_at_the_restart(tmp_path: Path) -> None:
