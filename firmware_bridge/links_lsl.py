@@ -15,8 +15,9 @@ from dataclasses import replace
 from typing import Final
 
 from kinedge.errors import ConfigError, LinkError
-from kinedge.firmware_bridge.device import DeviceInfo
+from kinedge.firmware_bridge.device import DeviceInfo, Doubt
 from kinedge.firmware_bridge.event_queue import EventQueue, SessionEvent
+from kinedge.firmware_bridge.gravity import GravityCheck, feels_gravity
 from kinedge.firmware_bridge.links import LinkClosed, LinkOpened
 from kinedge.firmware_bridge.lsl import LslInlet, require_lsl
 from kinedge.units import NS_PER_S
@@ -164,6 +165,7 @@ class LslLink:
         """Hand chunks on until the link is closed or the stream is lost."""
         last_ns = self._host_clock()
         silent = False
+        gravity = GravityCheck() if feels_gravity(inlet.spec) else None
         self._put(LinkOpened(last_ns))
         self._put(DeviceInfo(inlet.spec, inlet.rate_hz))
         while not self._closing.is_set():
@@ -179,5 +181,9 @@ class LslLink:
                 silent = False
                 self._put(LinkOpened(now_ns))
             last_ns = now_ns
+            if gravity is not None:
+                doubt = gravity.doubt(chunk.device_time_ns, chunk.values, chunk.valid)
+                if doubt is not None:
+                    self._put(Doubt(f"{self._sensor}: {doubt}; check the unit of the stream"))
             # another inlet: nobody knows whether the source kept its clock
             self._put(replace(chunk, boot_id=(boots << 16) + chunk.boot_id))

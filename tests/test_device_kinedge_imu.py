@@ -32,7 +32,7 @@ from kinedge.firmware_bridge.devices.kinedge_imu import (
     KinedgeDriver,
     KinedgeSession,
 )
-from kinedge.firmware_bridge.emulator import EmulatedImu, make_hello
+from kinedge.firmware_bridge.emulator import EmulatedImu, counts_from_si, make_hello
 from kinedge.firmware_bridge.framing import encode_frame
 from kinedge.firmware_bridge.packets import HelloRequest, Samples, Status, TimeSync
 from kinedge.signals import IMU6, ImuChunk, SensorSpec
@@ -333,6 +333,19 @@ def test_no_bytes_do_harm(packets: list[bytes], transport: str) -> None:
             pass
 
 
+@pytest.mark.parametrize(("scale", "says"), [(1.0, False), (0.5, True), (1 / 9.80665, True)])
+def test_a_device_that_tells_a_wrong_scale_is_doubted_once(scale: float, says: bool) -> None:
+    hello = make_hello(SensorSpec("wrist_left"), rate_hz=100)
+    still = np.tile([0.0, 0.0, 9.80665 * scale, 0.0, 0.0, 0.0], (3000, 1))
+    device = EmulatedImu(hello, counts_from_si(still, hello=hello))
+    session, found = open_session(), []
+    for second in range(1, 31):
+        found += ble_events(session, *device.advance(second * 1_000_000_000))
+    doubts = [e.text for e in found if isinstance(e, Doubt)]
+    told = f"wrist_left: the acceleration at rest is {9.80665 * scale:.2f} m/s^2, expected about 9.81; check the scale"
+    assert [told in text for text in doubts] == [True] * says
+
+
 def test_hostile_device_does_not_make_the_session_grow() -> None:
     session = open_session(placement="device")
     rng = random.Random(3)
@@ -344,4 +357,5 @@ def test_hostile_device_does_not_make_the_session_grow() -> None:
     assert len(session._streams) <= 255
     assert len(session._questions) <= 16
     assert len(session._doubts) <= 16
+    assert len(session._gravity) <= 255
     assert not session._events

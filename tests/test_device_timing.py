@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from kinedge.errors import ConfigError
 from kinedge.firmware_bridge.device import SessionConfig
 from kinedge.firmware_bridge.devices._common import (
-    GravityCheck,
     QueueSession,
     check_options,
     full_scale,
@@ -16,6 +15,7 @@ from kinedge.firmware_bridge.devices._common import (
     samples_in_range,
 )
 from kinedge.firmware_bridge.devices._timing import CountClock, Samples, StampClock, StreamMerger, Unwrapper
+from kinedge.firmware_bridge.gravity import GravityCheck
 from kinedge.signals import IMU6, ImuChunk
 from kinedge.units import NS_PER_S
 

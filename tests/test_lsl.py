@@ -22,7 +22,7 @@ from kinedge.edge.config import GatewayConfig
 from kinedge.edge.service import EdgeService
 from kinedge.errors import ConfigError, LinkError, SignalError
 from kinedge.firmware_bridge.channel_map import map_channels
-from kinedge.firmware_bridge.device import DeviceInfo
+from kinedge.firmware_bridge.device import DeviceInfo, Doubt
 from kinedge.firmware_bridge.links import LinkClosed
 from kinedge.firmware_bridge.links_lsl import LslLink
 from kinedge.firmware_bridge.lsl import LslInlet, SampleOutlet, VerdictOutlet, heard_streams
@@ -273,6 +273,30 @@ def test_a_stream_that_vanishes_is_told_and_followed_when_it_comes_back(lsl: Any
     assert kinds == ["LinkOpened", "DeviceInfo", "LinkClosed", "LinkOpened"]
     assert next(e for e in seen if isinstance(e, LinkClosed)).reason.endswith("sent no samples for 0.5 s")
     assert sum(len(e) for e in seen if isinstance(e, ImuChunk)) == 6
+
+
+def test_a_stream_whose_unit_cannot_be_is_doubted_once(lsl: Any) -> None:
+    async def run() -> list[Any]:
+        outlet, name = foreign(lsl, ["acc_x", "acc_y", "acc_z"], ["m/s^2"] * 3)  # it sends g
+        link = LslLink(name, "chest")
+        seen: list[Any] = []
+        n = int(2.2 * RATE_HZ)
+        async for event in link.events():
+            seen.append(event)
+            if isinstance(event, DeviceInfo):
+                assert await asyncio.to_thread(outlet.wait_for_consumers, TIMEOUT_S)
+            if len(seen) < 2 or isinstance(event, Doubt):
+                continue
+            pushed = sum(isinstance(e, ImuChunk) for e in seen)
+            if pushed >= 40 or any(isinstance(e, Doubt) for e in seen[:-1]):
+                await link.close()
+            else:  # two seconds of rest at a time: a window each
+                outlet.push_chunk([[0.0, 0.0, 1.0]] * n, (100 + pushed * 2.2 + np.arange(n) / RATE_HZ).tolist())
+        return seen
+
+    seen = asyncio.run(asyncio.wait_for(run(), 4 * TIMEOUT_S))
+    (doubt,) = (e.text for e in seen if isinstance(e, Doubt))
+    assert doubt == "chest: the acceleration at rest is 1.00 m/s^2, expected about 9.81; check the unit of the stream"
 
 
 def test_a_stream_that_cannot_be_used_yet_is_told_once_and_asked_for_again(lsl: Any) -> None:

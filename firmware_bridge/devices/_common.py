@@ -6,7 +6,6 @@ Malformed packets are counted in ``counters["bad"]``, and ``last_error`` says wh
 
 from __future__ import annotations
 
-import math
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -18,13 +17,13 @@ from numpy.typing import NDArray
 from kinedge.errors import ConfigError
 from kinedge.firmware_bridge.device import Command, DeviceEvent, DeviceInfo, Doubt, Session, SessionConfig
 from kinedge.firmware_bridge.devices._timing import Samples
+from kinedge.firmware_bridge.gravity import GravityCheck, feels_gravity
 from kinedge.signals import IMU6, ImuChunk, SensorSpec
-from kinedge.units import NS_PER_S, STANDARD_GRAVITY_M_S2, period_ns
+from kinedge.units import STANDARD_GRAVITY_M_S2, period_ns
 
 __all__ = [
     "IMU9",
     "BleOnlyDriver",
-    "GravityCheck",
     "QueueSession",
     "check_options",
     "full_scale",
@@ -156,53 +155,6 @@ def _limits(channels: tuple[str, ...], full_scale: bytes) -> tuple[NDArray[np.fl
     return np.where(np.isfinite(ends), ends * np.float32(_IMPOSSIBLE), beyond), ends * np.float32(_SATURATED)
 
 
-class GravityCheck:
-    """Is the acceleration that of a body on Earth? Judged only where it rests.
-
-    Windows of 2 s in which no axis moves by more than 0.5 m/s^2 from end to end are rest. Five windows of rest, with
-    none between that is better, further than 15 % from 9.81 m/s^2 are a doubt, said once.
-    """
-
-    _WINDOW_NS: Final = 2 * NS_PER_S
-    _STEADY_M_S2: Final = 0.5
-    _TOLERANCE: Final = 0.15
-    _WINDOWS: Final = 5
-    _MIN_SAMPLES: Final = 10
-
-    def __init__(self) -> None:
-        self._low = self._high = [0.0, 0.0, 0.0]
-        self._n = 0
-        self._start_ns = 0
-        self._off = 0
-        self._said = False
-
-    def feed(self, device_time_ns: NDArray[np.int64], acc_m_s2: NDArray[np.float32]) -> float | None:
-        """Take valid samples (n, 3); return the implausible magnitude at rest in m/s^2 once it is sure, else None."""
-        if self._said or not len(acc_m_s2):
-            return None
-        if len(acc_m_s2) == 1:
-            low = high = acc_m_s2[0].tolist()
-        else:
-            low, high = acc_m_s2.min(axis=0).tolist(), acc_m_s2.max(axis=0).tolist()
-        start, end = int(device_time_ns[0]), int(device_time_ns[-1])
-        if self._n and start >= self._start_ns:
-            low, high = [*map(min, self._low, low)], [*map(max, self._high, high)]
-        else:
-            self._n, self._start_ns = 0, start
-        self._low, self._high = low, high
-        self._n += len(acc_m_s2)
-        if end - self._start_ns < self._WINDOW_NS:
-            return None
-        enough, self._n = self._n >= self._MIN_SAMPLES, 0
-        if not enough or any(h - b > self._STEADY_M_S2 for b, h in zip(low, high, strict=True)):
-            return None
-        magnitude = math.dist(low, [-h for h in high]) / 2
-        off = abs(magnitude - STANDARD_GRAVITY_M_S2) > self._TOLERANCE * STANDARD_GRAVITY_M_S2
-        self._off = self._off + 1 if off else 0
-        self._said = self._off >= self._WINDOWS
-        return magnitude if self._said else None
-
-
 class QueueSession:
     """Base of a session: bounded queues, counters, the info before the samples, the doubt about gravity.
 
@@ -236,7 +188,7 @@ class QueueSession:
         self._events: deque[DeviceEvent] = deque()
         self._said_info: DeviceInfo | None = None
         self._dropped = 0
-        self._gravity = GravityCheck()
+        self._has_gravity, self._gravity = feels_gravity(self.spec), GravityCheck()
         self._doubtful = doubtful
         self._commands.extend(self.start_commands())
 
@@ -284,7 +236,10 @@ class QueueSession:
             self._dropped += lost  # told with the next samples
             return
         self.describe()
-        self._check_gravity(samples)
+        if self._has_gravity:
+            text = self._gravity.doubt(samples.device_time_ns, samples.values, samples.valid)
+            if text is not None:
+                self.doubt(text + (f"; {self._doubtful}" if self._doubtful else ""))
         lost += self._dropped
         self._dropped = 0
         self.counters["samples"] += n
@@ -302,20 +257,6 @@ class QueueSession:
                 host_time_ns,
             )
         )
-
-    def _check_gravity(self, samples: Samples) -> None:
-        if self.spec.channels[:3] != IMU6[:3]:
-            return
-        times, acc, valid = samples.device_time_ns, samples.values[:, :3], samples.valid[:, :3]
-        if not valid.all():
-            usable = valid.all(axis=1)
-            times, acc = times[usable], acc[usable]
-        magnitude = self._gravity.feed(times, acc)
-        if magnitude is not None:
-            self.doubt(
-                f"the acceleration at rest is {magnitude:.2f} m/s^2, expected about 9.81"
-                + (f"; {self._doubtful}" if self._doubtful else "")
-            )
 
     def _put(self, event: DeviceEvent) -> None:
         self._events.append(event)

@@ -41,6 +41,7 @@ from kinedge.firmware_bridge.device import (
 )
 from kinedge.firmware_bridge.devices._common import check_options, require_transport
 from kinedge.firmware_bridge.framing import FrameSplitter, encode_frame
+from kinedge.firmware_bridge.gravity import GravityCheck, feels_gravity
 from kinedge.firmware_bridge.packets import (
     ALL_STREAMS,
     VERSION,
@@ -159,6 +160,7 @@ class KinedgeSession:
         self._questions: dict[int, int] = {}
         self._sequence = 0
         self._doubts: set[str] = set()
+        self._gravity: dict[str, GravityCheck] = {}  # by sensor
         self._greet()
 
     @property
@@ -279,6 +281,7 @@ class KinedgeSession:
         self._before.update(self._counted())
         self._decoder = WireDecoder(framed=self._framed)
         self._streams.clear()
+        self._gravity.clear()
         self._own_stream = None
 
     def _say_replaced(self, hello: Hello) -> None:
@@ -311,6 +314,10 @@ class KinedgeSession:
         if name != hello.sensor:
             self._doubt(f"the device says that it is worn as {hello.sensor}; {name} is configured, and rules")
         spec = replace(hello.spec, name=name)
+        names = {self._name_of(known) for known in self._streams.values()}
+        self._gravity = {sensor: check for sensor, check in self._gravity.items() if sensor in names}
+        if feels_gravity(spec):
+            self._gravity.setdefault(name, GravityCheck())
         self._events.append(DeviceInfo(spec, NS_PER_S / hello.interval_ns, serial=hello.serial))
 
     def _name_of(self, hello: Hello) -> str | None:
@@ -323,12 +330,19 @@ class KinedgeSession:
         if self._impostor:
             self._foreign += len(chunk)
         elif not self._renamed:
-            self._events.append(chunk)
+            self._give(chunk)
         elif self._own_stream is not None and chunk.sensor == self._streams[self._own_stream].sensor:
             same = chunk.sensor == self.config.sensor
-            self._events.append(chunk if same else replace(chunk, sensor=self.config.sensor))
+            self._give(chunk if same else replace(chunk, sensor=self.config.sensor))
         else:
             self._foreign += len(chunk)
+
+    def _give(self, chunk: ImuChunk) -> None:
+        self._events.append(chunk)
+        check = self._gravity.get(chunk.sensor)
+        text = None if check is None else check.doubt(chunk.device_time_ns, chunk.values, chunk.valid)
+        if text is not None:
+            self._events.append(Doubt(f"{chunk.sensor}: {text}; check the scale that the device tells"))
 
     def _compare_clocks(self, answer: TimeSyncReceived) -> None:
         sync = answer.time_sync
