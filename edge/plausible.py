@@ -11,7 +11,7 @@ movement.
   too, but not for so long.
 * **In the mean of some 10 s**, moving or not, root mean squares must lie between 6.5 and 120 m/s^2, and below 25 rad/s.
 * **From one rest to the next** a sensor must have turned by at least the angle between what it felt then and now. If it
-  reads 15 degrees less, three times, without a time between that it does not, its turning is too small.
+  reads 25 degrees less, three times, without a time between that it does not, its turning is too small.
 
 Of all real recordings tried (healthy walking, patients, exercises, football) the means lay between 7.7 and 31 m/s^2,
 below 6 rad/s, and the worst calibrated sensor showed 7.7 m/s^2 at rest; of 108,000 times from rest to rest none had
@@ -45,7 +45,7 @@ _FIRST_M_S2: Final = 8.0  # what is taken for shown before anything is: a sensor
 MOST_RAD_S: Final = 25.0
 _HOP_M_S2: Final = 250.0  # one absurd sample is no absurd sensor: a hop counts for no more
 _HOP_RAD_S: Final = 60.0
-_SLACK_RAD: Final = float(np.deg2rad(15))
+_SLACK_RAD: Final = float(np.deg2rad(25))
 _TIMES: Final = 3  # an injected change may begin and end with a jump
 _UNKNOWN_RAD: Final = 1e6  # turned by nobody knows how much: samples were missing or clipped
 _CLIPS_RAD_S: Final = 2.0  # no range ends below

@@ -180,6 +180,15 @@ def test_where_it_is_not_known_how_far_it_turned_nothing_is_said_of_turning() ->
     assert turns_too_little(half)[-1]  # as little, but not at the end of a range
 
 
+def test_braking_tilts_what_is_felt_and_is_no_turning() -> None:
+    """A wrist in a lap, in a tram that brakes and starts at a third of gravity, eight times."""
+    values = laid([0.0] * 16)
+    n = len(values) // 16
+    for stop in range(0, 16, 2):
+        values[stop * n : (stop + 1) * n, 1] += 0.33 * G
+    assert not any(turns_too_little(values))
+
+
 def test_turning_as_it_feels_gives_the_trust_back() -> None:
     found = turns_too_little(np.concatenate([laid([0, 70, 0, 70], gyr=0.0), laid([70, 0])]))
     assert any(found) and not found[-1]
