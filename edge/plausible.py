@@ -6,9 +6,9 @@ shank. What breaks that is no movement, but a sensor read in g, mg, counts or de
 than its driver believes, or one that has taken gravity off by itself. The forecaster would call all of it a change of
 movement.
 
-* **At rest** (three axes spread by less than 0.3 m/s^2 within a hop) the mean must be gravity's within 30 per cent; if
-  not for 4 s on end, nothing of the sensor is believed until one rest shows gravity. In the air of a jump it is quiet,
-  too, but not for so long.
+* **At rest** (three axes spread by less than 0.3 m/s^2 within a hop) the mean must be gravity's within a factor of 1.7;
+  if not for 4 s on end, nothing of the sensor is believed until one rest shows gravity. In the air of a jump it is
+  quiet, too, but not for so long. A sensor that clips or repeats itself is not asked.
 * **In the mean of some 10 s**, moving or not, root mean squares must lie between 6.5 and 120 m/s^2, and below 25 rad/s.
 * **From one rest to the next** a sensor must have turned by at least the angle between what it felt then and now. If it
   reads 25 degrees less, three times, without a time between that it does not, its turning is too small.
@@ -37,7 +37,7 @@ F64 = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 _QUIET_M_S2: Final = 0.3
-_OFF: Final = 0.3  # of gravity
+_OFF: Final = 1.7  # times gravity, or a part of it: ranges and units differ by two and more
 _OFF_S: Final = 4.0
 _FADES_S: Final = 10.0
 _ACC_M_S2: Final = (6.5, 120.0)
@@ -54,8 +54,8 @@ _AXES: Final = 3
 
 LIMITS: Final = {
     "quiet": _QUIET_M_S2**2,
-    "rest_low": (1 - _OFF) * STANDARD_GRAVITY_M_S2,
-    "rest_high": (1 + _OFF) * STANDARD_GRAVITY_M_S2,
+    "rest_low": STANDARD_GRAVITY_M_S2 / _OFF,
+    "rest_high": STANDARD_GRAVITY_M_S2 * _OFF,
     "least_acc": _ACC_M_S2[0] ** 2,
     "most_acc": _ACC_M_S2[1] ** 2,
     "most_gyr": MOST_RAD_S**2,
@@ -123,9 +123,11 @@ class Plausibility:
         rested : (n_streams, n_sensors, 4)
             Direction of what was felt at the last rest, 0 before the first; by how much it turned since, at most.
         fresh : (n_streams, n_sensors)
-            Whether its samples are new: a sensor that repeats itself jumps without turning. All are when None.
+            Whether its samples can be held against gravity: those of a sensor that repeats itself jump without turning,
+            and clipped ones are less than what is felt. All can when None.
         """
         n_strange, strength, rested = n_strange.copy(), strength.copy(), rested.copy()
+        fresh = heard if fresh is None else heard & fresh
         sensors, columns = self._felt
         rests, unit = np.zeros(heard.shape, bool), np.zeros((*heard.shape, _AXES))
         if len(sensors):
@@ -134,9 +136,10 @@ class Plausibility:
             strength[:, sensors, 0] = self._faded(strength[:, sensors, 0], level + spread, LIMITS["hop_acc"], now)
             length = np.sqrt(level)
             fits = (length >= LIMITS["rest_low"]) & (length <= LIMITS["rest_high"])
-            quiet = now & (spread < LIMITS["quiet"])
+            asked = fresh[:, sensors] & (facts.n_saturated[:, columns].max(axis=2) <= 0)
+            quiet = asked & (spread < LIMITS["quiet"])
             kept = np.where(before * self.share >= 1, before, 0)
-            n_strange[:, sensors, 0] = np.where(now, np.where(quiet, np.where(fits, 0, before + 1), kept), before)
+            n_strange[:, sensors, 0] = np.where(asked, np.where(quiet, np.where(fits, 0, before + 1), kept), before)
             rests[:, sensors] = quiet & fits
             felt = facts.level[:, columns].astype(np.float64)
             with np.errstate(invalid="ignore"):
@@ -149,9 +152,8 @@ class Plausibility:
             )
         sensors, columns = self._turn
         if len(sensors):
-            now = heard[:, sensors] if fresh is None else heard[:, sensors] & fresh[:, sensors]
             of_turn = n_strange[:, sensors, 1], rested[:, sensors], rests[:, sensors], unit[:, sensors]
-            n_strange[:, sensors, 1], rested[:, sensors] = self._turn_on(facts, columns, now, *of_turn)
+            n_strange[:, sensors, 1], rested[:, sensors] = self._turn_on(facts, columns, fresh[:, sensors], *of_turn)
         return n_strange, strength, rested
 
     def _turn_on(

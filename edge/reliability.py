@@ -250,16 +250,17 @@ class ReliabilityMonitor:
 
         marks, n_known, n_again = self._marks.push(values, valid, state.marks)
         repeated = self._marks.repeated(values, valid, facts, marks, n_again / np.maximum(n_known - 1, 1))
+        clipped = np.maximum(state.clipped * np.exp(-self._hop_s / _CLIPPED_S), self._clipped(values, valid, facts))
         n_still, n_lone = self._still(spread, heard, state)
         n_strange, strength, rested = self._plausibility.step(
-            facts, heard, state.n_strange, state.strength, state.rested, fresh=repeated < FINE
+            facts, heard, state.n_strange, state.strength, state.rested, fresh=(repeated < FINE) & (clipped < FINE)
         )
         side, side_weight, belongs = self._side(level, heard, state)
         gravity, last = self._gravity(level, heard, state)
         after = replace(
             state,
             marks=marks,
-            clipped=np.maximum(state.clipped * np.exp(-self._hop_s / _CLIPPED_S), self._clipped(values, valid, facts)),
+            clipped=clipped,
             likeness=_push(state.likeness, self._likeness(facts)),
             n_still=n_still,
             n_lone=n_lone,

@@ -297,7 +297,8 @@ static void add_facts(const kinedge_health *h, int64_t stream, int64_t row, cons
         powers[g] = width > 1 ? of_one[0] + sum_of_floats(of_one + 1, width - 1) : of_one[0];
     }
     for (int64_t g = 0; g < S; g++) {
-        add_strength(h, fact, g, row * S + g, heard[g], repeated[g] < h->fresh_below);
+        add_strength(h, fact, g, row * S + g, heard[g],
+                     repeated[g] < h->fresh_below && h->clipped[row * S + g] < h->fresh_below);
         if (!heard[g])
             continue;
         int64_t *n_still = h->n_still + row * S + g, *n_lone = h->n_lone + row * S + g;

@@ -68,11 +68,14 @@ static void add_strength(const kinedge_health *h, const float *fact, int64_t g, 
     if (acc[0] >= 0 && heard) {
         const double level = squares(fact, plane, acc, &spread), length = sqrt(level);
         int64_t *n = h->n_strange + 2 * at;
-        const int quiet = spread < h->quiet, fits = length >= h->rest_low && length <= h->rest_high;
+        int asked = fresh;
+        for (int64_t i = 0; i < 3; i++)
+            asked &= fact[plane + acc[i]] <= 0;
+        const int quiet = asked && spread < h->quiet, fits = length >= h->rest_low && length <= h->rest_high;
         fade(h, h->strength + 2 * at, level + spread, h->hop_acc);
         if (quiet)
             *n = fits ? 0 : *n + 1;
-        else if (!((double)*n * h->strange_share >= 1))
+        else if (asked && !((double)*n * h->strange_share >= 1))
             *n = 0;
         rests = quiet && fits;
         for (int64_t i = 0; i < 3; i++)
