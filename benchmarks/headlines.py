@@ -126,7 +126,7 @@ GROUPS: Final[Mapping[str, Sequence[Headline]]] = {
             )
         ),
         Headline(
-            "simulated, four faults more: u80", ("caution",), figures.cautious("simulated", "u80", aimed_at=False)
+            "simulated, five faults more: u80", ("caution",), figures.cautious("simulated", "u80", aimed_at=False)
         ),
         Headline("… u80 of a plain threshold, the six", ("caution",), figures.cautious("simulated", "u_plain")),
         Headline(
