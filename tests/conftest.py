@@ -19,7 +19,7 @@ from kinedge.recording import Recording
 from kinedge.training.simulate import SimulationConfig, simulate
 
 # A busy machine draws slowly, which says nothing about what is tested.
-settings.register_profile("kinedge", suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("kinedge", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("kinedge")
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
