@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kinedge.errors import ConfigError
-from kinedge.firmware_bridge.device import SessionConfig
+from kinedge.firmware_bridge.device import Doubt, SessionConfig
 from kinedge.firmware_bridge.devices._common import (
     QueueSession,
     check_options,
@@ -16,7 +16,7 @@ from kinedge.firmware_bridge.devices._common import (
 )
 from kinedge.firmware_bridge.devices._timing import CountClock, Samples, StampClock, StreamMerger, Unwrapper
 from kinedge.firmware_bridge.gravity import GravityCheck
-from kinedge.signals import IMU6, ImuChunk
+from kinedge.signals import IMU6, ImuChunk, SensorSpec
 from kinedge.units import NS_PER_S
 
 MS = 1_000_000
@@ -194,6 +194,21 @@ def test_gravity_is_doubted_at_rest_alone() -> None:
     assert said(still) == []
     assert said(moving) == []
     assert said(half) == [pytest.approx(4.85)]
+
+
+def test_gravity_is_asked_of_the_channels_that_run_now() -> None:
+    """A family whose streams come and go tells other channels later; turning is no acceleration."""
+    for channels, doubts in ((IMU6, 1), (IMU6[3:], 0)):
+        session = QueueSession(SessionConfig("wrist_left"), rate_hz=50)
+        session.spec = SensorSpec("wrist_left", channels)
+        values = np.full((100, len(channels)), 0.5, np.float32)
+        for k in range(20):
+            times = (np.arange(100) + 100 * k) * 20 * MS
+            session.deliver(Samples(times, values, values > 0, values < 0))
+        found = []
+        while (event := session.next_event()) is not None:
+            found.append(event)
+        assert sum(isinstance(e, Doubt) for e in found) == doubts
 
 
 def test_values_get_validity_and_saturation() -> None:

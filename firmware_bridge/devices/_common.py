@@ -188,7 +188,7 @@ class QueueSession:
         self._events: deque[DeviceEvent] = deque()
         self._said_info: DeviceInfo | None = None
         self._dropped = 0
-        self._has_gravity, self._gravity = feels_gravity(self.spec), GravityCheck()
+        self._gravity = GravityCheck()
         self._doubtful = doubtful
         self._commands.extend(self.start_commands())
 
@@ -236,7 +236,7 @@ class QueueSession:
             self._dropped += lost  # told with the next samples
             return
         self.describe()
-        if self._has_gravity:
+        if feels_gravity(self.spec):  # of what runs now: streams of some families come and go
             text = self._gravity.doubt(samples.device_time_ns, samples.values, samples.valid)
             if text is not None:
                 self.doubt(text + (f"; {self._doubtful}" if self._doubtful else ""))
