@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ from kinedge.training.evaluate import EpisodeMetrics, match_events
 __all__ = ["Played", "play", "replay_dataset"]
 
 _GRACE_S: Final = 1.0  # of host time after the last byte, for what is still on the way
+_LISTENING_S: Final = 20.0  # real seconds until the gateway has opened every port; then they begin anyway
 _SPEED: Final = 8.0
 _MAX_SPEED: Final = 50.0  # beyond, this machine's own jitter is what is measured
 
@@ -158,7 +160,7 @@ async def play(
     KinedgeError
         The service failed.
     """
-    devices = play_on_ptys(recording, folder / "ttys", speed=speed, faults=faults)
+    devices = play_on_ptys(recording, folder / "ttys", speed=speed, faults=faults, held=True)
     # a subject per recording: each is a session of its own
     name = f"{recording.subject}.{folder.name}"
     config = GatewayConfig.model_validate(
@@ -181,11 +183,19 @@ async def play(
     )
     stop = asyncio.Event()
     serving = asyncio.create_task(service.run(stop))
-    origin_utc_ns = clock.utc_ns(clock.now_ns())
     for device in devices.values():
         device.start()
     synced = False
     try:
+        # all begin at one moment, when each has a listener: nothing of the recording goes unheard
+        deadline_s = time.monotonic() + _LISTENING_S
+        while not serving.done() and not all(d.heard_host for d in devices.values()):
+            if time.monotonic() > deadline_s:
+                break
+            await asyncio.wait([serving], timeout=0.02)
+        origin_utc_ns = clock.utc_ns(clock.now_ns())
+        for device in devices.values():
+            await asyncio.to_thread(device.switch_on)
         while not serving.done() and not all(d.finished for d in devices.values()):
             await asyncio.wait([serving], timeout=0.05)
         if not serving.done():

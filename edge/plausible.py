@@ -105,7 +105,7 @@ class Plausibility:
         strength: F64,
         rested: F64,
         *,
-        fresh: Mask | None = None,
+        comparable: Mask | None = None,
     ) -> tuple[NDArray[np.int64], F64, F64]:
         """Take in a hop.
 
@@ -122,12 +122,12 @@ class Plausibility:
             Fading means of the squares of acceleration and turning.
         rested : (n_streams, n_sensors, 4)
             Direction of what was felt at the last rest, 0 before the first; by how much it turned since, at most.
-        fresh : (n_streams, n_sensors)
+        comparable : (n_streams, n_sensors)
             Whether its samples can be held against gravity: those of a sensor that repeats itself jump without turning,
             and clipped ones are less than what is felt. All can when None.
         """
         n_strange, strength, rested = n_strange.copy(), strength.copy(), rested.copy()
-        fresh = heard if fresh is None else heard & fresh
+        comparable = heard if comparable is None else heard & comparable
         sensors, columns = self._felt
         rests, unit = np.zeros(heard.shape, bool), np.zeros((*heard.shape, _AXES))
         if len(sensors):
@@ -136,7 +136,7 @@ class Plausibility:
             strength[:, sensors, 0] = self._faded(strength[:, sensors, 0], level + spread, LIMITS["hop_acc"], now)
             length = np.sqrt(level)
             fits = (length >= LIMITS["rest_low"]) & (length <= LIMITS["rest_high"])
-            asked = fresh[:, sensors] & (facts.n_saturated[:, columns].max(axis=2) <= 0)
+            asked = comparable[:, sensors] & (facts.n_saturated[:, columns].max(axis=2) <= 0)
             quiet = asked & (spread < LIMITS["quiet"])
             kept = np.where(before * self.share >= 1, before, 0)
             n_strange[:, sensors, 0] = np.where(asked, np.where(quiet, np.where(fits, 0, before + 1), kept), before)
@@ -153,7 +153,9 @@ class Plausibility:
         sensors, columns = self._turn
         if len(sensors):
             of_turn = n_strange[:, sensors, 1], rested[:, sensors], rests[:, sensors], unit[:, sensors]
-            n_strange[:, sensors, 1], rested[:, sensors] = self._turn_on(facts, columns, fresh[:, sensors], *of_turn)
+            n_strange[:, sensors, 1], rested[:, sensors] = self._turn_on(
+                facts, columns, comparable[:, sensors], *of_turn
+            )
         return n_strange, strength, rested
 
     def _turn_on(

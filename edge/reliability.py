@@ -171,7 +171,7 @@ class ReliabilityMonitor:
                 "most_still": resolution.ENOUGH,
                 "strength_keep": self._plausibility.keep,
                 "strange_share": self._plausibility.share,
-                "fresh_below": FINE,
+                "comparable_below": FINE,
                 **LIMITS,
             },
             starts=edges,
@@ -253,7 +253,7 @@ class ReliabilityMonitor:
         clipped = np.maximum(state.clipped * np.exp(-self._hop_s / _CLIPPED_S), self._clipped(values, valid, facts))
         n_still, n_lone = self._still(spread, heard, state)
         n_strange, strength, rested = self._plausibility.step(
-            facts, heard, state.n_strange, state.strength, state.rested, fresh=(repeated < FINE) & (clipped < FINE)
+            facts, heard, state.n_strange, state.strength, state.rested, comparable=(repeated < FINE) & (clipped < FINE)
         )
         side, side_weight, belongs = self._side(level, heard, state)
         gravity, last = self._gravity(level, heard, state)

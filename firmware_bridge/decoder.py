@@ -94,7 +94,7 @@ class DecoderCounters(FrameCounters):
     duplicates
         Samples that came again, or so late that they were already counted as lost.
     undescribed
-        Samples before the first HELLO of their stream.
+        Samples before the first HELLO of their stream, or of a boot that no HELLO has named for certain.
     overflows
         Packets before which the device itself dropped samples.
     hello_due
@@ -260,6 +260,9 @@ class WireDecoder:
             self._decode_read(self._backlog.popleft())
         self._backlog_bytes = 0
         for stream in self._streams.values():
+            if stream.renamed:  # the packet that would have shown of which boot they are may be of yet another one
+                self.counters.undescribed += stream.n_held
+                stream.held, stream.n_held, stream.renamed = [], 0, False
             stream.held = stream.held or []
 
     def _enqueue(self, payloads: list[bytes], host_time_ns: int | None) -> None:

@@ -56,6 +56,8 @@ class PtyDevice:
         Device seconds per second.
     await_host
         Switched on by the first packet from the host, not by ``start``: then nothing is sent that nobody hears.
+    held
+        Switched on by ``switch_on`` alone: several devices begin at one moment, once ``heard_host`` of each.
 
     Raises
     ------
@@ -76,13 +78,16 @@ class PtyDevice:
         link_path: Path,
         speed: float = 1.0,
         await_host: bool = False,
+        held: bool = False,
     ) -> None:
         if not speed > 0:
             raise ConfigError(f"speed must be positive, got {speed}")
         self.link_path = Path(link_path)
         self._speed = speed
         self.imus, self._wires = _wired(imus)
-        self._off = await_host
+        self._off = await_host or held
+        self._held = held
+        self._heard = threading.Event()
         self._stalled = False
         self._splitter = FrameSplitter()
         self._out = bytearray()
@@ -99,6 +104,11 @@ class PtyDevice:
     def finished(self) -> bool:
         """Whether all values have been sent and taken, or the device was stopped."""
         return self._finished.is_set()
+
+    @property
+    def heard_host(self) -> bool:
+        """Whether a packet has come from the host."""
+        return self._heard.is_set()
 
     def wait_finished(self, *, timeout_s: float | None = None) -> bool:
         """Wait until ``finished``; return whether it is."""
@@ -135,6 +145,16 @@ class PtyDevice:
         self._poke()
         if self._thread is not None:
             self._thread.join()
+
+    def switch_on(self) -> None:
+        """Switch a held device on: its time begins now. Nothing happens when it is on.
+
+        Raises
+        ------
+        LinkError
+            The device is not running.
+        """
+        self._order(self._switch_on)
 
     def unplug(self) -> None:
         """Pull the cable: the tty hangs up and the link disappears; the device goes on measuring.
@@ -261,6 +281,10 @@ class PtyDevice:
                 order.error = error
             order.done.set()
 
+    def _switch_on(self) -> None:
+        if self._off:
+            self._off, self._start_ns = False, time.monotonic_ns()
+
     def _elapsed_ns(self) -> int:
         return 0 if self._off else int((time.monotonic_ns() - self._start_ns) * self._speed)
 
@@ -306,8 +330,10 @@ class PtyDevice:
 
     def _listen(self, fd: int) -> None:
         payloads = self._splitter.feed(os.read(fd, _READ_BYTES))
-        if payloads and self._off:
-            self._off, self._start_ns = False, time.monotonic_ns()
+        if payloads:
+            self._heard.set()
+            if not self._held:
+                self._switch_on()
         elapsed_ns = self._elapsed_ns()
         for payload in payloads:
             for imu in self.imus:

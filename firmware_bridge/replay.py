@@ -25,6 +25,7 @@ def play_on_ptys(
     faults: Faults | None = None,
     faults_at: Mapping[str, Faults] | None = None,
     seed: int = 0,
+    held: bool = False,
 ) -> dict[str, PtyDevice]:
     """Make one device per sensor of a recording, each on a tty at ``folder/<sensor>``; start them yourself.
 
@@ -40,6 +41,8 @@ def play_on_ptys(
         Of every device's link.
     faults_at
         Of single sensors, in place of ``faults``.
+    held
+        Each waits for its ``switch_on``; see `PtyDevice`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     devices = {}
@@ -63,5 +66,5 @@ def play_on_ptys(
             start_ns=int(rng.integers(0, 10_000)) * NS_PER_S,
             battery_percent=int(rng.integers(60, 101)),
         )
-        devices[spec.name] = PtyDevice(imu, link_path=folder / spec.name, speed=speed)
+        devices[spec.name] = PtyDevice(imu, link_path=folder / spec.name, speed=speed, held=held)
     return devices

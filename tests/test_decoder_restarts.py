@@ -90,6 +90,25 @@ def test_boot_that_no_hello_has_named_is_not_taken_for_another(unnamed: int) -> 
     assert decoder.counters.undescribed == 300
 
 
+def test_samples_whose_boot_is_still_in_doubt_when_the_power_is_cycled_again_are_taken_for_none() -> None:
+    decoder = described()
+    decoder.receive_data(packet(0))
+    decoder.link_reopened()
+    for index in range(0, 100, 10):
+        decoder.receive_data(packet(index))
+    decoder.receive_data(hello(boot_id=8).to_bytes())  # the next packet would show whether the ten are of this boot
+    decoder.link_reopened()
+    for index in (20, 30):
+        decoder.receive_data(packet(index))
+    assert [c.boot_id for c in chunks_of(decoder)] == [7]
+    decoder.receive_data(hello(boot_id=9).to_bytes())
+    decoder.receive_data(packet(40))
+    chunks = chunks_of(decoder)
+    assert indices(chunks) == [*range(20, 50)]
+    assert {c.boot_id for c in chunks} == {9}
+    assert decoder.counters.undescribed == 100
+
+
 def test_samples_do_not_wait_for_a_hello_for_ever() -> None:
     decoder = described()
     decoder.receive_data(packet(0))

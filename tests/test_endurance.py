@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from virtual_ble import ImuPeripheral, Room, wait_until
 
@@ -140,6 +140,7 @@ ACTIONS = st.lists(
 
 
 @settings(deadline=None, max_examples=40)
+@example([("unplug", 160, 1), ("power cycle", 194, 1), ("power cycle", 205, 19), ("bad", 150, 1)], 96501)
 @given(ACTIONS, st.integers(0, 1 << 30))
 def test_every_sample_is_accounted_for_whatever_happens_on_a_line(
     actions: list[tuple[str, int, int]], seed: int

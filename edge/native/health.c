@@ -15,7 +15,7 @@ typedef struct kinedge_health {
     double still_share, lone_share, gravity_keep, persist_low, persist_high, turned, never_from, usual_keep;
     double persist_keep, unusual_from, unscored, again_from, at_end, few, more_than_one, others, pile;
     double strength_keep, strange_share, quiet, rest_low, rest_high, least_acc, most_acc, most_gyr, hop_acc, hop_gyr;
-    double slack, times, unknown, clips, few_at_end, fresh_below;
+    double slack, times, unknown, clips, few_at_end, comparable_below;
     /* of the model: starts (n_sensors + 1), acc and gyr (n_sensors, 3) or -1, pairs (n_pairs, 2); of channels, sensors, pairs */
     const int64_t *starts, *acc, *gyr, *pairs;
     const uint64_t *factors;
@@ -298,7 +298,7 @@ static void add_facts(const kinedge_health *h, int64_t stream, int64_t row, cons
     }
     for (int64_t g = 0; g < S; g++) {
         add_strength(h, fact, g, row * S + g, heard[g],
-                     repeated[g] < h->fresh_below && h->clipped[row * S + g] < h->fresh_below);
+                     repeated[g] < h->comparable_below && h->clipped[row * S + g] < h->comparable_below);
         if (!heard[g])
             continue;
         int64_t *n_still = h->n_still + row * S + g, *n_lone = h->n_lone + row * S + g;

@@ -31,7 +31,7 @@ _Health: Final = structure(
     (DOUBLE, "still_share lone_share gravity_keep persist_low persist_high turned never_from usual_keep"),
     (DOUBLE, "persist_keep unusual_from unscored again_from at_end few more_than_one others pile"),
     (DOUBLE, "strength_keep strange_share quiet rest_low rest_high least_acc most_acc most_gyr hop_acc hop_gyr"),
-    (DOUBLE, "slack times unknown clips few_at_end fresh_below"),
+    (DOUBLE, "slack times unknown clips few_at_end comparable_below"),
     (POINTER, "starts acc gyr pairs factors still_limit inverse_unit weight range center unit widths apart enough"),
     (POINTER, f"told_apart sides values valid facts shared rows {_STATE} found twins copies"),
 )

@@ -60,7 +60,7 @@ static void turn_on(const kinedge_health *h, int64_t at, double square, int know
 }
 
 /* What a sensor shows, for whether a body can: kinedge/edge/plausible.py. */
-static void add_strength(const kinedge_health *h, const float *fact, int64_t g, int64_t at, int heard, int fresh)
+static void add_strength(const kinedge_health *h, const float *fact, int64_t g, int64_t at, int heard, int comparable)
 {
     const int64_t plane = h->n_streams * h->n_channels, *acc = h->acc + 3 * g, *gyr = h->gyr + 3 * g;
     double spread, felt[3], square = 0;
@@ -68,7 +68,7 @@ static void add_strength(const kinedge_health *h, const float *fact, int64_t g, 
     if (acc[0] >= 0 && heard) {
         const double level = squares(fact, plane, acc, &spread), length = sqrt(level);
         int64_t *n = h->n_strange + 2 * at;
-        int asked = fresh;
+        int asked = comparable;
         for (int64_t i = 0; i < 3; i++)
             asked &= fact[plane + acc[i]] <= 0;
         const int quiet = asked && spread < h->quiet, fits = length >= h->rest_low && length <= h->rest_high;
@@ -87,7 +87,7 @@ static void add_strength(const kinedge_health *h, const float *fact, int64_t g, 
         fade(h, h->strength + 2 * at + 1, square, h->hop_gyr);
     }
     if (acc[0] >= 0 && gyr[0] >= 0)
-        turn_on(h, at, square, heard && fresh && turn_known(h, fact, g), rests ? felt : 0);
+        turn_on(h, at, square, heard && comparable && turn_known(h, fact, g), rests ? felt : 0);
 }
 
 /* How sure it is that no body shows that. */
