@@ -58,7 +58,7 @@ check: $(VENV)/.dev typing ## style, types and the order of the rooms
 
 test: check ## everything: check, then all tests
 	@# by file, as what a module sets up is dear; in the order of names, so that no long file comes last alone
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 figures: $(VENV)/.dev ## draw the architecture anew, from the imports of the code
 	$(BIN)/python docs/_ext/architecture_figure.py
