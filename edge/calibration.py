@@ -2,8 +2,9 @@
 
 Vigorous movement is harder to predict, so each score is compared with its like: the median and the 99 % quantile of
 a channel's score are given at several movement intensities of its sensor, linear in between, and
-``u = (score - median) / (q99 - median)``. A sensor's statistic is the largest ``u`` of its channels, a person's the
-largest of their sensors. That is ranked among the cohort's blocks: the conformal p-value
+``u = (score - median) / (q99 - median)``. A sensor's statistic is the largest ``u`` of its channels, and what it moves
+more or less than the other sensors let expect (``kinedge.edge.coordination``); a person's is the largest of their
+sensors. That is ranked among the cohort's blocks: the conformal p-value
 ``(1 + #{reference >= now}) / (n + 1)``, which is valid as far as the person's blocks are exchangeable with the
 cohort's. New people and new days stretch that; it is stated wherever the number is shown.
 
@@ -23,7 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinedge.bundle import Manifest
-from kinedge.edge.scores import BlockScores, sensor_groups
+from kinedge.edge.coordination import PREFIX, Coordination
+from kinedge.edge.scores import BlockScores
 from kinedge.errors import BundleError, SignalError
 
 __all__ = [
@@ -31,10 +33,7 @@ __all__ = [
     "UNSCORED",
     "Calibration",
     "EnrolledCohort",
-    "SubjectScores",
     "Unusualness",
-    "fit_calibration",
-    "pool_reference",
     "precision_of",
     "stack_calibrations",
     "thin",
@@ -42,10 +41,8 @@ __all__ = [
 
 F64 = NDArray[np.float64]
 
-_N_KNOTS: Final = 5
 _N_TERMS: Final = 6  # of a likelihood ratio
 _LESSENS: Final = 4  # its terms from here on make it smaller
-_MIN_SPREAD: Final = 0.1  # of a score, in nats: a cohort that never varies must not make everything rare
 MAX_REFERENCE: Final = 4096
 UNSCORED: Final = -1e6  # a statistic nothing can be below: a missing sensor never looks unusual
 _RIDGE: Final = 0.02
@@ -62,7 +59,7 @@ class Unusualness:
     excess : (n_streams, n_channels)
         Nats above the cohort's median at this intensity, 0 where unscored.
     sensor : (n_streams, n_sensors)
-        Largest ``u`` of the sensor's channels: 0 is the median, 1 the 99 % quantile.
+        Largest ``u`` of the sensor's channels: 0 is the median, 1 the 99 % quantile; and what coordination adds.
     score : (n_streams,)
         The largest of them, 0 where nothing could be scored.
     p_value : (n_streams,)
@@ -152,6 +149,9 @@ class Calibration:
         How many knots are a stream's own, before those that make all equally long; None for one calibration of all.
     of_one : () or (n_streams,)
         1 where it is one person's own, from their enrolment; 0 where it is the cohort's.
+    coordination
+        How the cohort's sensors move together, for those who are not enrolled; None in bundles made before it was told,
+        and of a single sensor.
     """
 
     knots: F64
@@ -165,6 +165,7 @@ class Calibration:
     which: NDArray[np.intp] | None = None
     own_knots: NDArray[np.int64] | None = None
     of_one: F64 = field(default_factory=lambda: np.zeros(()))
+    coordination: Coordination | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "likelihood", with_loss_terms(self.likelihood))
@@ -189,7 +190,7 @@ class Calibration:
         if self.enrolled is not None:
             names = (*_ENROLLED_ARRAYS, *(_TAIL_ARRAYS if self.enrolled.tails.size else ()))
             arrays |= {_ENROLLED + name: getattr(self.enrolled, name) for name in names}
-        return arrays
+        return arrays | (self.coordination.to_arrays() if self.coordination is not None else {})
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], manifest: Manifest) -> Calibration:
@@ -204,7 +205,9 @@ class Calibration:
         has_enrolled = any(name.startswith(_ENROLLED) for name in arrays)
         has_tails = has_enrolled and any(_ENROLLED + name in arrays for name in _TAIL_ARRAYS)
         enrolled_arrays = (*_ENROLLED_ARRAYS, *(_TAIL_ARRAYS if has_tails else ()))
+        has_coordination = any(name.startswith(PREFIX) for name in arrays)
         expected = {*_OWN_ARRAYS, *(_ENROLLED + name for name in enrolled_arrays if has_enrolled)}
+        expected |= set(Coordination.names() if has_coordination else ())
         if set(arrays) != expected:
             odd = ", ".join(sorted(set(arrays) ^ expected))
             raise BundleError(f"bundle {manifest.name}: calibration arrays missing or unused: {odd}")
@@ -233,6 +236,8 @@ class Calibration:
                 "enrolled_tail_levels": (None,),
                 "enrolled_tails": (arrays["enrolled_tail_levels"].size, *history),
             }
+        if has_coordination:
+            shapes |= Coordination.shapes(arrays, s)
         for name, shape in shapes.items():
             found = arrays[name].shape
             if len(found) != len(shape) or any(w not in (None, f) for w, f in zip(shape, found, strict=True)):
@@ -261,6 +266,9 @@ class Calibration:
                     "enrolled_tails lie between 0 and 1"
                 )
             self = replace(self, enrolled=enrolled)
+        if has_coordination:
+            where = f"bundle {manifest.name}: calibration"
+            self = replace(self, coordination=Coordination.from_arrays(plain, where=where))
         references = [self.reference, *([self.enrolled.reference] if self.enrolled is not None else [])]
         if k < 2 or (np.diff(self.knots, axis=0) <= 0).any():
             raise BundleError(f"bundle {manifest.name}: a calibration needs increasing knots, at least 2")
@@ -304,7 +312,7 @@ class Calibration:
         center, spread = self.usual(scores.intensity, groups)
         excess = np.where(scores.scored, scores.channel - center, 0.0)
         channel_u = np.where(scores.scored, excess / spread, UNSCORED)
-        sensor = np.maximum.reduceat(channel_u, [g.start for g in groups], axis=1)
+        sensor = self.by_sensor(channel_u, scores.intensity, groups)
         score = sensor.max(axis=1)
         if self.which is None:
             n = np.array(len(self.reference))
@@ -315,6 +323,16 @@ class Calibration:
         p_value = (1 + n - below) / (n + 1)
         score = np.where(score > UNSCORED, score, 0.0)
         return Unusualness(excess=excess, sensor=sensor, score=score, p_value=p_value, channel=channel_u)
+
+    def by_sensor(self, channel_u: F64, intensity: F64, groups: Sequence[slice]) -> F64:
+        """Return the statistic of each sensor (n, n_sensors), of its channels' ``u`` and of how all sensors moved."""
+        largest: F64 = np.maximum.reduceat(channel_u, [g.start for g in groups], axis=1)
+        if self.coordination is None:
+            return largest
+        heard = (largest > UNSCORED).all(axis=1)
+        newcomer = np.broadcast_to(1 - self.of_one, len(largest))
+        more = newcomer[:, None] * self.coordination.added(intensity)
+        return np.where(heard[:, None], largest + more, largest)
 
     def rows(self, at: NDArray[np.intp]) -> Calibration:
         """Return the calibration of some streams; itself when it is one of all."""
@@ -359,6 +377,7 @@ def stack_calibrations(calibrations: Sequence[Calibration]) -> Calibration:
         precision=np.stack([c.precision for c in calibrations]),
         additive=calibrations[0].additive,
         enrolled=calibrations[0].enrolled,
+        coordination=calibrations[0].coordination,
         which=np.array(which, np.intp),
         own_knots=np.array([len(c.knots) for c in calibrations], np.int64),
         of_one=np.array([float(c.of_one) for c in calibrations]),
@@ -374,89 +393,6 @@ def with_loss_terms(likelihood: F64) -> F64:
 
 def _terms_of(likelihood: NDArray[Any]) -> int:
     return 2 if likelihood.shape[-1:] == (2,) else _N_TERMS
-
-
-@dataclass(frozen=True, eq=False)
-class SubjectScores:
-    """Normal blocks of one subject: scores (n, n_channels) and intensities (n, n_sensors)."""
-
-    subject: str
-    channel: F64
-    intensity: F64
-
-
-def fit_calibration(
-    manifest: Manifest,
-    normal: Sequence[SubjectScores],
-    residuals: F64,
-    *,
-    likelihood: F64 | None = None,
-    additive: bool = False,
-) -> Calibration:
-    """Fit a cohort calibration from blocks of normal movement of subjects the model was not trained on.
-
-    Every subject counts the same: each brings equally many blocks to the reference, its most unusual ones among
-    them. The reference keeps the differences between subjects, since the next one will differ too.
-
-    Parameters
-    ----------
-    manifest
-        Of the model.
-    normal
-        One entry per subject, at least 20 blocks in all.
-    residuals : (n, n_channels)
-        Valid ``z`` of the first horizon on the same blocks, for the precision matrix.
-    likelihood : (n_sensors, 2)
-        From ``fit_likelihood_ratio``; a cautious default when None.
-    additive
-        Use the excess in nats for the attribution instead of the counterfactual drop.
-
-    Raises
-    ------
-    SignalError
-        Too few blocks, or shapes that do not fit.
-    """
-    n_blocks = sum(len(s.channel) for s in normal)
-    if n_blocks < 20:
-        raise SignalError(f"calibration needs at least 20 blocks of normal movement, got {n_blocks}; record longer")
-    if residuals.ndim != 2 or residuals.shape[1] != manifest.n_channels:
-        raise SignalError(f"calibration residuals must be (n, {manifest.n_channels}), got {residuals.shape}")
-    groups = sensor_groups(manifest)
-    channel = np.concatenate([s.channel for s in normal])
-    intensity = np.concatenate([s.intensity for s in normal])
-    n_knots = min(_N_KNOTS, n_blocks // 10)
-    knots = np.empty((n_knots, len(groups)))
-    center = np.empty((n_knots, manifest.n_channels))
-    spread = np.empty((n_knots, manifest.n_channels))
-    for i, group in enumerate(groups):
-        for k, rows in enumerate(np.array_split(np.argsort(intensity[:, i], kind="stable"), n_knots)):
-            knots[k, i] = np.median(intensity[rows, i])
-            center[k, group] = np.median(channel[rows, group], axis=0)
-            spread[k, group] = np.quantile(channel[rows, group], 0.99, axis=0) - center[k, group]
-    knots += 1e-6 * np.arange(n_knots)[:, None]  # equal medians must not divide by zero
-    covariance = np.cov(residuals, rowvar=False).reshape(manifest.n_channels, manifest.n_channels)
-    if likelihood is None:
-        likelihood = np.tile([-3.0, 3.0], (len(groups), 1))
-    first = Calibration(
-        knots=knots,
-        center=center,
-        spread=np.maximum(spread, _MIN_SPREAD),
-        reference=np.zeros(1),
-        likelihood=likelihood,
-        precision=precision_of(covariance),
-        additive=np.array([float(additive)]),
-    )
-    statistics = []
-    for s in normal:
-        usual, width = first.usual(s.intensity, groups)
-        statistics.append(((s.channel - usual) / width).max(axis=1))
-    return replace(first, reference=pool_reference(statistics))
-
-
-def pool_reference(statistics: Sequence[F64]) -> F64:
-    """Return the sorted statistics of several subjects, equally many of each, the largest among them."""
-    share = max(1, min([MAX_REFERENCE // len(statistics), *(len(s) for s in statistics)]))
-    return np.sort(np.concatenate([thin(np.sort(s), share) for s in statistics]))
 
 
 def precision_of(covariance: F64) -> F64:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kinedge.edge import attribution, caution
+from kinedge.edge import attribution, caution, coordination
 from kinedge.edge.attribution import go_on
 from kinedge.edge.calibration import BELOW, MOVEMENT_LIMIT, UNSCORED, Calibration, Unusualness
 from kinedge.edge.caution import Belief, BeliefState, CautionConfig, believe
@@ -95,6 +95,7 @@ class Judgement:
                 "unlike_spread": caution.UNLIKE_SPREAD,
                 "unlike_most": caution.UNLIKE_MOST,
                 "at_most": attribution.AT_MOST,
+                "most_beyond": coordination.MOST,
             },
             powers=(caution.LOSS_POWER, CLIPPED_POWER),
             starts=np.array([*(g.start for g in self._groups), self._groups[-1].stop], np.int64),

@@ -23,13 +23,13 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from kinedge.edge.calibration import Calibration, pool_reference
-from kinedge.edge.personal import Blocks
+from kinedge.edge.calibration import Calibration
 from kinedge.edge.scoring import Scorer
 from kinedge.errors import SignalError
 from kinedge.recording import Recording
+from kinedge.training.calibrating import ranked
 from kinedge.training.cohort import ordinary_blocks
-from kinedge.training.enrolled import ScoredRecording, enrol_each
+from kinedge.training.enrolled import ScoredRecording, enrol_each, of_subjects
 
 __all__ = ["follow_calibration"]
 
@@ -80,8 +80,7 @@ def follow_calibration(
         raise SignalError("no ordinary movement is left to calibrate on: check labels and missing data")
     center = calibration.center + _per_knot(difference, at, calibration.knots, groups)
     followed = replace(calibration, center=center)
-    reference = pool_reference(_statistics(followed, scored, groups))
-    followed = replace(followed, reference=reference, enrolled=None)
+    followed = replace(ranked(followed, of_subjects(scored), groups), enrolled=None)
     if calibration.enrolled is None:
         return followed
     manifest = reduced.manifest
@@ -102,16 +101,3 @@ def _per_knot(difference: F64, intensity: F64, knots: F64, groups: Sequence[slic
             if rows.sum() >= _ENOUGH:
                 moved[k, group] = np.median(difference[rows, group], axis=0)
     return moved
-
-
-def _statistics(calibration: Calibration, scored: Sequence[ScoredRecording], groups: Sequence[slice]) -> list[F64]:
-    """Return each subject's largest ``u`` per block."""
-    by_subject: dict[str, list[Blocks]] = {}
-    for s in scored:
-        if len(s.blocks):
-            by_subject.setdefault(s.subject, []).append(s.blocks)
-    found = []
-    for _, blocks in sorted(by_subject.items()):
-        center, spread = calibration.usual(np.concatenate([b.intensity for b in blocks]), groups)
-        found.append(((np.concatenate([b.channel for b in blocks]) - center) / spread).max(axis=1))
-    return found

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from kinedge.benchmarks.crowd import untrained_bundle
-from kinedge.edge.calibration import UNSCORED, Calibration, SubjectScores, fit_calibration
+from kinedge.edge.calibration import UNSCORED, Calibration
 from kinedge.edge.engine import Surprise
 from kinedge.edge.hop_facts import FAR, look_at
 from kinedge.edge.offline import align_recording, score_recording, verdicts_of
@@ -21,6 +21,7 @@ from kinedge.edge.verdict import VerdictBatch
 from kinedge.errors import BundleError, SignalError
 from kinedge.recording import Recording, Region
 from kinedge.signals import IMU6, SensorSpec
+from kinedge.training.calibrating import SubjectScores, fit_calibration
 from kinedge.training.likelihood import fit_likelihood_ratio
 
 Person = Callable[..., Recording]

@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kinedge.edge.attribution import by_sensor, energies
-from kinedge.edge.calibration import Calibration, SubjectScores, fit_calibration
+from kinedge.edge.calibration import Calibration
 from kinedge.edge.offline import score_recording
 from kinedge.edge.personal import Blocks
+from kinedge.edge.scores import BlockScores
 from kinedge.edge.scoring import Scorer
 from kinedge.errors import SignalError
 from kinedge.recording import Recording
 from kinedge.training.anomalies import ANOMALIES, inject
-from kinedge.training.enrolled import ScoredRecording, enrol_each
+from kinedge.training.calibrating import SubjectScores, fit_calibration, ranked
+from kinedge.training.coordination import fit_coordination, weighed
+from kinedge.training.enrolled import ScoredRecording, enrol_each, of_subjects
 from kinedge.training.likelihood import LossRows, fit_likelihood_ratio, limited, loss_rows, loss_terms
 
 __all__ = ["calibrate_cohort", "ordinary_blocks"]
@@ -34,6 +37,19 @@ _NOT_FOR_LIKELIHOOD: Final = frozenset({"dropout", "flat_line", "saturation"})  
 _INJECT_S: Final = (12.0, 8.0)  # of ordinary movement before, and of anomaly
 _STRENGTHS: Final = (0.4, 1.0)
 _LOSSY_PIECES: Final = 24  # of the cohort, shared out among the models that score it
+
+
+@dataclass(frozen=True, eq=False)
+class _Injected:
+    """A scored block of a piece into which a change at a sensor was injected: before the change, or within it.
+
+    ``personal`` is a calibration to the subject, where there is one.
+    """
+
+    sensor: int
+    changed: bool
+    scores: BlockScores
+    personal: Calibration | None
 
 
 def _ordinary(recording: Recording, exclude: Sequence[str], *, look_back: int) -> NDArray[np.bool_]:
@@ -102,23 +118,18 @@ def calibrate_cohort(
             scored.append(ScoredRecording(recording.subject, blocks))
     if not any(len(s.blocks) for s in scored):
         raise SignalError("no ordinary movement is left to calibrate on: check labels and missing data")
-    normal = []
-    for subject in sorted({s.subject for s in scored}):
-        own = [s.blocks for s in scored if s.subject == subject and len(s.blocks)]
-        if own:
-            pair = np.concatenate([b.channel for b in own]), np.concatenate([b.intensity for b in own])
-            normal.append(SubjectScores(subject, *pair))
+    normal = of_subjects(scored)
     manifest, groups = scorers[0][1].manifest, scorers[0][1].groups
     pooled = np.concatenate(residuals).astype(np.float64)
     pooled = pooled[:: max(1, math.ceil(len(pooled) / _MAX_RESIDUALS))]
     first = fit_calibration(manifest, normal, pooled)
     folds = enrol_each(scored, first, groups)
     own_of = [folds.of(i, first, groups) for i in range(len(scored))]
+    blocks_with = _inject(scorers, first, own_of, exclude=exclude_labels, seed=seed)
+    first = _with_coordination(first, normal, blocks_with, groups)
     tried = scorers if running is None else [([r for recordings, _ in scorers for r in recordings], running)]
     lossy = _with_loss(tried, first, own_of, exclude=exclude_labels, seed=seed)
-    likelihood, own_likelihood, additive = _fit_likelihood(
-        scorers, first, own_of, lossy, exclude=exclude_labels, seed=seed
-    )
+    likelihood, own_likelihood, additive = _fit_likelihood(first, blocks_with, lossy, groups)
     enrolled = folds.cohort(scored, first, groups, own_likelihood, stride=manifest.block // manifest.hop)
     return replace(first, likelihood=likelihood, additive=np.array([float(additive)]), enrolled=enrolled)
 
@@ -157,25 +168,21 @@ def _pieces_of(
     ]
 
 
-def _fit_likelihood(
+def _inject(
     scorers: Sequence[tuple[Sequence[Recording], Scorer]],
     calibration: Calibration,
     own: Sequence[Calibration | None],
-    lossy: LossRows,
     *,
     exclude: Sequence[str],
     seed: int,
-) -> tuple[F64, F64 | None, bool]:
-    """Inject synthetic anomalies into ordinary movement; fit each sensor's ratio, and choose the attribution.
+) -> list[_Injected]:
+    """Inject synthetic anomalies into ordinary movement, and score it.
 
-    ``own`` is a calibration to the subject of each recording, in order; the second result is fitted under these.
+    ``own`` is a calibration to the subject of each recording, in order.
     """
     rng = np.random.default_rng(seed)
     names = sorted(n for n, a in ANOMALIES.items() if a.level == "signal" and n not in _NOT_FOR_LIKELIHOOD)
-    n_sensors = len(scorers[0][1].sensors)
-    normal: list[list[tuple[float, float]]] = [[] for _ in range(n_sensors)]
-    anomalous: list[list[tuple[float, float]]] = [[] for _ in range(n_sensors)]
-    hits = {"drop": 0, "excess": 0}
+    found = []
     remaining = list(own)
     for recordings, scorer in scorers:
         judge = Scorer(scorer.bundle, backend=scorer.engine.backend, calibration=calibration)
@@ -200,19 +207,51 @@ def _fit_likelihood(
                     for end, scores, _ in score_recording(judge, changed):
                         if not (scores.full[0] and scores.scored[0].all()):
                             continue
-                        unusual = calibration.assess(scores, judge.groups)
-                        u = float(unusual.sensor[0, i])
-                        own_u = (
-                            math.nan if personal is None else float(personal.assess(scores, judge.groups).sensor[0, i])
-                        )
                         if end <= before:
-                            normal[i].append((u, own_u))
+                            found.append(_Injected(i, False, scores, personal))
                         elif end >= before + scorer.manifest.block:
-                            anomalous[i].append((u, own_u))
-                            # what is not noticed is not explained either
-                            noticed = unusual.score[0] > 1
-                            for method, energy in energies(scores, unusual).items() if noticed else ():
-                                hits[method] += int(by_sensor(method, energy, judge.groups)[0].argmax()) == i
+                            found.append(_Injected(i, True, scores, personal))
+    return found
+
+
+def _with_coordination(
+    calibration: Calibration,
+    normal: Sequence[SubjectScores],
+    blocks_with: Sequence[_Injected],
+    groups: Sequence[slice],
+) -> Calibration:
+    """Return the calibration with how the sensors move together, weighed beside their channels' surprise."""
+    coordination = fit_coordination(normal)
+    if coordination is None:
+        return calibration
+    weight = np.zeros(len(groups))
+    for i in range(len(groups)):
+        of_sensor: list[list[F64]] = [[], []]
+        for block in blocks_with:
+            if block.sensor == i:
+                u = calibration.assess(block.scores, groups).sensor[0, i]
+                of_sensor[block.changed].append(np.array([u, *block.scores.intensity[0]]))
+        if min(map(len, of_sensor)):
+            weight[i] = weighed(coordination, i, *(np.stack(blocks) for blocks in of_sensor))
+    return ranked(replace(calibration, coordination=replace(coordination, weight=weight)), normal, groups)
+
+
+def _fit_likelihood(
+    calibration: Calibration, blocks_with: Sequence[_Injected], lossy: LossRows, groups: Sequence[slice]
+) -> tuple[F64, F64 | None, bool]:
+    """Fit each sensor's ratio, by the cohort's yardstick and by the subjects' own, and choose the attribution."""
+    n_sensors = len(groups)
+    normal: list[list[tuple[float, float]]] = [[] for _ in range(n_sensors)]
+    anomalous: list[list[tuple[float, float]]] = [[] for _ in range(n_sensors)]
+    hits = {"drop": 0, "excess": 0}
+    for block in blocks_with:
+        i, scores = block.sensor, block.scores
+        unusual = calibration.assess(scores, groups)
+        own_u = math.nan if block.personal is None else float(block.personal.assess(scores, groups).sensor[0, i])
+        (anomalous if block.changed else normal)[i].append((float(unusual.sensor[0, i]), own_u))
+        if block.changed and unusual.score[0] > 1:  # what is not noticed is not explained either
+            for method, energy in energies(scores, unusual).items():
+                hits[method] += int(by_sensor(method, energy, groups)[0].argmax()) == i
     ratios, spread = np.zeros((2, n_sensors, 6)), np.ones((2, n_sensors))
     complete = True
     for i in range(n_sensors):

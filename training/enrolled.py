@@ -13,11 +13,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from kinedge.edge.calibration import Calibration, EnrolledCohort, pool_reference
+from kinedge.edge.calibration import Calibration, EnrolledCohort
 from kinedge.edge.history import History, history_of, limits_of
 from kinedge.edge.personal import Baseline, Blocks, Detectors, fit_baseline
+from kinedge.training.calibrating import SubjectScores, pool_reference
 
-__all__ = ["Folds", "ScoredRecording", "enrol_each"]
+__all__ = ["Folds", "ScoredRecording", "enrol_each", "of_subjects"]
 
 F64 = NDArray[np.float64]
 
@@ -33,6 +34,17 @@ class ScoredRecording:
 
     subject: str
     blocks: Blocks
+
+
+def of_subjects(scored: Sequence[ScoredRecording]) -> list[SubjectScores]:
+    """Return all blocks of each subject that has any, in the order of their names."""
+    found = []
+    for subject in sorted({s.subject for s in scored}):
+        own = [s.blocks for s in scored if s.subject == subject and len(s.blocks)]
+        if own:
+            pair = np.concatenate([b.channel for b in own]), np.concatenate([b.intensity for b in own])
+            found.append(SubjectScores(subject, *pair))
+    return found
 
 
 @dataclass(frozen=True, eq=False)

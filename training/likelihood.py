@@ -23,7 +23,7 @@ from kinedge.edge.scoring import Scorer
 from kinedge.errors import SignalError
 from kinedge.recording import Recording
 
-__all__ = ["LossRows", "fit_likelihood_ratio", "limited", "loss_rows", "loss_terms"]
+__all__ = ["LossRows", "fit_likelihood_ratio", "fit_slopes", "limited", "loss_rows", "loss_terms"]
 
 F64 = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -62,21 +62,33 @@ def fit_likelihood_ratio(normal_u: F64, anomalous_u: F64) -> tuple[float, float]
     """
     if min(len(normal_u), len(anomalous_u)) < 5:
         raise SignalError("a likelihood ratio needs at least 5 normal and 5 anomalous blocks")
-    u = limited(np.concatenate([normal_u, anomalous_u]))
-    y = np.concatenate([np.zeros(len(normal_u)), np.ones(len(anomalous_u))])
-    w = np.where(y > 0, 0.5 / len(anomalous_u), 0.5 / len(normal_u))
-    design = np.stack([np.ones_like(u), u], axis=1)
-    beta = np.zeros(2)
-    ridge = np.diag([0.0, 1e-3])
+    b0, b1 = fit_slopes(limited(normal_u)[:, None], limited(anomalous_u)[:, None])
+    return float(b0), float(max(b1, 0.0))
+
+
+def fit_slopes(normal: F64, anomalous: F64) -> F64:
+    """Return offset and slopes of a logistic regression with balanced classes (Newton, ridge on the slopes).
+
+    Parameters
+    ----------
+    normal, anomalous : (n, n_features)
+        At least one block of each.
+    """
+    x = np.concatenate([normal, anomalous])
+    y = np.concatenate([np.zeros(len(normal)), np.ones(len(anomalous))])
+    w = np.where(y > 0, 0.5 / len(anomalous), 0.5 / len(normal))
+    design = np.concatenate([np.ones((len(x), 1)), x], axis=1)
+    beta = np.zeros(design.shape[1])
+    ridge = np.diag([0.0, *[1e-3] * x.shape[1]])
     for _ in range(50):
         p = 1 / (1 + np.exp(-np.clip(design @ beta, -30, 30)))
         gradient = design.T @ (w * (p - y)) + ridge @ beta
-        hessian = (design * (w * p * (1 - p))[:, None]).T @ design + ridge + 1e-9 * np.eye(2)
+        hessian = (design * (w * p * (1 - p))[:, None]).T @ design + ridge + 1e-9 * np.eye(len(beta))
         step = np.linalg.solve(hessian, gradient)
         beta -= np.clip(step, -2, 2)
         if np.abs(step).max() < 1e-9:
             break
-    return float(beta[0]), float(max(beta[1], 0.0))
+    return beta
 
 
 def loss_rows(judge: Scorer, own: Calibration | None, piece: Recording, *, rng: np.random.Generator) -> LossRows:

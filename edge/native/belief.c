@@ -13,10 +13,10 @@ typedef struct {
     /* sizes: streams of this step, rows of the state; knots, numbers and rows of the reference; whether each stream has
      * its own calibration, and what is known of each */
     int64_t n_streams, n_rows, n_channels, n_sensors, n_knots, n_reference, n_references, own, has_health, has_clock;
-    int64_t by_excess, leave_out;
+    int64_t by_excess, leave_out, n_levels;
     double unscored, below, movement_limit, no_data, half, trusted, lr_limit, weight, keep, odds_limit, hop_s, long_s;
     double lately_s, swapped_left, harmless, hopeless, min_anomalous, min_normal, min_others, alpha, tiny;
-    double keep_own, min_newcomer, alpha_newcomer, learned, at_most, little, unlike_from, unlike_spread, unlike_most;
+    double keep_own, min_newcomer, alpha_newcomer, learned, at_most, little, unlike_from, unlike_spread, unlike_most, most_beyond;
     /* of the model: starts (n_sensors + 1) */
     const int64_t *starts;
     /* the calibration, of all or (n_streams, ...): knots (n_knots, n_sensors), center and spread (n_knots, n_channels),
@@ -24,6 +24,9 @@ typedef struct {
      * each row are finite, and which is a stream's (n_streams), or none: the first of all; how many knots are its own */
     const double *knots, *center, *spread, *likelihood, *of_one, *reference;
     const int64_t *n_finite, *which, *own_knots;
+    /* how sensors move together, where n_levels is not 0: mix (n_sensors, n_sensors + 1); levels, low, middle and high
+     * (n_levels, n_sensors); usual and weight (n_sensors) */
+    const double *mix, *levels, *low, *middle, *high, *usual, *coordination_weight;
     /* of the block, as BlockScores, SensorHealth and clock_ms have it */
     const double *channel, *drop, *intensity, *missing, *saturated;
     const uint8_t *scored, *flat, *full;
@@ -133,6 +136,29 @@ static void split(const kinedge_belief *b, int64_t s, const double *energy)
     share_out(by_sensor, S, b->of_sensors + (2 * n + s) * S);
 }
 
+/* What a sensor's statistic has more, as all sensors move: Coordination.added. */
+static double coordinated(const kinedge_belief *b, const double *intensity, int64_t g)
+{
+    const int64_t S = b->n_sensors, K = b->n_levels;
+    const double *mix = b->mix + g * (S + 1);
+    double level = mix[S], low = 0, middle = 0, high = 0;
+    for (int64_t j = 0; j < S; j++)
+        level = level + mix[j] * intensity[j];
+    for (int64_t k = 0; k + 1 < K; k++) {
+        const int64_t at = k * S + g, next = at + S;
+        const double into = within((level - b->levels[at]) / (b->levels[next] - b->levels[at]), 0.0, 1.0);
+        low += into * (b->low[next] - b->low[at]);
+        middle += into * (b->middle[next] - b->middle[at]);
+        high += into * (b->high[next] - b->high[at]);
+    }
+    low = b->low[g] + low;
+    middle = b->middle[g] + middle;
+    high = b->high[g] + high;
+    const double beyond = intensity[g] - level - middle;
+    const double v = beyond > 0 ? beyond / (high - middle) : beyond / (low - middle);
+    return b->coordination_weight[g] * (smaller(v, b->most_beyond) - b->usual[g]);
+}
+
 /* Rank the blocks, split their surprise, and prepare what powers and exponentials are taken of. */
 API int32_t kinedge_belief_assess(const kinedge_belief *b)
 {
@@ -145,6 +171,7 @@ API int32_t kinedge_belief_assess(const kinedge_belief *b)
         double *excess = b->of_channels + s * C, *u = excess + n * C;
         double *sensor = b->of_sensors + s * S, *movement = sensor + n * S;
         double energy[MOST_CHANNELS], score = 0;
+        int heard = 1;
         const int64_t middle = knots_of(b, s) / 2, low = middle > 1 ? middle - 1 : 0;
         const int64_t high = middle + 1 < knots_of(b, s) ? middle + 1 : knots_of(b, s) - 1;
         for (int64_t g = 0; g < S; g++) {
@@ -165,7 +192,7 @@ API int32_t kinedge_belief_assess(const kinedge_belief *b)
                 energy[c] = energy_of(b, excess[c], u[c], b->drop[s * C + c]);
             }
             sensor[g] = most;
-            score = g ? larger(score, most) : most;
+            heard &= most > b->unscored;
             const double step = (knots[high * S + g] - knots[low * S + g]) / (double)(high - low);
             movement[g] = within((intensity - knots[middle * S + g]) / step, -b->movement_limit, b->movement_limit);
             const int64_t at = s * S + g;
@@ -174,6 +201,12 @@ API int32_t kinedge_belief_assess(const kinedge_belief *b)
             b->work[n * S + at] = 1 - smaller(saturated, 1.0);
             b->work[2 * n * S + at] = -b->log_odds[b->rows[s] * S + g];
             b->work[3 * n * S + at] = -b->beyond[b->rows[s] * S + g];
+        }
+        const double newcomer = 1 - b->of_one[b->own ? s : 0];
+        for (int64_t g = 0; g < S; g++) {
+            if (b->n_levels && heard)
+                sensor[g] += newcomer * coordinated(b, b->intensity + s * S, g);
+            score = g ? larger(score, sensor[g]) : sensor[g];
         }
         split(b, s, energy);
         const int64_t which = which_of(b, s), known = b->n_finite[which];

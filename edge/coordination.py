@@ -1,0 +1,118 @@
+"""How much a sensor moves for how much the others do: a limb that stays behind surprises no forecaster.
+
+A forecaster tells a channel from its own last seconds, so a leg that steps half as far is forecast as well as before.
+What gives it away is the rest of the body: over a cohort, the movement intensity of a sensor is a line in those of the
+others, within a scatter that depends on how much they move. Beyond its 1 and 99 % quantiles is 1,
+
+    v = (intensity - line - median) / (q99 - median)   above the median, and by (median - q01) below it; at most 3,
+
+and what that says beside the surprise ``u`` of its channels is measured on injected changes: a sensor's statistic is
+``u + weight (v - usual)``, with ``usual`` the mean of ``v`` on ordinary blocks. Where a sensor was not heard the others
+cannot be held against it, and ``u`` stands alone. People who are enrolled are not held against how others coordinate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kinedge.errors import BundleError
+
+__all__ = ["MOST", "PREFIX", "Coordination"]
+
+F64 = NDArray[np.float64]
+
+MOST: Final = 3.0
+PREFIX: Final = "coordination_"
+
+
+@dataclass(frozen=True, eq=False)
+class Coordination:
+    """How the sensors of a cohort move together, as stored in ``calibration.npz``.
+
+    Parameters
+    ----------
+    mix : (n_sensors, n_sensors + 1)
+        Of each sensor: weights of all intensities, its own 0, and what is added.
+    levels : (n_levels, n_sensors)
+        Increasing: of that line, where the quantiles are told.
+    low, middle, high : (n_levels, n_sensors)
+        1, 50 and 99 % quantile of the intensity less the line.
+    usual : (n_sensors,)
+        Mean of ``v`` on ordinary blocks.
+    weight : (n_sensors,)
+        Of ``v`` beside ``u``, 0 or more.
+    """
+
+    mix: F64
+    levels: F64
+    low: F64
+    middle: F64
+    high: F64
+    usual: F64
+    weight: F64
+
+    def unusual(self, intensity: F64) -> F64:
+        """Return ``v`` (n, n_sensors) of intensities (n, n_sensors): 0 is the median of the cohort, 1 a quantile."""
+        level = np.repeat(self.mix[None, :, -1], len(intensity), axis=0)
+        for j, column in enumerate(intensity.T):
+            level = level + self.mix[:, j] * column[:, None]
+        into = np.clip((level[:, None] - self.levels[:-1]) / np.diff(self.levels, axis=0), 0.0, 1.0)
+
+        def at(quantile: F64) -> F64:
+            between: F64 = quantile[0] + (into * np.diff(quantile, axis=0)).sum(axis=1)
+            return between
+
+        middle = at(self.middle)
+        beyond = intensity - level - middle
+        v: F64 = np.where(beyond > 0, beyond / (at(self.high) - middle), beyond / (at(self.low) - middle))
+        return np.minimum(v, MOST)
+
+    def added(self, intensity: F64) -> F64:
+        """Return (n, n_sensors): what is added to ``u`` where all sensors were heard."""
+        more: F64 = self.weight * (self.unusual(intensity) - self.usual)
+        return more
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """Return the arrays by name."""
+        return {PREFIX + f.name: getattr(self, f.name) for f in fields(self)}
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """Return the names of the arrays."""
+        return tuple(PREFIX + f.name for f in fields(cls))
+
+    @staticmethod
+    def shapes(arrays: Mapping[str, NDArray[Any]], n_sensors: int) -> dict[str, tuple[int | None, ...]]:
+        """Return the shape that each array must have."""
+        n_levels = arrays[PREFIX + "levels"].shape[0] if arrays[PREFIX + "levels"].ndim else 0
+        table = (n_levels, n_sensors)
+        return {
+            PREFIX + "mix": (n_sensors, n_sensors + 1),
+            **{PREFIX + name: table for name in ("levels", "low", "middle", "high")},
+            **{PREFIX + name: (n_sensors,) for name in ("usual", "weight")},
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, F64], *, where: str) -> Coordination:
+        """Take the arrays of a bundle, whose shapes have been checked.
+
+        Raises
+        ------
+        BundleError
+            They cannot be a coordination.
+        """
+        self = cls(**{f.name: arrays[PREFIX + f.name] for f in fields(cls)})
+        if not all(np.isfinite(getattr(self, f.name)).all() for f in fields(cls)):
+            raise BundleError(f"{where}: coordination: a number is not finite")
+        if len(self.levels) < 2 or (np.diff(self.levels, axis=0) <= 0).any():
+            raise BundleError(f"{where}: coordination_levels must increase, and be at least 2")
+        if (self.low >= self.middle).any() or (self.middle >= self.high).any():
+            raise BundleError(f"{where}: coordination: low, middle and high must increase")
+        if (self.weight < 0).any():
+            raise BundleError(f"{where}: coordination_weight is negative")
+        return self
