@@ -13,7 +13,9 @@ those of other sensors, whose forecast it misleads, do not. The likelihood count
 
 Belief rests on the evidence of the last seconds, not on the last block alone, and so does what is said of where it
 starts: the shares are gathered as the evidence is (``gather``), each block counting for what it brought. Of people who
-are not enrolled, evidence counts as far as it exceeds what they show anyway, and so does each channel (``go_on``). What
+are not enrolled, evidence counts as far as it exceeds what they show anyway, and so does each channel (``go_on``); and
+where a sensor moves otherwise beside the others than it should, it is named as a whole, by the part which that has in
+its statistic. What
 a channel shows anyway is learned as it comes for ten seconds, and slowly then: a change that lasts must go on being
 named, though belief may have taken it for the person's own.
 """
@@ -123,6 +125,10 @@ def go_on(
     counts = (belief.brought > 0) & ~belief.enrolled
     anyway = np.where(counts[:, None], shown_anyway(shown, squares, weight), 0.0)
     channel, sensor = attribute(scores, unusual, calibration, groups, anyway=anyway)
+    if calibration.coordination is not None:
+        strongest = np.where(scores.scored, np.maximum(unusual.channel - anyway, 0.0), 0.0).max(axis=1)
+        state, left = _coordinated(unusual, belief, groups, state, counts, hop_s=hop_s)
+        channel, sensor = _with_coordination(channel, sensor, left, strongest, widths)
     return replace(
         state,
         channel_shown=shown,
@@ -130,6 +136,38 @@ def go_on(
         channel_share=gather(state.channel_share, channel, belief.fresh),
         sensor_share=gather(state.sensor_share, sensor, belief.fresh),
     )
+
+
+def _coordinated(
+    unusual: Unusualness,
+    belief: Belief,
+    groups: Sequence[slice],
+    state: BeliefState,
+    counts: NDArray[np.bool_],
+    *,
+    hop_s: float,
+) -> tuple[BeliefState, F64]:
+    """Go on in what coordination adds to each sensor anyway; return what it adds beyond that where something counts."""
+    more = unusual.sensor - np.maximum.reduceat(unusual.channel, [g.start for g in groups], axis=1)
+    more = np.maximum(more, 0.0)
+    keep, known = math.exp(-hop_s / OWN_S), state.shown_weight - belief.reliability
+    shown, squares = keep * state.coordination_shown, keep * state.coordination_shown_squares
+    most = shown_anyway(shown, squares, known) + AT_MOST
+    here = np.where(known >= LEARNED_S / hop_s, np.minimum(more, most), more)
+    shown, squares = shown + belief.reliability * here, squares + belief.reliability * (here * here)
+    anyway = np.where(counts[:, None], shown_anyway(shown, squares, state.shown_weight), 0.0)
+    after = replace(state, coordination_shown=shown, coordination_shown_squares=squares)
+    return after, np.maximum(more - anyway, 0.0)
+
+
+def _with_coordination(channel: F64, sensor: F64, left: F64, strongest: F64, widths: Sequence[int]) -> tuple[F64, F64]:
+    """Give what coordination adds its part of the shares: of a sensor as a whole, all its channels alike."""
+    far = left.max(axis=1)
+    total = far + strongest
+    part = np.where(total > 0, far / np.where(total > 0, total, 1.0), 0.0)[:, None]
+    by = _shares(left * left)
+    of_channels = np.repeat(by / np.array(widths), widths, axis=1)
+    return (1 - part) * channel + part * of_channels, (1 - part) * sensor + part * by
 
 
 def gather(before: F64, block: F64, fresh: F64) -> F64:

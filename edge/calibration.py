@@ -315,11 +315,15 @@ class Calibration:
         sensor = self.by_sensor(channel_u, scores.intensity, groups)
         score = sensor.max(axis=1)
         if self.which is None:
-            n = np.array(len(self.reference))
+            n = np.full(len(score), len(self.reference))
             below = np.searchsorted(self.reference, score, side="left")
         else:
             n = np.isfinite(self.reference).sum(axis=1)[self.which]
             below = _rank_by_row(self.reference, self.which, score) - (self.reference.shape[1] - n)
+        if self.coordination is not None:
+            apart = self.apart(sensor)
+            n = np.where(apart, len(self.coordination.reference), n)
+            below = np.where(apart, np.searchsorted(self.coordination.reference, score, side="left"), below)
         p_value = (1 + n - below) / (n + 1)
         score = np.where(score > UNSCORED, score, 0.0)
         return Unusualness(excess=excess, sensor=sensor, score=score, p_value=p_value, channel=channel_u)
@@ -333,6 +337,10 @@ class Calibration:
         newcomer = np.broadcast_to(1 - self.of_one, len(largest))
         more = newcomer[:, None] * self.coordination.added(intensity)
         return np.where(heard[:, None], largest + more, largest)
+
+    def apart(self, sensor: F64) -> NDArray[np.bool_]:
+        """Return (n,): newcomers whose coordination cannot be told, as not all sensors (n, n_sensors) were heard."""
+        return (sensor <= UNSCORED).any(axis=1) & np.broadcast_to(self.of_one <= 0, len(sensor))
 
     def rows(self, at: NDArray[np.intp]) -> Calibration:
         """Return the calibration of some streams; itself when it is one of all."""

@@ -123,9 +123,11 @@ class BeliefState:
         sensor could be trusted, by which both are weighed.
     channel_shown, channel_shown_squares : (n_streams, n_channels)
         The same of each channel's ``u``, weighed as its sensor is.
+    coordination_shown, coordination_shown_squares : (n_streams, n_sensors)
+        The same of what coordination adds to each sensor's statistic.
     channel_share : (n_streams, n_channels)
     sensor_share : (n_streams, n_sensors)
-        Where what speaks for a change started. ``believe`` leaves these four as they are, and
+        Where what speaks for a change started. ``believe`` leaves these six as they are, and
         :mod:`kinedge.edge.attribution` goes on in them.
     """
 
@@ -138,6 +140,8 @@ class BeliefState:
     shown_weight: F64
     channel_shown: F64
     channel_shown_squares: F64
+    coordination_shown: F64
+    coordination_shown_squares: F64
     channel_share: F64
     sensor_share: F64
 
@@ -156,6 +160,8 @@ class BeliefState:
             shown_weight=zero.copy(),
             channel_shown=nowhere,
             channel_shown_squares=nowhere.copy(),
+            coordination_shown=zero.copy(),
+            coordination_shown_squares=zero.copy(),
             channel_share=nowhere.copy(),
             sensor_share=zero.copy(),
         )
@@ -286,6 +292,12 @@ def believe(
             lasting *= share
     reliability = heard * passing * lasting
     b0, b1, b2, b3, b4, b5 = np.moveaxis(calibration.likelihood, -1, 0)
+    if calibration.coordination is not None:
+        apart = calibration.apart(unusual.sensor)[:, None]
+        b0, b1 = (
+            np.where(apart, of_u_alone, of_both)
+            for of_u_alone, of_both in zip(calibration.coordination.likelihood.T, (b0, b1), strict=True)
+        )
     gone, others_gone = lost_shares(np.where(heard, scores.missing, 1.0))
     log_lr = b0 + b1 * unusual.sensor + b2 * np.sqrt(gone) + b3 * np.sqrt(others_gone)
     log_lr = np.clip(log_lr / (1 + b4 * gone + b5 * others_gone), -LOG_LR_LIMIT, LOG_LR_LIMIT)

@@ -8,7 +8,8 @@ others, within a scatter that depends on how much they move. Beyond its 1 and 99
 
 and what that says beside the surprise ``u`` of its channels is measured on injected changes: a sensor's statistic is
 ``u + weight (v - usual)``, with ``usual`` the mean of ``v`` on ordinary blocks. Where a sensor was not heard the others
-cannot be held against it, and ``u`` stands alone. People who are enrolled are not held against how others coordinate.
+cannot be held against it: ``u`` stands alone, with a likelihood ratio and ranks of its own, as of people who are
+enrolled, who are not held against how others coordinate.
 """
 
 from __future__ import annotations
@@ -46,6 +47,10 @@ class Coordination:
         Mean of ``v`` on ordinary blocks.
     weight : (n_sensors,)
         Of ``v`` beside ``u``, 0 or more.
+    reference : (n,)
+        Sorted statistics of ordinary blocks by ``u`` alone.
+    likelihood : (n_sensors, 2)
+        ``b0`` and ``b1`` by ``u`` alone.
     """
 
     mix: F64
@@ -55,6 +60,8 @@ class Coordination:
     high: F64
     usual: F64
     weight: F64
+    reference: F64
+    likelihood: F64
 
     def unusual(self, intensity: F64) -> F64:
         """Return ``v`` (n, n_sensors) of intensities (n, n_sensors): 0 is the median of the cohort, 1 a quantile."""
@@ -95,6 +102,8 @@ class Coordination:
             PREFIX + "mix": (n_sensors, n_sensors + 1),
             **{PREFIX + name: table for name in ("levels", "low", "middle", "high")},
             **{PREFIX + name: (n_sensors,) for name in ("usual", "weight")},
+            PREFIX + "reference": (None,),
+            PREFIX + "likelihood": (n_sensors, 2),
         }
 
     @classmethod
@@ -115,4 +124,6 @@ class Coordination:
             raise BundleError(f"{where}: coordination: low, middle and high must increase")
         if (self.weight < 0).any():
             raise BundleError(f"{where}: coordination_weight is negative")
+        if not len(self.reference) or (np.diff(self.reference) < 0).any():
+            raise BundleError(f"{where}: coordination_reference must be sorted and not empty")
         return self

@@ -22,6 +22,7 @@ from kinedge.edge.arrivals import Arrivals
 from kinedge.edge.calibration import UNSCORED, Calibration, stack_calibrations
 from kinedge.edge.caution import BeliefState, CautionConfig
 from kinedge.edge.config import DEFAULT_BUNDLE
+from kinedge.edge.coordination import Coordination
 from kinedge.edge.engine import Engine, EngineState, Surprise
 from kinedge.edge.grid import Grid
 from kinedge.edge.hop_facts import look_at
@@ -232,6 +233,17 @@ def calibration_of(rng: np.random.Generator, edges: np.ndarray) -> Calibration:
     )
 
 
+def coordination_of(rng: np.random.Generator, n_sensors: int) -> Coordination:
+    """How some sensors may move together."""
+    shape = int(rng.integers(2, 6)), n_sensors
+    low, middle, high = np.sort(rng.normal(0, 2, (3, *shape)), axis=0)
+    mix = rng.normal(0, 0.7, (n_sensors, n_sensors + 1))
+    levels, weight = np.sort(rng.normal(-2, 3, shape), axis=0), rng.choice([0.0, 0.7, 1.9], n_sensors)
+    usual, reference = rng.random(n_sensors), np.sort(rng.normal(size=int(rng.integers(1, 300))))
+    likelihood = rng.normal(size=(n_sensors, 2)) * 3
+    return Coordination(mix, levels, low, middle, high, usual, weight, reference, likelihood)
+
+
 def judged(seed: int) -> None:
     """Blocks of all kinds, against the cohort or each against its own, in changing company."""
     rng = np.random.default_rng(seed)
@@ -240,8 +252,9 @@ def judged(seed: int) -> None:
     asked: Any = {"without_sensor": rng.choice(["unsure", "others"]), "miss_cost": float(rng.choice([0.5, 1.0]))}
     hop_s, blocks = float(rng.choice([1.0, 5.0])), float(rng.choice([1.0, 2.0, 4.0]))
     judgement = Judgement(groups, CautionConfig(**asked), hop_s=hop_s, block_s=hop_s * blocks)
-    cohort = replace(calibration_of(rng, edges), additive=np.array([float(seed % 2)]))
-    each = stack_calibrations([calibration_of(rng, edges) for _ in range(n)])
+    together = coordination_of(rng, s) if seed % 3 and s > 1 else None
+    cohort = replace(calibration_of(rng, edges), additive=np.array([float(seed % 2)]), coordination=together)
+    each = stack_calibrations([replace(calibration_of(rng, edges), coordination=together) for _ in range(n)])
     states = [take_rows(BeliefState.initial(n, s, int(edges[-1])), np.arange(n)) for _ in range(2)]
     for turn in range(12):
         rows = np.arange(n) if turn % 3 == 0 else rng.permutation(n)[: int(rng.integers(1, n + 1))]

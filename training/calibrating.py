@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from kinedge.bundle import Manifest
 from kinedge.edge.calibration import MAX_REFERENCE, Calibration, precision_of, thin
-from kinedge.edge.coordination import Coordination
 from kinedge.edge.scores import sensor_groups
 from kinedge.errors import SignalError
 

@@ -26,7 +26,7 @@ from kinedge.training.anomalies import ANOMALIES, inject
 from kinedge.training.calibrating import SubjectScores, fit_calibration, ranked
 from kinedge.training.coordination import fit_coordination, weighed
 from kinedge.training.enrolled import ScoredRecording, enrol_each, of_subjects
-from kinedge.training.likelihood import LossRows, fit_likelihood_ratio, limited, loss_rows, loss_terms
+from kinedge.training.likelihood import FEWEST, LossRows, fit_likelihood_ratio, limited, loss_rows, loss_terms
 
 __all__ = ["calibrate_cohort", "ordinary_blocks"]
 
@@ -224,16 +224,17 @@ def _with_coordination(
     coordination = fit_coordination(normal)
     if coordination is None:
         return calibration
-    weight = np.zeros(len(groups))
+    weight, alone = np.zeros(len(groups)), np.zeros((len(groups), 2))
     for i in range(len(groups)):
         of_sensor: list[list[F64]] = [[], []]
         for block in blocks_with:
             if block.sensor == i:
                 u = calibration.assess(block.scores, groups).sensor[0, i]
                 of_sensor[block.changed].append(np.array([u, *block.scores.intensity[0]]))
-        if min(map(len, of_sensor)):
-            weight[i] = weighed(coordination, i, *(np.stack(blocks) for blocks in of_sensor))
-    return ranked(replace(calibration, coordination=replace(coordination, weight=weight)), normal, groups)
+        if min(map(len, of_sensor)) >= FEWEST:
+            weight[i], alone[i] = weighed(coordination, i, *(np.stack(blocks) for blocks in of_sensor))
+    known = replace(coordination, weight=weight, reference=calibration.reference, likelihood=alone)
+    return ranked(replace(calibration, coordination=known), normal, groups)
 
 
 def _fit_likelihood(
@@ -249,13 +250,13 @@ def _fit_likelihood(
         unusual = calibration.assess(scores, groups)
         own_u = math.nan if block.personal is None else float(block.personal.assess(scores, groups).sensor[0, i])
         (anomalous if block.changed else normal)[i].append((float(unusual.sensor[0, i]), own_u))
-        if block.changed and unusual.score[0] > 1:  # what is not noticed is not explained either
+        if block.changed and unusual.channel[0].max() > 1:  # what is not noticed is not explained either
             for method, energy in energies(scores, unusual).items():
                 hits[method] += int(by_sensor(method, energy, groups)[0].argmax()) == i
     ratios, spread = np.zeros((2, n_sensors, 6)), np.ones((2, n_sensors))
     complete = True
     for i in range(n_sensors):
-        if min(len(normal[i]), len(anomalous[i])) < 5:
+        if min(len(normal[i]), len(anomalous[i])) < FEWEST:
             raise SignalError(
                 f"too little ordinary movement for a likelihood ratio: {sum(_INJECT_S):.0f} s in one piece are needed"
             )
@@ -263,7 +264,7 @@ def _fit_likelihood(
         spread[0, i] = limited(calm[:, 0]).std()
         ratios[0, i, :2] = fit_likelihood_ratio(calm[:, 0], odd[:, 0])
         calm, odd = (x[np.isfinite(x[:, 1]), 1] for x in (calm, odd))
-        if min(len(calm), len(odd)) < 5:
+        if min(len(calm), len(odd)) < FEWEST:
             complete = False
         else:
             ratios[1, i, :2] = fit_likelihood_ratio(calm, odd)

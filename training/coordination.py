@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from kinedge.edge.coordination import Coordination
 from kinedge.training.calibrating import SubjectScores
-from kinedge.training.likelihood import fit_slopes, limited
+from kinedge.training.likelihood import fit_likelihood_ratio, fit_slopes, limited
 
 __all__ = ["fit_coordination", "weighed"]
 
@@ -60,12 +60,16 @@ def fit_coordination(normal: Sequence[SubjectScores]) -> Coordination | None:
         high=np.maximum(high, middle + _MIN_WIDTH),
         usual=np.zeros(n_sensors),
         weight=np.zeros(n_sensors),
+        reference=np.zeros(1),
+        likelihood=np.zeros((n_sensors, 2)),
     )
     return replace(found, usual=found.unusual(every).mean(axis=0))
 
 
-def weighed(coordination: Coordination, sensor: int, calm: F64, odd: F64) -> float:
-    """Return what ``v`` of a sensor weighs beside its ``u``: the ratio of both slopes where a change is told from none.
+def weighed(coordination: Coordination, sensor: int, calm: F64, odd: F64) -> tuple[float, tuple[float, float]]:
+    """Return what ``v`` of a sensor weighs beside its ``u``, and ``b0`` and ``b1`` by ``u`` alone.
+
+    The weight is the ratio of both slopes where a change is told from none.
 
     Parameters
     ----------
@@ -74,16 +78,17 @@ def weighed(coordination: Coordination, sensor: int, calm: F64, odd: F64) -> flo
     sensor
         Which one.
     calm, odd : (n, 1 + n_sensors)
-        ``u`` of the sensor's channels and all intensities, of ordinary blocks and of blocks with a change at the sensor.
+        ``u`` of the sensor's channels and all intensities, of ordinary blocks and of blocks with a change there.
     """
+    alone = fit_likelihood_ratio(calm[:, 0], odd[:, 0])
     parts = []
     for blocks in (calm, odd):
         v = coordination.unusual(blocks[:, 1:])[:, sensor] - coordination.usual[sensor]
         parts.append(np.stack([limited(blocks[:, 0]), v], axis=1))
     of_u, of_v = fit_slopes(*parts)[1:]
     if of_v <= 0:
-        return 0.0
-    return min(of_v / of_u, _MOST_WEIGHT) if of_u > 0 else _MOST_WEIGHT
+        return 0.0, alone
+    return (min(float(of_v / of_u), _MOST_WEIGHT) if of_u > 0 else _MOST_WEIGHT), alone
 
 
 def _mix(normal: Sequence[SubjectScores]) -> F64:

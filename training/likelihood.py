@@ -23,7 +23,7 @@ from kinedge.edge.scoring import Scorer
 from kinedge.errors import SignalError
 from kinedge.recording import Recording
 
-__all__ = ["LossRows", "fit_likelihood_ratio", "fit_slopes", "limited", "loss_rows", "loss_terms"]
+__all__ = ["FEWEST", "LossRows", "fit_likelihood_ratio", "fit_slopes", "limited", "loss_rows", "loss_terms"]
 
 F64 = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -31,6 +31,7 @@ LossRows = F64
 """(n, n_sensors, 4): the shares that are missing, own and of others, and what they added to ``u``, by the cohort's
 yardstick and by the person's own; NaN where there is none."""
 
+FEWEST: Final = 5  # blocks of either kind
 _RATES: Final = (0.05, 0.15, 0.3)  # of packets
 _BURST_S: Final = 0.2  # mean of a lost run
 _MIN_SPREAD: Final = 0.05
@@ -60,8 +61,8 @@ def fit_likelihood_ratio(normal_u: F64, anomalous_u: F64) -> tuple[float, float]
     SignalError
         One of the two has fewer than 5 blocks.
     """
-    if min(len(normal_u), len(anomalous_u)) < 5:
-        raise SignalError("a likelihood ratio needs at least 5 normal and 5 anomalous blocks")
+    if min(len(normal_u), len(anomalous_u)) < FEWEST:
+        raise SignalError(f"a likelihood ratio needs at least {FEWEST} normal and {FEWEST} anomalous blocks")
     b0, b1 = fit_slopes(limited(normal_u)[:, None], limited(anomalous_u)[:, None])
     return float(b0), float(max(b1, 0.0))
 

@@ -13,7 +13,7 @@ typedef struct {
     /* sizes: streams of this step, rows of the state; knots, numbers and rows of the reference; whether each stream has
      * its own calibration, and what is known of each */
     int64_t n_streams, n_rows, n_channels, n_sensors, n_knots, n_reference, n_references, own, has_health, has_clock;
-    int64_t by_excess, leave_out, n_levels;
+    int64_t by_excess, leave_out, n_levels, n_apart;
     double unscored, below, movement_limit, no_data, half, trusted, lr_limit, weight, keep, odds_limit, hop_s, long_s;
     double lately_s, swapped_left, harmless, hopeless, min_anomalous, min_normal, min_others, alpha, tiny;
     double keep_own, min_newcomer, alpha_newcomer, learned, at_most, little, unlike_from, unlike_spread, unlike_most, most_beyond;
@@ -25,8 +25,9 @@ typedef struct {
     const double *knots, *center, *spread, *likelihood, *of_one, *reference;
     const int64_t *n_finite, *which, *own_knots;
     /* how sensors move together, where n_levels is not 0: mix (n_sensors, n_sensors + 1); levels, low, middle and high
-     * (n_levels, n_sensors); usual and weight (n_sensors) */
-    const double *mix, *levels, *low, *middle, *high, *usual, *coordination_weight;
+     * (n_levels, n_sensors); usual and weight (n_sensors); where it cannot be told, reference (n_apart) and likelihood
+     * (n_sensors, 2) */
+    const double *mix, *levels, *low, *middle, *high, *usual, *coordination_weight, *reference_apart, *likelihood_apart;
     /* of the block, as BlockScores, SensorHealth and clock_ms have it */
     const double *channel, *drop, *intensity, *missing, *saturated;
     const uint8_t *scored, *flat, *full;
@@ -35,7 +36,8 @@ typedef struct {
     const int64_t *rows;
     /* the state, as BeliefState has it */
     double *log_odds, *beyond, *doubted_s, *lost, *shown, *shown_squares, *shown_weight;
-    double *channel_shown, *channel_shown_squares, *channel_share, *sensor_share;
+    double *channel_shown, *channel_shown_squares, *coordination_shown, *coordination_shown_squares;
+    double *channel_share, *sensor_share;
     /* to work in (7, n_streams, n_sensors): what is left after loss, and after saturation; odds faded, of all and
      * beyond the person's own; both odds now; log ratio */
     double *work;
@@ -159,6 +161,15 @@ static double coordinated(const kinedge_belief *b, const double *intensity, int6
     return b->coordination_weight[g] * (smaller(v, b->most_beyond) - b->usual[g]);
 }
 
+/* Whether a stream is a newcomer whose coordination cannot be told, as not all sensors were heard. */
+static int apart(const kinedge_belief *b, int64_t s)
+{
+    int deaf = 0;
+    for (int64_t g = 0; g < b->n_sensors; g++)
+        deaf |= b->of_sensors[s * b->n_sensors + g] <= b->unscored;
+    return b->n_levels && deaf && b->of_one[b->own ? s : 0] <= 0;
+}
+
 /* Rank the blocks, split their surprise, and prepare what powers and exponentials are taken of. */
 API int32_t kinedge_belief_assess(const kinedge_belief *b)
 {
@@ -209,8 +220,13 @@ API int32_t kinedge_belief_assess(const kinedge_belief *b)
             score = g ? larger(score, sensor[g]) : sensor[g];
         }
         split(b, s, energy);
-        const int64_t which = which_of(b, s), known = b->n_finite[which];
-        const int64_t below = rank(b->reference + which * b->n_reference, b->n_reference, score) - (b->n_reference - known);
+        const int64_t which = which_of(b, s);
+        int64_t known = b->n_finite[which];
+        int64_t below = rank(b->reference + which * b->n_reference, b->n_reference, score) - (b->n_reference - known);
+        if (apart(b, s)) {
+            known = b->n_apart;
+            below = rank(b->reference_apart, known, score);
+        }
         b->of_streams[s] = score > b->unscored ? score : 0.0;
         b->of_streams[n + s] = (double)(1 + known - below) / (double)(known + 1);
     }
@@ -225,6 +241,7 @@ API int32_t kinedge_belief_trust(const kinedge_belief *b)
     const int64_t S = b->n_sensors, n = b->n_streams, plane = n * S;
     for (int64_t s = 0; s < n; s++) {
         double gone[MOST_SENSORS], all = 0;
+        const int alone = apart(b, s);
         for (int64_t g = 0; g < S; g++) {
             const int heard = b->of_sensors[s * S + g] > b->unscored && b->full[s];
             all += gone[g] = heard ? smaller(b->missing[s * S + g], 1.0) : 1.0;
@@ -248,8 +265,9 @@ API int32_t kinedge_belief_trust(const kinedge_belief *b)
                 lasting *= within((b->hopeless - b->clock_ms[at]) / (b->hopeless - b->harmless), 0.0, 1.0);
             const int heard = u > b->unscored && b->full[s];
             const double *likelihood = b->likelihood + (b->own ? s * S + g : g) * 6;
+            const double *of_u = alone ? b->likelihood_apart + 2 * g : likelihood;
             const double others = larger(all - gone[g], 0.0) / (double)(S > 1 ? S - 1 : 1);
-            const double ratio = (likelihood[0] + likelihood[1] * u + likelihood[2] * sqrt(gone[g])
+            const double ratio = (of_u[0] + of_u[1] * u + likelihood[2] * sqrt(gone[g])
                                   + likelihood[3] * sqrt(others))
                                  / (1 + likelihood[4] * gone[g] + likelihood[5] * others);
             b->of_sensors[3 * plane + at] = heard * passing * lasting;
@@ -285,11 +303,12 @@ static void leave_usual(const kinedge_belief *b, int64_t s, int counts)
 {
     const int64_t C = b->n_channels, S = b->n_sensors, n = b->n_streams;
     const double *excess = b->of_channels + s * C, *u = excess + n * C;
-    double energy[MOST_CHANNELS];
+    double energy[MOST_CHANNELS], left[MOST_SENSORS], by[MOST_SENSORS], strongest = 0, far = 0;
     int any = 0;
     for (int64_t g = 0; g < S; g++) {
         const double trusted = b->of_sensors[(3 * n + s) * S + g], weight = b->shown_weight[b->rows[s] * S + g];
         const double known = weight - trusted;
+        double most = 0;
         for (int64_t c = b->starts[g]; c < b->starts[g + 1]; c++) {
             const int64_t row = b->rows[s] * C + c;
             double here = b->scored[s * C + c] ? u[c] : 0.0;
@@ -298,18 +317,47 @@ static void leave_usual(const kinedge_belief *b, int64_t s, int counts)
                 here = smaller(here, shown_anyway(b, shown, squares, known) + b->at_most);
             b->channel_shown[row] = shown = shown + trusted * here;
             b->channel_shown_squares[row] = squares = squares + trusted * (here * here);
+            const double anyway = counts ? shown_anyway(b, shown, squares, weight) : 0.0;
+            most = c == b->starts[g] ? u[c] : larger(most, u[c]);
+            if (b->scored[s * C + c])
+                strongest = larger(strongest, u[c] - anyway);
             if (!counts)
                 continue;
-            const double anyway = shown_anyway(b, shown, squares, weight);
             const double part = anyway > 0 ? larger(u[c] - anyway, 0.0) / (u[c] > anyway ? u[c] : 1.0) : 1.0;
             energy[c] = energy_of(b, excess[c], u[c], b->drop[s * C + c]) * part;
             if (b->by_excess)
                 energy[c] *= part;
             any |= energy[c] > 0;
         }
+        if (!b->n_levels)
+            continue;
+        const int64_t row = b->rows[s] * S + g;
+        const double more = larger(b->of_sensors[s * S + g] - most, 0.0);
+        double shown = b->keep_own * b->coordination_shown[row], squares = b->keep_own * b->coordination_shown_squares[row];
+        double here = more;
+        if (known >= b->learned)
+            here = smaller(here, shown_anyway(b, shown, squares, known) + b->at_most);
+        b->coordination_shown[row] = shown = shown + trusted * here;
+        b->coordination_shown_squares[row] = squares = squares + trusted * (here * here);
+        left[g] = larger(more - (counts ? shown_anyway(b, shown, squares, weight) : 0.0), 0.0);
+        far = g ? larger(far, left[g]) : left[g];
     }
     if (any)
         split(b, s, energy);
+    if (!b->n_levels)
+        return;
+    const double total = far + strongest, part = total > 0 ? far / total : 0.0;
+    double squares[MOST_SENSORS] = {0}, *channel = b->of_channels + (2 * n + s) * C;
+    double *sensor = b->of_sensors + (2 * n + s) * S;
+    for (int64_t g = 0; g < S; g++)
+        squares[g] = left[g] * left[g];
+    share_out(squares, S, by);
+    for (int64_t g = 0; g < S; g++) {
+        const double each = by[g] / (double)(b->starts[g + 1] - b->starts[g]);
+        sensor[g] = (1 - part) * sensor[g] + part * by[g];
+        for (int64_t c = b->starts[g]; c < b->starts[g + 1]; c++)
+            channel[c] = (1 - part) * channel[c] + part * each;
+    }
 }
 
 /* What a block says against "normal", where it is unlike what the person showed before it, too. */

@@ -21,17 +21,20 @@ _TOLD: Final = ("knots", "center", "spread", "likelihood", "of_one")  # of a cal
 _OF_STREAMS: Final = (*_TOLD, "which", "own_knots")
 _CALIBRATION: Final = "knots center spread likelihood of_one reference n_finite which own_knots"
 _COORDINATION: Final = "mix levels low middle high usual"
-_SHOWN: Final = "shown shown_squares shown_weight channel_shown channel_shown_squares"
+_APART: Final = "coordination_weight reference_apart likelihood_apart"
+_SHOWN: Final = (
+    "shown shown_squares shown_weight channel_shown channel_shown_squares coordination_shown coordination_shown_squares"
+)
 _STATE: Final = f"log_odds beyond doubted_s lost {_SHOWN} channel_share sensor_share"
 _Belief: Final = structure(
     "_Belief",
     (INT64, "n_streams n_rows n_channels n_sensors n_knots n_reference n_references own has_health has_clock"),
-    (INT64, "by_excess leave_out n_levels"),
+    (INT64, "by_excess leave_out n_levels n_apart"),
     (DOUBLE, "unscored below movement_limit no_data half trusted lr_limit weight keep odds_limit hop_s long_s"),
     (DOUBLE, "lately_s swapped_left harmless hopeless min_anomalous min_normal min_others alpha tiny"),
     (DOUBLE, "keep_own min_newcomer alpha_newcomer learned at_most little"),
     (DOUBLE, "unlike_from unlike_spread unlike_most most_beyond"),
-    (POINTER, f"starts {_CALIBRATION} {_COORDINATION} coordination_weight"),
+    (POINTER, f"starts {_CALIBRATION} {_COORDINATION} {_APART}"),
     (POINTER, "channel drop intensity missing saturated scored flat full"),
     (POINTER, "repeated clipped off_body units swapped shifted clock_ms copies rows"),
     (POINTER, f"{_STATE} work of_channels of_sensors of_streams decision without"),
@@ -117,7 +120,8 @@ class NativeBelief:
         together = calibration.coordination
         if together is not None:
             arrays |= {name: getattr(together, name) for name in _COORDINATION.split()}
-            arrays["coordination_weight"] = together.weight
+            of_it = together.weight, together.reference, together.likelihood
+            arrays |= dict(zip(_APART.split(), of_it, strict=True))
         self.record.set(
             {
                 "own": own,
@@ -126,6 +130,7 @@ class NativeBelief:
                 "n_references": len(reference),
                 "by_excess": bool(calibration.additive[0]),
                 "n_levels": 0 if together is None else len(together.levels),
+                "n_apart": 0 if together is None else len(together.reference),
             },
             n_finite=self._n_finite,
             which=np.ascontiguousarray(calibration.which) if own else None,

@@ -1,0 +1,249 @@
+"""A sensor that moves more or less than the others let expect is unusual, however well it is forecast."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields, replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from weighed_blocks import CONFIG, scores
+
+from kinedge.edge.attribution import go_on
+from kinedge.edge.calibration import UNSCORED, Calibration, stack_calibrations
+from kinedge.edge.caution import BeliefState, believe
+from kinedge.edge.coordination import MOST, Coordination
+from kinedge.edge.scoring import Scorer
+from kinedge.errors import BundleError
+from kinedge.recording import Recording
+from kinedge.training.calibrating import SubjectScores
+from kinedge.training.cohort import calibrate_cohort
+from kinedge.training.coordination import fit_coordination, weighed
+
+Person = Callable[..., Recording]
+HALF = np.log(0.25)  # half as far is a quarter of the power
+
+
+def walker(seed: int, *, shift: float = 0.0, n: int = 400, n_sensors: int = 3) -> SubjectScores:
+    """Whose sensors move together, each by .2; the last one ``shift`` more than that of others."""
+    rng = np.random.default_rng(seed)
+    pace = rng.normal(-2, 1.5, (n, 1))
+    intensity = pace + np.arange(n_sensors) + 0.2 * rng.normal(size=(n, n_sensors))
+    intensity[:, -1] += shift
+    return SubjectScores(str(seed), rng.normal(size=(n, 2 * n_sensors)), intensity)
+
+
+@pytest.fixture(scope="module")
+def together() -> Coordination:
+    found = fit_coordination([walker(s) for s in range(6)])
+    assert found is not None
+    return replace(found, weight=np.array([1.0, 2.0, 0.5]))
+
+
+def test_a_limb_that_moves_half_as_far_is_unusual_and_so_is_one_that_moves_twice_as_far(together: Coordination) -> None:
+    usual = walker(100).intensity
+    assert np.quantile(together.unusual(usual), 0.98, axis=0) == pytest.approx(1.0, abs=0.25)
+    for change in (HALF, -HALF):
+        struck = usual.copy()
+        struck[:, 0] += change
+        v = together.unusual(struck)
+        assert (v[:, 0] > 1).mean() > 0.95
+        assert (v.argmax(axis=1) == 0).mean() > 0.85
+
+
+def test_a_body_that_slows_down_as_a_whole_is_not(together: Coordination) -> None:
+    calm = walker(101).intensity + HALF
+    assert (together.unusual(calm).max(axis=1) > 1).mean() < 0.1
+
+
+def test_what_one_more_person_adds_is_within_the_quantiles() -> None:
+    alike = fit_coordination([walker(s) for s in range(6)])
+    each_otherwise = fit_coordination([walker(s, shift=0.8 * (s - 2.5)) for s in range(6)])
+    assert alike is not None and each_otherwise is not None
+    widths = [(c.high - c.low)[:, -1].mean() for c in (alike, each_otherwise)]
+    assert widths[1] > 3 * widths[0]
+    another = walker(7, shift=1.6).intensity
+    assert (alike.unusual(another)[:, -1] > 1).mean() > 0.95
+    assert (each_otherwise.unusual(another)[:, -1] > 1).mean() < 0.05
+
+
+def test_every_person_counts_the_same_however_long_they_were_recorded() -> None:
+    short, long = walker(0, shift=-1.0, n=200), walker(1, shift=1.0, n=5000)
+    found = fit_coordination([short, long])
+    assert found is not None
+    line = found.mix[-1, :2] @ found.mix[:2, -1] * 0 + found.mix[-1, -1] + found.mix[-1, :2] @ np.array([-2.0, -1.0])
+    assert line == pytest.approx(0.0, abs=0.15)  # between both, where the longer one alone would pull it to 1
+
+
+def test_a_single_sensor_and_a_few_blocks_have_no_coordination() -> None:
+    assert fit_coordination([walker(s, n_sensors=1) for s in range(3)]) is None
+    assert fit_coordination([walker(s, n=60) for s in range(3)]) is None
+
+
+def test_it_weighs_what_it_tells_beside_the_surprise(together: Coordination) -> None:
+    rng = np.random.default_rng(0)
+    calm = walker(200, n=2000).intensity
+    odd = walker(201, n=2000).intensity
+    odd[:1000, 0] += HALF
+
+    def rows(u: np.ndarray, intensity: np.ndarray) -> np.ndarray:
+        return np.concatenate([u[:, None], intensity], axis=1)
+
+    def noise() -> np.ndarray:
+        return rng.normal(0, 0.4, 2000)
+
+    seen_by_both, alone = weighed(together, 0, rows(noise(), calm), rows(noise() + 1, odd))
+    seen_by_it_alone, _ = weighed(together, 0, rows(noise(), calm), rows(noise(), odd))
+    assert 0.2 < seen_by_both < seen_by_it_alone <= 3
+    assert alone[0] < 0 < alone[1]
+    calm_again = walker(202, n=2000).intensity
+    of_nothing, again = weighed(together, 0, rows(noise(), calm), rows(noise() + 1, calm_again))
+    assert of_nothing < 0.2
+    assert again == pytest.approx(alone, rel=0.1)  # what u tells alone does not hang on how the sensors moved
+    # more unusual never speaks for normal
+    assert weighed(together, 0, rows(noise(), odd), rows(noise() + 1, calm))[0] == 0
+
+
+@given(arrays(np.float64, (4, 3), elements=st.floats(-40, 40)))
+def test_it_is_finite_and_bounded_whatever_is_measured(intensity: np.ndarray) -> None:
+    found = fit_coordination([walker(s) for s in range(3)])
+    assert found is not None
+    v = found.unusual(intensity)
+    assert ((v >= 0) & (v <= MOST)).all()
+    for one, rows in pairwise(range(5)):
+        np.testing.assert_array_equal(found.unusual(intensity[one:rows]), v[one:rows])
+
+
+def with_coordination(scorer: Scorer, **changes: object) -> Calibration:
+    found = fit_coordination([walker(s, n_sensors=2) for s in range(6)])
+    assert found is not None
+    alone = np.tile([-2.0, 3.0], (2, 1))
+    found = replace(found, weight=np.array([2.0, 1.0]), reference=scorer.calibration.reference + 0.5, likelihood=alone)
+    return replace(scorer.calibration, coordination=found, **changes)  # type: ignore[arg-type]
+
+
+def test_it_adds_to_the_statistic_of_newcomers_alone_and_where_all_sensors_were_heard(scorer: Scorer) -> None:
+    block = scores(intensity=np.array([[-2.0 + HALF, -1.0]]))
+    known = with_coordination(scorer)
+    plain, found = (c.assess(block, scorer.groups) for c in (scorer.calibration, known))
+    assert known.coordination is not None
+    more = known.coordination.added(block.intensity)
+    assert more[0, 0] > 0.7
+    np.testing.assert_array_equal(found.sensor, plain.sensor + more)
+    assert found.score[0] == found.sensor.max()
+    assert found.p_value[0] <= plain.p_value[0]
+    np.testing.assert_array_equal(found.channel, plain.channel)
+    enrolled = replace(known, of_one=np.ones(()))
+    np.testing.assert_array_equal(enrolled.assess(block, scorer.groups).sensor, plain.sensor)
+    mixed = stack_calibrations([known, enrolled]).assess(
+        scores(
+            intensity=np.repeat(block.intensity, 2, axis=0), scored=np.ones((2, 12), bool), channel=np.zeros((2, 12))
+        ),
+        scorer.groups,
+    )
+    np.testing.assert_array_equal(mixed.sensor, np.concatenate([found.sensor, plain.sensor]))
+    deaf = replace(block, scored=np.repeat([[True, False]], 6, axis=1))
+    heard = known.assess(deaf, scorer.groups).sensor
+    assert heard[0, 1] == UNSCORED
+    np.testing.assert_array_equal(heard, scorer.calibration.assess(deaf, scorer.groups).sensor)
+    for who, coordination in ((known, None), (enrolled, known.coordination)):
+        alone = replace(who, coordination=coordination).assess(deaf, scorer.groups)
+        assert (known.assess(deaf, scorer.groups).p_value > alone.p_value).all() or alone.p_value == 1
+
+
+def test_where_a_sensor_is_silent_the_others_are_judged_by_their_own_surprise(scorer: Scorer) -> None:
+    known = with_coordination(scorer)
+    assert known.coordination is not None
+    deaf = scores(scored=np.repeat([[True, False]], 6, axis=1), missing=np.array([[0.0, 1.0]]))
+    unusual = known.assess(deaf, scorer.groups)
+    start = BeliefState.initial(1, 2, 12)
+
+    def lean(calibration: Calibration) -> float:
+        return float(believe(deaf, unusual, calibration, CONFIG, start, hop_s=1.0, block_s=2.0)[0].lean[0])
+
+    other = replace(known, coordination=replace(known.coordination, likelihood=np.tile([0.5, 3.0], (2, 1))))
+    more = known.likelihood + np.array([1.0, 1.0, 0.0, 0.0, 0.0, 0.0])
+    assert lean(other) > lean(known)  # by u alone
+    assert lean(replace(other, likelihood=more)) == lean(other)
+    of_one = replace(known, of_one=np.ones(()))
+    assert lean(replace(of_one, likelihood=more)) > lean(of_one)
+
+
+def test_what_moves_otherwise_beside_the_others_is_named_as_a_whole_by_its_part(scorer: Scorer) -> None:
+    known = with_coordination(scorer)
+    start = BeliefState.initial(1, 2, 12)
+    def shares(left_moves: float, calibration: Calibration) -> tuple[np.ndarray, np.ndarray, BeliefState]:
+        intensity = np.array([[left_moves, -1.0]])
+        channel = known.usual(intensity, scorer.groups)[0].copy()
+        channel[0, 6] += 0.4  # one channel of the right wrist is a little odd
+        block = scores(channel=channel, intensity=intensity)
+        unusual = calibration.assess(block, scorer.groups)
+        belief, state = believe(block, unusual, calibration, CONFIG, start, hop_s=1.0, block_s=2.0)
+        state = go_on(block, unusual, belief, calibration, scorer.groups, state, hop_s=1.0)
+        return state.channel_share[0], state.sensor_share[0], state
+
+    channels, sensors, state = shares(-9.0, known)
+    assert sensors.argmax() == 0
+    assert (channels.sum(), sensors.sum()) == pytest.approx((1, 1))
+    np.testing.assert_array_equal(state.coordination_shown[0] > 0, [True, True])
+    without, by_sensor, state = shares(-9.0, replace(known, coordination=None))
+    assert by_sensor[0] < sensors[0]
+    assert not state.coordination_shown.any()
+    assert (channels[:6] > without[:6]).all()  # all channels of the sensor alike
+
+
+def test_it_is_part_of_a_bundle_and_bundles_of_before_have_none(scorer: Scorer) -> None:
+    known = with_coordination(scorer)
+    kept = known.to_arrays()
+    read = Calibration.from_arrays(kept, scorer.manifest).coordination
+    assert read is not None and known.coordination is not None
+    for f in fields(Coordination):
+        np.testing.assert_array_equal(getattr(read, f.name), getattr(known.coordination, f.name))
+    before = {name: array for name, array in kept.items() if not name.startswith("coordination_")}
+    assert Calibration.from_arrays(before, scorer.manifest).coordination is None
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil", "why"),
+    [
+        ("weight", lambda a: -a, "coordination_weight is negative"),
+        ("weight", lambda a: a * np.nan, "not finite"),
+        ("levels", lambda a: a[::-1], "levels must increase"),
+        ("levels", lambda a: a[:1], "expected"),
+        ("levels", lambda a: a[0, 0], "expected"),
+        ("low", lambda a: a + 99, "low, middle and high must increase"),
+        ("high", lambda a: a - 99, "low, middle and high must increase"),
+        ("mix", lambda a: a[:, :-1], "expected"),
+        ("usual", lambda a: a[:1], "expected"),
+        ("usual", None, "missing or unused"),
+        ("reference", lambda a: a[::-1], "reference must be sorted"),
+        ("reference", lambda a: a[:0], "reference must be sorted"),
+        ("likelihood", lambda a: a[:1], "expected"),
+    ],
+)
+def test_what_cannot_be_a_coordination_is_refused(
+    scorer: Scorer, name: str, spoil: Callable[[np.ndarray], np.ndarray] | None, why: str
+) -> None:
+    kept = with_coordination(scorer).to_arrays()
+    if spoil is None:
+        del kept[f"coordination_{name}"]
+    else:
+        kept[f"coordination_{name}"] = np.array(spoil(kept[f"coordination_{name}"]))
+    with pytest.raises(BundleError, match=why):
+        Calibration.from_arrays(kept, scorer.manifest)
+
+
+def test_a_cohort_is_calibrated_with_it_and_ranks_by_it(scorer: Scorer, person: Person) -> None:
+    people = [replace(person(130.0, seed=s), subject=str(s)) for s in (810_000, 810_001)]
+    found = calibrate_cohort([(people, Scorer(scorer.bundle))], exclude_labels=())
+    assert found.coordination is not None
+    assert (found.coordination.weight > 0).any()
+    alone = replace(found, coordination=None)
+    block = scores(channel=np.full((1, 12), -1.0), intensity=np.array([[-9.0, 1.0]]))
+    with_it, without = (c.assess(block, scorer.groups) for c in (found, alone))
+    assert with_it.score[0] > without.score[0]
+    assert (found.reference != np.sort(found.reference)[::-1]).any()
