@@ -280,16 +280,16 @@ def time_explanations(scorer: Scorer, *, n_rounds: int = 15, seed: int = 0) -> l
     batches: dict[str, VerdictBatch] = {}
     scale = np.array(scorer.manifest.scale, np.float32)
     for k in range(400):
-        values = (np.array(scorer.manifest.center, np.float32) + scale * rng.normal(size=(1, hop, n_channels))).astype(
-            np.float32
-        )
+        wild = 4.0 if k >= 20 else 1.0  # a change against what this person showed before
+        moves = wild * scale * rng.normal(size=(1, hop, n_channels))
+        values = (np.array(scorer.manifest.center, np.float32) + moves).astype(np.float32)
         batch, state = scorer.step(values, valid, ~valid, state, end_tick=(k + 1) * hop)
         decision = int(batch.belief.decision[0])
         if decision != Decision.NORMAL:
             batches.setdefault("alarm" if decision == Decision.ANOMALOUS else "abstention", batch)
         if len(batches) == 2:
             break
-        if k == 20:
+        if k == 40:
             valid[:, ::2, : n_channels // 2] = False  # half of a sensor lost: no answer can be given
 
     def alarm() -> object:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from kinedge.bundle import Manifest
 from kinedge.edge.coordination import PREFIX, Coordination
-from kinedge.edge.scores import BlockScores
+from kinedge.edge.scores import NO_STEP, BlockScores
 from kinedge.errors import BundleError, SignalError
 
 __all__ = [
@@ -321,7 +321,7 @@ class Calibration:
             n = np.isfinite(self.reference).sum(axis=1)[self.which]
             below = _rank_by_row(self.reference, self.which, score) - (self.reference.shape[1] - n)
         if self.coordination is not None:
-            apart = self.apart(sensor)
+            apart = self.apart(sensor, scores.intensity)
             n = np.where(apart, len(self.coordination.reference), n)
             below = np.where(apart, np.searchsorted(self.coordination.reference, score, side="left"), below)
         p_value = (1 + n - below) / (n + 1)
@@ -333,14 +333,13 @@ class Calibration:
         largest: F64 = np.maximum.reduceat(channel_u, [g.start for g in groups], axis=1)
         if self.coordination is None:
             return largest
-        heard = (largest > UNSCORED).all(axis=1)
         newcomer = np.broadcast_to(1 - self.of_one, len(largest))
         more = newcomer[:, None] * self.coordination.added(intensity)
-        return np.where(heard[:, None], largest + more, largest)
+        return np.where(_all_told(largest, intensity)[:, None], largest + more, largest)
 
-    def apart(self, sensor: F64) -> NDArray[np.bool_]:
-        """Return (n,): newcomers whose coordination cannot be told, as not all sensors (n, n_sensors) were heard."""
-        return (sensor <= UNSCORED).any(axis=1) & np.broadcast_to(self.of_one <= 0, len(sensor))
+    def apart(self, sensor: F64, intensity: F64) -> NDArray[np.bool_]:
+        """Return (n,): newcomers whose coordination cannot be told, as of some sensor no step was heard."""
+        return ~_all_told(sensor, intensity) & np.broadcast_to(self.of_one <= 0, len(sensor))
 
     def rows(self, at: NDArray[np.intp]) -> Calibration:
         """Return the calibration of some streams; itself when it is one of all."""
@@ -348,6 +347,12 @@ class Calibration:
             return self
         parts = {name: getattr(self, name)[at] for name in _BY_STREAM}
         return replace(self, which=self.which[at], **parts)
+
+
+def _all_told(sensor: F64, intensity: F64) -> NDArray[np.bool_]:
+    """Return (n,): whether it is known of every sensor (n, n_sensors) how it moved."""
+    told: NDArray[np.bool_] = ((sensor > UNSCORED) & (intensity > NO_STEP)).all(axis=1)
+    return told
 
 
 def stack_calibrations(calibrations: Sequence[Calibration]) -> Calibration:

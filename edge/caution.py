@@ -293,7 +293,7 @@ def believe(
     reliability = heard * passing * lasting
     b0, b1, b2, b3, b4, b5 = np.moveaxis(calibration.likelihood, -1, 0)
     if calibration.coordination is not None:
-        apart = calibration.apart(unusual.sensor)[:, None]
+        apart = calibration.apart(unusual.sensor, scores.intensity)[:, None]
         b0, b1 = (
             np.where(apart, of_u_alone, of_both)
             for of_u_alone, of_both in zip(calibration.coordination.likelihood.T, (b0, b1), strict=True)

@@ -17,7 +17,7 @@ from kinedge.edge.attribution import go_on
 from kinedge.edge.calibration import BELOW, MOVEMENT_LIMIT, UNSCORED, Calibration, Unusualness
 from kinedge.edge.caution import Belief, BeliefState, CautionConfig, believe
 from kinedge.edge.native import NativeBelief
-from kinedge.edge.scores import BlockScores
+from kinedge.edge.scores import NO_STEP, BlockScores
 from kinedge.edge.sensor_health import CLIPPED_POWER, SensorHealth
 from kinedge.edge.state_rows import take_rows, write_rows
 
@@ -96,6 +96,7 @@ class Judgement:
                 "unlike_most": caution.UNLIKE_MOST,
                 "at_most": attribution.AT_MOST,
                 "most_beyond": coordination.MOST,
+                "no_step": NO_STEP,
             },
             powers=(caution.LOSS_POWER, CLIPPED_POWER),
             starts=np.array([*(g.start for g in self._groups), self._groups[-1].stop], np.int64),

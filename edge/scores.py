@@ -24,7 +24,7 @@ from kinedge.edge.hop_facts import FAR, HopFacts, look_at
 from kinedge.edge.native import NativeBlocks
 from kinedge.edge.state_rows import take_rows, write_rows
 
-__all__ = ["BlockScorer", "BlockScores", "ScorerState", "sensor_groups"]
+__all__ = ["NO_STEP", "BlockScorer", "BlockScores", "ScorerState", "sensor_groups"]
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -32,6 +32,9 @@ F64 = NDArray[np.float64]
 _N_SUMS: Final = 4
 _MIN_SHARE: Final = 0.25  # of a block's samples that a channel needs to be scored at all
 _INTENSITY_FLOOR: Final = 1e-5  # of the mean squared step, in normalised units: a sensor on a table
+NO_STEP: Final = float(
+    np.log(_INTENSITY_FLOOR)
+)  # the intensity where no two samples follow each other, or all are equal
 
 
 def sensor_groups(manifest: Manifest) -> tuple[slice, ...]:

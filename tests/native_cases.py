@@ -29,7 +29,7 @@ from kinedge.edge.hop_facts import look_at
 from kinedge.edge.judgement import Judgement
 from kinedge.edge.native import arrive, belief, blocks, clocks, health, hops, loader, surprise, take
 from kinedge.edge.reliability import ReliabilityMonitor
-from kinedge.edge.scores import BlockScorer, BlockScores
+from kinedge.edge.scores import NO_STEP, BlockScorer, BlockScores
 from kinedge.edge.scoring import Scorer
 from kinedge.edge.sensor_health import N_FOUND, SensorHealth
 from kinedge.edge.state_rows import take_rows
@@ -267,7 +267,7 @@ def judged(seed: int) -> None:
         scores = BlockScores(
             channel=np.where(scored, rng.normal(size=channels) * rng.choice([0.5, 3.0]), 0.0),
             scored=scored,
-            intensity=rng.normal(-2, 3, sensors),
+            intensity=np.where(rng.random(sensors) < 0.1, NO_STEP, rng.normal(-2, 3, sensors)),
             power=rng.random(channels),
             drop=rng.random(channels) * (rng.random((len(rows), 1)) < 0.9),
             missing=share(0.2),

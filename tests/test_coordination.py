@@ -17,6 +17,7 @@ from kinedge.edge.attribution import go_on
 from kinedge.edge.calibration import UNSCORED, Calibration, stack_calibrations
 from kinedge.edge.caution import BeliefState, believe
 from kinedge.edge.coordination import MOST, Coordination
+from kinedge.edge.scores import NO_STEP
 from kinedge.edge.scoring import Scorer
 from kinedge.errors import BundleError
 from kinedge.recording import Recording
@@ -129,7 +130,8 @@ def with_coordination(scorer: Scorer, **changes: object) -> Calibration:
 def test_it_adds_to_the_statistic_of_newcomers_alone_and_where_all_sensors_were_heard(scorer: Scorer) -> None:
     block = scores(intensity=np.array([[-2.0 + HALF, -1.0]]))
     known = with_coordination(scorer)
-    plain, found = (c.assess(block, scorer.groups) for c in (scorer.calibration, known))
+    before = replace(scorer.calibration, coordination=None)
+    plain, found = (c.assess(block, scorer.groups) for c in (before, known))
     assert known.coordination is not None
     more = known.coordination.added(block.intensity)
     assert more[0, 0] > 0.7
@@ -149,7 +151,11 @@ def test_it_adds_to_the_statistic_of_newcomers_alone_and_where_all_sensors_were_
     deaf = replace(block, scored=np.repeat([[True, False]], 6, axis=1))
     heard = known.assess(deaf, scorer.groups).sensor
     assert heard[0, 1] == UNSCORED
-    np.testing.assert_array_equal(heard, scorer.calibration.assess(deaf, scorer.groups).sensor)
+    np.testing.assert_array_equal(heard, before.assess(deaf, scorer.groups).sensor)
+    of_every_other_sample = scores(intensity=np.array([[NO_STEP, -1.0]]))
+    found, plain = (c.assess(of_every_other_sample, scorer.groups) for c in (known, before))
+    np.testing.assert_array_equal(found.sensor, plain.sensor)
+    assert found.p_value[0] > plain.p_value[0]  # ranked by the reference of u alone, which lies higher here
     for who, coordination in ((known, None), (enrolled, known.coordination)):
         alone = replace(who, coordination=coordination).assess(deaf, scorer.groups)
         assert (known.assess(deaf, scorer.groups).p_value > alone.p_value).all() or alone.p_value == 1
@@ -176,6 +182,7 @@ def test_where_a_sensor_is_silent_the_others_are_judged_by_their_own_surprise(sc
 def test_what_moves_otherwise_beside_the_others_is_named_as_a_whole_by_its_part(scorer: Scorer) -> None:
     known = with_coordination(scorer)
     start = BeliefState.initial(1, 2, 12)
+
     def shares(left_moves: float, calibration: Calibration) -> tuple[np.ndarray, np.ndarray, BeliefState]:
         intensity = np.array([[left_moves, -1.0]])
         channel = known.usual(intensity, scorer.groups)[0].copy()

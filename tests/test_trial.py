@@ -40,7 +40,8 @@ def site(tmp_path: Path) -> Iterator[Site]:
 def never_decides(parts: dict[str, bytes]) -> None:
     """Likelihood ratios that say nothing: the self-test is made with them, too, and passes."""
     arrays = arrays_from_npz(parts["calibration.npz"], where="here")
-    arrays["likelihood"] = np.zeros_like(arrays["likelihood"])
+    for name in ("likelihood", "coordination_likelihood"):
+        arrays[name] = np.zeros_like(arrays[name])
     parts["calibration.npz"] = arrays_to_npz(arrays)
 
 

@@ -16,7 +16,7 @@ typedef struct {
     int64_t by_excess, leave_out, n_levels, n_apart;
     double unscored, below, movement_limit, no_data, half, trusted, lr_limit, weight, keep, odds_limit, hop_s, long_s;
     double lately_s, swapped_left, harmless, hopeless, min_anomalous, min_normal, min_others, alpha, tiny;
-    double keep_own, min_newcomer, alpha_newcomer, learned, at_most, little, unlike_from, unlike_spread, unlike_most, most_beyond;
+    double keep_own, min_newcomer, alpha_newcomer, learned, at_most, little, unlike_from, unlike_spread, unlike_most, most_beyond, no_step;
     /* of the model: starts (n_sensors + 1) */
     const int64_t *starts;
     /* the calibration, of all or (n_streams, ...): knots (n_knots, n_sensors), center and spread (n_knots, n_channels),
@@ -161,12 +161,18 @@ static double coordinated(const kinedge_belief *b, const double *intensity, int6
     return b->coordination_weight[g] * (smaller(v, b->most_beyond) - b->usual[g]);
 }
 
-/* Whether a stream is a newcomer whose coordination cannot be told, as not all sensors were heard. */
+/* Whether it is known how a sensor moved. */
+static int told(const kinedge_belief *b, int64_t at, double u)
+{
+    return u > b->unscored && b->intensity[at] > b->no_step;
+}
+
+/* Whether a stream is a newcomer whose coordination cannot be told, as of some sensor no step was heard. */
 static int apart(const kinedge_belief *b, int64_t s)
 {
     int deaf = 0;
     for (int64_t g = 0; g < b->n_sensors; g++)
-        deaf |= b->of_sensors[s * b->n_sensors + g] <= b->unscored;
+        deaf |= !told(b, s * b->n_sensors + g, b->of_sensors[s * b->n_sensors + g]);
     return b->n_levels && deaf && b->of_one[b->own ? s : 0] <= 0;
 }
 
@@ -203,7 +209,7 @@ API int32_t kinedge_belief_assess(const kinedge_belief *b)
                 energy[c] = energy_of(b, excess[c], u[c], b->drop[s * C + c]);
             }
             sensor[g] = most;
-            heard &= most > b->unscored;
+            heard &= told(b, s * S + g, most);
             const double step = (knots[high * S + g] - knots[low * S + g]) / (double)(high - low);
             movement[g] = within((intensity - knots[middle * S + g]) / step, -b->movement_limit, b->movement_limit);
             const int64_t at = s * S + g;

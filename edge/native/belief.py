@@ -33,7 +33,7 @@ _Belief: Final = structure(
     (DOUBLE, "unscored below movement_limit no_data half trusted lr_limit weight keep odds_limit hop_s long_s"),
     (DOUBLE, "lately_s swapped_left harmless hopeless min_anomalous min_normal min_others alpha tiny"),
     (DOUBLE, "keep_own min_newcomer alpha_newcomer learned at_most little"),
-    (DOUBLE, "unlike_from unlike_spread unlike_most most_beyond"),
+    (DOUBLE, "unlike_from unlike_spread unlike_most most_beyond no_step"),
     (POINTER, f"starts {_CALIBRATION} {_COORDINATION} {_APART}"),
     (POINTER, "channel drop intensity missing saturated scored flat full"),
     (POINTER, "repeated clipped off_body units swapped shifted clock_ms copies rows"),
