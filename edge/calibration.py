@@ -351,7 +351,7 @@ class Calibration:
 
 def _all_told(sensor: F64, intensity: F64) -> NDArray[np.bool_]:
     """Return (n,): whether it is known of every sensor (n, n_sensors) how it moved."""
-    told: NDArray[np.bool_] = ((sensor > UNSCORED) & (intensity > NO_STEP)).all(axis=1)
+    told: NDArray[np.bool_] = np.logical_and.reduce((sensor > UNSCORED) & (intensity > NO_STEP), axis=1)
     return told
 
 

@@ -13,7 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from kinedge.arrays import arrays_to_npz
+from kinedge.bundle import CALIBRATION_NAME, Bundle, read_bundle
 from kinedge.cli import main
+from kinedge.edge.config import DEFAULT_BUNDLE
+from kinedge.edge.coordination import Coordination
 from kinedge.edge.scoring import Scorer
 from kinedge.errors import ConfigError, SignalError
 from kinedge.quantize.build import BuildConfig, Built, build_bundle, held_out, split_parts
@@ -120,6 +124,26 @@ def test_the_report_says_what_lost_packets_do_to_the_model(html: str, built: Bui
             cells += [added, f"{100 / (1 + (lessens + by_others) * share):.0f}%"]
         assert "".join([sensor.replace("_", ""), *cells]) in text
     assert (scorer.calibration.likelihood[:, 4:] > 0).any()
+
+
+def test_the_report_says_how_the_sensors_move_together(source: ReportSource, built: Built) -> None:
+    calibration = Scorer(built.bundle).calibration
+    found = Scorer(read_bundle(DEFAULT_BUNDLE)).calibration.coordination  # of two wrists, as here
+    assert found is not None
+
+    def told(coordination: Coordination | None) -> str:
+        arrays = replace(calibration, coordination=coordination).to_arrays()
+        parts = {**built.bundle.parts, CALIBRATION_NAME: arrays_to_npz(arrays)}
+        return render_report(replace(source, bundle=Bundle(built.bundle.manifest, parts, built.bundle.digest)))
+
+    middle = len(found.levels) // 2
+    text = re.sub(r"\s+", "", Page(told(found)).text)
+    for i, sensor in enumerate(Scorer(built.bundle).sensors):
+        least, most = (np.exp((q - found.middle)[middle, i] / 2) for q in (found.low, found.high))
+        assert 0 < least < 1 < most
+        assert f"{sensor.replace('_', '')}×{least:.2f}×{most:.2f}{found.weight[i]:.2f}" in text
+    # bundles made before know nothing of it
+    assert "move together" not in told(None)
 
 
 def test_markup_in_names_stays_text_and_many_subjects_are_shown_as_far_as_there_is_room(source: ReportSource) -> None:

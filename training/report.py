@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from kinedge.bundle import Bundle
@@ -86,6 +87,7 @@ def render_report(source: ReportSource) -> str:
         residuals=_image(figures.residuals(study, channels, sensors)) if len(study.residuals) else "",
         calibration=_image(figures.calibration(study)) if study.subjects else "",
         lossy=_lossy(source.bundle),
+        together=_together(source.bundle),
         false_alarms=_image(figures.false_alarms(shown)) if study.subjects else "",
     )
 
@@ -141,6 +143,21 @@ def _lossy(bundle: Bundle) -> list[dict[str, Any]]:
         ]
         rows.append({"sensor": sensor.replace("_", " "), "cells": cells})
     return rows
+
+
+def _together(bundle: Bundle) -> list[dict[str, Any]]:
+    """Return a row per sensor: how far it moves for what the others do, at their middle level; what that weighs."""
+    scorer = Scorer(bundle)
+    found = scorer.calibration.coordination
+    if found is None:
+        return []
+    k = len(found.levels) // 2
+    # intensities are logarithms of power: half of that is of how far
+    ranges = np.exp(np.stack([found.low[k] - found.middle[k], found.high[k] - found.middle[k]]) / 2)
+    return [
+        {"sensor": sensor.replace("_", " "), "least": least, "most": most, "weight": weight}
+        for sensor, least, most, weight in zip(scorer.sensors, *ranges.tolist(), found.weight.tolist(), strict=True)
+    ]
 
 
 def _kinds(study: Study) -> list[dict[str, Any]]:
