@@ -61,7 +61,8 @@ class Unusualness:
     sensor : (n_streams, n_sensors)
         Largest ``u`` of the sensor's channels: 0 is the median, 1 the 99 % quantile; and what coordination adds.
     score : (n_streams,)
-        The largest of them, 0 where nothing could be scored.
+        What the block is ranked by, 0 where nothing could be scored: the largest ``u``; or the largest statistic of a
+        sensor, less by how much further these reach on ordinary blocks.
     p_value : (n_streams,)
         Conformal, 1 where nothing could be scored.
     channel : (n_streams, n_channels)
@@ -313,7 +314,7 @@ class Calibration:
         excess = np.where(scores.scored, scores.channel - center, 0.0)
         channel_u = np.where(scores.scored, excess / spread, UNSCORED)
         sensor = self.by_sensor(channel_u, scores.intensity, groups)
-        score = sensor.max(axis=1)
+        score = self.rankable(channel_u, sensor)
         if self.which is None:
             n = np.full(len(score), len(self.reference))
             below = np.searchsorted(self.reference, score, side="left")
@@ -336,6 +337,12 @@ class Calibration:
         newcomer = np.broadcast_to(1 - self.of_one, len(largest))
         more = newcomer[:, None] * self.coordination.added(intensity)
         return np.where(_all_told(largest, intensity)[:, None], largest + more, largest)
+
+    def rankable(self, channel_u: F64, sensor: F64) -> F64:
+        """Return what blocks (n,) are ranked by: the largest ``u``, or the largest statistic of a sensor, set back."""
+        if self.coordination is None:
+            return sensor.max(axis=1)
+        return np.maximum(channel_u.max(axis=1), sensor.max(axis=1) - self.coordination.further)
 
     def apart(self, sensor: F64, intensity: F64) -> NDArray[np.bool_]:
         """Return (n,): newcomers whose coordination cannot be told, as of some sensor no step was heard."""

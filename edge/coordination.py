@@ -7,9 +7,10 @@ others, within a scatter that depends on how much they move. Beyond its 1 and 99
     v = (intensity - line - median) / (q99 - median)   above the median, and by (median - q01) below it; at most 3,
 
 and what that says beside the surprise ``u`` of its channels is measured on injected changes: a sensor's statistic is
-``u + weight (v - usual)``, with ``usual`` the mean of ``v`` on ordinary blocks. Where a sensor was not heard the others
-cannot be held against it: ``u`` stands alone, with a likelihood ratio and ranks of its own, as of people who are
-enrolled, who are not held against how others coordinate.
+``u + weight (v - usual)``, with ``usual`` the mean of ``v`` on ordinary blocks. A block is ranked by that, less by how
+far its 99 % quantile lies above that of ``u``, or by ``u`` where that is more: what is rare in one way is rare. Where a
+sensor was not heard the others cannot be held against it: ``u`` stands alone, with a likelihood ratio and ranks of its
+own, as of people who are enrolled, who are not held against how others coordinate.
 """
 
 from __future__ import annotations
@@ -51,6 +52,8 @@ class Coordination:
         Sorted statistics of ordinary blocks by ``u`` alone.
     likelihood : (n_sensors, 2)
         ``b0`` and ``b1`` by ``u`` alone.
+    further : (1,)
+        By how much the 99 % quantile of the statistic lies above that of ``u`` on ordinary blocks; 0 or more.
     """
 
     mix: F64
@@ -62,6 +65,7 @@ class Coordination:
     weight: F64
     reference: F64
     likelihood: F64
+    further: F64
 
     def unusual(self, intensity: F64) -> F64:
         """Return ``v`` (n, n_sensors) of intensities (n, n_sensors): 0 is the median of the cohort, 1 a quantile."""
@@ -104,6 +108,7 @@ class Coordination:
             **{PREFIX + name: (n_sensors,) for name in ("usual", "weight")},
             PREFIX + "reference": (None,),
             PREFIX + "likelihood": (n_sensors, 2),
+            PREFIX + "further": (1,),
         }
 
     @classmethod
@@ -122,8 +127,9 @@ class Coordination:
             raise BundleError(f"{where}: coordination_levels must increase, and be at least 2")
         if (self.low >= self.middle).any() or (self.middle >= self.high).any():
             raise BundleError(f"{where}: coordination: low, middle and high must increase")
-        if (self.weight < 0).any():
-            raise BundleError(f"{where}: coordination_weight is negative")
+        for name in ("weight", "further"):
+            if (getattr(self, name) < 0).any():
+                raise BundleError(f"{where}: coordination_{name} is negative")
         if not len(self.reference) or (np.diff(self.reference) < 0).any():
             raise BundleError(f"{where}: coordination_reference must be sorted and not empty")
         return self

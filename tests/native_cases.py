@@ -241,7 +241,7 @@ def coordination_of(rng: np.random.Generator, n_sensors: int) -> Coordination:
     levels, weight = np.sort(rng.normal(-2, 3, shape), axis=0), rng.choice([0.0, 0.7, 1.9], n_sensors)
     usual, reference = rng.random(n_sensors), np.sort(rng.normal(size=int(rng.integers(1, 300))))
     likelihood = rng.normal(size=(n_sensors, 2)) * 3
-    return Coordination(mix, levels, low, middle, high, usual, weight, reference, likelihood)
+    return Coordination(mix, levels, low, middle, high, usual, weight, reference, likelihood, rng.random(1))
 
 
 def judged(seed: int) -> None:

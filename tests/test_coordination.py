@@ -123,12 +123,19 @@ def with_coordination(scorer: Scorer, **changes: object) -> Calibration:
     found = fit_coordination([walker(s, n_sensors=2) for s in range(6)])
     assert found is not None
     alone = np.tile([-2.0, 3.0], (2, 1))
-    found = replace(found, weight=np.array([2.0, 1.0]), reference=scorer.calibration.reference + 0.5, likelihood=alone)
+    found = replace(
+        found,
+        weight=np.array([2.0, 1.0]),
+        reference=scorer.calibration.reference + 0.5,
+        likelihood=alone,
+        further=np.array([0.25]),
+    )
     return replace(scorer.calibration, coordination=found, **changes)  # type: ignore[arg-type]
 
 
 def test_it_adds_to_the_statistic_of_newcomers_alone_and_where_all_sensors_were_heard(scorer: Scorer) -> None:
-    block = scores(intensity=np.array([[-2.0 + HALF, -1.0]]))
+    usual = scorer.calibration.usual(np.array([[-2.0 + HALF, -1.0]]), scorer.groups)[0]
+    block = scores(channel=usual, intensity=np.array([[-2.0 + HALF, -1.0]]))
     known = with_coordination(scorer)
     before = replace(scorer.calibration, coordination=None)
     plain, found = (c.assess(block, scorer.groups) for c in (before, known))
@@ -136,7 +143,12 @@ def test_it_adds_to_the_statistic_of_newcomers_alone_and_where_all_sensors_were_
     more = known.coordination.added(block.intensity)
     assert more[0, 0] > 0.7
     np.testing.assert_array_equal(found.sensor, plain.sensor + more)
-    assert found.score[0] == found.sensor.max()
+    assert found.score[0] == found.sensor.max() - 0.25 > plain.score[0]
+    # what is rare in one way is rare, and of what is set back nothing is taken from the channels' own surprise
+    calm = scores(channel=np.full((1, 12), 2.0), intensity=np.array([[-2.0, -1.0]]))
+    seen = known.assess(calm, scorer.groups)
+    assert (seen.sensor < before.assess(calm, scorer.groups).sensor).all()
+    assert seen.score[0] == before.assess(calm, scorer.groups).score[0]
     assert found.p_value[0] <= plain.p_value[0]
     np.testing.assert_array_equal(found.channel, plain.channel)
     enrolled = replace(known, of_one=np.ones(()))
@@ -219,6 +231,7 @@ def test_it_is_part_of_a_bundle_and_bundles_of_before_have_none(scorer: Scorer) 
     [
         ("weight", lambda a: -a, "coordination_weight is negative"),
         ("weight", lambda a: a * np.nan, "not finite"),
+        ("further", lambda a: a - 1, "coordination_further is negative"),
         ("levels", lambda a: a[::-1], "levels must increase"),
         ("levels", lambda a: a[:1], "expected"),
         ("levels", lambda a: a[0, 0], "expected"),

@@ -101,7 +101,7 @@ def ranked(calibration: Calibration, normal: Sequence[SubjectScores], groups: Se
     for s in normal:
         center, spread = calibration.usual(s.intensity, groups)
         u = (s.channel - center) / spread
-        statistics.append(calibration.by_sensor(u, s.intensity, groups).max(axis=1))
+        statistics.append(calibration.rankable(u, calibration.by_sensor(u, s.intensity, groups)))
     return replace(calibration, reference=pool_reference(statistics))
 
 

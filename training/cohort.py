@@ -36,6 +36,7 @@ _MAX_RESIDUALS: Final = 200_000
 _NOT_FOR_LIKELIHOOD: Final = frozenset({"dropout", "flat_line", "saturation"})  # those are told by the mask, not by z
 _INJECT_S: Final = (12.0, 8.0)  # of ordinary movement before, and of anomaly
 _STRENGTHS: Final = (0.4, 1.0)
+_RARE: Final = 0.99
 _LOSSY_PIECES: Final = 24  # of the cohort, shared out among the models that score it
 
 
@@ -234,6 +235,10 @@ def _with_coordination(
         if min(map(len, of_sensor)) >= FEWEST:
             weight[i], alone[i] = weighed(coordination, i, *(np.stack(blocks) for blocks in of_sensor))
     known = replace(coordination, weight=weight, reference=calibration.reference, likelihood=alone)
+    # ranked so that a block may be rare in either way, both reach as far: first without, to see how far that is
+    alike = ranked(replace(calibration, coordination=known), normal, groups)
+    further = np.quantile(alike.reference, _RARE) - np.quantile(calibration.reference, _RARE)
+    known = replace(known, further=np.maximum([further], 0.0))
     return ranked(replace(calibration, coordination=known), normal, groups)
 
 

@@ -62,6 +62,7 @@ def fit_coordination(normal: Sequence[SubjectScores]) -> Coordination | None:
         weight=np.zeros(n_sensors),
         reference=np.zeros(1),
         likelihood=np.zeros((n_sensors, 2)),
+        further=np.zeros(1),
     )
     return replace(found, usual=found.unusual(every).mean(axis=0))
 

@@ -16,7 +16,7 @@ typedef struct {
     int64_t by_excess, leave_out, n_levels, n_apart;
     double unscored, below, movement_limit, no_data, half, trusted, lr_limit, weight, keep, odds_limit, hop_s, long_s;
     double lately_s, swapped_left, harmless, hopeless, min_anomalous, min_normal, min_others, alpha, tiny;
-    double keep_own, min_newcomer, alpha_newcomer, learned, at_most, little, unlike_from, unlike_spread, unlike_most, most_beyond, no_step;
+    double keep_own, min_newcomer, alpha_newcomer, learned, at_most, little, unlike_from, unlike_spread, unlike_most, most_beyond, no_step, further;
     /* of the model: starts (n_sensors + 1) */
     const int64_t *starts;
     /* the calibration, of all or (n_streams, ...): knots (n_knots, n_sensors), center and spread (n_knots, n_channels),
@@ -187,7 +187,7 @@ API int32_t kinedge_belief_assess(const kinedge_belief *b)
         const double *knots = b->knots + own * K * S, *center = b->center + own * K * C, *spread = b->spread + own * K * C;
         double *excess = b->of_channels + s * C, *u = excess + n * C;
         double *sensor = b->of_sensors + s * S, *movement = sensor + n * S;
-        double energy[MOST_CHANNELS], score = 0;
+        double energy[MOST_CHANNELS], score = 0, of_channels = 0;
         int heard = 1;
         const int64_t middle = knots_of(b, s) / 2, low = middle > 1 ? middle - 1 : 0;
         const int64_t high = middle + 1 < knots_of(b, s) ? middle + 1 : knots_of(b, s) - 1;
@@ -221,10 +221,13 @@ API int32_t kinedge_belief_assess(const kinedge_belief *b)
         }
         const double newcomer = 1 - b->of_one[b->own ? s : 0];
         for (int64_t g = 0; g < S; g++) {
+            of_channels = g ? larger(of_channels, sensor[g]) : sensor[g];
             if (b->n_levels && heard)
                 sensor[g] += newcomer * coordinated(b, b->intensity + s * S, g);
             score = g ? larger(score, sensor[g]) : sensor[g];
         }
+        if (b->n_levels)
+            score = larger(of_channels, score - b->further);
         split(b, s, energy);
         const int64_t which = which_of(b, s);
         int64_t known = b->n_finite[which];
