@@ -155,7 +155,9 @@ def test_it_adds_to_the_statistic_of_newcomers_alone_and_where_all_sensors_were_
     np.testing.assert_array_equal(enrolled.assess(block, scorer.groups).sensor, plain.sensor)
     mixed = stack_calibrations([known, enrolled]).assess(
         scores(
-            intensity=np.repeat(block.intensity, 2, axis=0), scored=np.ones((2, 12), bool), channel=np.zeros((2, 12))
+            intensity=np.repeat(block.intensity, 2, axis=0),
+            scored=np.ones((2, 12), bool),
+            channel=np.repeat(usual, 2, axis=0),
         ),
         scorer.groups,
     )
