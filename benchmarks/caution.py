@@ -43,6 +43,7 @@ from kinedge.benchmarks.caution_measures import (
 )
 from kinedge.benchmarks.harness import result
 from kinedge.bundle import Bundle, read_bundle
+from kinedge.edge.calibration import Calibration
 from kinedge.edge.caution import CautionConfig, Decision
 from kinedge.edge.reasons import reasons_of
 from kinedge.edge.scoring import Scorer
@@ -71,7 +72,7 @@ def look(scorer: Scorer, sessions: Sequence[Session], fault: str, *, watched: bo
     scorer, sessions, fault
         Who judges what, and a key of ``FAULTS``.
     watched
-        Whether the state of the sensors counts.
+        Whether the state of the sensors counts, and how they move together.
     """
     manifest = scorer.manifest
     hop, block = manifest.hop, manifest.block
@@ -87,11 +88,12 @@ def look(scorer: Scorer, sessions: Sequence[Session], fault: str, *, watched: bo
     state, none = scorer.initial_state(len(laid)), np.zeros((len(laid), hop, manifest.n_channels), bool)
     people = {name: k for k, name in enumerate(sorted({s.recording.subject for s in sessions}))}
     rows: list[tuple[Any, ...]] = []
+    by_surprise = _by_surprise_alone(scorer.calibration)
     for k in range(n_hops):
         part, end = slice(k * hop, (k + 1) * hop), (k + 1) * hop
         if not watched:
             scores, _, state = scorer.score(values[:, part], valid[:, part], none, state)
-            unusual = scorer.calibration.assess(scores, scorer.groups)
+            unusual = by_surprise.assess(scores, scorer.groups)
         else:
             batch, state = scorer.step(values[:, part], valid[:, part], none, state, end_tick=end)
             unusual, left_out = batch.unusual, batch.belief.without.any(axis=1)
@@ -115,6 +117,14 @@ def look(scorer: Scorer, sessions: Sequence[Session], fault: str, *, watched: bo
             believed = (belief.normal[row], belief.anomalous[row], belief.lean[row])
             rows.append((*known, decision, *believed, code, named, int(batch.belief.decision[row])))
     return Seen(*(np.array(c) for c in zip(*rows, strict=True)))
+
+
+def _by_surprise_alone(calibration: Calibration) -> Calibration:
+    """Return what the rivals go by, and are the stronger for: ranks without how the sensors move together."""
+    coordination = calibration.coordination
+    if coordination is None or calibration.of_one > 0:
+        return replace(calibration, coordination=None)
+    return replace(calibration, coordination=None, reference=coordination.reference)
 
 
 def bench_caution(
