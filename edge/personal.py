@@ -108,7 +108,7 @@ class Baseline:
         Where the person was never seen, softer than their calm or harder than their vigorous median, the center goes on
         as the cohort's does from there. The reference and the likelihood ratios are those of the cohort's subjects,
         each against their own enrolment. Where the bundle has none, blocks are ranked among the person's own: nothing
-        can then be found rarer than the enrolment is long.
+        can then be found rarer than the enrolment is long; and the ratios are the cohort's by surprise alone.
         """
         n_channels, n_sensors = len(self.precision), self.knots.shape[1] - 1
         own = self.knots[:, :n_sensors]
@@ -123,6 +123,9 @@ class Baseline:
             changes = {"reference": cohort.enrolled.reference, "likelihood": cohort.enrolled.likelihood}
         elif len(self.reference):
             changes = {"reference": self.reference}
+        if cohort.enrolled is None and cohort.coordination is not None:
+            by_surprise = cohort.coordination.likelihood, cohort.likelihood[:, 2:]
+            changes["likelihood"] = np.concatenate(by_surprise, axis=1)
         return replace(
             cohort,
             knots=knots,

@@ -17,6 +17,7 @@ from kinedge.edge.attribution import go_on
 from kinedge.edge.calibration import UNSCORED, Calibration, stack_calibrations
 from kinedge.edge.caution import BeliefState, believe
 from kinedge.edge.coordination import MOST, Coordination
+from kinedge.edge.personal import Blocks, fit_baseline
 from kinedge.edge.scores import NO_STEP
 from kinedge.edge.scoring import Scorer
 from kinedge.errors import BundleError
@@ -217,6 +218,21 @@ def test_where_a_sensor_is_silent_the_others_are_judged_by_their_own_surprise(sc
     assert lean(replace(other, likelihood=more)) == lean(other)
     of_one = replace(known, of_one=np.ones(()))
     assert lean(replace(of_one, likelihood=more)) > lean(of_one)
+
+
+def test_where_no_cohort_was_enrolled_a_person_is_judged_by_the_ratios_of_surprise_alone(scorer: Scorer) -> None:
+    known = with_coordination(scorer)
+    rng = np.random.default_rng(0)
+    blocks = Blocks(rng.normal(size=(90, 12)), rng.normal(size=(90, 2)), np.arange(90))
+    assert known.enrolled is not None and known.coordination is not None
+    for enrolled, expected in (
+        (known.enrolled, known.enrolled.likelihood[:, :2]),
+        (None, known.coordination.likelihood),
+    ):
+        cohort = replace(known, enrolled=enrolled)
+        own = fit_baseline(blocks, np.eye(12), cohort=cohort, groups=scorer.groups).calibration(cohort, scorer.groups)
+        np.testing.assert_array_equal(own.likelihood[:, :2], expected)
+        assert own.likelihood.shape == (2, 6)
 
 
 def test_what_moves_otherwise_beside_the_others_is_named_as_a_whole_by_its_part(scorer: Scorer) -> None:
