@@ -340,9 +340,10 @@ class Calibration:
 
     def rankable(self, channel_u: F64, sensor: F64) -> F64:
         """Return what blocks (n,) are ranked by: the largest ``u``, or the largest statistic of a sensor, set back."""
-        if self.coordination is None:
-            return sensor.max(axis=1)
-        return np.maximum(channel_u.max(axis=1), sensor.max(axis=1) - self.coordination.further)
+        largest: F64 = sensor.max(axis=1)
+        if self.coordination is not None:
+            largest = np.maximum(channel_u.max(axis=1), largest - self.coordination.further)
+        return largest
 
     def apart(self, sensor: F64, intensity: F64) -> NDArray[np.bool_]:
         """Return (n,): newcomers whose coordination cannot be told, as of some sensor no step was heard."""
