@@ -80,7 +80,11 @@ def follow_calibration(
         raise SignalError("no ordinary movement is left to calibrate on: check labels and missing data")
     center = calibration.center + _per_knot(difference, at, calibration.knots, groups)
     followed = replace(calibration, center=center)
-    followed = replace(ranked(followed, of_subjects(scored), groups), enrolled=None)
+    normal = of_subjects(scored)
+    if calibration.coordination is not None:  # how strongly sensors move does not hang on the precision
+        by_surprise = ranked(replace(followed, coordination=None), normal, groups).reference
+        followed = replace(followed, coordination=replace(calibration.coordination, reference=by_surprise))
+    followed = replace(ranked(followed, normal, groups), enrolled=None)
     if calibration.enrolled is None:
         return followed
     manifest = reduced.manifest

@@ -16,6 +16,7 @@ from kinedge.cli import quantize as command
 from kinedge.edge import reliability
 from kinedge.edge.backends import OnnxBackend
 from kinedge.edge.calibration import Calibration
+from kinedge.edge.config import DEFAULT_BUNDLE
 from kinedge.edge.native import library
 from kinedge.edge.offline import align_recording, verdicts_of
 from kinedge.edge.scoring import Scorer
@@ -108,6 +109,12 @@ def test_a_followed_calibration_moves_with_the_scores_and_ranks_its_own(made: Qu
     unmoved = Scorer(made.bundle, backend=Wider(made.bundle), calibration=full.calibration)
     by_others = np.array([v.p_value for r in parts.calibration for v in verdicts_of(unmoved, r)])
     assert np.abs(by_others - p).mean() > 0.01
+    # how strongly sensors move does not hang on the precision, but what is ranked where one is silent does
+    known = replace(full.calibration, coordination=Scorer(read_bundle(DEFAULT_BUNDLE)).calibration.coordination)
+    with_it = follow_calibration(known, full, other, parts.calibration, exclude_labels=LABELS).coordination
+    assert with_it is not None and known.coordination is not None
+    np.testing.assert_array_equal(with_it.reference, followed.reference)
+    np.testing.assert_array_equal(with_it.high, known.coordination.high)
 
 
 def test_fp16_is_a_precision_with_a_calibration_of_its_own(bundle: Bundle, parts: Parts) -> None:
