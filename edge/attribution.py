@@ -116,12 +116,9 @@ def go_on(
     """
     widths = [g.stop - g.start for g in groups]
     trusted, weight = (np.repeat(x, widths, axis=1) for x in (belief.reliability, state.shown_weight))
-    keep, known = math.exp(-hop_s / OWN_S), weight - trusted
-    shown, squares = keep * state.channel_shown, keep * state.channel_shown_squares
     u = np.where(scores.scored, unusual.channel, 0.0)
-    most = shown_anyway(shown, squares, known) + AT_MOST
-    u = np.where(known >= LEARNED_S / hop_s, np.minimum(u, most), u)
-    shown, squares = shown + trusted * u, squares + trusted * (u * u)
+    before = state.channel_shown, state.channel_shown_squares
+    shown, squares = _learned(u, *before, trusted=trusted, weight=weight, hop_s=hop_s)
     counts = (belief.brought > 0) & ~belief.enrolled
     anyway = np.where(counts[:, None], shown_anyway(shown, squares, weight), 0.0)
     channel, sensor = attribute(scores, unusual, calibration, groups, anyway=anyway)
@@ -138,6 +135,15 @@ def go_on(
     )
 
 
+def _learned(value: F64, shown: F64, squares: F64, *, trusted: F64, weight: F64, hop_s: float) -> tuple[F64, F64]:
+    """Return the fading sums of what is shown and of its squares, ``weight`` being that of both after the block."""
+    keep, known = math.exp(-hop_s / OWN_S), weight - trusted
+    shown, squares = keep * shown, keep * squares
+    most = shown_anyway(shown, squares, known) + AT_MOST
+    value = np.where(known >= LEARNED_S / hop_s, np.minimum(value, most), value)
+    return shown + trusted * value, squares + trusted * (value * value)
+
+
 def _coordinated(
     unusual: Unusualness,
     belief: Belief,
@@ -150,12 +156,9 @@ def _coordinated(
     """Go on in what coordination adds to each sensor anyway; return what it adds beyond that where something counts."""
     more = unusual.sensor - np.maximum.reduceat(unusual.channel, [g.start for g in groups], axis=1)
     more = np.maximum(more, 0.0)
-    keep, known = math.exp(-hop_s / OWN_S), state.shown_weight - belief.reliability
-    shown, squares = keep * state.coordination_shown, keep * state.coordination_shown_squares
-    most = shown_anyway(shown, squares, known) + AT_MOST
-    here = np.where(known >= LEARNED_S / hop_s, np.minimum(more, most), more)
-    shown, squares = shown + belief.reliability * here, squares + belief.reliability * (here * here)
-    anyway = np.where(counts[:, None], shown_anyway(shown, squares, state.shown_weight), 0.0)
+    before, weight = (state.coordination_shown, state.coordination_shown_squares), state.shown_weight
+    shown, squares = _learned(more, *before, trusted=belief.reliability, weight=weight, hop_s=hop_s)
+    anyway = np.where(counts[:, None], shown_anyway(shown, squares, weight), 0.0)
     after = replace(state, coordination_shown=shown, coordination_shown_squares=squares)
     return after, np.maximum(more - anyway, 0.0)
 

@@ -16,13 +16,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+from random_calibrations import calibration_of, coordination_of
 
 from kinedge.bundle import read_bundle
 from kinedge.edge.arrivals import Arrivals
-from kinedge.edge.calibration import UNSCORED, Calibration, stack_calibrations
+from kinedge.edge.calibration import UNSCORED, stack_calibrations
 from kinedge.edge.caution import BeliefState, CautionConfig
 from kinedge.edge.config import DEFAULT_BUNDLE
-from kinedge.edge.coordination import Coordination
 from kinedge.edge.engine import Engine, EngineState, Surprise
 from kinedge.edge.grid import Grid
 from kinedge.edge.hop_facts import look_at
@@ -216,32 +216,6 @@ def block_scores(seed: int) -> None:
             same(found, scorer.advance(told, values, valid, saturated, states[1], rows, precision=own, facts=seen))
         same(states[0], states[1])
         states.reverse()
-
-
-def calibration_of(rng: np.random.Generator, edges: np.ndarray) -> Calibration:
-    """Return one that no data was needed for; of the cohort, or of a person with other knots."""
-    n_knots, n_channels, n_sensors = int(rng.integers(2, 7)), int(edges[-1]), len(edges) - 1
-    return Calibration(
-        knots=np.cumsum(rng.uniform(0.1, 2, (n_knots, n_sensors)), axis=0) - 4,
-        center=rng.normal(size=(n_knots, n_channels)),
-        spread=rng.uniform(0.5, 2, (n_knots, n_channels)),
-        reference=np.sort(rng.normal(size=int(rng.integers(1, 300)))),
-        likelihood=np.concatenate([rng.normal(size=(n_sensors, 4)) * 3, rng.uniform(0, 9, (n_sensors, 2))], axis=1),
-        precision=np.eye(n_channels),
-        additive=np.ones(1),
-        of_one=np.array(float(rng.integers(2))),
-    )
-
-
-def coordination_of(rng: np.random.Generator, n_sensors: int) -> Coordination:
-    """How some sensors may move together."""
-    shape = int(rng.integers(2, 6)), n_sensors
-    low, middle, high = np.sort(rng.normal(0, 2, (3, *shape)), axis=0)
-    mix = rng.normal(0, 0.7, (n_sensors, n_sensors + 1))
-    levels, weight = np.sort(rng.normal(-2, 3, shape), axis=0), rng.choice([0.0, 0.7, 1.9], n_sensors)
-    usual, reference = rng.random(n_sensors), np.sort(rng.normal(size=int(rng.integers(1, 300))))
-    likelihood = rng.normal(size=(n_sensors, 2)) * 3
-    return Coordination(mix, levels, low, middle, high, usual, weight, reference, likelihood, rng.random(1))
 
 
 def judged(seed: int) -> None:

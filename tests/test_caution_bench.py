@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kinedge.benchmarks.caution import _against_both, bench_caution
+from kinedge.benchmarks.caution import _against_both, bench_caution, look
 from kinedge.benchmarks.caution_cases import FAULTS, FROM_THE_START, faulted, real_sessions, simulated_sessions
 from kinedge.benchmarks.caution_measures import area_under_risk, band, plain, utility
 from kinedge.bundle import read_bundle
@@ -52,6 +54,28 @@ def test_rivals_answer_by_their_limits_alone() -> None:
     assert plain(np.array([0.5, 2.0]), above=1.0).tolist() == [NORMAL, ANOMALOUS]
     p = np.array([0.001, 0.05, 0.5])
     assert band(p, rare=0.01, common=0.1).tolist() == [ANOMALOUS, UNSURE, NORMAL]
+
+
+def test_rivals_go_by_surprise_alone_however_the_sensors_move_together() -> None:
+    bundle = read_bundle(DEFAULT_BUNDLE)
+    calibration = Scorer(bundle).calibration
+    known = calibration.coordination
+    assert known is not None
+    heavy = replace(known, weight=known.weight + 2)
+    sessions = simulated_sessions([810_000], sessions_each=1)
+    seen = []
+    for coordination in (known, heavy):
+        scorer = Scorer(bundle, calibration=replace(calibration, coordination=coordination))
+        ours, rivals = (look(scorer, sessions, "clean", watched=watched) for watched in (True, False))
+        assert ours is not None and rivals is not None
+        seen.append((ours, rivals))
+    np.testing.assert_array_equal(seen[0][1].score, seen[1][1].score)
+    np.testing.assert_array_equal(seen[0][1].p_value, seen[1][1].p_value)
+    assert (seen[0][0].confidence != seen[1][0].confidence).any()
+    # ranked among what the cohort shows by surprise alone
+    n = len(known.reference)
+    below = np.searchsorted(known.reference, seen[0][1].score, side="left")
+    np.testing.assert_allclose(seen[0][1].p_value, (1 + n - below) / (n + 1))
 
 
 def test_faults_strike_from_their_start_on_and_nothing_else() -> None:

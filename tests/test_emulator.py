@@ -328,6 +328,29 @@ def test_device_that_awaits_its_host_begins_with_the_first_packet_from_it(tmp_pa
             os.close(fd)
 
 
+def test_held_device_hears_its_host_and_begins_when_it_is_switched_on(tmp_path: Path) -> None:
+    imu = EmulatedImu(HELLO, ramp(100_000))
+    with PtyDevice(imu, link_path=tmp_path / "imu", speed=50.0, held=True) as device:
+        fd = os.open(tmp_path / "imu", os.O_RDWR)
+        try:
+            assert not device.heard_host
+            os.write(fd, encode_frame(HelloRequest().to_bytes()))
+            end = time.monotonic() + 20
+            while not device.heard_host and time.monotonic() < end:
+                time.sleep(0.01)
+            device.stall()  # an order passes through the thread
+            device.resume()
+            assert device.heard_host and imu.n_made == 0
+            device.switch_on()
+            events, _ = read_until(fd, n_samples=200)
+            assert chunks_of(events)[0].device_time_ns[0] == 0
+            made = imu.n_made
+            device.switch_on()  # it is on: its time goes on
+            assert imu.n_made >= made >= 200
+        finally:
+            os.close(fd)
+
+
 def test_stalled_device_holds_back_and_loses_nothing_that_fits(tmp_path: Path) -> None:
     imu = EmulatedImu(HELLO, ramp(400), seed=1)
     with PtyDevice(imu, link_path=tmp_path / "imu", speed=100.0, await_host=True) as device:
