@@ -33,7 +33,7 @@ from kinedge.edge.calibration import Calibration, stack_calibrations
 from kinedge.edge.caution import Decision
 from kinedge.edge.narrative import abstention, summarise
 from kinedge.edge.offline import align_recording
-from kinedge.edge.personal import Blocks, fit_baseline
+from kinedge.edge.personal import fit_baseline
 from kinedge.edge.scoring import Scorer
 from kinedge.edge.verdict import VerdictBatch
 from kinedge.errors import SignalError
@@ -42,6 +42,7 @@ from kinedge.recording import Recording
 from kinedge.training.anomalies import inject
 from kinedge.training.cohort import ordinary_blocks
 from kinedge.training.datasets import load_fog_stanford, load_gait_healthy
+from kinedge.training.enrolled import joined
 from kinedge.training.settings import FitConfig
 
 __all__ = ["SPOILT", "bench_gait_attribution", "spoil", "time_explanations"]
@@ -152,13 +153,10 @@ def _train(recordings: Sequence[Recording], fit: FitConfig, seed: int) -> Bundle
 def _enrolled(scorer: Scorer, walks: Sequence[Recording]) -> Calibration | None:
     """Return a person's calibration from their walks; None where they are too few."""
     found = [ordinary_blocks(scorer, walk, ("freeze", "outside")) for walk in walks]
-    channel = np.concatenate([blocks.channel for blocks, _ in found])
     residuals = [z for _, hops in found for z in hops]
     if not residuals:
         return None
-    blocks = Blocks(
-        channel, np.concatenate([blocks.intensity for blocks, _ in found]), np.arange(len(channel), dtype=np.int64)
-    )
+    blocks = joined([b for b, _ in found])
     covariance = np.cov(np.concatenate(residuals).astype(np.float64).T)
     try:
         baseline = fit_baseline(blocks, covariance, cohort=scorer.calibration, groups=scorer.groups)

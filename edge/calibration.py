@@ -208,7 +208,7 @@ class Calibration:
         enrolled_arrays = (*_ENROLLED_ARRAYS, *(_TAIL_ARRAYS if has_tails else ()))
         has_coordination = any(name.startswith(PREFIX) for name in arrays)
         expected = {*_OWN_ARRAYS, *(_ENROLLED + name for name in enrolled_arrays if has_enrolled)}
-        expected |= set(Coordination.names() if has_coordination else ())
+        expected |= set(Coordination.names(timed=Coordination.is_timed(arrays)) if has_coordination else ())
         if set(arrays) != expected:
             odd = ", ".join(sorted(set(arrays) ^ expected))
             raise BundleError(f"bundle {manifest.name}: calibration arrays missing or unused: {odd}")
@@ -313,7 +313,7 @@ class Calibration:
         center, spread = self.usual(scores.intensity, groups)
         excess = np.where(scores.scored, scores.channel - center, 0.0)
         channel_u = np.where(scores.scored, excess / spread, UNSCORED)
-        sensor = self.by_sensor(channel_u, scores.intensity, groups)
+        sensor = self.by_sensor(channel_u, scores.intensity, scores.late, groups)
         score = self.rankable(channel_u, sensor)
         if self.which is None:
             n = np.full(len(score), len(self.reference))
@@ -329,13 +329,13 @@ class Calibration:
         score = np.where(score > UNSCORED, score, 0.0)
         return Unusualness(excess=excess, sensor=sensor, score=score, p_value=p_value, channel=channel_u)
 
-    def by_sensor(self, channel_u: F64, intensity: F64, groups: Sequence[slice]) -> F64:
+    def by_sensor(self, channel_u: F64, intensity: F64, late: F64, groups: Sequence[slice]) -> F64:
         """Return the statistic of each sensor (n, n_sensors), of its channels' ``u`` and of how all sensors moved."""
         largest: F64 = np.maximum.reduceat(channel_u, [g.start for g in groups], axis=1)
         if self.coordination is None:
             return largest
         newcomer = np.broadcast_to(1 - self.of_one, len(largest))
-        more = newcomer[:, None] * self.coordination.added(intensity)
+        more = newcomer[:, None] * self.coordination.added(intensity, late)
         return np.where(_all_told(largest, intensity)[:, None], largest + more, largest)
 
     def rankable(self, channel_u: F64, sensor: F64) -> F64:

@@ -22,13 +22,14 @@ from kinedge.edge.engine import STREAMS_IN_CACHE, Engine, Surprise
 from kinedge.edge.engine_memory import StepMemory
 from kinedge.edge.hop_facts import HopFacts, named
 from kinedge.edge.judgement import Judgement
-from kinedge.edge.native import NativeBelief, NativeBlocks, NativeHealth
+from kinedge.edge.native import NativeBelief, NativeBlocks, NativeHealth, NativeTiming
 from kinedge.edge.native.arrays import address, is_plain
 from kinedge.edge.native.hop import BASES, HOP, hop_functions
 from kinedge.edge.native.record import Record
 from kinedge.edge.reliability import ReliabilityMonitor
 from kinedge.edge.scores import BlockScorer, BlockScores
 from kinedge.edge.sensor_health import FINE, N_FOUND, SensorHealth
+from kinedge.edge.timing import Timing
 from kinedge.edge.wearing import SILENT_SHARE, STILL_S
 from kinedge.errors import BackendError
 
@@ -128,9 +129,9 @@ class FoundHop:
         """Of the block that ends with the hop."""
         channel, power, drop = self._part("block_channels")
         intensity, missing, saturated = self._part("block_sensors")
-        rest = (self._part(name) for name in ("scored", "flat", "full"))
-        scored, flat, full = rest
-        return BlockScores(channel, scored, intensity, power, drop, missing, saturated, flat, full)
+        rest = (self._part(name) for name in ("scored", "flat", "full", "late"))
+        scored, flat, full, late = rest
+        return BlockScores(channel, scored, intensity, power, drop, missing, saturated, flat, full, late)
 
     @cached_property
     def _channels(self) -> NDArray[Any]:
@@ -197,7 +198,7 @@ class HopInC:
 
     Parameters
     ----------
-    manifest, engine, monitor, blocks, judgement
+    manifest, engine, monitor, blocks, timing, judgement
         The parts that do the same, one by one; this has structures of its own, and shares the engine's memory.
 
     Raises
@@ -212,6 +213,7 @@ class HopInC:
         engine: Engine,
         monitor: ReliabilityMonitor,
         blocks: BlockScorer,
+        timing: Timing,
         judgement: Judgement,
     ) -> None:
         functions = hop_functions()
@@ -221,6 +223,7 @@ class HopInC:
         self._engine, self._all_blocks = engine, blocks
         self._health: NativeHealth = monitor.in_c()
         self._blocks: NativeBlocks = blocks.in_c()
+        self._timing: NativeTiming = timing.in_c()
         self._belief: NativeBelief = judgement.in_c()
         self._shape = manifest.hop, len(manifest.horizons), manifest.n_channels
         self._n_sensors = len(manifest.sensors)
@@ -245,7 +248,9 @@ class HopInC:
         )
         self._fields = self._record.fields
         self._fields.health, self._fields.blocks = self._health.record.at, self._blocks.record.at
-        numbers = (part.record.place("n_streams") for part in (self._health, self._blocks, self._belief))
+        self._fields.timing = self._timing.record.at
+        parts = self._health, self._blocks, self._timing, self._belief
+        numbers = (part.record.place("n_streams") for part in parts)
         self._counts = np.array([*numbers, 0], np.int64)
         self._record.set({"n_counts": len(self._counts)}, counts=self._counts)
         hop, n_horizons, c = self._shape
@@ -374,9 +379,8 @@ class HopInC:
         memory, engine = self._memory, state.engine
         if self._state is not state or memory is None or memory.told is not engine:
             self._state, memory = None, self._engine.in_place(engine)
-            told = (
-                self._health.tell(state.health) and self._blocks.tell(state.blocks) and self._belief.tell(state.belief)
-            )
+            of_sensors = self._health.tell(state.health) and self._timing.tell(state.timing)
+            told = of_sensors and self._blocks.tell(state.blocks) and self._belief.tell(state.belief)
             if memory is None or not told:
                 return False
             if memory is not self._memory:
@@ -409,12 +413,13 @@ class HopInC:
         hop, n_horizons, c = self._shape
         s, samples = self._n_sensors, (n, hop, n_horizons, c)
         of_health, of_blocks, of_belief = (part.record.place for part in (self._health, self._blocks, self._belief))
-        of_hop, of_step = self._record.place, self._step.place
+        of_hop, of_step, of_timing = self._record.place, self._step.place, self._timing.record.place
         given = [
             (place(name), BASES.index(name), "", 0)
             for place, names in (
                 (of_health, "values valid rows"),
                 (of_step, "values valid rows"),
+                (of_timing, "values valid rows"),
                 (of_blocks, "rows"),
                 (of_belief, "rows work clock_ms"),
             )
@@ -426,10 +431,11 @@ class HopInC:
                 (of_hop, "facts shared found copies z nats ok sums of_sensors=block_sensors"),
                 (of_health, "facts shared found twins copies"),
                 (of_step, "z nats ok"),
+                (of_timing, "late"),
                 (of_blocks, "sums facts of_channels=block_channels of_sensors=block_sensors scored flat full"),
                 (of_belief, "channel=block_channels drop=block_channels:2 intensity=block_sensors scored flat full"),
                 (of_belief, "missing=block_sensors:1 saturated=block_sensors:2 repeated=found clipped=found:1 copies"),
-                (of_belief, "off_body=found:2 units=found:3 swapped=found:4 shifted=found:5 decision without"),
+                (of_belief, "late off_body=found:2 units=found:3 swapped=found:4 shifted=found:5 decision without"),
                 (of_belief, "of_channels=channels of_sensors=sensors of_streams=streams"),
             )
             for field, part, plane in map(_place, fields.split())
@@ -455,6 +461,7 @@ class HopInC:
                 ("streams", _F64, (10, n)),
                 ("decision", np.dtype(np.int8), (n,)),
                 ("without", _BOOL, (n, s)),
+                ("late", _F64, (n, s)),
             ],
             [*given, *made],
             (7, n, s),

@@ -20,6 +20,7 @@ from kinedge.edge.native import NativeBelief
 from kinedge.edge.scores import NO_STEP, BlockScores
 from kinedge.edge.sensor_health import CLIPPED_POWER, SensorHealth
 from kinedge.edge.state_rows import take_rows, write_rows
+from kinedge.edge.timing import UNTOLD
 
 __all__ = ["Judged", "Judgement"]
 
@@ -96,6 +97,7 @@ class Judgement:
                 "unlike_most": caution.UNLIKE_MOST,
                 "at_most": attribution.AT_MOST,
                 "most_beyond": coordination.MOST,
+                "untold": UNTOLD,
                 "no_step": NO_STEP,
             },
             powers=(caution.LOSS_POWER, CLIPPED_POWER),

@@ -58,13 +58,14 @@ class Blocks:
     ----------
     channel : (n, n_channels)
         Scores, all of them scored.
-    intensity : (n, n_sensors)
+    intensity, late : (n, n_sensors)
     hop : (n,)
         Number of the hop that ends the block: increasing, and never continued over a break.
     """
 
     channel: F64
     intensity: F64
+    late: F64
     hop: NDArray[np.int64]
 
     def __len__(self) -> int:
@@ -72,7 +73,7 @@ class Blocks:
 
     def take(self, rows: NDArray[np.bool_] | NDArray[np.intp] | slice) -> Blocks:
         """Return some of them."""
-        return Blocks(self.channel[rows], self.intensity[rows], self.hop[rows])
+        return Blocks(self.channel[rows], self.intensity[rows], self.late[rows], self.hop[rows])
 
 
 @dataclass(frozen=True, eq=False)

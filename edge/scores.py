@@ -23,6 +23,7 @@ from kinedge.edge.engine import STREAMS_IN_CACHE, Surprise
 from kinedge.edge.hop_facts import FAR, HopFacts, look_at
 from kinedge.edge.native import NativeBlocks
 from kinedge.edge.state_rows import take_rows, write_rows
+from kinedge.edge.timing import UNTOLD
 
 __all__ = ["NO_STEP", "BlockScorer", "BlockScores", "ScorerState", "sensor_groups"]
 
@@ -83,6 +84,8 @@ class BlockScores:
         Every channel of the sensor stood still: no living body does that.
     full : (n_streams,) bool
         A whole block has been seen.
+    late : (n_streams, n_sensors)
+        Above 0 where a sensor moves later or earlier beside the others than it did: see ``kinedge.edge.timing``.
     """
 
     channel: F64
@@ -94,6 +97,7 @@ class BlockScores:
     saturated: F64
     flat: NDArray[np.bool_]
     full: NDArray[np.bool_]
+    late: F64
 
 
 class BlockScorer:
@@ -172,6 +176,7 @@ class BlockScorer:
         *,
         precision: F64 | None = None,
         facts: HopFacts | None = None,
+        late: F64 | None = None,
     ) -> tuple[BlockScores, ScorerState]:
         """Add one hop and score the block that ends with it.
 
@@ -187,6 +192,8 @@ class BlockScorer:
             Each stream's own; the scorer's for all when None.
         facts
             Of the hop, where somebody has looked at it before.
+        late : (n_streams, n_sensors)
+            From ``Timing``; nothing is told of it when None.
         """
         facts = facts or look_at(values, valid, saturated)
         sums, diagonal = self._sums(surprise, precision)
@@ -204,7 +211,7 @@ class BlockScorer:
             high=_push(state.high, facts.high),
             n_hops_seen=state.n_hops_seen + 1,
         )
-        return self._score(after, diagonal), after
+        return self._score(after, diagonal, late), after
 
     def advance(
         self,
@@ -217,12 +224,13 @@ class BlockScorer:
         *,
         precision: F64 | None = None,
         facts: HopFacts,
+        late: F64,
     ) -> BlockScores:
         """Add one hop of some streams and score as ``step`` does, to the bit, but write into ``state``.
 
         Parameters
         ----------
-        surprise, values, valid, saturated, precision, facts
+        surprise, values, valid, saturated, precision, facts, late
             Of these streams.
         state
             Of all.
@@ -235,9 +243,9 @@ class BlockScorer:
             if found is not None:
                 (channel, power, drop), (intensity, missing, gone), scored, flat, full = found
                 np.log(intensity, out=intensity)
-                return BlockScores(channel, scored, intensity, power, drop, missing, gone, flat, full)
+                return BlockScores(channel, scored, intensity, power, drop, missing, gone, flat, full, late)
         part = take_rows(state, rows)
-        scores, after = self.step(surprise, values, valid, saturated, part, precision=precision, facts=facts)
+        scores, after = self.step(surprise, values, valid, saturated, part, precision=precision, facts=facts, late=late)
         write_rows(state, rows, after)
         return scores
 
@@ -263,7 +271,7 @@ class BlockScorer:
                 _add(z[rows], y, nats[rows], ok[rows], out=out[:, rows])
         return out, diagonal
 
-    def _score(self, state: ScorerState, diagonal: F64) -> BlockScores:
+    def _score(self, state: ScorerState, diagonal: F64, late: F64 | None) -> BlockScores:
         n_scored = state.n_scored.sum(axis=1)
         scored = n_scored >= self._scored_from
         n = np.maximum(n_scored, 1)
@@ -287,6 +295,7 @@ class BlockScorer:
             saturated=self._largest(state.n_saturated.sum(axis=1) / n_seen),
             flat=np.logical_and.reduceat(still, self._starts, axis=1) & (missing < 1 - _MIN_SHARE),
             full=state.n_hops_seen >= self._n_hops,
+            late=np.full(missing.shape, UNTOLD) if late is None else late,
         )
 
     def _largest(self, per_channel: F64) -> F64:

@@ -25,6 +25,7 @@ from kinedge.edge.scores import BlockScorer, BlockScores, ScorerState
 from kinedge.edge.sensor_health import HealthState, SensorHealth
 from kinedge.edge.sides import SidesState, SideWatch
 from kinedge.edge.state_rows import put_rows, take_rows, write_rows
+from kinedge.edge.timing import Timing, TimingState
 from kinedge.edge.verdict import VerdictBatch
 from kinedge.units import period_ns
 
@@ -36,13 +37,14 @@ F64 = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class ScoringState:
-    """State of all streams: the forecaster's, the blocks', of the sensors' health, what was believed, and the sides."""
+    """State of all streams: of the forecaster, blocks, the sensors' health, what was believed, sides and timing."""
 
     engine: EngineState
     blocks: ScorerState
     health: HealthState
     belief: BeliefState
     sides: SidesState
+    timing: TimingState
 
     def take(self, rows: NDArray[np.intp]) -> ScoringState:
         """Return the state of some streams."""
@@ -52,6 +54,7 @@ class ScoringState:
             take_rows(self.health, rows),
             take_rows(self.belief, rows),
             take_rows(self.sides, rows),
+            take_rows(self.timing, rows),
         )
 
     def put(self, rows: NDArray[np.intp], part: ScoringState) -> ScoringState:
@@ -62,6 +65,7 @@ class ScoringState:
             put_rows(self.health, rows, part.health),
             put_rows(self.belief, rows, part.belief),
             put_rows(self.sides, rows, part.sides),
+            put_rows(self.timing, rows, part.timing),
         )
 
     def owned(self) -> ScoringState:
@@ -75,6 +79,7 @@ class ScoringState:
         write_rows(self.health, rows, part.health)
         write_rows(self.belief, rows, part.belief)
         write_rows(self.sides, rows, part.sides)
+        write_rows(self.timing, rows, part.timing)
 
 
 class Scorer:
@@ -126,12 +131,13 @@ class Scorer:
         self.groups = self.blocks.groups
         self.monitor = ReliabilityMonitor(self.manifest)
         self.sides = SideWatch(self.manifest, self.engine, self.monitor.alike_sides if watch_sides else ())
+        self.timing = Timing(self.manifest)
         rate_hz = self.manifest.rate_hz
         hop_s, block_s = self.manifest.hop / rate_hz, self.manifest.block / rate_hz
         self.judgement = Judgement(self.groups, self.caution, hop_s=hop_s, block_s=block_s)
         self._in_c: HopInC | None = None
         if HopInC.is_there():
-            self._in_c = HopInC(self.manifest, self.engine, self.monitor, self.blocks, self.judgement)
+            self._in_c = HopInC(self.manifest, self.engine, self.monitor, self.blocks, self.timing, self.judgement)
         self.sensors = tuple(s.name for s in self.manifest.sensor_specs)
         self.channels = tuple(name for s in self.manifest.sensor_specs for name in s.full_names)
         self.period_ns = period_ns(self.manifest.rate_hz)
@@ -145,6 +151,7 @@ class Scorer:
             self.monitor.initial_state(n),
             BeliefState.initial(n, len(self.sensors), len(self.channels)),
             self.sides.initial_state(n),
+            self.timing.initial_state(n),
         )
 
     def score(
@@ -171,8 +178,14 @@ class Scorer:
         precision = None if calibration is None or calibration.which is None else calibration.precision
         seen = valid if used is None or used.all() else valid & used[:, None]
         surprise, engine_state = self.engine.step(values, seen, state.engine)
-        scores, block_state = self.blocks.step(surprise, values, valid, saturated, state.blocks, precision=precision)
-        return scores, surprise, ScoringState(engine_state, block_state, state.health, state.belief, state.sides)
+        every = np.arange(len(values))
+        timing = take_rows(state.timing, every)
+        late = self.timing.advance(values, seen, timing, every)
+        scores, blocks = self.blocks.step(
+            surprise, values, valid, saturated, state.blocks, precision=precision, late=late
+        )
+        after = ScoringState(engine_state, blocks, state.health, state.belief, state.sides, timing)
+        return scores, surprise, after
 
     def step(
         self,
@@ -203,6 +216,7 @@ class Scorer:
             take_rows(state.health, every),
             take_rows(state.belief, every),
             take_rows(state.sides, every),
+            take_rows(state.timing, every),
         )
         batch = self._step(values, valid, saturated, own, every, run, end_tick, calibration, clock_ms)
         return batch, ScoringState(after[0], *own)
@@ -231,7 +245,7 @@ class Scorer:
             Which they are, each at most once; all in their order when None.
         """
         at = np.arange(len(values)) if rows is None else np.ascontiguousarray(rows, np.int64)
-        own = state.blocks, state.health, state.belief, state.sides
+        own = state.blocks, state.health, state.belief, state.sides, state.timing
 
         def run(values: F32, seen: NDArray[np.bool_]) -> tuple[Surprise, EngineState]:
             return self.engine.advance(values, seen, state.engine, rows), state.engine
@@ -285,7 +299,7 @@ class Scorer:
         values: F32,
         valid: NDArray[np.bool_],
         saturated: NDArray[np.bool_],
-        own: tuple[ScorerState, HealthState, BeliefState, SidesState],
+        own: tuple[ScorerState, HealthState, BeliefState, SidesState, TimingState],
         rows: NDArray[np.intp],
         run: Callable[[F32, NDArray[np.bool_]], tuple[Surprise, EngineState]],
         end_tick: int,
@@ -294,7 +308,7 @@ class Scorer:
         looked: tuple[HopFacts, SensorHealth] | None = None,
     ) -> VerdictBatch:
         """Score and judge one hop of these rows of the states, which are written to; it may have been looked at."""
-        blocks, health_state, believed, sides = own
+        blocks, health_state, believed, sides, timing = own
         if looked is None:
             facts = self.monitor.look_at(values, valid, saturated)
             looked = facts, self.monitor.advance(values, valid, health_state, rows, facts=facts)
@@ -309,7 +323,10 @@ class Scorer:
         )
         health = self.sides.tell(found, sides, rows)  # with what this hop said of the sides
         precision = None if calibration is None or calibration.which is None else calibration.precision
-        scores = self.blocks.advance(surprise, values, valid, saturated, blocks, rows, precision=precision, facts=facts)
+        late = self.timing.advance(values, seen, timing, rows)
+        scores = self.blocks.advance(
+            surprise, values, valid, saturated, blocks, rows, precision=precision, facts=facts, late=late
+        )
         chosen = calibration or self.calibration
         judged = self.judgement.advance(scores, chosen, believed, rows, health=health, clock_ms=clock_ms)
         self.monitor.learn_from(judged.unusual.sensor, health_state, rows)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Final
 
 import numpy as np
@@ -36,6 +37,7 @@ _MAX_RESIDUALS: Final = 200_000
 _NOT_FOR_LIKELIHOOD: Final = frozenset({"dropout", "flat_line", "saturation"})  # those are told by the mask, not by z
 _INJECT_S: Final = (12.0, 8.0)  # of ordinary movement before, and of anomaly
 _STRENGTHS: Final = (0.4, 1.0)
+_TIMES: Final = 4  # each change of each strength at each sensor: one piece may be all rest, where little can be seen
 _RARE: Final = 0.99
 _LOSSY_PIECES: Final = 24  # of the cohort, shared out among the models that score it
 
@@ -67,17 +69,19 @@ def ordinary_blocks(
 ) -> tuple[Blocks, list[NDArray[np.float32]]]:
     """Score a recording; return its blocks of ordinary movement, and ``z`` (n, n_channels) of each one's last hop."""
     good = _ordinary(recording, exclude, look_back=scorer.manifest.block + scorer.manifest.receptive_field)
-    channel, intensity, hop, residuals = [], [], [], []
+    channel, intensity, late, hop, residuals = [], [], [], [], []
     for i, (end, scores, surprise) in enumerate(score_recording(scorer, recording)):
         if not (good[end - 1] and scores.full[0] and scores.scored[0].all()):
             continue
         channel.append(scores.channel[0])
         intensity.append(scores.intensity[0])
+        late.append(scores.late[0])
         hop.append(i)
         residuals.append(surprise.z[0, surprise.valid[0, :, 0].all(axis=1), 0])
     blocks = Blocks(
         np.reshape(channel, (-1, scorer.manifest.n_channels)),
         np.reshape(intensity, (-1, len(scorer.groups))),
+        np.reshape(late, (-1, len(scorer.groups))),
         np.array(hop, np.int64),
     )
     return blocks, residuals
@@ -193,25 +197,17 @@ def _inject(
         if not pieces:
             continue
         for i, sensor in enumerate(scorer.sensors):
-            for name in names:
-                for strength in _STRENGTHS:
-                    piece, personal = pieces[int(rng.integers(len(pieces)))]
-                    changed = inject(
-                        piece,
-                        name,
-                        before,
-                        before + during,
-                        sensor=sensor,
-                        seed=int(rng.integers(2**31)),
-                        strength=strength,
-                    )
-                    for end, scores, _ in score_recording(judge, changed):
-                        if not (scores.full[0] and scores.scored[0].all()):
-                            continue
-                        if end <= before:
-                            found.append(_Injected(i, False, scores, personal))
-                        elif end >= before + scorer.manifest.block:
-                            found.append(_Injected(i, True, scores, personal))
+            for name, strength, _time in product(names, _STRENGTHS, range(_TIMES)):
+                piece, personal = pieces[int(rng.integers(len(pieces)))]
+                one = int(rng.integers(2**31))
+                changed = inject(piece, name, before, before + during, sensor=sensor, seed=one, strength=strength)
+                for end, scores, _ in score_recording(judge, changed):
+                    if not (scores.full[0] and scores.scored[0].all()):
+                        continue
+                    if end <= before:
+                        found.append(_Injected(i, False, scores, personal))
+                    elif end >= before + scorer.manifest.block:
+                        found.append(_Injected(i, True, scores, personal))
     return found
 
 
@@ -225,16 +221,17 @@ def _with_coordination(
     coordination = fit_coordination(normal)
     if coordination is None:
         return calibration
-    weight, alone = np.zeros(len(groups)), np.zeros((len(groups), 2))
+    weights, alone = np.zeros((2, len(groups))), np.zeros((len(groups), 2))
     for i in range(len(groups)):
         of_sensor: list[list[F64]] = [[], []]
         for block in blocks_with:
             if block.sensor == i:
                 u = calibration.assess(block.scores, groups).sensor[0, i]
-                of_sensor[block.changed].append(np.array([u, *block.scores.intensity[0]]))
+                of_sensor[block.changed].append(np.array([u, *block.scores.intensity[0], *block.scores.late[0]]))
         if min(map(len, of_sensor)) >= FEWEST:
-            weight[i], alone[i] = weighed(coordination, i, *(np.stack(blocks) for blocks in of_sensor))
-    known = replace(coordination, weight=weight, reference=calibration.reference, likelihood=alone)
+            weights[:, i], alone[i] = weighed(coordination, i, *(np.stack(blocks) for blocks in of_sensor))
+    of_v, of_w = weights
+    known = replace(coordination, weight=of_v, late_weight=of_w, reference=calibration.reference, likelihood=alone)
     # ranked so that a block may be rare in either way, both reach as far: first without, to see how far that is
     alike = ranked(replace(calibration, coordination=known), normal, groups)
     further = np.quantile(alike.reference, _RARE) - np.quantile(calibration.reference, _RARE)

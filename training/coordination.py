@@ -1,4 +1,4 @@
-"""How the sensors of a cohort move together: fitted on ordinary blocks, and weighed on injected changes.
+"""How the sensors of a cohort move together, and when: fitted on ordinary blocks, and weighed on injected changes.
 
 The line of each subject's blocks is fitted on the other subjects, so that the quantiles hold what one more person adds.
 """
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinedge.edge.coordination import Coordination
+from kinedge.edge.timing import UNTOLD
 from kinedge.training.calibrating import SubjectScores
 from kinedge.training.likelihood import fit_likelihood_ratio, fit_slopes, limited
 
@@ -24,6 +25,8 @@ _N_LEVELS: Final = 5
 _LEAST: Final = 100  # blocks of a level: less have no 1 and 99 % quantile
 _MIN_WIDTH: Final = 0.1  # log of power: a cohort that never varies must not make everything rare
 _RIDGE: Final = 1e-3
+_RARE: Final = 0.99
+_MIN_LATE: Final = 0.1  # of a cohort whose steps are always alike, that any step otherwise must not be rare
 _MOST_WEIGHT: Final = 3.0
 
 
@@ -60,17 +63,22 @@ def fit_coordination(normal: Sequence[SubjectScores]) -> Coordination | None:
         high=np.maximum(high, middle + _MIN_WIDTH),
         usual=np.zeros(n_sensors),
         weight=np.zeros(n_sensors),
+        late_scale=_late_scale(normal),
+        late_usual=np.zeros(n_sensors),
+        late_weight=np.zeros(n_sensors),
         reference=np.zeros(1),
         likelihood=np.zeros((n_sensors, 2)),
         further=np.zeros(1),
     )
-    return replace(found, usual=found.unusual(every).mean(axis=0))
+    timed = np.concatenate([s.late[(s.late > UNTOLD).all(axis=1)] for s in normal])
+    late_usual = found.away(timed).mean(axis=0) if len(timed) else np.zeros(n_sensors)
+    return replace(found, usual=found.unusual(every).mean(axis=0), late_usual=late_usual)
 
 
-def weighed(coordination: Coordination, sensor: int, calm: F64, odd: F64) -> tuple[float, tuple[float, float]]:
-    """Return what ``v`` of a sensor weighs beside its ``u``, and ``b0`` and ``b1`` by ``u`` alone.
+def weighed(coordination: Coordination, sensor: int, calm: F64, odd: F64) -> tuple[F64, tuple[float, float]]:
+    """Return what ``v`` and ``w`` of a sensor weigh beside its ``u``, and ``b0`` and ``b1`` by ``u`` alone.
 
-    The weight is the ratio of both slopes where a change is told from none.
+    A weight is the ratio of two slopes where a change is told from none.
 
     Parameters
     ----------
@@ -78,18 +86,28 @@ def weighed(coordination: Coordination, sensor: int, calm: F64, odd: F64) -> tup
         Without weight.
     sensor
         Which one.
-    calm, odd : (n, 1 + n_sensors)
-        ``u`` of the sensor's channels and all intensities, of ordinary blocks and of blocks with a change there.
+    calm, odd : (n, 1 + 2 n_sensors)
+        ``u`` of the sensor's channels, all intensities and lateness, of ordinary blocks and of blocks with a change
+        there.
     """
     alone = fit_likelihood_ratio(calm[:, 0], odd[:, 0])
     parts = []
+    n_sensors = len(coordination.usual)
     for blocks in (calm, odd):
-        v = coordination.unusual(blocks[:, 1:])[:, sensor] - coordination.usual[sensor]
-        parts.append(np.stack([limited(blocks[:, 0]), v], axis=1))
-    of_u, of_v = fit_slopes(*parts)[1:]
-    if of_v <= 0:
-        return 0.0, alone
-    return (min(float(of_v / of_u), _MOST_WEIGHT) if of_u > 0 else _MOST_WEIGHT), alone
+        v = coordination.unusual(blocks[:, 1 : 1 + n_sensors])[:, sensor] - coordination.usual[sensor]
+        w = coordination.away(blocks[:, 1 + n_sensors :])[:, sensor] - coordination.late_usual[sensor]
+        parts.append(np.stack([limited(blocks[:, 0]), v, w], axis=1))
+    of_u, *others = fit_slopes(*parts)[1:]
+    weights = [_MOST_WEIGHT if of_u <= 0 else min(float(other / of_u), _MOST_WEIGHT) for other in others]
+    return np.where(np.array(others) > 0, weights, 0.0), alone
+
+
+def _late_scale(normal: Sequence[SubjectScores]) -> F64:
+    """Return the 99 % quantile of each sensor's lateness, where it is told."""
+    late = np.concatenate([s.late for s in normal])
+    timed = late[(late > UNTOLD).all(axis=1)]
+    scale: F64 = np.quantile(timed, _RARE, axis=0) if len(timed) else np.zeros(late.shape[1])
+    return np.maximum(scale, _MIN_LATE)
 
 
 def _mix(normal: Sequence[SubjectScores]) -> F64:

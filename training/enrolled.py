@@ -18,13 +18,14 @@ from kinedge.edge.history import History, history_of, limits_of
 from kinedge.edge.personal import Baseline, Blocks, Detectors, fit_baseline
 from kinedge.training.calibrating import SubjectScores, pool_reference
 
-__all__ = ["Folds", "ScoredRecording", "enrol_each", "of_subjects"]
+__all__ = ["Folds", "ScoredRecording", "enrol_each", "joined", "of_subjects"]
 
 F64 = NDArray[np.float64]
 
 _LEVELS: Final = (0.5, 1.0)  # of u, at which exceedances are counted
 _TAILS: Final = (1.5, 2.0, 3.0, 5.0)  # beyond the level that histories are told by
 _TOLD_BY: Final = 1.0
+_SCORES: Final = ("channel", "intensity", "late")
 _MIN_FOLD: Final = 60  # blocks to learn a baseline from, and to hold against it
 
 
@@ -42,8 +43,8 @@ def of_subjects(scored: Sequence[ScoredRecording]) -> list[SubjectScores]:
     for subject in sorted({s.subject for s in scored}):
         own = [s.blocks for s in scored if s.subject == subject and len(s.blocks)]
         if own:
-            pair = np.concatenate([b.channel for b in own]), np.concatenate([b.intensity for b in own])
-            found.append(SubjectScores(subject, *pair))
+            every = joined(own)
+            found.append(SubjectScores(subject, every.channel, every.intensity, every.late))
     return found
 
 
@@ -122,7 +123,7 @@ def enrol_each(scored: Sequence[ScoredRecording], cohort: Calibration, groups: S
             sides = [[(own[0], slice(0, half))], [(own[0], slice(half, None))]]
         else:
             continue
-        blocks = [_joined([scored[i].blocks.take(rows) for i, rows in side]) for side in sides]
+        blocks = [joined([scored[i].blocks.take(rows) for i, rows in side]) for side in sides]
         if min(len(b) for b in blocks) < _MIN_FOLD:
             continue
         for held, other in ((0, 1), (1, 0)):
@@ -132,7 +133,7 @@ def enrol_each(scored: Sequence[ScoredRecording], cohort: Calibration, groups: S
     return Folds(parts)
 
 
-def _joined(blocks: Sequence[Blocks]) -> Blocks:
+def joined(blocks: Sequence[Blocks]) -> Blocks:
     """Put blocks of several recordings into one; only their scores matter then, not when they were."""
-    channel, intensity = np.concatenate([b.channel for b in blocks]), np.concatenate([b.intensity for b in blocks])
-    return Blocks(channel, intensity, np.arange(len(channel)))
+    channel, intensity, late = (np.concatenate([getattr(b, name) for b in blocks]) for name in _SCORES)
+    return Blocks(channel, intensity, late, np.arange(len(channel)))

@@ -13,6 +13,7 @@ from kinedge.edge.native.hops import Slots, drop_before, interpolate, look_at, r
 from kinedge.edge.native.loader import ENVIRONMENT, implementation, library
 from kinedge.edge.native.surprise import NativeStep
 from kinedge.edge.native.take import NativeGrid
+from kinedge.edge.native.timing import NativeTiming
 
 __all__ = [
     "ENVIRONMENT",
@@ -22,6 +23,7 @@ __all__ = [
     "NativeGrid",
     "NativeHealth",
     "NativeStep",
+    "NativeTiming",
     "Slots",
     "clock_bounds",
     "drop_before",

@@ -16,7 +16,7 @@ typedef struct {
     int64_t by_excess, leave_out, n_levels, n_apart;
     double unscored, below, movement_limit, no_data, half, trusted, lr_limit, weight, keep, odds_limit, hop_s, long_s;
     double lately_s, swapped_left, harmless, hopeless, min_anomalous, min_normal, min_others, alpha, tiny;
-    double keep_own, min_newcomer, alpha_newcomer, learned, at_most, little, unlike_from, unlike_spread, unlike_most, most_beyond, no_step, further;
+    double keep_own, min_newcomer, alpha_newcomer, learned, at_most, little, unlike_from, unlike_spread, unlike_most, most_beyond, no_step, further, untold;
     /* of the model: starts (n_sensors + 1) */
     const int64_t *starts;
     /* the calibration, of all or (n_streams, ...): knots (n_knots, n_sensors), center and spread (n_knots, n_channels),
@@ -25,12 +25,14 @@ typedef struct {
     const double *knots, *center, *spread, *likelihood, *of_one, *reference;
     const int64_t *n_finite, *which, *own_knots;
     /* how sensors move together, where n_levels is not 0: mix (n_sensors, n_sensors + 1); levels, low, middle and high
-     * (n_levels, n_sensors); usual and weight (n_sensors); where it cannot be told, reference (n_apart) and likelihood
+     * (n_levels, n_sensors); usual, scale, usual and weight of lateness, and weight (n_sensors); where it cannot be told, reference (n_apart) and likelihood
      * (n_sensors, 2) */
-    const double *mix, *levels, *low, *middle, *high, *usual, *coordination_weight, *reference_apart, *likelihood_apart;
+    const double *mix, *levels, *low, *middle, *high, *usual, *late_scale, *late_usual, *late_weight;
+    const double *coordination_weight, *reference_apart, *likelihood_apart;
     /* of the block, as BlockScores, SensorHealth and clock_ms have it */
     const double *channel, *drop, *intensity, *missing, *saturated;
     const uint8_t *scored, *flat, *full;
+    const double *late;
     const double *repeated, *clipped, *off_body, *units, *swapped, *shifted, *clock_ms;
     const uint8_t *copies;
     const int64_t *rows;
@@ -139,7 +141,7 @@ static void split(const kinedge_belief *b, int64_t s, const double *energy)
 }
 
 /* What a sensor's statistic has more, as all sensors move: Coordination.added. */
-static double coordinated(const kinedge_belief *b, const double *intensity, int64_t g)
+static double coordinated(const kinedge_belief *b, const double *intensity, const double *late, int64_t g)
 {
     const int64_t S = b->n_sensors, K = b->n_levels;
     const double *mix = b->mix + g * (S + 1);
@@ -158,7 +160,9 @@ static double coordinated(const kinedge_belief *b, const double *intensity, int6
     high = b->high[g] + high;
     const double beyond = intensity[g] - level - middle;
     const double v = beyond > 0 ? beyond / (high - middle) : beyond / (low - middle);
-    return b->coordination_weight[g] * (smaller(v, b->most_beyond) - b->usual[g]);
+    const double more = b->coordination_weight[g] * (smaller(v, b->most_beyond) - b->usual[g]);
+    const double away = within(late[g] / b->late_scale[g], 0.0, b->most_beyond) - b->late_usual[g];
+    return more + b->late_weight[g] * (late[g] > b->untold ? away : 0.0);
 }
 
 /* Whether it is known how a sensor moved. */
@@ -223,7 +227,7 @@ API int32_t kinedge_belief_assess(const kinedge_belief *b)
         for (int64_t g = 0; g < S; g++) {
             of_channels = g ? larger(of_channels, sensor[g]) : sensor[g];
             if (b->n_levels && heard)
-                sensor[g] += newcomer * coordinated(b, b->intensity + s * S, g);
+                sensor[g] += newcomer * coordinated(b, b->intensity + s * S, b->late + s * S, g);
             score = g ? larger(score, sensor[g]) : sensor[g];
         }
         if (b->n_levels)

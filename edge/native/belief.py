@@ -20,7 +20,7 @@ Mask = NDArray[np.bool_]
 _TOLD: Final = ("knots", "center", "spread", "likelihood", "of_one")  # of a calibration
 _OF_STREAMS: Final = (*_TOLD, "which", "own_knots")
 _CALIBRATION: Final = "knots center spread likelihood of_one reference n_finite which own_knots"
-_COORDINATION: Final = "mix levels low middle high usual"
+_COORDINATION: Final = "mix levels low middle high usual late_scale late_usual late_weight"
 _APART: Final = "coordination_weight reference_apart likelihood_apart"
 _SHOWN: Final = (
     "shown shown_squares shown_weight channel_shown channel_shown_squares coordination_shown coordination_shown_squares"
@@ -33,9 +33,9 @@ _Belief: Final = structure(
     (DOUBLE, "unscored below movement_limit no_data half trusted lr_limit weight keep odds_limit hop_s long_s"),
     (DOUBLE, "lately_s swapped_left harmless hopeless min_anomalous min_normal min_others alpha tiny"),
     (DOUBLE, "keep_own min_newcomer alpha_newcomer learned at_most little"),
-    (DOUBLE, "unlike_from unlike_spread unlike_most most_beyond no_step further"),
+    (DOUBLE, "unlike_from unlike_spread unlike_most most_beyond no_step further untold"),
     (POINTER, f"starts {_CALIBRATION} {_COORDINATION} {_APART}"),
-    (POINTER, "channel drop intensity missing saturated scored flat full"),
+    (POINTER, "channel drop intensity missing saturated scored flat full late"),
     (POINTER, "repeated clipped off_body units swapped shifted clock_ms copies rows"),
     (POINTER, f"{_STATE} work of_channels of_sensors of_streams decision without"),
 )
@@ -169,6 +169,7 @@ class NativeBelief:
             "scored": scores.scored,
             "flat": scores.flat,
             "full": scores.full,
+            "late": scores.late,
             "rows": rows,
         }
         if health is not None:

@@ -1,4 +1,4 @@
-/* A hop of some streams from its samples to belief: what health.c, surprise.c, tcn.c, blocks.c and belief.c do, called
+/* A hop of some streams from its samples to belief: what health.c, surprise.c, tcn.c, blocks.c, timing.c and belief.c do, called
  * here in few calls, because with few streams a call from Python costs more than what it does. Between them numpy takes
  * powers, exponentials, logarithms and one matrix product, so that these are the same with and without this file.
  *
@@ -19,6 +19,8 @@ typedef struct kinedge_health kinedge_health;
 API int32_t kinedge_health_step(const kinedge_health *h);
 typedef struct kinedge_blocks kinedge_blocks;
 API int32_t kinedge_block_step(const kinedge_blocks *b);
+typedef struct kinedge_timing kinedge_timing;
+API int32_t kinedge_timing_step(const kinedge_timing *t);
 
 enum { N_BASES = 7 };
 
@@ -38,6 +40,7 @@ typedef struct {
     const kinedge_health *health;
     const kinedge_step *step;
     const kinedge_blocks *blocks;
+    const kinedge_timing *timing;
     struct kinedge_tcn *forecaster;
     /* y (n_memory, hop * n_horizons, n_channels): the product of z and the precision. All below is among the places */
     const float *y;
@@ -97,11 +100,11 @@ API int32_t kinedge_hop_sums(const kinedge_hop *h, int64_t start, int64_t stop)
                               h->n_channels, h->sums + start * h->n_channels, h->n_streams * h->n_channels);
 }
 
-/* Add the hop to the blocks. Return 1 where a sensor is silent or has been still for long, else 0; -1 where something
+/* Add the hop to the blocks, and to how the sensors move beside each other. Return 1 where a sensor is silent or has been still for long, else 0; -1 where something
  * is outside. */
 API int32_t kinedge_hop_add(const kinedge_hop *h)
 {
-    if (kinedge_block_step(h->blocks))
+    if (kinedge_block_step(h->blocks) || kinedge_timing_step(h->timing))
         return -1;
     const int64_t plane = h->n_streams * h->n_sensors;
     int off = 0;

@@ -18,7 +18,7 @@ HOP: Final = structure(
     (INT64, "n_streams hop n_channels n_horizons n_sensors n_places n_counts n_pairs n_shared"),
     (DOUBLE, "fine_below silent_from still_from"),
     (POINTER, " ".join(BASES)),
-    (POINTER, "places counts pairs memory health step blocks forecaster y"),
+    (POINTER, "places counts pairs memory health step blocks timing forecaster y"),
     (POINTER, "facts shared found copies z nats ok sums of_sensors"),
 )
 """``kinedge_hop`` of ``hop.c``."""
