@@ -26,7 +26,7 @@ from kinedge.edge.enrol import EnrolmentBuilder
 from kinedge.edge.enrolment import Enrolment, read_enrolment
 from kinedge.edge.enrolment_audit import worse_than
 from kinedge.edge.offline import align_recording, score_recording
-from kinedge.edge.personal import Detectors, detector_names
+from kinedge.edge.personal import Detectors
 from kinedge.edge.scoring import Scorer
 from kinedge.errors import SignalError
 from kinedge.recording import Recording
@@ -165,7 +165,7 @@ def _alarms(scorer: Scorer, enrolment: Enrolment, config: AlarmConfig) -> Alarms
         raise SignalError(f"{manifest.name} was made without an enrolled cohort; train it again")
     return Alarms(
         cohort,
-        n_detectors=len(detector_names(scorer.sensors, scorer.channels)),
+        n_detectors=enrolment.baseline.median.shape[1],
         block_s=manifest.block / manifest.rate_hz,
         config=config,
         worse=worse_than(enrolment.manifest.audit)[None],

@@ -122,9 +122,9 @@ def look(scorer: Scorer, sessions: Sequence[Session], fault: str, *, watched: bo
 def _by_surprise_alone(calibration: Calibration) -> Calibration:
     """Return what the rivals go by, and are the stronger for: ranks without how the sensors move together."""
     coordination = calibration.coordination
-    if coordination is None or calibration.of_one > 0:
-        return replace(calibration, coordination=None)
-    return replace(calibration, coordination=None, reference=coordination.reference)
+    if coordination is None:
+        return calibration
+    return replace(calibration, coordination=None, reference=coordination.weights.reference)
 
 
 def bench_caution(

@@ -17,14 +17,14 @@ Source: Vovk, Gammerman, Shafer, "Algorithmic Learning in a Random World" (2005)
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kinedge.bundle import Manifest
-from kinedge.edge.coordination import PREFIX, Coordination
+from kinedge.edge.coordination import PREFIX, Coordination, Weights, stack_coordinations, weight_shapes
 from kinedge.edge.scores import NO_STEP, BlockScores
 from kinedge.errors import BundleError, SignalError
 
@@ -97,6 +97,8 @@ class EnrolledCohort:
         Increasing, all above 1; empty in bundles made before they were counted.
     tails : (n_tails, n_history)
         As ``limits``, of the chance that ``u`` lies above a tail level, given in how many of the last blocks ``u > 1``.
+    weights
+        What their own lines of coordination tell; None in bundles made before these were learned, and of one sensor.
     """
 
     reference: F64
@@ -106,6 +108,7 @@ class EnrolledCohort:
     n_subjects: F64
     tail_levels: F64 = field(default_factory=lambda: np.zeros(0))
     tails: F64 = field(default_factory=lambda: np.zeros((0, 0)))
+    weights: Weights | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "likelihood", with_loss_terms(self.likelihood))
@@ -116,6 +119,7 @@ _OWN_ARRAYS: Final = ("knots", "center", "spread", "reference", "likelihood", "p
 _ENROLLED_ARRAYS: Final = ("reference", "likelihood", "levels", "limits", "n_subjects")
 _BY_STREAM: Final = ("knots", "center", "spread", "likelihood", "precision", "own_knots", "of_one")
 _TAIL_ARRAYS: Final = ("tail_levels", "tails")  # both or neither
+_WEIGHTS: Final = _ENROLLED + PREFIX
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,8 +155,8 @@ class Calibration:
     of_one : () or (n_streams,)
         1 where it is one person's own, from their enrolment; 0 where it is the cohort's.
     coordination
-        How the cohort's sensors move together, for those who are not enrolled; None in bundles made before it was told,
-        and of a single sensor.
+        How the sensors move together, of the cohort or of one person; None in bundles made before it was told, and of a
+        single sensor.
     """
 
     knots: F64
@@ -191,6 +195,8 @@ class Calibration:
         if self.enrolled is not None:
             names = (*_ENROLLED_ARRAYS, *(_TAIL_ARRAYS if self.enrolled.tails.size else ()))
             arrays |= {_ENROLLED + name: getattr(self.enrolled, name) for name in names}
+            if (weights := self.enrolled.weights) is not None:
+                arrays |= {_WEIGHTS + f.name: getattr(weights, f.name) for f in fields(Weights)}
         return arrays | (self.coordination.to_arrays() if self.coordination is not None else {})
 
     @classmethod
@@ -207,8 +213,10 @@ class Calibration:
         has_tails = has_enrolled and any(_ENROLLED + name in arrays for name in _TAIL_ARRAYS)
         enrolled_arrays = (*_ENROLLED_ARRAYS, *(_TAIL_ARRAYS if has_tails else ()))
         has_coordination = any(name.startswith(PREFIX) for name in arrays)
+        has_weights = any(name.startswith(_WEIGHTS) for name in arrays)
         expected = {*_OWN_ARRAYS, *(_ENROLLED + name for name in enrolled_arrays if has_enrolled)}
-        expected |= set(Coordination.names(timed=Coordination.is_timed(arrays)) if has_coordination else ())
+        expected |= set(Coordination.names(arrays) if has_coordination else ())
+        expected |= {_WEIGHTS + f.name for f in fields(Weights) if has_weights}
         if set(arrays) != expected:
             odd = ", ".join(sorted(set(arrays) ^ expected))
             raise BundleError(f"bundle {manifest.name}: calibration arrays missing or unused: {odd}")
@@ -239,6 +247,8 @@ class Calibration:
             }
         if has_coordination:
             shapes |= Coordination.shapes(arrays, s)
+        if has_weights:
+            shapes |= {_WEIGHTS + name: shape for name, shape in weight_shapes(s).items()}
         for name, shape in shapes.items():
             found = arrays[name].shape
             if len(found) != len(shape) or any(w not in (None, f) for w, f in zip(shape, found, strict=True)):
@@ -251,7 +261,8 @@ class Calibration:
         own: dict[str, Any] = {name: plain[name] for name in _OWN_ARRAYS}
         self = cls(**own)
         if has_enrolled:
-            enrolled = EnrolledCohort(**{name: plain[_ENROLLED + name] for name in enrolled_arrays})
+            own = {name: plain[_ENROLLED + name] for name in enrolled_arrays}
+            enrolled = EnrolledCohort(**own)
             if not enrolled.limits.size or (np.diff(enrolled.levels) <= 0).any():
                 raise BundleError(f"bundle {manifest.name}: calibration enrolled_levels must increase, with limits")
             if min(enrolled.limits.min(), 1 - enrolled.limits.max()) < 0:
@@ -266,6 +277,10 @@ class Calibration:
                     f"bundle {manifest.name}: calibration enrolled_tail_levels must increase from above 1, and "
                     "enrolled_tails lie between 0 and 1"
                 )
+            if has_weights:
+                weights = Weights(**{f.name: plain[_WEIGHTS + f.name] for f in fields(Weights)})
+                weights.refuse_if_unfit(where=f"bundle {manifest.name}: calibration: enrolled")
+                enrolled = replace(enrolled, weights=weights)
             self = replace(self, enrolled=enrolled)
         if has_coordination:
             where = f"bundle {manifest.name}: calibration"
@@ -315,16 +330,11 @@ class Calibration:
         channel_u = np.where(scores.scored, excess / spread, UNSCORED)
         sensor = self.by_sensor(channel_u, scores.intensity, scores.late, groups)
         score = self.rankable(channel_u, sensor)
-        if self.which is None:
-            n = np.full(len(score), len(self.reference))
-            below = np.searchsorted(self.reference, score, side="left")
-        else:
-            n = np.isfinite(self.reference).sum(axis=1)[self.which]
-            below = _rank_by_row(self.reference, self.which, score) - (self.reference.shape[1] - n)
+        n, below = _ranks(self.reference, self.which, score)
         if self.coordination is not None:
-            apart = self.apart(sensor, scores.intensity)
-            n = np.where(apart, len(self.coordination.reference), n)
-            below = np.where(apart, np.searchsorted(self.coordination.reference, score, side="left"), below)
+            apart, rest = self.apart(sensor, scores.intensity), self.coordination
+            n_apart, below_apart = _ranks(rest.weights.reference, rest.which, score)
+            n, below = np.where(apart, n_apart, n), np.where(apart, below_apart, below)
         p_value = (1 + n - below) / (n + 1)
         score = np.where(score > UNSCORED, score, 0.0)
         return Unusualness(excess=excess, sensor=sensor, score=score, p_value=p_value, channel=channel_u)
@@ -334,27 +344,27 @@ class Calibration:
         largest: F64 = np.maximum.reduceat(channel_u, [g.start for g in groups], axis=1)
         if self.coordination is None:
             return largest
-        newcomer = np.broadcast_to(1 - self.of_one, len(largest))
-        more = newcomer[:, None] * self.coordination.added(intensity, late)
+        more = self.coordination.added(intensity, late)
         return np.where(_all_told(largest, intensity)[:, None], largest + more, largest)
 
     def rankable(self, channel_u: F64, sensor: F64) -> F64:
         """Return what blocks (n,) are ranked by: the largest ``u``, or the largest statistic of a sensor, set back."""
         largest: F64 = sensor.max(axis=1)
         if self.coordination is not None:
-            largest = np.maximum(channel_u.max(axis=1), largest - self.coordination.further)
+            largest = np.maximum(channel_u.max(axis=1), largest - self.coordination.weights.further[..., 0])
         return largest
 
     def apart(self, sensor: F64, intensity: F64) -> NDArray[np.bool_]:
-        """Return (n,): newcomers whose coordination cannot be told, as of some sensor no step was heard."""
-        return ~_all_told(sensor, intensity) & np.broadcast_to(self.of_one <= 0, len(sensor))
+        """Return (n,): whose coordination cannot be told, as of some sensor no step was heard."""
+        return ~_all_told(sensor, intensity)
 
     def rows(self, at: NDArray[np.intp]) -> Calibration:
         """Return the calibration of some streams; itself when it is one of all."""
         if self.which is None:
             return self
         parts = {name: getattr(self, name)[at] for name in _BY_STREAM}
-        return replace(self, which=self.which[at], **parts)
+        coordination = None if self.coordination is None else self.coordination.rows(at)
+        return replace(self, which=self.which[at], coordination=coordination, **parts)
 
 
 def _all_told(sensor: F64, intensity: F64) -> NDArray[np.bool_]:
@@ -388,6 +398,7 @@ def stack_calibrations(calibrations: Sequence[Calibration]) -> Calibration:
         if not known:
             distinct.append(c.reference)
     longest = max(len(r) for r in distinct)
+    together = [c.coordination for c in calibrations]
     return Calibration(
         knots=np.stack([padded(c.knots, step=1.0) for c in calibrations]),
         center=np.stack([padded(c.center, step=0.0) for c in calibrations]),
@@ -398,7 +409,7 @@ def stack_calibrations(calibrations: Sequence[Calibration]) -> Calibration:
         precision=np.stack([c.precision for c in calibrations]),
         additive=calibrations[0].additive,
         enrolled=calibrations[0].enrolled,
-        coordination=calibrations[0].coordination,
+        coordination=None if any(t is None for t in together) else stack_coordinations([t for t in together if t]),
         which=np.array(which, np.intp),
         own_knots=np.array([len(c.knots) for c in calibrations], np.int64),
         of_one=np.array([float(c.of_one) for c in calibrations]),
@@ -420,6 +431,14 @@ def precision_of(covariance: F64) -> F64:
     """Invert a covariance of residuals (n_channels, n_channels), with a ridge of 0.02 of their mean power."""
     ridge = _RIDGE * max(1.0, float(np.trace(covariance)) / len(covariance))
     return np.linalg.inv(covariance + ridge * np.eye(len(covariance))).astype(np.float64)
+
+
+def _ranks(reference: F64, which: NDArray[np.intp] | None, score: F64) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return of how many each score (n,) is ranked among, and how many of them lie below; ``which`` tells the row."""
+    if which is None:
+        return np.full(len(score), len(reference)), np.searchsorted(reference, score, side="left")
+    n: NDArray[np.intp] = np.isfinite(reference).sum(axis=1)[which]
+    return n, _rank_by_row(reference, which, score) - (reference.shape[1] - n)
 
 
 def _rank_by_row(sorted_rows: F64, row: NDArray[np.intp], value: F64) -> NDArray[np.intp]:

@@ -294,10 +294,8 @@ def believe(
     b0, b1, b2, b3, b4, b5 = np.moveaxis(calibration.likelihood, -1, 0)
     if calibration.coordination is not None:
         apart = calibration.apart(unusual.sensor, scores.intensity)[:, None]
-        b0, b1 = (
-            np.where(apart, of_u_alone, of_both)
-            for of_u_alone, of_both in zip(calibration.coordination.likelihood.T, (b0, b1), strict=True)
-        )
+        alone = np.moveaxis(calibration.coordination.weights.likelihood, -1, 0)
+        b0, b1 = (np.where(apart, of_u_alone, of_both) for of_u_alone, of_both in zip(alone, (b0, b1), strict=True))
     gone, others_gone = lost_shares(np.where(heard, scores.missing, 1.0))
     log_lr = b0 + b1 * unusual.sensor + b2 * np.sqrt(gone) + b3 * np.sqrt(others_gone)
     log_lr = np.clip(log_lr / (1 + b4 * gone + b5 * others_gone), -LOG_LR_LIMIT, LOG_LR_LIMIT)

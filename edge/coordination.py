@@ -12,13 +12,16 @@ statistic is ``u + weight (v - usual) + late_weight (w - late_usual)``, each ``u
 block is ranked by that, less by how far its 99 % quantile lies above that of ``u``, or by ``u`` where that is more:
 what is rare in one way is rare. As long as it is not known how somebody's sensors move beside each other, ``w`` adds
 nothing. Where a sensor was not heard the others cannot be held against it: ``u`` stands alone, with a likelihood ratio
-and ranks of its own, as of people who are enrolled, who are not held against how others coordinate.
+and ranks of its own.
+
+Whoever is enrolled has lines of their own (``own_lines``), weighed as is best of people who are; without them they are
+not held against how others coordinate.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any, Final
 
 import numpy as np
@@ -27,18 +30,36 @@ from numpy.typing import NDArray
 from kinedge.edge.timing import UNTOLD
 from kinedge.errors import BundleError
 
-__all__ = ["MOST", "PREFIX", "Coordination"]
+__all__ = [
+    "MOST",
+    "PREFIX",
+    "Coordination",
+    "Lines",
+    "Weights",
+    "by_level",
+    "line",
+    "own_lines",
+    "stack_coordinations",
+    "stack_lines",
+    "weight_shapes",
+]
 
 F64 = NDArray[np.float64]
 
 MOST: Final = 3.0
-_LATE: Final = ("late_scale", "late_usual", "late_weight")
 PREFIX: Final = "coordination_"
+_LATE: Final = ("late_scale", "late_usual", "late_weight")
+_OWN_LEVELS: Final = 3
+_PRIOR_BLOCKS: Final = 100.0
+_MIN_WIDTH: Final = 0.1  # log of power: whoever never varies must not make everything rare
+_RIDGE: Final = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
-class Coordination:
-    """How the sensors of a cohort move together, as stored in ``calibration.npz``.
+class Lines:
+    """How much each sensor moves for how much the others do; of a cohort, of a person, or of several streams.
+
+    Of several streams, the first axis of all is theirs.
 
     Parameters
     ----------
@@ -48,6 +69,55 @@ class Coordination:
         Increasing: of that line, where the quantiles are told.
     low, middle, high : (n_levels, n_sensors)
         1, 50 and 99 % quantile of the intensity less the line.
+    """
+
+    mix: F64
+    levels: F64
+    low: F64
+    middle: F64
+    high: F64
+
+    def unusual(self, intensity: F64) -> F64:
+        """Return ``v`` (n, n_sensors) of intensities (n, n_sensors): 0 is the median, 1 a quantile."""
+        level = line(self.mix, intensity)
+        into = (level[:, None] - self.levels[..., :-1, :]) / np.diff(self.levels, axis=-2)
+        into = np.clip(into, 0.0, 1.0)
+
+        def at(quantile: F64) -> F64:
+            between: F64 = quantile[..., 0, :] + (into * np.diff(quantile, axis=-2)).sum(axis=1)
+            return between
+
+        middle = at(self.middle)
+        beyond = intensity - level - middle
+        v: F64 = np.where(beyond > 0, beyond / (at(self.high) - middle), beyond / (at(self.low) - middle))
+        return np.minimum(v, MOST)
+
+    def rows(self, at: NDArray[np.intp] | slice) -> Lines:
+        """Return those of some streams of several."""
+        return Lines(**{f.name: getattr(self, f.name)[at] for f in fields(self)})
+
+    def refuse_if_unfit(self, *, where: str) -> None:
+        """Raise an error unless these can be lines.
+
+        Raises
+        ------
+        BundleError
+            They cannot.
+        """
+        if not all(np.isfinite(getattr(self, f.name)).all() for f in fields(self)):
+            raise BundleError(f"{where}: coordination: a number is not finite")
+        if len(self.levels) < 2 or (np.diff(self.levels, axis=0) <= 0).any():
+            raise BundleError(f"{where}: coordination_levels must increase, and be at least 2")
+        if (self.low >= self.middle).any() or (self.middle >= self.high).any():
+            raise BundleError(f"{where}: coordination: low, middle and high must increase")
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """What is made of lines and lateness; of several streams, the first axis is theirs, but that of ``reference``.
+
+    Parameters
+    ----------
     usual : (n_sensors,)
         Mean of ``v`` on ordinary blocks.
     weight : (n_sensors,)
@@ -64,11 +134,6 @@ class Coordination:
         By how much the 99 % quantile of the statistic lies above that of ``u`` on ordinary blocks; 0 or more.
     """
 
-    mix: F64
-    levels: F64
-    low: F64
-    middle: F64
-    high: F64
     usual: F64
     weight: F64
     late_scale: F64
@@ -78,61 +143,97 @@ class Coordination:
     likelihood: F64
     further: F64
 
-    def unusual(self, intensity: F64) -> F64:
-        """Return ``v`` (n, n_sensors) of intensities (n, n_sensors): 0 is the median of the cohort, 1 a quantile."""
-        level = np.repeat(self.mix[None, :, -1], len(intensity), axis=0)
-        for j, column in enumerate(intensity.T):
-            level = level + self.mix[:, j] * column[:, None]
-        into = np.clip((level[:, None] - self.levels[:-1]) / np.diff(self.levels, axis=0), 0.0, 1.0)
-
-        def at(quantile: F64) -> F64:
-            between: F64 = quantile[0] + (into * np.diff(quantile, axis=0)).sum(axis=1)
-            return between
-
-        middle = at(self.middle)
-        beyond = intensity - level - middle
-        v: F64 = np.where(beyond > 0, beyond / (at(self.high) - middle), beyond / (at(self.low) - middle))
-        return np.minimum(v, MOST)
-
     def away(self, late: F64) -> F64:
         """Return ``w`` (n, n_sensors) of lateness (n, n_sensors); its usual where nothing is told of that."""
         w: F64 = np.where(late > UNTOLD, np.clip(late / self.late_scale, 0.0, MOST), self.late_usual)
         return w
 
-    def added(self, intensity: F64, late: F64) -> F64:
+    def added(self, v: F64, late: F64) -> F64:
         """Return (n, n_sensors): what is added to ``u`` where all sensors were heard."""
-        more: F64 = self.weight * (self.unusual(intensity) - self.usual)
+        more: F64 = self.weight * (v - self.usual)
         more = more + self.late_weight * (self.away(late) - self.late_usual)
         return more
 
+    def refuse_if_unfit(self, *, where: str) -> None:
+        """Raise an error unless these can be weights.
+
+        Raises
+        ------
+        BundleError
+            They cannot.
+        """
+        if not all(np.isfinite(getattr(self, f.name)).all() for f in fields(self)):
+            raise BundleError(f"{where}: coordination: a number is not finite")
+        if (self.late_scale <= 0).any():
+            raise BundleError(f"{where}: coordination_late_scale must be positive")
+        for name in ("weight", "late_weight", "further"):
+            if (getattr(self, name) < 0).any():
+                raise BundleError(f"{where}: coordination_{name} is negative")
+        if not len(self.reference) or (np.diff(self.reference) < 0).any():
+            raise BundleError(f"{where}: coordination_reference must be sorted and not empty")
+
+
+@dataclass(frozen=True, eq=False)
+class Coordination:
+    """Lines, and what is made of them; as stored in ``calibration.npz``, or of several streams.
+
+    Parameters
+    ----------
+    lines, weights
+    which : (n_streams,)
+        Which row of ``weights.reference`` (n_references, n) is a stream's; None for one of all.
+    """
+
+    lines: Lines
+    weights: Weights
+    which: NDArray[np.intp] | None = None
+
+    def added(self, intensity: F64, late: F64) -> F64:
+        """Return (n, n_sensors): what is added to ``u`` where all sensors were heard."""
+        return self.weights.added(self.lines.unusual(intensity), late)
+
+    def muted(self, reference: F64, likelihood: F64) -> Coordination:
+        """Return one that adds nothing, of somebody who is ranked and judged by ``u`` alone."""
+        nothing = np.zeros_like(self.weights.weight)
+        alone = replace(
+            self.weights,
+            weight=nothing,
+            late_weight=nothing,
+            reference=reference,
+            likelihood=likelihood[:, :2],
+            further=np.zeros(1),
+        )
+        return replace(self, weights=alone)
+
+    def rows(self, at: NDArray[np.intp]) -> Coordination:
+        """Return that of some streams of several."""
+        if self.which is None:
+            return self
+        weights = {f.name: getattr(self.weights, f.name)[at] for f in fields(Weights) if f.name != "reference"}
+        return Coordination(self.lines.rows(at), replace(self.weights, **weights), self.which[at])
+
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Return the arrays by name."""
-        return {PREFIX + f.name: getattr(self, f.name) for f in fields(self)}
-
-    @classmethod
-    def names(cls, *, timed: bool) -> tuple[str, ...]:
-        """Return the names of the arrays, with those of timing or without."""
-        return tuple(PREFIX + f.name for f in fields(cls) if timed or f.name not in _LATE)
+        return {PREFIX + f.name: getattr(part, f.name) for part in (self.lines, self.weights) for f in fields(part)}
 
     @staticmethod
-    def is_timed(names: Collection[str]) -> bool:
-        """Whether any array of timing is among these."""
-        return any(PREFIX + name in names for name in _LATE)
+    def names(present: Collection[str]) -> tuple[str, ...]:
+        """Return the names of the arrays that a bundle must have which has these: any, of timing or none."""
+        timed = any(PREFIX + name in present for name in _LATE)
+        every = (f.name for part in (Lines, Weights) for f in fields(part))
+        return tuple(PREFIX + name for name in every if timed or name not in _LATE)
 
     @staticmethod
     def shapes(arrays: Mapping[str, NDArray[Any]], n_sensors: int) -> dict[str, tuple[int | None, ...]]:
-        """Return the shape that each array must have."""
-        n_levels = arrays[PREFIX + "levels"].shape[0] if arrays[PREFIX + "levels"].ndim else 0
-        timed = Coordination.is_timed(arrays)
-        table = (n_levels, n_sensors)
-        return {
-            PREFIX + "mix": (n_sensors, n_sensors + 1),
-            **{PREFIX + name: table for name in ("levels", "low", "middle", "high")},
-            **{PREFIX + name: (n_sensors,) for name in ("usual", "weight", *(_LATE if timed else ()))},
-            PREFIX + "reference": (None,),
-            PREFIX + "likelihood": (n_sensors, 2),
-            PREFIX + "further": (1,),
+        """Return the shape that each of these arrays must have."""
+        levels = arrays[PREFIX + "levels"]
+        table = (levels.shape[0] if levels.ndim else 0, n_sensors)
+        shapes: dict[str, tuple[int | None, ...]] = {
+            "mix": (n_sensors, n_sensors + 1),
+            **{name: table for name in ("levels", "low", "middle", "high")},
+            **weight_shapes(n_sensors),
         }
+        return {PREFIX + name: shape for name, shape in shapes.items() if PREFIX + name in arrays}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, F64], *, where: str) -> Coordination:
@@ -143,20 +244,118 @@ class Coordination:
         BundleError
             They cannot be a coordination.
         """
-        blank = np.zeros(arrays[PREFIX + "usual"].shape)
-        untimed = {"late_scale": blank + 1, "late_usual": blank, "late_weight": blank}
-        self = cls(**{f.name: arrays.get(PREFIX + f.name, untimed.get(f.name, blank)) for f in fields(cls)})
-        if not all(np.isfinite(getattr(self, f.name)).all() for f in fields(cls)):
-            raise BundleError(f"{where}: coordination: a number is not finite")
-        if len(self.levels) < 2 or (np.diff(self.levels, axis=0) <= 0).any():
-            raise BundleError(f"{where}: coordination_levels must increase, and be at least 2")
-        if (self.low >= self.middle).any() or (self.middle >= self.high).any():
-            raise BundleError(f"{where}: coordination: low, middle and high must increase")
-        if (self.late_scale <= 0).any():
-            raise BundleError(f"{where}: coordination_late_scale must be positive")
-        for name in ("weight", "late_weight", "further"):
-            if (getattr(self, name) < 0).any():
-                raise BundleError(f"{where}: coordination_{name} is negative")
-        if not len(self.reference) or (np.diff(self.reference) < 0).any():
-            raise BundleError(f"{where}: coordination_reference must be sorted and not empty")
+        nothing = np.zeros_like(arrays[PREFIX + "usual"])
+        untimed = {"late_scale": nothing + 1, "late_usual": nothing, "late_weight": nothing}
+        own = {name.removeprefix(PREFIX): array for name, array in arrays.items() if name.startswith(PREFIX)}
+        found = untimed | own
+        self = cls(
+            Lines(**{f.name: found[f.name] for f in fields(Lines)}),
+            Weights(**{f.name: found[f.name] for f in fields(Weights)}),
+        )
+        self.lines.refuse_if_unfit(where=where)
+        self.weights.refuse_if_unfit(where=where)
         return self
+
+
+def weight_shapes(n_sensors: int) -> dict[str, tuple[int | None, ...]]:
+    """Return the shape of each array of ``Weights``, by its name."""
+    return {
+        **{name: (n_sensors,) for name in ("usual", "weight", *_LATE)},
+        "reference": (None,),
+        "likelihood": (n_sensors, 2),
+        "further": (1,),
+    }
+
+
+def line(mix: F64, intensity: F64) -> F64:
+    """Return the line (n, n_sensors) of each sensor in the intensities (n, n_sensors) of the others."""
+    level = np.broadcast_to(mix[..., -1], intensity.shape)
+    for j, column in enumerate(intensity.T):
+        level = level + mix[..., j] * column[:, None]
+    return level
+
+
+def by_level(level: F64, left: F64, n_levels: int) -> Lines:
+    """Return where the quantiles of what is left (n, n_sensors) above a line lie, at so many levels of that line."""
+    n_sensors = level.shape[1]
+    levels, low, middle, high = (np.empty((n_levels, n_sensors)) for _ in range(4))
+    for i in range(n_sensors):
+        for k, rows in enumerate(np.array_split(np.argsort(level[:, i], kind="stable"), n_levels)):
+            levels[k, i] = np.median(level[rows, i])
+            low[k, i], middle[k, i], high[k, i] = np.quantile(left[rows, i], [0.01, 0.5, 0.99])
+    levels += 1e-6 * np.arange(n_levels)[:, None]  # equal medians must not divide by zero
+    wide = np.minimum(low, middle - _MIN_WIDTH), middle, np.maximum(high, middle + _MIN_WIDTH)
+    return Lines(np.zeros((n_sensors, n_sensors + 1)), levels, *wide)
+
+
+def own_lines(cohort: Lines, intensity: F64) -> Lines:
+    """Learn how the sensors of one person move together.
+
+    Both the line and the width of its quantiles lean on the cohort's, with the weight of 100 blocks.
+
+    Parameters
+    ----------
+    cohort
+        Of the model.
+    intensity : (n, n_sensors)
+        Of blocks of their ordinary movement, at least 30.
+    """
+    n, n_sensors = intensity.shape
+    trust = n / (n + _PRIOR_BLOCKS)
+    center = intensity.mean(axis=0)
+    apart = intensity - center
+    covariance = apart.T @ apart / n
+    mix = np.zeros((n_sensors, n_sensors + 1))
+    for i in range(n_sensors):
+        others = [j for j in range(n_sensors) if j != i]
+        square = covariance[np.ix_(others, others)] + _RIDGE * np.eye(len(others))
+        own = np.linalg.solve(square, covariance[others, i])
+        mix[i, others] = trust * own + (1 - trust) * cohort.mix[i, others]
+        mix[i, -1] = center[i] - mix[i, others] @ center[others]
+    level = line(mix, intensity)
+    found = by_level(level, intensity - level, _OWN_LEVELS)
+    into = np.clip((found.levels[:, None] - cohort.levels[:-1]) / np.diff(cohort.levels, axis=0), 0.0, 1.0)
+    low, middle, high = (
+        q[0] + (into * np.diff(q, axis=0)).sum(axis=1) for q in (cohort.low, cohort.middle, cohort.high)
+    )
+    below = trust * (found.middle - found.low) + (1 - trust) * (middle - low)
+    above = trust * (found.high - found.middle) + (1 - trust) * (high - middle)
+    return replace(found, mix=mix, low=found.middle - below, high=found.middle + above)
+
+
+def stack_lines(found: Sequence[Lines]) -> Lines:
+    """Return lines with a row per stream, from one each; to fewer levels more are added above their last."""
+    most = max(len(x.levels) for x in found)
+
+    def padded(values: F64, *, step: float) -> F64:
+        return np.concatenate([values, values[-1] + step * np.arange(1, most - len(values) + 1)[:, None]])
+
+    return Lines(
+        mix=np.stack([x.mix for x in found]),
+        levels=np.stack([padded(x.levels, step=1.0) for x in found]),
+        **{name: np.stack([padded(getattr(x, name), step=0.0) for x in found]) for name in ("low", "middle", "high")},
+    )
+
+
+def stack_coordinations(found: Sequence[Coordination]) -> Coordination:
+    """Return one with a row per stream, from one each of one model."""
+    distinct: list[F64] = []
+    which = []
+    for c in found:
+        known = [i for i, r in enumerate(distinct) if r is c.weights.reference]
+        which.append(known[0] if known else len(distinct))
+        if not known:
+            distinct.append(c.weights.reference)
+    longest = max(len(r) for r in distinct)
+    weights = {f.name: np.stack([getattr(c.weights, f.name) for c in found]) for f in fields(Weights)[:5]}
+    return Coordination(
+        stack_lines([c.lines for c in found]),
+        Weights(
+            **weights,
+            # what is missing in a shorter one stands below every statistic
+            reference=np.stack([np.concatenate([np.full(longest - len(r), -np.inf), r]) for r in distinct]),
+            likelihood=np.stack([c.weights.likelihood for c in found]),
+            further=np.stack([c.weights.further for c in found]),
+        ),
+        np.array(which, np.intp),
+    )

@@ -41,6 +41,7 @@ _MAX_BASELINE_BYTES: Final = 4 << 20
 _MAX_CONTEXTS: Final = 16
 _FRAMES: Final = "frames_"
 _POSES: Final = "poses_"
+_LINES: Final = ("mix", "levels", "low", "middle", "high")
 
 
 class EnrolmentManifest(Config):
@@ -185,7 +186,10 @@ def _from_arrays(
     arrays: Mapping[str, NDArray[Any]], sensors: tuple[SensorEntry, ...], where: str
 ) -> tuple[Baseline, Frames]:
     s, c = len(sensors), sum(len(sensor.channels) for sensor in sensors)
-    d = c + 2 * s + 1
+    n_levels = len(arrays["levels"]) if "levels" in arrays and arrays["levels"].ndim else 0
+    if not set(arrays) & set(_LINES):  # as of before they were learned
+        arrays = {**arrays, "mix": np.zeros((s, s + 1)), **{name: np.zeros((0, s)) for name in _LINES[1:]}}
+    d = c + 2 * s + 1 + (s if n_levels else 0)
     k = len(arrays["knots"]) if "knots" in arrays and arrays["knots"].ndim else 0
     shapes = {
         "knots": (k, s + 1),
@@ -196,6 +200,8 @@ def _from_arrays(
         "n_blocks": (1,),
         "n_trimmed": (1,),
         "reference": (arrays["reference"].size if "reference" in arrays else 0,),
+        "mix": (s, s + 1),
+        **{name: (n_levels, s) for name in _LINES[1:]},
         _FRAMES + "gravity": (s, 3),
         _FRAMES + "axis": (s, 3),
         _FRAMES + "cross": (s, 3, 3),
@@ -215,6 +221,10 @@ def _from_arrays(
         raise BundleError(f"{where}: the contexts need increasing intensities, 2 to {_MAX_CONTEXTS} of them")
     if min((baseline.q99 - baseline.median).min(), np.diag(baseline.precision).min(), frames.error_rad.min()) <= 0:
         raise BundleError(f"{where}: spreads, precisions and errors must be positive")
+    if baseline.lines is not None:
+        baseline.lines.refuse_if_unfit(where=where)
+    if n_levels > _MAX_CONTEXTS:
+        raise BundleError(f"{where}: {n_levels} levels of coordination; at most {_MAX_CONTEXTS} can be")
     if (np.diff(baseline.reference) < 0).any() or len(baseline.reference) > MAX_REFERENCE:
         raise BundleError(f"{where}: the reference must be sorted, and have at most {MAX_REFERENCE} values")
     for vectors in (frames.gravity, frames.axis):

@@ -19,7 +19,7 @@ from pydantic import Field
 from kinedge.config import Config
 from kinedge.edge.calibration import Calibration
 from kinedge.edge.history import N_BACK, effective_size, history_of
-from kinedge.edge.personal import Blocks, Detectors, fit_baseline
+from kinedge.edge.personal import Blocks, Detectors, fit_baseline, of_all
 
 __all__ = ["Audit", "HistoryLevel", "audit_person", "worse_than"]
 
@@ -138,8 +138,9 @@ def audit_person(
     apart = blocks.hop % stride == 0
     limits = _limits(cohort)
     levels = _levels(detectors[apart] > _LEVEL, blocks.hop[apart] // stride, limits)
-    effective = effective_size(detectors[:, -1])
-    drift, drift_error = _drift(parts[0][:, -1], parts[1][:, -1])
+    body = of_all(groups)
+    effective = effective_size(detectors[:, body])
+    drift, drift_error = _drift(parts[0][:, body], parts[1][:, body])
     broken = any(level.found == "far above" for level in levels)
     held_out = np.sort(np.concatenate(largest))
     audit = Audit(

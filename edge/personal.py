@@ -3,7 +3,9 @@
 Contexts are the tertiles of the wearer's own movement intensity, each sensor's by itself. Between their medians center
 and spread are linear, as in the cohort's calibration: with hard edges a verdict could flip because the intensity
 crossed one. Detectors are numbered: each channel, the mean of each sensor's channels, the largest of each sensor's
-channels, and one over all channels; the last three work on the channels' ``u``, with a center and spread of their own.
+channels, one over all channels, and how each sensor moves beside the others, where that is known
+(``kinedge.edge.coordination``); all but the first work on the channels' ``u``, or on ``v``, with a center and spread of
+their own.
 
 A few abnormal minutes in an enrolment must not become usual: before quantiles are taken, blocks are left out in which
 a channel lies further above its center than six times the distance from the median to the 90 % quantile, at most 5 %.
@@ -17,12 +19,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kinedge.edge.calibration import UNSCORED, Calibration, precision_of
+from kinedge.edge.coordination import Coordination, Lines, own_lines, stack_lines
+from kinedge.edge.scores import NO_STEP
 from kinedge.errors import SignalError
 
 __all__ = [
@@ -32,6 +36,7 @@ __all__ = [
     "Detectors",
     "detector_names",
     "fit_baseline",
+    "of_all",
 ]
 
 F64 = NDArray[np.float64]
@@ -45,9 +50,15 @@ _MIN_BLOCKS: Final = 30  # ten in each context, or their quantiles are of nothin
 _BEYOND: Final = 2  # knots, a factor e of power apart, on either side of what the person was seen to do
 
 
-def detector_names(sensors: Sequence[str], channels: Sequence[str]) -> tuple[str, ...]:
-    """Return the detectors' names in order."""
-    return (*channels, *(f"{s} mean" for s in sensors), *(f"{s} largest" for s in sensors), "all")
+def detector_names(sensors: Sequence[str], channels: Sequence[str], *, together: bool) -> tuple[str, ...]:
+    """Return the detectors' names in order, with those of how each sensor moves beside the others or without."""
+    of_channels = (*channels, *(f"{s} mean" for s in sensors), *(f"{s} largest" for s in sensors), "all")
+    return (*of_channels, *(f"{s} beside the others" for s in sensors if together))
+
+
+def of_all(groups: Sequence[slice]) -> int:
+    """Return the number of the detector over all channels."""
+    return int(groups[-1].stop) + 2 * len(groups)
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +103,8 @@ class Baseline:
         What it was learned from, and what was left out as abnormal.
     reference : (n,)
         Sorted statistics of the person's own blocks, each half against the other; empty when there were too few.
+    mix, levels, low, middle, high
+        Of the person's own ``lines``; without any level where the cohort has none.
     """
 
     knots: F64
@@ -102,6 +115,16 @@ class Baseline:
     n_blocks: F64
     n_trimmed: F64
     reference: F64
+    mix: F64
+    levels: F64
+    low: F64
+    middle: F64
+    high: F64
+
+    @property
+    def lines(self) -> Lines | None:
+        """How the person's sensors move together; None where that is not known."""
+        return Lines(self.mix, self.levels, self.low, self.middle, self.high) if len(self.levels) else None
 
     def calibration(self, cohort: Calibration, groups: Sequence[slice]) -> Calibration:
         """Return the cohort's calibration with this person's center and spread in place of the cohort's.
@@ -109,7 +132,8 @@ class Baseline:
         Where the person was never seen, softer than their calm or harder than their vigorous median, the center goes on
         as the cohort's does from there. The reference and the likelihood ratios are those of the cohort's subjects,
         each against their own enrolment. Where the bundle has none, blocks are ranked among the person's own: nothing
-        can then be found rarer than the enrolment is long; and the ratios are the cohort's by surprise alone.
+        can then be found rarer than the enrolment is long; and the ratios are the cohort's by surprise alone. So it is
+        with how the sensors move together: unless the bundle knows what a person's own lines tell, they tell nothing.
         """
         n_channels, n_sensors = len(self.precision), self.knots.shape[1] - 1
         own = self.knots[:, :n_sensors]
@@ -119,14 +143,23 @@ class Baseline:
         center, spread = self.median[:, :n_channels], (self.q99 - self.median)[:, :n_channels]
         below = center[0] + usual[:_BEYOND] - usual[_BEYOND]
         above = center[-1] + usual[-_BEYOND:] - usual[-_BEYOND - 1]
-        changes: dict[str, Any] = {}
+        reference, likelihood, weights = cohort.reference, cohort.likelihood, None
         if cohort.enrolled is not None:
-            changes = {"reference": cohort.enrolled.reference, "likelihood": cohort.enrolled.likelihood}
+            reference, likelihood = cohort.enrolled.reference, cohort.enrolled.likelihood
+            weights = cohort.enrolled.weights
         elif len(self.reference):
-            changes = {"reference": self.reference}
-        if cohort.enrolled is None and cohort.coordination is not None:
-            by_surprise = cohort.coordination.likelihood, cohort.likelihood[:, 2:]
-            changes["likelihood"] = np.concatenate(by_surprise, axis=1)
+            reference = self.reference
+        coordination = cohort.coordination
+        if coordination is not None and cohort.enrolled is None:
+            likelihood = np.concatenate([coordination.weights.likelihood, likelihood[:, 2:]], axis=1)
+        if coordination is not None and self.lines is not None and weights is not None:
+            coordination = Coordination(self.lines, weights)
+        elif coordination is not None and weights is not None:
+            reference, alone = weights.reference, weights.likelihood
+            likelihood = np.concatenate([alone, likelihood[:, 2:]], axis=1)
+            coordination = coordination.muted(reference, alone)
+        elif coordination is not None:
+            coordination = coordination.muted(reference, likelihood)
         return replace(
             cohort,
             knots=knots,
@@ -134,7 +167,9 @@ class Baseline:
             spread=np.concatenate([spread[[0] * _BEYOND], spread, spread[[-1] * _BEYOND]]),
             precision=self.precision,
             of_one=np.ones(()),
-            **changes,
+            reference=reference,
+            likelihood=likelihood,
+            coordination=coordination,
         )
 
 
@@ -151,7 +186,9 @@ class Detectors:
 
     def __init__(self, baselines: Sequence[Baseline], groups: Sequence[slice]) -> None:
         self._starts = [g.start for g in groups]
-        self._of = _knots_of(groups)
+        lines = [b.lines for b in baselines]
+        self._lines = None if None in lines else stack_lines([x for x in lines if x is not None])
+        self._of = _knots_of(groups, together=self._lines is not None)
         n_channels = groups[-1].stop
         median = np.stack([b.median for b in baselines])
         spread = np.stack([b.q99 for b in baselines]) - median
@@ -159,6 +196,11 @@ class Detectors:
         self._median, self._spread = median[..., n_channels:], spread[..., n_channels:]
         self._u95 = (np.stack([b.q95 for b in baselines]) - median) / spread
         self._n_channels = n_channels
+
+    @property
+    def together(self) -> bool:
+        """Whether there are detectors of how each sensor moves beside the others."""
+        return self._lines is not None
 
     def assess(
         self, channel_u: F64, intensity: F64, *, rows: NDArray[np.intp] | slice = slice(None)
@@ -183,6 +225,9 @@ class Detectors:
         """
         weight = _context_weights(self._knots[rows], intensity)[..., self._of]
         pooled, usable = _pool(channel_u, self._starts)
+        if self._lines is not None:
+            beside, told = _beside(self._lines.rows(rows), usable, intensity)
+            pooled, usable = np.concatenate([pooled, beside], axis=1), np.concatenate([usable, told], axis=1)
         of = weight[..., self._n_channels :]
         pooled = (pooled - _blend(of, self._median[rows])) / _blend(of, self._spread[rows])
         u = np.concatenate([channel_u, np.where(usable, pooled, UNSCORED)], axis=1)
@@ -238,7 +283,8 @@ def _fit(kept: Blocks, covariance: F64, cohort: Calibration, groups: tuple[slice
             context[rows, i] = k
             knots[k, i] = np.median(column[rows])
     knots += 1e-3 * np.arange(n_contexts)[:, None]  # of one who never changes their pace; and no division by zero
-    of = _knots_of(groups)
+    lines = None if cohort.coordination is None else own_lines(cohort.coordination.lines, kept.intensity)
+    of = _knots_of(groups, together=lines is not None)
     n_channels = groups[-1].stop
     n_detectors = len(of)
     precision = precision_of(covariance)
@@ -246,9 +292,11 @@ def _fit(kept: Blocks, covariance: F64, cohort: Calibration, groups: tuple[slice
     trust = len(kept) / (len(kept) + _PRIOR_BLOCKS)
     median, q95, q99 = (np.zeros((n_contexts, n_detectors)) for _ in range(3))
 
+    together = _no_lines(len(groups)) if lines is None else lines
+
     def baseline() -> Baseline:
-        n = np.array([float(len(kept))])
-        return Baseline(knots, median.copy(), q95.copy(), q99.copy(), precision, n, np.zeros(1), np.zeros(0))
+        n, nothing = np.array([float(len(kept))]), (np.zeros(1), np.zeros(0))
+        return Baseline(knots, median.copy(), q95.copy(), q99.copy(), precision, n, *nothing, **vars(together))
 
     def usual() -> tuple[F64, F64]:
         return baseline().calibration(cohort, groups).usual(kept.intensity, groups)
@@ -269,7 +317,9 @@ def _fit(kept: Blocks, covariance: F64, cohort: Calibration, groups: tuple[slice
             q95[k, c] = median[k, c] + high
             q99[k, c] = median[k, c] + max(trust * top + (1 - trust) * prior[k, c], _MIN_SPREAD)
     center, spread = usual()
-    pooled, _ = _pool((kept.channel - center) / spread, [g.start for g in groups])
+    pooled, usable = _pool((kept.channel - center) / spread, [g.start for g in groups])
+    if lines is not None:
+        pooled = np.concatenate([pooled, _beside(lines, usable, kept.intensity)[0]], axis=1)
     for d in range(n_channels, n_detectors):
         for k in range(n_contexts):
             values = pooled[context[:, of[d]] == k, d - n_channels]
@@ -287,10 +337,22 @@ def _abnormal(left: F64) -> NDArray[np.bool_]:
     return out
 
 
-def _knots_of(groups: Sequence[slice]) -> NDArray[np.intp]:
+def _no_lines(n_sensors: int) -> Lines:
+    return Lines(np.zeros((n_sensors, n_sensors + 1)), *(np.zeros((0, n_sensors)) for _ in range(4)))
+
+
+def _beside(lines: Lines, usable: NDArray[np.bool_], intensity: F64) -> tuple[F64, NDArray[np.bool_]]:
+    """Return how each sensor moves beside the others, (n, n_sensors), and where that is known: of all or none."""
+    told = usable[:, : intensity.shape[1]] & (intensity > NO_STEP)
+    every = np.broadcast_to(told.all(axis=1, keepdims=True), intensity.shape)
+    return lines.unusual(intensity), every
+
+
+def _knots_of(groups: Sequence[slice], *, together: bool) -> NDArray[np.intp]:
     """Return (n_detectors,): which column of ``knots`` each detector goes by."""
-    sensors = np.arange(len(groups))
-    return np.concatenate([np.repeat(sensors, [g.stop - g.start for g in groups]), sensors, sensors, [len(groups)]])
+    sensors, body = np.arange(len(groups)), len(groups)
+    channels = np.repeat(sensors, [g.stop - g.start for g in groups])
+    return np.concatenate([channels, sensors, sensors, [body], [body] * (body if together else 0)]).astype(np.intp)
 
 
 def _pool(channel_u: F64, starts: Sequence[int]) -> tuple[F64, NDArray[np.bool_]]:

@@ -13,7 +13,7 @@ from kinedge.edge.alarm import AlarmConfig, Alarms, AlarmState
 from kinedge.edge.calibration import UNSCORED, Unusualness
 from kinedge.edge.enrolment_audit import worse_than
 from kinedge.edge.people import People
-from kinedge.edge.personal import Detectors, detector_names
+from kinedge.edge.personal import Detectors, detector_names, of_all
 from kinedge.edge.promise import Watched, Way, promise
 from kinedge.edge.scores import BlockScores
 from kinedge.edge.scoring import Scorer
@@ -70,7 +70,8 @@ class AlarmWatch:
             promises.append(said[audit.verdict])
         self._detectors = Detectors(baselines, scorer.groups)
         self._sensor_of = np.repeat(np.arange(len(scorer.groups)), [g.stop - g.start for g in scorer.groups])
-        names = detector_names(scorer.sensors, scorer.channels)
+        self._of_all = of_all(scorer.groups)
+        names = detector_names(scorer.sensors, scorer.channels, together=self._detectors.together)
         self._words = _Words(
             names=names,
             sensors=scorer.sensors,
@@ -157,7 +158,7 @@ class AlarmWatch:
             channel[gappy[:, self._sensor_of]] = UNSCORED
         u, q95 = self._detectors.assess(channel, scores.intensity[at], rows=own)
         if some_gappy:
-            u[gappy.any(axis=1), -1] = UNSCORED
+            u[gappy.any(axis=1), self._of_all] = UNSCORED
         part = take_rows(self._state, own)
         # after a leap of the grid the blocks between were never seen, and no history is known
         part.known[self._block[own] + 1 != block] = False

@@ -83,15 +83,15 @@ def follow_calibration(
     normal = of_subjects(scored)
     if calibration.coordination is not None:  # how strongly sensors move does not hang on the precision
         by_surprise = ranked(replace(followed, coordination=None), normal, groups).reference
-        followed = replace(followed, coordination=replace(calibration.coordination, reference=by_surprise))
+        weights = replace(calibration.coordination.weights, reference=by_surprise)
+        followed = replace(followed, coordination=replace(calibration.coordination, weights=weights))
     followed = replace(ranked(followed, normal, groups), enrolled=None)
     if calibration.enrolled is None:
         return followed
     manifest = reduced.manifest
     folds = enrol_each(scored, followed, groups)
-    enrolled = folds.cohort(
-        scored, followed, groups, calibration.enrolled.likelihood, stride=manifest.block // manifest.hop
-    )
+    known, stride = calibration.enrolled, manifest.block // manifest.hop
+    enrolled = folds.cohort(scored, followed, groups, known.likelihood, known.weights, stride=stride)
     return replace(followed, enrolled=enrolled)
 
 

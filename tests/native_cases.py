@@ -27,19 +27,20 @@ from kinedge.edge.engine import Engine, EngineState, Surprise
 from kinedge.edge.grid import Grid
 from kinedge.edge.hop_facts import look_at
 from kinedge.edge.judgement import Judgement
-from kinedge.edge.native import arrive, belief, blocks, clocks, health, hops, loader, surprise, take
+from kinedge.edge.native import arrive, belief, blocks, clocks, health, hops, loader, surprise, take, timing
 from kinedge.edge.reliability import ReliabilityMonitor
 from kinedge.edge.scores import NO_STEP, BlockScorer, BlockScores
 from kinedge.edge.scoring import Scorer
 from kinedge.edge.sensor_health import N_FOUND, SensorHealth
 from kinedge.edge.state_rows import take_rows
+from kinedge.edge.timing import UNTOLD, Timing
 from kinedge.firmware_bridge.clock import ClockMap
 from kinedge.signals import IMU6, ImuChunk, SensorSpec
 
 PERIOD_NS = 20_000_000
 IMU9 = (*IMU6, "mag_x", "mag_y", "mag_z")
 # modules whose functions are all there, or none
-WHOLE: tuple[Any, ...] = (arrive, belief, blocks, clocks, health, surprise, take)
+WHOLE: tuple[Any, ...] = (arrive, belief, blocks, clocks, health, surprise, take, timing)
 
 
 @contextmanager
@@ -210,10 +211,14 @@ def block_scores(seed: int) -> None:
         valid, saturated = lossy(rng, values.shape), rng.random(values.shape) < 0.1
         seen = look_at(values, valid, saturated)
         own = rng.uniform(0.1, 2.0, (len(rows), n_channels, n_channels)) if turn % 2 else None
-        found = scorer.advance(told, values, valid, saturated, states[0], rows, precision=own, facts=seen)
+        late = rng.normal(size=(len(rows), len(m.sensors)))
+        found = scorer.advance(told, values, valid, saturated, states[0], rows, precision=own, facts=seen, late=late)
         assert scorer._native is not None and scorer._native.record.has_state(states[0])
         with numpy_only():
-            same(found, scorer.advance(told, values, valid, saturated, states[1], rows, precision=own, facts=seen))
+            same(
+                found,
+                scorer.advance(told, values, valid, saturated, states[1], rows, precision=own, facts=seen, late=late),
+            )
         same(states[0], states[1])
         states.reverse()
 
@@ -226,9 +231,10 @@ def judged(seed: int) -> None:
     asked: Any = {"without_sensor": rng.choice(["unsure", "others"]), "miss_cost": float(rng.choice([0.5, 1.0]))}
     hop_s, blocks = float(rng.choice([1.0, 5.0])), float(rng.choice([1.0, 2.0, 4.0]))
     judgement = Judgement(groups, CautionConfig(**asked), hop_s=hop_s, block_s=hop_s * blocks)
-    together = coordination_of(rng, s) if seed % 3 and s > 1 else None
-    cohort = replace(calibration_of(rng, edges), additive=np.array([float(seed % 2)]), coordination=together)
-    each = stack_calibrations([replace(calibration_of(rng, edges), coordination=together) for _ in range(n)])
+    some = [coordination_of(rng, s) for _ in range(n)] if seed % 3 and s > 1 else [None] * n
+    some = [some[int(rng.integers(n))] for _ in some]  # some in common, as people whose calibration is the cohort's
+    cohort = replace(calibration_of(rng, edges), additive=np.array([float(seed % 2)]), coordination=some[0])
+    each = stack_calibrations([replace(calibration_of(rng, edges), coordination=own) for own in some])
     states = [take_rows(BeliefState.initial(n, s, int(edges[-1])), np.arange(n)) for _ in range(2)]
     for turn in range(12):
         rows = np.arange(n) if turn % 3 == 0 else rng.permutation(n)[: int(rng.integers(1, n + 1))]
@@ -248,6 +254,7 @@ def judged(seed: int) -> None:
             saturated=share(0.1),
             flat=rng.random(sensors) < 0.03,
             full=rng.random(len(rows)) < 0.95,
+            late=np.where(rng.random(sensors) < 0.2, UNTOLD, rng.normal(0, 0.4, sensors)),
         )
         wrong = np.stack([share(0.07) for _ in range(N_FOUND)])
         seen = SensorHealth.of(wrong, np.zeros(sensors, np.int64), rng.random(sensors) < 0.05)
@@ -258,6 +265,28 @@ def judged(seed: int) -> None:
         assert judgement._native is not None and judgement._native.record.has_state(states[0])
         with numpy_only():
             same(found, judgement.advance(scores, with_whom, states[1], rows, **told))
+        same(states[0], states[1])
+        states.reverse()
+
+
+def beside(seed: int) -> None:
+    """Steps of people in changing company, with gaps and pauses, and sensors of every kind."""
+    rng = np.random.default_rng(seed)
+    m = sensors_of(rng, hop=int(rng.choice([1, 5, 10, 50])))
+    m.sensors = m.sensor_specs
+    m.rate_hz = float(rng.choice([10.0, 50.0, 64.0]))
+    n = int(rng.choice([1, 5, 33]))
+    watch = Timing(m)
+    states = [watch.initial_state(n) for _ in range(2)]
+    for turn in range(40):
+        rows = np.arange(n) if turn % 3 == 0 else rng.permutation(n)[: int(rng.integers(1, n + 1))]
+        values = rng.normal(0, rng.choice([0.01, 3.0]), (len(rows), m.hop, m.n_channels)).astype(np.float32)
+        valid = lossy(rng, values.shape)
+        values[~valid] = np.nan
+        found = watch.advance(values, valid, states[0], rows)
+        assert watch._native is not None and watch._native.record.has_state(states[0])
+        with numpy_only():
+            same(found, watch.advance(values, valid, states[1], rows))
         same(states[0], states[1])
         states.reverse()
 
@@ -471,6 +500,7 @@ CASES = {
     "arrivals": arrivals,
     "belief": judged,
     "blocks": block_scores,
+    "timing": beside,
     "facts": facts,
     "health": sensor_health,
     "grid": grid,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from kinedge.edge.calibration import Calibration
-from kinedge.edge.coordination import Coordination
+from kinedge.edge.coordination import Coordination, Lines, Weights
 
 
 def calibration_of(rng: np.random.Generator, edges: np.ndarray) -> Calibration:
@@ -31,4 +31,8 @@ def coordination_of(rng: np.random.Generator, n_sensors: int) -> Coordination:
     levels, weight = np.sort(rng.normal(-2, 3, shape), axis=0), rng.choice([0.0, 0.7, 1.9], n_sensors)
     usual, reference = rng.random(n_sensors), np.sort(rng.normal(size=int(rng.integers(1, 300))))
     likelihood = rng.normal(size=(n_sensors, 2)) * 3
-    return Coordination(mix, levels, low, middle, high, usual, weight, reference, likelihood, rng.random(1))
+    late = rng.uniform(0.1, 0.5, n_sensors), rng.random(n_sensors), rng.choice([0.0, 0.4, 1.1], n_sensors)
+    return Coordination(
+        Lines(mix, levels, low, middle, high),
+        Weights(usual, weight, *late, reference, likelihood, rng.random(1)),
+    )

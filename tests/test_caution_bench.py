@@ -61,7 +61,7 @@ def test_rivals_go_by_surprise_alone_however_the_sensors_move_together() -> None
     calibration = Scorer(bundle).calibration
     known = calibration.coordination
     assert known is not None
-    heavy = replace(known, weight=known.weight + 2)
+    heavy = replace(known, weights=replace(known.weights, weight=known.weights.weight + 2))
     sessions = simulated_sessions([810_000], sessions_each=1)
     seen = []
     for coordination in (known, heavy):
@@ -73,8 +73,9 @@ def test_rivals_go_by_surprise_alone_however_the_sensors_move_together() -> None
     np.testing.assert_array_equal(seen[0][1].p_value, seen[1][1].p_value)
     assert (seen[0][0].confidence != seen[1][0].confidence).any()
     # ranked among what the cohort shows by surprise alone
-    n = len(known.reference)
-    below = np.searchsorted(known.reference, seen[0][1].score, side="left")
+    reference = known.weights.reference
+    n = len(reference)
+    below = np.searchsorted(reference, seen[0][1].score, side="left")
     np.testing.assert_allclose(seen[0][1].p_value, (1 + n - below) / (n + 1))
 
 

@@ -25,6 +25,7 @@ from kinedge.edge.narrative import usual_without
 from kinedge.edge.reliability import SensorHealth
 from kinedge.edge.scores import BlockScores
 from kinedge.edge.scoring import Scorer
+from kinedge.edge.timing import UNTOLD
 from kinedge.edge.verdict_json import verdict_as_json
 from kinedge.training.simulate import SimulationConfig, simulate
 
@@ -47,6 +48,7 @@ def of_four(faults: tuple[str, ...], u: tuple[float, ...], p: float) -> tuple[Bl
         saturated=at("clipped", 0.7),
         flat=at("flat", 1.0) > 0,
         full=np.ones(1, bool),
+        late=np.full((1, FOUR), UNTOLD),
     )
     heard = [UNSCORED if f in ("silent", "half") else x for f, x in zip(faults, u, strict=True)]
     sensor = np.array([heard])

@@ -16,10 +16,11 @@ from weighed_blocks import CONFIG, scores
 from kinedge.edge.attribution import go_on
 from kinedge.edge.calibration import UNSCORED, Calibration, stack_calibrations
 from kinedge.edge.caution import BeliefState, believe
-from kinedge.edge.coordination import MOST, Coordination
+from kinedge.edge.coordination import MOST, Coordination, Lines, Weights
 from kinedge.edge.personal import Blocks, fit_baseline
 from kinedge.edge.scores import NO_STEP
 from kinedge.edge.scoring import Scorer
+from kinedge.edge.timing import UNTOLD
 from kinedge.errors import BundleError
 from kinedge.recording import Recording
 from kinedge.training.calibrating import SubjectScores
@@ -36,63 +37,59 @@ def walker(seed: int, *, shift: float = 0.0, n: int = 400, n_sensors: int = 3) -
     pace = rng.normal(-2, 1.5, (n, 1))
     intensity = pace + np.arange(n_sensors) + 0.2 * rng.normal(size=(n, n_sensors))
     intensity[:, -1] += shift
-    return SubjectScores(str(seed), rng.normal(size=(n, 2 * n_sensors)), intensity)
+    late = rng.normal(-1, 0.5, (n, n_sensors))  # in time, nearly always
+    return SubjectScores(str(seed), rng.normal(size=(n, 2 * n_sensors)), intensity, late)
 
 
 @pytest.fixture(scope="module")
 def together() -> Coordination:
     found = fit_coordination([walker(s) for s in range(6)])
     assert found is not None
-    return replace(found, weight=np.array([1.0, 2.0, 0.5]))
+    return replace(found, weights=replace(found.weights, weight=np.array([1.0, 2.0, 0.5])))
 
 
 def test_a_limb_that_moves_half_as_far_is_unusual_and_so_is_one_that_moves_twice_as_far(together: Coordination) -> None:
     usual = walker(100).intensity
-    assert np.quantile(together.unusual(usual), 0.98, axis=0) == pytest.approx(1.0, abs=0.25)
+    assert np.quantile(together.lines.unusual(usual), 0.98, axis=0) == pytest.approx(1.0, abs=0.25)
     for change in (HALF, -HALF):
         struck = usual.copy()
         struck[:, 0] += change
-        v = together.unusual(struck)
+        v = together.lines.unusual(struck)
         assert (v[:, 0] > 1).mean() > 0.95
         assert (v.argmax(axis=1) == 0).mean() > 0.85
 
 
 def test_a_body_that_slows_down_as_a_whole_is_not(together: Coordination) -> None:
     calm = walker(101).intensity + HALF
-    assert (together.unusual(calm).max(axis=1) > 1).mean() < 0.1
+    assert (together.lines.unusual(calm).max(axis=1) > 1).mean() < 0.1
 
 
 def test_what_one_more_person_adds_is_within_the_quantiles() -> None:
     alike = fit_coordination([walker(s) for s in range(6)])
     each_otherwise = fit_coordination([walker(s, shift=0.8 * (s - 2.5)) for s in range(6)])
     assert alike is not None and each_otherwise is not None
-    widths = [(c.high - c.low)[:, -1].mean() for c in (alike, each_otherwise)]
+    widths = [(c.lines.high - c.lines.low)[:, -1].mean() for c in (alike, each_otherwise)]
     assert widths[1] > 3 * widths[0]
     another = walker(7, shift=1.6).intensity
-    assert (alike.unusual(another)[:, -1] > 1).mean() > 0.95
-    assert (each_otherwise.unusual(another)[:, -1] > 1).mean() < 0.05
+    assert (alike.lines.unusual(another)[:, -1] > 1).mean() > 0.95
+    assert (each_otherwise.lines.unusual(another)[:, -1] > 1).mean() < 0.05
 
 
 def test_the_line_of_each_person_is_fitted_on_the_others() -> None:
     apart = fit_coordination([walker(0, shift=-1.0), walker(1, shift=1.0)])
     assert apart is not None
     # a line of both lies between them, 1 from each; that of the one lies 2 from the other
-    assert (apart.high - apart.low)[:, -1].mean() > 3.5
+    assert (apart.lines.high - apart.lines.low)[:, -1].mean() > 3.5
 
 
 def test_it_is_told_from_the_median_of_what_is_left_above_the_line() -> None:
     flat = np.ones((2, 2))
-    known = Coordination(
+    known = Lines(
         mix=np.array([[0.0, 1.0, 0.5], [1.0, 0.0, -0.5]]),
         levels=np.array([[-9.0, -9.0], [9.0, 9.0]]),
         low=-1 * flat,
         middle=0.5 * flat,
         high=1.5 * flat,
-        usual=np.zeros(2),
-        weight=np.ones(2),
-        reference=np.zeros(1),
-        likelihood=np.zeros((2, 2)),
-        further=np.zeros(1),
     )
     # the line of the first lies at -1.5
     for first, v in ((-1.0, 0.0), (0.0, 1.0), (1.0, 2.0), (-2.5, 1.0), (99.0, MOST)):
@@ -103,8 +100,10 @@ def test_every_person_counts_the_same_however_long_they_were_recorded() -> None:
     short, long = walker(0, shift=-1.0, n=200), walker(1, shift=1.0, n=5000)
     found = fit_coordination([short, long])
     assert found is not None
-    line = found.mix[-1, -1] + found.mix[-1, :2] @ np.array([-2.0, -1.0])
-    assert line == pytest.approx(0.0, abs=0.15)  # between both, where the longer one alone would pull it to 1
+    mix = found.lines.mix[-1]
+    assert mix[-1] + mix[:2] @ np.array([-2.0, -1.0]) == pytest.approx(
+        0.0, abs=0.15
+    )  # where the longer one alone pulls it to 1
 
 
 def test_a_single_sensor_and_a_few_blocks_have_no_coordination() -> None:
@@ -118,56 +117,67 @@ def test_it_weighs_what_it_tells_beside_the_surprise(together: Coordination) -> 
     odd = walker(201, n=2000).intensity
     odd[:1000, 0] += HALF
 
-    def rows(u: np.ndarray, intensity: np.ndarray) -> np.ndarray:
-        return np.concatenate([u[:, None], intensity], axis=1)
+    def told(u: np.ndarray, intensity: np.ndarray, w: float = 0.0) -> list[np.ndarray]:
+        v = together.lines.unusual(intensity)[:, 0]
+        return list(np.stack([u, v, w + 0.1 * rng.random(2000)], axis=1))
 
     def noise() -> np.ndarray:
         return rng.normal(0, 0.4, 2000)
 
-    seen_by_both, alone = weighed(together, 0, rows(noise(), calm), rows(noise() + 1, odd))
-    seen_by_it_alone, _ = weighed(together, 0, rows(noise(), calm), rows(noise(), odd))
-    assert 0.2 < seen_by_both < seen_by_it_alone <= 3
+    def weights_of(one: list[np.ndarray], other: list[np.ndarray]) -> Weights:
+        return weighed(together.weights, [(one, other), ([], []), ([], [])])
+
+    seen_by_both = weights_of(told(noise(), calm), told(noise() + 1, odd))
+    seen_by_it_alone = weights_of(told(noise(), calm), told(noise(), odd))
+    assert 0.2 < seen_by_both.weight[0] < seen_by_it_alone.weight[0] <= 3
+    alone = seen_by_both.likelihood[0]
     assert alone[0] < 0 < alone[1]
     calm_again = walker(202, n=2000).intensity
-    of_nothing, again = weighed(together, 0, rows(noise(), calm), rows(noise() + 1, calm_again))
-    assert of_nothing < 0.2
-    assert again == pytest.approx(alone, rel=0.1)  # what u tells alone does not hang on how the sensors moved
+    of_nothing = weights_of(told(noise(), calm), told(noise() + 1, calm_again))
+    assert of_nothing.weight[0] < 0.2 and of_nothing.late_weight[0] < 0.2
+    assert of_nothing.likelihood[0] == pytest.approx(alone, rel=0.1)  # what u tells alone does not hang on the others
     # more unusual never speaks for normal
-    assert weighed(together, 0, rows(noise(), odd), rows(noise() + 1, calm))[0] == 0
+    assert weights_of(told(noise(), odd, 1.0), told(noise() + 1, calm)).weight[0] == 0
+    assert weights_of(told(noise(), calm, 1.0), told(noise() + 1, calm_again)).late_weight[0] == 0
+    assert 0.2 < weights_of(told(noise(), calm), told(noise() + 1, calm_again, 0.5)).late_weight[0] <= 3
+    # of sensors with too few changes nothing is known
+    np.testing.assert_array_equal(seen_by_both.weight[1:], together.weights.weight[1:])
 
 
 @given(arrays(np.float64, (4, 3), elements=st.floats(-40, 40)))
 def test_it_is_finite_and_bounded_whatever_is_measured(intensity: np.ndarray) -> None:
     found = fit_coordination([walker(s) for s in range(3)])
     assert found is not None
-    v = found.unusual(intensity)
+    v = found.lines.unusual(intensity)
     assert ((v >= 0) & (v <= MOST)).all()
     for one, rows in pairwise(range(5)):
-        np.testing.assert_array_equal(found.unusual(intensity[one:rows]), v[one:rows])
+        np.testing.assert_array_equal(found.lines.unusual(intensity[one:rows]), v[one:rows])
 
 
 def with_coordination(scorer: Scorer, **changes: object) -> Calibration:
     found = fit_coordination([walker(s, n_sensors=2) for s in range(6)])
     assert found is not None
     alone = np.tile([-2.0, 3.0], (2, 1))
-    found = replace(
-        found,
+    weights = replace(
+        found.weights,
         weight=np.array([2.0, 1.0]),
+        late_weight=np.array([0.5, 1.5]),
         reference=scorer.calibration.reference + 0.5,
         likelihood=alone,
         further=np.array([0.25]),
     )
+    found = replace(found, weights=weights)
     return replace(scorer.calibration, coordination=found, **changes)  # type: ignore[arg-type]
 
 
-def test_it_adds_to_the_statistic_of_newcomers_alone_and_where_all_sensors_were_heard(scorer: Scorer) -> None:
+def test_it_adds_to_the_statistic_where_all_sensors_were_heard_and_it_is_known_of_a_person(scorer: Scorer) -> None:
     usual = scorer.calibration.usual(np.array([[-2.0 + HALF, -1.0]]), scorer.groups)[0]
     block = scores(channel=usual, intensity=np.array([[-2.0 + HALF, -1.0]]))
     known = with_coordination(scorer)
     before = replace(scorer.calibration, coordination=None)
     plain, found = (c.assess(block, scorer.groups) for c in (before, known))
     assert known.coordination is not None
-    more = known.coordination.added(block.intensity)
+    more = known.coordination.added(block.intensity, block.late)
     assert more[0, 0] > 0.7
     np.testing.assert_array_equal(found.sensor, plain.sensor + more)
     assert found.score[0] == found.sensor.max() - 0.25 > plain.score[0]
@@ -178,7 +188,8 @@ def test_it_adds_to_the_statistic_of_newcomers_alone_and_where_all_sensors_were_
     assert seen.score[0] == before.assess(calm, scorer.groups).score[0]
     assert found.p_value[0] <= plain.p_value[0]
     np.testing.assert_array_equal(found.channel, plain.channel)
-    enrolled = replace(known, of_one=np.ones(()))
+    muted = known.coordination.muted(known.reference, known.likelihood)
+    enrolled = replace(known, of_one=np.ones(()), coordination=muted)
     np.testing.assert_array_equal(enrolled.assess(block, scorer.groups).sensor, plain.sensor)
     mixed = stack_calibrations([known, enrolled]).assess(
         scores(
@@ -197,8 +208,8 @@ def test_it_adds_to_the_statistic_of_newcomers_alone_and_where_all_sensors_were_
     found, plain = (c.assess(of_every_other_sample, scorer.groups) for c in (known, before))
     np.testing.assert_array_equal(found.sensor, plain.sensor)
     assert found.p_value[0] > plain.p_value[0]  # ranked by the reference of u alone, which lies higher here
-    for who, coordination in ((known, None), (enrolled, known.coordination)):
-        alone = replace(who, coordination=coordination).assess(deaf, scorer.groups)
+    for alone_known in (replace(known, coordination=None), enrolled):
+        alone = alone_known.assess(deaf, scorer.groups)
         assert (known.assess(deaf, scorer.groups).p_value > alone.p_value).all() or alone.p_value == 1
 
 
@@ -212,22 +223,24 @@ def test_where_a_sensor_is_silent_the_others_are_judged_by_their_own_surprise(sc
     def lean(calibration: Calibration) -> float:
         return float(believe(deaf, unusual, calibration, CONFIG, start, hop_s=1.0, block_s=2.0)[0].lean[0])
 
-    other = replace(known, coordination=replace(known.coordination, likelihood=np.tile([0.5, 3.0], (2, 1))))
+    weights = replace(known.coordination.weights, likelihood=np.tile([0.5, 3.0], (2, 1)))
+    other = replace(known, coordination=replace(known.coordination, weights=weights))
     more = known.likelihood + np.array([1.0, 1.0, 0.0, 0.0, 0.0, 0.0])
     assert lean(other) > lean(known)  # by u alone
     assert lean(replace(other, likelihood=more)) == lean(other)
-    of_one = replace(known, of_one=np.ones(()))
-    assert lean(replace(of_one, likelihood=more)) > lean(of_one)
+    of_one = replace(known, coordination=known.coordination.muted(known.reference, known.likelihood))
+    raised = known.coordination.muted(known.reference, more)
+    assert lean(replace(of_one, coordination=raised)) > lean(of_one)
 
 
 def test_where_no_cohort_was_enrolled_a_person_is_judged_by_the_ratios_of_surprise_alone(scorer: Scorer) -> None:
     known = with_coordination(scorer)
     rng = np.random.default_rng(0)
-    blocks = Blocks(rng.normal(size=(90, 12)), rng.normal(size=(90, 2)), np.arange(90))
+    blocks = Blocks(rng.normal(size=(90, 12)), rng.normal(size=(90, 2)), np.full((90, 2), UNTOLD), np.arange(90))
     assert known.enrolled is not None and known.coordination is not None
     for enrolled, expected in (
         (known.enrolled, known.enrolled.likelihood[:, :2]),
-        (None, known.coordination.likelihood),
+        (None, known.coordination.weights.likelihood),
     ):
         cohort = replace(known, enrolled=enrolled)
         own = fit_baseline(blocks, np.eye(12), cohort=cohort, groups=scorer.groups).calibration(cohort, scorer.groups)
@@ -280,8 +293,12 @@ def test_it_is_part_of_a_bundle_and_bundles_of_before_have_none(scorer: Scorer) 
     kept = known.to_arrays()
     read = Calibration.from_arrays(kept, scorer.manifest).coordination
     assert read is not None and known.coordination is not None
-    for f in fields(Coordination):
-        np.testing.assert_array_equal(getattr(read, f.name), getattr(known.coordination, f.name))
+    for one, other in ((read.lines, known.coordination.lines), (read.weights, known.coordination.weights)):
+        for f in fields(one):
+            np.testing.assert_array_equal(getattr(one, f.name), getattr(other, f.name))
+    untimed = {name: array for name, array in kept.items() if not name.startswith("coordination_late")}
+    read = Calibration.from_arrays(untimed, scorer.manifest).coordination
+    assert read is not None and not read.weights.late_weight.any()
     before = {name: array for name, array in kept.items() if not name.startswith("coordination_")}
     assert Calibration.from_arrays(before, scorer.manifest).coordination is None
 
@@ -300,6 +317,9 @@ def test_it_is_part_of_a_bundle_and_bundles_of_before_have_none(scorer: Scorer) 
         ("mix", lambda a: a[:, :-1], "expected"),
         ("usual", lambda a: a[:1], "expected"),
         ("usual", None, "missing or unused"),
+        ("late_usual", None, "missing or unused"),
+        ("late_weight", lambda a: -a, "coordination_late_weight is negative"),
+        ("late_scale", lambda a: 0 * a, "late_scale must be positive"),
         ("reference", lambda a: a[::-1], "reference must be sorted"),
         ("reference", lambda a: a[:0], "reference must be sorted"),
         ("likelihood", lambda a: a[:1], "expected"),
@@ -321,12 +341,13 @@ def test_a_cohort_is_calibrated_with_it_and_ranks_by_it(scorer: Scorer, person: 
     people = [replace(person(130.0, seed=s), subject=str(s)) for s in (810_000, 810_001)]
     found = calibrate_cohort([(people, Scorer(scorer.bundle))], exclude_labels=())
     assert found.coordination is not None
-    assert (found.coordination.weight > 0).any()
+    weights = found.coordination.weights
+    assert (weights.weight > 0).any()
     alone = replace(found, coordination=None)
     block = scores(channel=np.full((1, 12), -1.0), intensity=np.array([[-9.0, 1.0]]))
     with_it, without = (c.assess(block, scorer.groups) for c in (found, alone))
     assert with_it.score[0] > without.score[0]
     # a block may be rare in either way: both reach as far
-    alone_99, both_99 = (np.quantile(r, 0.99) for r in (found.coordination.reference, found.reference))
-    assert found.coordination.further[0] > 0
-    assert both_99 == pytest.approx(alone_99, abs=0.5 * found.coordination.further[0])
+    alone_99, both_99 = (np.quantile(r, 0.99) for r in (weights.reference, found.reference))
+    assert weights.further[0] > 0
+    assert both_99 == pytest.approx(alone_99, abs=0.5 * weights.further[0])

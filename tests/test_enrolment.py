@@ -29,6 +29,7 @@ from kinedge.edge.personal import Blocks, Detectors, detector_names, fit_baselin
 from kinedge.edge.pipeline import Pipeline, Scored
 from kinedge.edge.scores import BlockScores
 from kinedge.edge.scoring import Scorer
+from kinedge.edge.timing import UNTOLD
 from kinedge.edge.trusted import load_trusted
 from kinedge.errors import BundleError, ConfigError, SignalError
 from kinedge.firmware_bridge.recorder import SessionWriter
@@ -78,7 +79,7 @@ def test_one_per_cent_of_a_persons_later_blocks_lies_above_their_own_99_per_cent
     baseline = fit_baseline(normal_blocks(rng, 3000), np.eye(12), cohort=scorer.calibration, groups=scorer.groups)
     later = normal_blocks(rng, 6000)
     u = detectors_of(later, scorer, baseline)
-    assert u.shape[1] == len(detector_names(scorer.sensors, scorer.channels)) == 12 + 2 * 2 + 1
+    assert u.shape[1] == len(detector_names(scorer.sensors, scorer.channels, together=True)) == 12 + 3 * 2 + 1
     over = (u > 1).mean(axis=0)
     assert (over > 0.004).all()
     assert (over < 0.02).all()
@@ -241,6 +242,7 @@ def test_p_values_of_stacked_references_count_each_streams_own(scorer: Scorer, s
     scores = BlockScores(
         rng.normal(size=(5, 12)), np.ones((5, 12), bool), rng.normal(-3, 1, (5, 2)), np.zeros((5, 12)),
         np.zeros((5, 12)), np.zeros((5, 2)), np.zeros((5, 2)), np.zeros((5, 2), bool), np.ones(5, bool),
+        np.full((5, 2), UNTOLD),
     )  # fmt: skip
     found = stacked.assess(scores, scorer.groups)
     for stream, i in enumerate((0, 1, 2, 3, 1)):
@@ -257,9 +259,9 @@ def test_what_was_not_scored_is_never_unusual_to_any_detector(scorer: Scorer, en
     u[:, 6:] = UNSCORED
     u[1] = UNSCORED
     found, q95 = detectors.assess(u, np.full((2, 2), -3.0))
-    names = detector_names(scorer.sensors, scorer.channels)
+    names = detector_names(scorer.sensors, scorer.channels, together=True)
     for name, value in zip(names, found[0], strict=True):
-        assert (value == UNSCORED) == ("right" in name), name
+        assert (value == UNSCORED) == ("right" in name or "beside" in name), name
     assert (found[1] == UNSCORED).all()
     assert ((q95 > 0) & (q95 < 1.01)).all()  # between the median and the 99 % quantile
 

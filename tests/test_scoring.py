@@ -17,6 +17,7 @@ from kinedge.edge.offline import align_recording, score_recording, verdicts_of
 from kinedge.edge.scores import BlockScorer, BlockScores
 from kinedge.edge.scoring import Scorer, ScoringState
 from kinedge.edge.state_rows import put_rows, take_rows
+from kinedge.edge.timing import UNTOLD
 from kinedge.edge.verdict import VerdictBatch
 from kinedge.errors import BundleError, SignalError
 from kinedge.recording import Recording, Region
@@ -107,6 +108,7 @@ def random_scores(scorer: Scorer, n: int, seed: int = 0) -> BlockScores:
         saturated=np.zeros((n, s)),
         flat=np.zeros((n, s), bool),
         full=np.ones(n, bool),
+        late=np.where(rng.random((n, s)) < 0.3, UNTOLD, rng.normal(size=(n, s))),
     )
 
 
@@ -145,7 +147,8 @@ def test_on_people_like_the_cohort_the_p_value_is_not_too_small_too_often() -> N
 
     def subject(name: str) -> SubjectScores:
         shift = rng.normal(0, 0.3)
-        return SubjectScores(name, shift + rng.gumbel(size=(400, 6)), rng.normal(size=(400, 1)))
+        channel, intensity = shift + rng.gumbel(size=(400, 6)), rng.normal(size=(400, 1))
+        return SubjectScores(name, channel, intensity, np.full((400, 1), UNTOLD))
 
     cal = fit_calibration(scorer_manifest, [subject(str(i)) for i in range(30)], rng.normal(size=(500, 6)))
     rare = []
@@ -153,7 +156,7 @@ def test_on_people_like_the_cohort_the_p_value_is_not_too_small_too_often() -> N
         s = subject(f"new{i}")
         scores = BlockScores(
             s.channel, np.ones((400, 6), bool), s.intensity, s.channel, s.channel,
-            np.zeros((400, 1)), np.zeros((400, 1)), np.zeros((400, 1), bool), np.ones(400, bool),
+            np.zeros((400, 1)), np.zeros((400, 1)), np.zeros((400, 1), bool), np.ones(400, bool), s.late,
         )  # fmt: skip
         rare.append((cal.assess(scores, (slice(0, 6),)).p_value <= 0.05).mean())
     assert 0.02 < np.mean(rare) < 0.08
@@ -174,7 +177,7 @@ def _manifest() -> object:
 
 
 def test_too_little_ordinary_movement_is_refused() -> None:
-    few = SubjectScores("a", np.zeros((10, 6)), np.zeros((10, 1)))
+    few = SubjectScores("a", np.zeros((10, 6)), np.zeros((10, 1)), np.zeros((10, 1)))
     with pytest.raises(SignalError, match="at least 20 blocks"):
         fit_calibration(_manifest(), [few], np.zeros((10, 6)))  # type: ignore[arg-type]
 
@@ -322,6 +325,7 @@ def assert_same(a: ScoringState, b: ScoringState) -> None:
         (a.health, b.health),
         (a.belief, b.belief),
         (a.sides, b.sides),
+        (a.timing, b.timing),
     ):
         for f in fields(own):
             assert np.array_equal(getattr(own, f.name), getattr(other, f.name)), f.name

@@ -12,6 +12,7 @@ from kinedge.edge.caution import Belief, BeliefState, CautionConfig, Decision, b
 from kinedge.edge.reasons import Reason, reasons_of
 from kinedge.edge.reliability import SensorHealth
 from kinedge.edge.scores import BlockScores
+from kinedge.edge.timing import UNTOLD
 
 SENSORS = ("wrist_left", "wrist_right")
 CONFIG = CautionConfig()
@@ -29,6 +30,7 @@ def scores(**changes: Any) -> BlockScores:
         saturated=np.zeros((1, 2)),
         flat=np.zeros((1, 2), bool),
         full=np.ones(1, bool),
+        late=np.full((1, 2), UNTOLD),
     )
     return replace(base, **changes)
 

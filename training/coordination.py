@@ -12,18 +12,19 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from kinedge.edge.coordination import Coordination
+from kinedge.edge.calibration import Calibration
+from kinedge.edge.coordination import Coordination, Weights, by_level, line
+from kinedge.edge.scores import BlockScores
 from kinedge.edge.timing import UNTOLD
 from kinedge.training.calibrating import SubjectScores
-from kinedge.training.likelihood import fit_likelihood_ratio, fit_slopes, limited
+from kinedge.training.likelihood import FEWEST, fit_likelihood_ratio, fit_slopes, limited
 
-__all__ = ["fit_coordination", "weighed"]
+__all__ = ["fit_coordination", "told_of", "weighed"]
 
 F64 = NDArray[np.float64]
 
 _N_LEVELS: Final = 5
 _LEAST: Final = 100  # blocks of a level: less have no 1 and 99 % quantile
-_MIN_WIDTH: Final = 0.1  # log of power: a cohort that never varies must not make everything rare
 _RIDGE: Final = 1e-3
 _RARE: Final = 0.99
 _MIN_LATE: Final = 0.1  # of a cohort whose steps are always alike, that any step otherwise must not be rare
@@ -44,70 +45,70 @@ def fit_coordination(normal: Sequence[SubjectScores]) -> Coordination | None:
     if n_sensors < 2 or n_levels < 2:
         return None
     if len(normal) > 1:
-        lines = np.concatenate(
-            [_line(_mix([o for o in normal if o is not s]), s.intensity) for s in normal]
+        level = np.concatenate(
+            [line(_mix([o for o in normal if o is not s]), s.intensity) for s in normal]
         )  # as of somebody new
     else:
-        lines = _line(_mix(normal), every)
-    levels, low, middle, high = (np.empty((n_levels, n_sensors)) for _ in range(4))
-    for i in range(n_sensors):
-        for k, rows in enumerate(np.array_split(np.argsort(lines[:, i], kind="stable"), n_levels)):
-            levels[k, i] = np.median(lines[rows, i])
-            low[k, i], middle[k, i], high[k, i] = np.quantile((every - lines)[rows, i], [0.01, 0.5, 0.99])
-    levels += 1e-6 * np.arange(n_levels)[:, None]  # equal medians must not divide by zero
-    found = Coordination(
-        mix=_mix(normal),
-        levels=levels,
-        low=np.minimum(low, middle - _MIN_WIDTH),
-        middle=middle,
-        high=np.maximum(high, middle + _MIN_WIDTH),
-        usual=np.zeros(n_sensors),
+        level = line(_mix(normal), every)
+    lines = replace(by_level(level, every - level, n_levels), mix=_mix(normal))
+    scale, timed = _lateness(normal)
+    weights = Weights(
+        usual=lines.unusual(every).mean(axis=0),
         weight=np.zeros(n_sensors),
-        late_scale=_late_scale(normal),
+        late_scale=scale,
         late_usual=np.zeros(n_sensors),
         late_weight=np.zeros(n_sensors),
         reference=np.zeros(1),
         likelihood=np.zeros((n_sensors, 2)),
         further=np.zeros(1),
     )
-    timed = np.concatenate([s.late[(s.late > UNTOLD).all(axis=1)] for s in normal])
-    late_usual = found.away(timed).mean(axis=0) if len(timed) else np.zeros(n_sensors)
-    return replace(found, usual=found.unusual(every).mean(axis=0), late_usual=late_usual)
+    if len(timed):
+        weights = replace(weights, late_usual=weights.away(timed).mean(axis=0))
+    return Coordination(lines, weights)
 
 
-def weighed(coordination: Coordination, sensor: int, calm: F64, odd: F64) -> tuple[F64, tuple[float, float]]:
-    """Return what ``v`` and ``w`` of a sensor weigh beside its ``u``, and ``b0`` and ``b1`` by ``u`` alone.
+def told_of(calibration: Calibration, scores: BlockScores, sensor: int, groups: Sequence[slice]) -> F64:
+    """Return ``u``, ``v`` and ``w`` of a sensor in a block, the latter two beyond what is usual."""
+    together = calibration.coordination
+    u = calibration.assess(scores, groups).channel[0, groups[sensor]].max()
+    if together is None:
+        return np.array([u, 0.0, 0.0])
+    v = together.lines.unusual(scores.intensity) - together.weights.usual
+    w = together.weights.away(scores.late) - together.weights.late_usual
+    return np.array([u, v[0, sensor], w[0, sensor]])
+
+
+def weighed(start: Weights, blocks: Sequence[tuple[Sequence[F64], Sequence[F64]]]) -> Weights:
+    """Return weights with what ``v`` and ``w`` of each sensor weigh beside its ``u``, and the ratios by ``u`` alone.
 
     A weight is the ratio of two slopes where a change is told from none.
 
     Parameters
     ----------
-    coordination
+    start
         Without weight.
-    sensor
-        Which one.
-    calm, odd : (n, 1 + 2 n_sensors)
-        ``u`` of the sensor's channels, all intensities and lateness, of ordinary blocks and of blocks with a change
-        there.
+    blocks
+        Of each sensor: from ``told_of``, of ordinary blocks and of blocks with a change there.
     """
-    alone = fit_likelihood_ratio(calm[:, 0], odd[:, 0])
-    parts = []
-    n_sensors = len(coordination.usual)
-    for blocks in (calm, odd):
-        v = coordination.unusual(blocks[:, 1 : 1 + n_sensors])[:, sensor] - coordination.usual[sensor]
-        w = coordination.away(blocks[:, 1 + n_sensors :])[:, sensor] - coordination.late_usual[sensor]
-        parts.append(np.stack([limited(blocks[:, 0]), v, w], axis=1))
-    of_u, *others = fit_slopes(*parts)[1:]
-    weights = [_MOST_WEIGHT if of_u <= 0 else min(float(other / of_u), _MOST_WEIGHT) for other in others]
-    return np.where(np.array(others) > 0, weights, 0.0), alone
+    weight, late_weight = start.weight.copy(), start.late_weight.copy()
+    alone = start.likelihood.copy()
+    for i, (calm, odd) in enumerate(blocks):
+        if min(len(calm), len(odd)) < FEWEST:
+            continue
+        told = [np.stack(rows) for rows in (calm, odd)]
+        alone[i] = fit_likelihood_ratio(*(rows[:, 0] for rows in told))
+        of_u, *others = fit_slopes(*(np.concatenate([limited(r[:, :1]), r[:, 1:]], axis=1) for r in told))[1:]
+        weights = [_MOST_WEIGHT if of_u <= 0 else min(float(other / of_u), _MOST_WEIGHT) for other in others]
+        weight[i], late_weight[i] = (w if other > 0 else 0.0 for w, other in zip(weights, others, strict=True))
+    return replace(start, weight=weight, late_weight=late_weight, likelihood=alone)
 
 
-def _late_scale(normal: Sequence[SubjectScores]) -> F64:
-    """Return the 99 % quantile of each sensor's lateness, where it is told."""
+def _lateness(normal: Sequence[SubjectScores]) -> tuple[F64, F64]:
+    """Return the 99 % quantile of each sensor's lateness, and all (n, n_sensors) of which it is."""
     late = np.concatenate([s.late for s in normal])
     timed = late[(late > UNTOLD).all(axis=1)]
     scale: F64 = np.quantile(timed, _RARE, axis=0) if len(timed) else np.zeros(late.shape[1])
-    return np.maximum(scale, _MIN_LATE)
+    return np.maximum(scale, _MIN_LATE), timed
 
 
 def _mix(normal: Sequence[SubjectScores]) -> F64:
@@ -125,8 +126,3 @@ def _mix(normal: Sequence[SubjectScores]) -> F64:
         mix[i, others] = np.linalg.solve(square, covariance[others, i])
         mix[i, -1] = center[i] - mix[i, others] @ center[others]
     return mix
-
-
-def _line(mix: F64, intensity: F64) -> F64:
-    line: F64 = mix[:, -1] + intensity @ mix[:, :-1].T
-    return line

@@ -7,13 +7,14 @@ own baseline, and how likely a detector exceeds when it just did. It is stored w
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kinedge.edge.calibration import Calibration, EnrolledCohort
+from kinedge.edge.coordination import Weights
 from kinedge.edge.history import History, history_of, limits_of
 from kinedge.edge.personal import Baseline, Blocks, Detectors, fit_baseline
 from kinedge.training.calibrating import SubjectScores, pool_reference
@@ -25,6 +26,7 @@ F64 = NDArray[np.float64]
 _LEVELS: Final = (0.5, 1.0)  # of u, at which exceedances are counted
 _TAILS: Final = (1.5, 2.0, 3.0, 5.0)  # beyond the level that histories are told by
 _TOLD_BY: Final = 1.0
+_RARE: Final = 0.99
 _SCORES: Final = ("channel", "intensity", "late")
 _MIN_FOLD: Final = 60  # blocks to learn a baseline from, and to hold against it
 
@@ -57,9 +59,29 @@ class Folds:
 
     parts: Mapping[int, Sequence[tuple[slice, Baseline]]]
 
-    def of(self, i: int, cohort: Calibration, groups: Sequence[slice]) -> Calibration | None:
-        """Return a calibration to the subject for what is injected into recording ``i``."""
-        return self.parts[i][0][1].calibration(cohort, groups) if self.parts.get(i) else None
+    def of(self, i: int) -> Baseline | None:
+        """Return the baseline of the subject for what is injected into recording ``i``."""
+        return self.parts[i][0][1] if self.parts.get(i) else None
+
+    def weights(self, scored: Sequence[ScoredRecording], cohort: Calibration) -> Weights | None:
+        """Return what is usual of people held against their own lines, without weight yet; None where there is none."""
+        if cohort.coordination is None or not self.parts:
+            return None
+        usual = [
+            lines.unusual(scored[i].blocks.take(rows).intensity)
+            for i, parts in self.parts.items()
+            for rows, baseline in parts
+            if (lines := baseline.lines) is not None
+        ]
+        nothing = np.zeros_like(cohort.coordination.weights.weight)
+        return replace(
+            cohort.coordination.weights,
+            usual=np.concatenate(usual).mean(axis=0),
+            weight=nothing,
+            late_weight=nothing,
+            reference=np.zeros(1),
+            further=np.zeros(1),
+        )
 
     def cohort(
         self,
@@ -67,11 +89,16 @@ class Folds:
         cohort: Calibration,
         groups: Sequence[slice],
         likelihood: F64 | None,
+        weights: Weights | None,
         *,
         stride: int,
     ) -> EnrolledCohort | None:
-        """Hold every part against its baseline; None when fewer than two subjects had enough."""
+        """Hold every part against its baseline; None when fewer than two subjects had enough.
+
+        Of ``weights``, the ranks are found here.
+        """
         statistics: dict[str, list[F64]] = {}
+        more: dict[str, list[F64]] = {}
         histories: dict[str, list[History]] = {}
         for i, parts in self.parts.items():
             subject = scored[i].subject
@@ -79,6 +106,10 @@ class Folds:
                 blocks = scored[i].blocks.take(rows)
                 u, detectors = _against(baseline, blocks, cohort, groups)
                 statistics.setdefault(subject, []).append(u.max(axis=1))
+                if weights is not None and baseline.lines is not None:
+                    added = weights.added(baseline.lines.unusual(blocks.intensity), blocks.late)
+                    largest = np.maximum.reduceat(u, [g.start for g in groups], axis=1)
+                    more.setdefault(subject, []).append((largest + added).max(axis=1))
                 apart = blocks.hop % stride == 0
                 block, held = blocks.hop[apart] // stride, detectors[apart]
                 found = [history_of(held > level, block) for level in _LEVELS]
@@ -88,14 +119,24 @@ class Folds:
         if len(statistics) < 2 or likelihood is None:
             return None
         limits = np.stack([limits_of(level) for level in zip(*histories.values(), strict=True)])
+        by_surprise = [np.concatenate(s) for s in statistics.values()]
+        reference = pool_reference(by_surprise)
+        if weights is not None:
+            # ranked so that a block may be rare in either way, both reach as far
+            both = [np.concatenate(s) for s in more.values()]
+            further = float(np.quantile(pool_reference(both), _RARE) - np.quantile(reference, _RARE))
+            further = max(further, 0.0)
+            weights = replace(weights, reference=reference, further=np.array([further]))
+            reference = pool_reference([np.maximum(u, b - further) for u, b in zip(by_surprise, both, strict=True)])
         return EnrolledCohort(
-            reference=pool_reference([np.concatenate(s) for s in statistics.values()]),
+            reference=reference,
             likelihood=likelihood,
             levels=np.array(_LEVELS),
             limits=limits[: len(_LEVELS)],
             n_subjects=np.array([float(len(statistics))]),
             tail_levels=np.array(_TAILS),
             tails=limits[len(_LEVELS) :],
+            weights=weights,
         )
 
 

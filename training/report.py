@@ -151,12 +151,14 @@ def _together(bundle: Bundle) -> list[dict[str, Any]]:
     found = scorer.calibration.coordination
     if found is None:
         return []
-    k = len(found.levels) // 2
+    lines, weights = found.lines, found.weights
+    k = len(lines.levels) // 2
     # intensities are logarithms of power: half of that is of how far
-    ranges = np.exp(np.stack([found.low[k] - found.middle[k], found.high[k] - found.middle[k]]) / 2)
+    ranges = np.exp(np.stack([lines.low[k] - lines.middle[k], lines.high[k] - lines.middle[k]]) / 2)
+    columns = zip(scorer.sensors, *ranges.tolist(), weights.weight.tolist(), weights.late_weight.tolist(), strict=True)
     return [
-        {"sensor": sensor.replace("_", " "), "least": least, "most": most, "weight": weight}
-        for sensor, least, most, weight in zip(scorer.sensors, *ranges.tolist(), found.weight.tolist(), strict=True)
+        {"sensor": sensor.replace("_", " "), "least": least, "most": most, "weight": weight, "late": late}
+        for sensor, least, most, weight, late in columns
     ]
 
 

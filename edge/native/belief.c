@@ -13,10 +13,10 @@ typedef struct {
     /* sizes: streams of this step, rows of the state; knots, numbers and rows of the reference; whether each stream has
      * its own calibration, and what is known of each */
     int64_t n_streams, n_rows, n_channels, n_sensors, n_knots, n_reference, n_references, own, has_health, has_clock;
-    int64_t by_excess, leave_out, n_levels, n_apart;
+    int64_t by_excess, leave_out, n_levels, n_apart, n_references_apart;
     double unscored, below, movement_limit, no_data, half, trusted, lr_limit, weight, keep, odds_limit, hop_s, long_s;
     double lately_s, swapped_left, harmless, hopeless, min_anomalous, min_normal, min_others, alpha, tiny;
-    double keep_own, min_newcomer, alpha_newcomer, learned, at_most, little, unlike_from, unlike_spread, unlike_most, most_beyond, no_step, further, untold;
+    double keep_own, min_newcomer, alpha_newcomer, learned, at_most, little, unlike_from, unlike_spread, unlike_most, most_beyond, no_step, untold;
     /* of the model: starts (n_sensors + 1) */
     const int64_t *starts;
     /* the calibration, of all or (n_streams, ...): knots (n_knots, n_sensors), center and spread (n_knots, n_channels),
@@ -24,11 +24,13 @@ typedef struct {
      * each row are finite, and which is a stream's (n_streams), or none: the first of all; how many knots are its own */
     const double *knots, *center, *spread, *likelihood, *of_one, *reference;
     const int64_t *n_finite, *which, *own_knots;
-    /* how sensors move together, where n_levels is not 0: mix (n_sensors, n_sensors + 1); levels, low, middle and high
-     * (n_levels, n_sensors); usual, scale, usual and weight of lateness, and weight (n_sensors); where it cannot be told, reference (n_apart) and likelihood
-     * (n_sensors, 2) */
-    const double *mix, *levels, *low, *middle, *high, *usual, *late_scale, *late_usual, *late_weight;
-    const double *coordination_weight, *reference_apart, *likelihood_apart;
+    /* how sensors move together, where n_levels is not 0, of all or (n_streams, ...): mix (n_sensors, n_sensors + 1);
+     * levels, low, middle and high (n_levels, n_sensors); usual, scale, usual and weight of lateness (n_sensors); further
+     * (1); weight (n_sensors). Where it cannot be told, likelihood (n_sensors, 2), and as above reference
+     * (n_references_apart, n_apart) */
+    const double *mix, *levels, *low, *middle, *high, *usual, *late_scale, *late_usual, *late_weight, *further;
+    const double *coordination_weight, *likelihood_apart, *reference_apart;
+    const int64_t *n_finite_apart, *which_apart;
     /* of the block, as BlockScores, SensorHealth and clock_ms have it */
     const double *channel, *drop, *intensity, *missing, *saturated;
     const uint8_t *scored, *flat, *full;
@@ -97,6 +99,9 @@ static int outside(const kinedge_belief *b)
         if (b->rows[i] < 0 || b->rows[i] >= b->n_rows || which_of(b, i) < 0 || which_of(b, i) >= b->n_references ||
             knots_of(b, i) < 2 || knots_of(b, i) > b->n_knots)
             return -1;
+    for (int64_t i = 0; b->n_levels && b->which_apart && i < b->n_streams; i++)
+        if (b->which_apart[i] < 0 || b->which_apart[i] >= b->n_references_apart)
+            return -1;
     return 0;
 }
 
@@ -141,28 +146,29 @@ static void split(const kinedge_belief *b, int64_t s, const double *energy)
 }
 
 /* What a sensor's statistic has more, as all sensors move: Coordination.added. */
-static double coordinated(const kinedge_belief *b, const double *intensity, const double *late, int64_t g)
+static double coordinated(const kinedge_belief *b, int64_t s, int64_t g)
 {
-    const int64_t S = b->n_sensors, K = b->n_levels;
-    const double *mix = b->mix + g * (S + 1);
+    const int64_t S = b->n_sensors, K = b->n_levels, own = b->own ? s : 0, sensor = own * S + g;
+    const double *intensity = b->intensity + s * S, late = b->late[s * S + g];
+    const double *mix = b->mix + sensor * (S + 1);
     double level = mix[S], low = 0, middle = 0, high = 0;
     for (int64_t j = 0; j < S; j++)
         level = level + mix[j] * intensity[j];
     for (int64_t k = 0; k + 1 < K; k++) {
-        const int64_t at = k * S + g, next = at + S;
+        const int64_t at = (own * K + k) * S + g, next = at + S;
         const double into = within((level - b->levels[at]) / (b->levels[next] - b->levels[at]), 0.0, 1.0);
         low += into * (b->low[next] - b->low[at]);
         middle += into * (b->middle[next] - b->middle[at]);
         high += into * (b->high[next] - b->high[at]);
     }
-    low = b->low[g] + low;
-    middle = b->middle[g] + middle;
-    high = b->high[g] + high;
+    low = b->low[own * K * S + g] + low;
+    middle = b->middle[own * K * S + g] + middle;
+    high = b->high[own * K * S + g] + high;
     const double beyond = intensity[g] - level - middle;
     const double v = beyond > 0 ? beyond / (high - middle) : beyond / (low - middle);
-    const double more = b->coordination_weight[g] * (smaller(v, b->most_beyond) - b->usual[g]);
-    const double away = within(late[g] / b->late_scale[g], 0.0, b->most_beyond) - b->late_usual[g];
-    return more + b->late_weight[g] * (late[g] > b->untold ? away : 0.0);
+    const double more = b->coordination_weight[sensor] * (smaller(v, b->most_beyond) - b->usual[sensor]);
+    const double away = within(late / b->late_scale[sensor], 0.0, b->most_beyond) - b->late_usual[sensor];
+    return more + b->late_weight[sensor] * (late > b->untold ? away : 0.0);
 }
 
 /* Whether it is known how a sensor moved. */
@@ -171,13 +177,13 @@ static int told(const kinedge_belief *b, int64_t at, double u)
     return u > b->unscored && b->intensity[at] > b->no_step;
 }
 
-/* Whether a stream is a newcomer whose coordination cannot be told, as of some sensor no step was heard. */
+/* Whether the coordination of a stream cannot be told, as of some sensor no step was heard. */
 static int apart(const kinedge_belief *b, int64_t s)
 {
     int deaf = 0;
     for (int64_t g = 0; g < b->n_sensors; g++)
         deaf |= !told(b, s * b->n_sensors + g, b->of_sensors[s * b->n_sensors + g]);
-    return b->n_levels && deaf && b->of_one[b->own ? s : 0] <= 0;
+    return b->n_levels && deaf;
 }
 
 /* Rank the blocks, split their surprise, and prepare what powers and exponentials are taken of. */
@@ -223,22 +229,22 @@ API int32_t kinedge_belief_assess(const kinedge_belief *b)
             b->work[2 * n * S + at] = -b->log_odds[b->rows[s] * S + g];
             b->work[3 * n * S + at] = -b->beyond[b->rows[s] * S + g];
         }
-        const double newcomer = 1 - b->of_one[b->own ? s : 0];
         for (int64_t g = 0; g < S; g++) {
             of_channels = g ? larger(of_channels, sensor[g]) : sensor[g];
             if (b->n_levels && heard)
-                sensor[g] += newcomer * coordinated(b, b->intensity + s * S, b->late + s * S, g);
+                sensor[g] += coordinated(b, s, g);
             score = g ? larger(score, sensor[g]) : sensor[g];
         }
         if (b->n_levels)
-            score = larger(of_channels, score - b->further);
+            score = larger(of_channels, score - b->further[own]);
         split(b, s, energy);
         const int64_t which = which_of(b, s);
         int64_t known = b->n_finite[which];
         int64_t below = rank(b->reference + which * b->n_reference, b->n_reference, score) - (b->n_reference - known);
         if (apart(b, s)) {
-            known = b->n_apart;
-            below = rank(b->reference_apart, known, score);
+            const int64_t row = b->which_apart ? b->which_apart[s] : 0, size = b->n_apart;
+            known = b->n_finite_apart[row];
+            below = rank(b->reference_apart + row * size, size, score) - (size - known);
         }
         b->of_streams[s] = score > b->unscored ? score : 0.0;
         b->of_streams[n + s] = (double)(1 + known - below) / (double)(known + 1);
@@ -278,7 +284,7 @@ API int32_t kinedge_belief_trust(const kinedge_belief *b)
                 lasting *= within((b->hopeless - b->clock_ms[at]) / (b->hopeless - b->harmless), 0.0, 1.0);
             const int heard = u > b->unscored && b->full[s];
             const double *likelihood = b->likelihood + (b->own ? s * S + g : g) * 6;
-            const double *of_u = alone ? b->likelihood_apart + 2 * g : likelihood;
+            const double *of_u = alone ? b->likelihood_apart + 2 * (b->own ? s * S + g : g) : likelihood;
             const double others = larger(all - gone[g], 0.0) / (double)(S > 1 ? S - 1 : 1);
             const double ratio = (of_u[0] + of_u[1] * u + likelihood[2] * sqrt(gone[g])
                                   + likelihood[3] * sqrt(others))

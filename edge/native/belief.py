@@ -18,10 +18,13 @@ F64 = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 _TOLD: Final = ("knots", "center", "spread", "likelihood", "of_one")  # of a calibration
-_OF_STREAMS: Final = (*_TOLD, "which", "own_knots")
 _CALIBRATION: Final = "knots center spread likelihood of_one reference n_finite which own_knots"
-_COORDINATION: Final = "mix levels low middle high usual late_scale late_usual late_weight"
-_APART: Final = "coordination_weight reference_apart likelihood_apart"
+_LINES: Final = "mix levels low middle high"
+_WEIGHTS: Final = "usual late_scale late_usual late_weight further"
+_RENAMED: Final = "coordination_weight likelihood_apart"
+_APART: Final = "reference_apart n_finite_apart which_apart"
+_BY_STREAM: Final = f"which own_knots which_apart {_LINES} {_WEIGHTS} {_RENAMED}"
+_OF_STREAMS: Final = (*_TOLD, *_BY_STREAM.split())
 _SHOWN: Final = (
     "shown shown_squares shown_weight channel_shown channel_shown_squares coordination_shown coordination_shown_squares"
 )
@@ -29,12 +32,12 @@ _STATE: Final = f"log_odds beyond doubted_s lost {_SHOWN} channel_share sensor_s
 _Belief: Final = structure(
     "_Belief",
     (INT64, "n_streams n_rows n_channels n_sensors n_knots n_reference n_references own has_health has_clock"),
-    (INT64, "by_excess leave_out n_levels n_apart"),
+    (INT64, "by_excess leave_out n_levels n_apart n_references_apart"),
     (DOUBLE, "unscored below movement_limit no_data half trusted lr_limit weight keep odds_limit hop_s long_s"),
     (DOUBLE, "lately_s swapped_left harmless hopeless min_anomalous min_normal min_others alpha tiny"),
     (DOUBLE, "keep_own min_newcomer alpha_newcomer learned at_most little"),
-    (DOUBLE, "unlike_from unlike_spread unlike_most most_beyond no_step further untold"),
-    (POINTER, f"starts {_CALIBRATION} {_COORDINATION} {_APART}"),
+    (DOUBLE, "unlike_from unlike_spread unlike_most most_beyond no_step untold"),
+    (POINTER, f"starts {_CALIBRATION} {_LINES} {_WEIGHTS} {_RENAMED} {_APART}"),
     (POINTER, "channel drop intensity missing saturated scored flat full late"),
     (POINTER, "repeated clipped off_body units swapped shifted clock_ms copies rows"),
     (POINTER, f"{_STATE} work of_channels of_sensors of_streams decision without"),
@@ -93,6 +96,8 @@ class NativeBelief:
         self._calibration: object = None
         self._reference: object = None
         self._n_finite = np.zeros(0, np.int64)
+        self._apart: object = None
+        self._n_finite_apart = np.zeros(0, np.int64)
 
     def tell(self, state: Any) -> bool:
         """Tell a state; False where C cannot do this model, or cannot write the state as it lies."""
@@ -119,9 +124,16 @@ class NativeBelief:
         arrays["reference"] = reference
         together = calibration.coordination
         if together is not None:
-            arrays |= {name: getattr(together, name) for name in _COORDINATION.split()}
-            of_it = together.weight, together.reference, together.likelihood
-            arrays |= dict(zip(_APART.split(), of_it, strict=True))
+            of_lines, of_weights = (
+                {name: getattr(part, name) for name in names.split()}
+                for part, names in ((together.lines, _LINES), (together.weights, _WEIGHTS))
+            )
+            apart = np.atleast_2d(together.weights.reference)
+            if self._apart is not together.weights.reference:
+                every = np.isfinite(apart) if own else np.ones(apart.shape, bool)
+                self._apart, self._n_finite_apart = together.weights.reference, every.sum(axis=1)
+            arrays |= of_lines | of_weights | {"reference_apart": apart, "n_finite_apart": self._n_finite_apart}
+            arrays |= dict(zip(_RENAMED.split(), (together.weights.weight, together.weights.likelihood), strict=True))
         self.record.set(
             {
                 "own": own,
@@ -129,13 +141,14 @@ class NativeBelief:
                 "n_reference": reference.shape[1],
                 "n_references": len(reference),
                 "by_excess": bool(calibration.additive[0]),
-                "n_levels": 0 if together is None else len(together.levels),
-                "further": 0.0 if together is None else float(together.further[0]),
-                "n_apart": 0 if together is None else len(together.reference),
+                "n_levels": 0 if together is None else together.lines.levels.shape[-2],
+                "n_apart": 0 if together is None else arrays["reference_apart"].shape[1],
+                "n_references_apart": 0 if together is None else len(arrays["reference_apart"]),
             },
             n_finite=self._n_finite,
             which=np.ascontiguousarray(calibration.which) if own else None,
             own_knots=np.ascontiguousarray(calibration.own_knots) if own else None,
+            which_apart=np.ascontiguousarray(together.which) if own and together is not None else None,
             **{name: np.ascontiguousarray(array) for name, array in arrays.items()},
         )
         self._calibration = calibration
