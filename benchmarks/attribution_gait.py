@@ -293,7 +293,9 @@ def time_explanations(scorer: Scorer, *, n_rounds: int = 15, seed: int = 0) -> l
     def alarm() -> object:
         v = batches["alarm"].verdict(0)
         top = v.top_channel.partition(".")
-        return summarise(top[0], top[2], movement=v.sensor_movement[top[0]], share=0.8, seconds=10.0)
+        beside, late = v.from_others(top[0])
+        moved = v.sensor_movement[top[0]]
+        return summarise(top[0], top[2], movement=moved, share=0.8, seconds=10.0, beside=beside, out_of_step=late)
 
     def silent() -> object:
         v = batches["abstention"].verdict(0)

@@ -80,12 +80,29 @@ class Explanation(Config):
 
     sensor: str = Field(max_length=31)
     quantity: Literal["acc", "gyr", "mag"]
-    amount: Literal["much_less", "less", "more", "much_more", "differently"]
+    amount: Literal[
+        "much_less",
+        "less",
+        "more",
+        "much_more",
+        "less_than_others",
+        "more_than_others",
+        "out_of_step",
+        "differently",
+    ]
     movement: float = Field(description="of the sensor: 0 as its usual median, 1 a step of its usual range more")
     share: float = Field(ge=0, le=1, description="of the verdicts that were anomalous")
     seconds: float = Field(ge=0)
     truth: float = Field(ge=0, le=1, description="of the sentence")
     smallest_set: tuple[str, ...] = Field(default=(), max_length=256, description="channels that account for most")
+    beside: float = Field(
+        default=0.0,
+        ge=-1,
+        le=1,
+        description="share of the sensor's score that comes from how much it moved beside the other sensors, below 0 "
+        "where that was less than they let expect",
+    )
+    out_of_step: float = Field(default=0.0, ge=0, le=1, description="the same, of when it moved")
     text: dict[Literal["en", "fr"], str]
 
 
@@ -190,6 +207,9 @@ class Envelope(Config):
     def to_bytes(self) -> bytes:
         """Canonical JSON: what is stored, sent and digested. Fields younger than the schema stay out while empty."""
         content = self.model_dump(mode="json", by_alias=True)
+        for name in ("beside", "out_of_step") if content["explanation"] else ():
+            if not content["explanation"][name]:
+                del content["explanation"][name]
         for told in content["abstentions"]:
             if told["figures"] is None:
                 del told["figures"]

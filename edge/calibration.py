@@ -34,6 +34,7 @@ __all__ = [
     "Calibration",
     "EnrolledCohort",
     "Unusualness",
+    "all_told",
     "precision_of",
     "stack_calibrations",
     "thin",
@@ -345,7 +346,7 @@ class Calibration:
         if self.coordination is None:
             return largest
         more = self.coordination.added(intensity, late)
-        return np.where(_all_told(largest, intensity)[:, None], largest + more, largest)
+        return np.where(all_told(largest, intensity)[:, None], largest + more, largest)
 
     def rankable(self, channel_u: F64, sensor: F64) -> F64:
         """Return what blocks (n,) are ranked by: the largest ``u``, or the largest statistic of a sensor, set back."""
@@ -356,7 +357,7 @@ class Calibration:
 
     def apart(self, sensor: F64, intensity: F64) -> NDArray[np.bool_]:
         """Return (n,): whose coordination cannot be told, as of some sensor no step was heard."""
-        return ~_all_told(sensor, intensity)
+        return ~all_told(sensor, intensity)
 
     def rows(self, at: NDArray[np.intp]) -> Calibration:
         """Return the calibration of some streams; itself when it is one of all."""
@@ -367,7 +368,7 @@ class Calibration:
         return replace(self, which=self.which[at], coordination=coordination, **parts)
 
 
-def _all_told(sensor: F64, intensity: F64) -> NDArray[np.bool_]:
+def all_told(sensor: F64, intensity: F64) -> NDArray[np.bool_]:
     """Return (n,): whether it is known of every sensor (n, n_sensors) how it moved."""
     told: NDArray[np.bool_] = np.logical_and.reduce((sensor > UNSCORED) & (intensity > NO_STEP), axis=1)
     return told

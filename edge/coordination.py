@@ -79,6 +79,10 @@ class Lines:
 
     def unusual(self, intensity: F64) -> F64:
         """Return ``v`` (n, n_sensors) of intensities (n, n_sensors): 0 is the median, 1 a quantile."""
+        return np.abs(self.signed(intensity))
+
+    def signed(self, intensity: F64) -> F64:
+        """Return the same, below 0 where a sensor moves less than the others let expect."""
         level = line(self.mix, intensity)
         into = (level[:, None] - self.levels[..., :-1, :]) / np.diff(self.levels, axis=-2)
         into = np.clip(into, 0.0, 1.0)
@@ -90,7 +94,7 @@ class Lines:
         middle = at(self.middle)
         beyond = intensity - level - middle
         v: F64 = np.where(beyond > 0, beyond / (at(self.high) - middle), beyond / (at(self.low) - middle))
-        return np.minimum(v, MOST)
+        return np.copysign(np.minimum(v, MOST), beyond)
 
     def rows(self, at: NDArray[np.intp] | slice) -> Lines:
         """Return those of some streams of several."""
@@ -191,6 +195,21 @@ class Coordination:
     def added(self, intensity: F64, late: F64) -> F64:
         """Return (n, n_sensors): what is added to ``u`` where all sensors were heard."""
         return self.weights.added(self.lines.unusual(intensity), late)
+
+    def beside(self, intensity: F64, late: F64) -> tuple[F64, F64]:
+        """Return what ``added`` adds beyond what is usual, in its two parts (n, n_sensors) each.
+
+        Returns
+        -------
+        moved
+            By how much a sensor moves: below 0 where that is less than the others let expect.
+        out_of_step
+            By when; 0 or more.
+        """
+        signed, weights = self.lines.signed(intensity), self.weights
+        beyond = np.maximum(np.abs(signed) - weights.usual, 0.0)
+        late_beyond = np.maximum(weights.away(late) - weights.late_usual, 0.0)
+        return np.copysign(weights.weight * beyond, signed), weights.late_weight * late_beyond
 
     def muted(self, reference: F64, likelihood: F64) -> Coordination:
         """Return one that adds nothing, of somebody who is ranked and judged by ``u`` alone."""

@@ -112,6 +112,8 @@ class _Open:
     sensor_share: dict[str, float] = field(default_factory=dict)
     channel_share: dict[str, float] = field(default_factory=dict)
     movement: dict[str, float] = field(default_factory=dict)
+    beside: dict[str, float] = field(default_factory=dict)
+    out_of_step: dict[str, float] = field(default_factory=dict)
     peak_set: tuple[str, ...] = ()
     unsure: dict[tuple[str, str | None], _Unsure] = field(default_factory=dict)
 
@@ -314,6 +316,9 @@ def _note(o: _Open, verdict: Verdict, point: TrailPoint, end_utc_ns: int) -> Non
         o.sensor_share[name] = o.sensor_share.get(name, 0.0) + weight * share
     for name, moved in verdict.sensor_movement.items():
         o.movement[name] = o.movement.get(name, 0.0) + moved
+        beside, out_of_step = verdict.from_others(name)
+        o.beside[name] = o.beside.get(name, 0.0) + weight * beside
+        o.out_of_step[name] = o.out_of_step.get(name, 0.0) + weight * out_of_step
     for name, share in verdict.channel_share.items():
         o.channel_share[name] = o.channel_share.get(name, 0.0) + weight * share
 
@@ -373,6 +378,8 @@ def _phrase(o: _Open) -> Phrase:
         movement=o.movement.get(sensor, 0.0) / max(o.n_shares, 1),
         share=o.n_shares / max(o.n_until_end, 1),
         seconds=max(o.end_ns - o.started_ns, 0) / 1e9,
+        beside=o.beside.get(sensor, 0.0) / (o.weight or 1.0),
+        out_of_step=o.out_of_step.get(sensor, 0.0) / (o.weight or 1.0),
     )
 
 
@@ -387,6 +394,8 @@ def _explanation(o: _Open, phrase: Phrase) -> Explanation:
             "seconds": round(phrase.seconds, 3),
             "truth": round(phrase.truth, 3),
             "smallest_set": o.peak_set,
+            "beside": round(phrase.beside, 3),
+            "out_of_step": round(phrase.out_of_step, 3),
             "text": dict(phrase.text),
         }
     )

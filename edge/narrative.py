@@ -1,9 +1,11 @@
 """A sentence for a person, from a small fuzzy vocabulary, with the degree to which it is true; English and French.
 
 What is said is "the left wrist turned much less than usual for most of the last 20 s": a sensor, a verb for what its
-leading channel measures, an amount, and a share of time. Each word has a membership function, the truth of the sentence
-is the smallest of its words', and of all sentences the truest is said if it is true enough; otherwise only "differently
-from usual" is. It is where the surprise starts, never a cause.
+leading channel measures, an amount, and a share of time. Where most of what stands out is how a sensor moves beside the
+others, that is said instead: "less than the other sensors let expect", or "out of step with the other sensors". Each
+word has a membership function, the truth of the sentence is the smallest of its words', and of all sentences the truest
+is said if it is true enough; otherwise only "differently from usual" is. It is where the surprise starts, never a
+cause.
 
 Source of the form: Yager, "A new approach to the summarization of data", Information Sciences 28 (1982).
 """
@@ -32,8 +34,19 @@ __all__ = [
 
 Language = Literal["en", "fr"]
 
-AMOUNTS: Final = ("much_less", "less", "more", "much_more", "differently")
+AMOUNTS: Final = (
+    "much_less",
+    "less",
+    "more",
+    "much_more",
+    "less_than_others",
+    "more_than_others",
+    "out_of_step",
+    "differently",
+)
+_OF_OTHERS: Final = ("less_than_others", "more_than_others", "out_of_step")  # of a sensor as a whole: it moves
 _TRUE_ENOUGH: Final = 0.6
+_ROUNDED: Final = 1 + 1e-6  # what means of shares may come to
 _SHARES: Final = ("almost_all", "most", "part")
 
 _SIDES: Final = {"left": ("left", "gauche"), "right": ("right", "droit")}
@@ -67,6 +80,15 @@ _AMOUNT_WORDS: Final = {
     "less": ("less than usual", "moins que d'habitude"),
     "more": ("more than usual", "plus que d'habitude"),
     "much_more": ("much more than usual", "beaucoup plus que d'habitude"),
+    "less_than_others": (
+        "less than the other sensors let expect",
+        "moins que les autres capteurs ne le laissent attendre",
+    ),
+    "more_than_others": (
+        "more than the other sensors let expect",
+        "plus que les autres capteurs ne le laissent attendre",
+    ),
+    "out_of_step": ("out of step with the other sensors", "en décalage avec les autres capteurs"),
     "differently": ("differently from usual", "autrement que d'habitude"),
 }
 _SHARE_WORDS: Final = {
@@ -182,6 +204,9 @@ class Phrase:
         How much more (above 0) or less the sensor moved than is usual for the person, in steps of their usual range.
     share, seconds
         Of the blocks that were unusual, and how long was looked at.
+    beside, out_of_step
+        Which share of the sensor's score comes from how much it moved beside the others, below 0 where that was less
+        than they let expect; and which from when.
     """
 
     text: Mapping[Language, str]
@@ -193,6 +218,8 @@ class Phrase:
     movement: float
     share: float
     seconds: float
+    beside: float = 0.0
+    out_of_step: float = 0.0
 
 
 def _ramp(x: float, low: float, high: float) -> float:
@@ -206,6 +233,14 @@ def _amounts(movement: float) -> dict[str, float]:
         "less": min(_ramp(-movement, 0.5, 1.0), 1 - _ramp(-movement, 2.0, 3.0)),
         "more": min(_ramp(movement, 0.5, 1.0), 1 - _ramp(movement, 2.0, 3.0)),
         "much_more": _ramp(movement, 1.5, 2.5),
+    }
+
+
+def _of_others(beside: float, out_of_step: float) -> dict[str, float]:
+    return {
+        "less_than_others": _ramp(-beside, 0.35, 0.6),
+        "more_than_others": _ramp(beside, 0.35, 0.6),
+        "out_of_step": _ramp(out_of_step, 0.35, 0.6),
     }
 
 
@@ -224,6 +259,8 @@ def summarise(
     movement: float,
     share: float,
     seconds: float,
+    beside: float = 0.0,
+    out_of_step: float = 0.0,
 ) -> Phrase:
     """Say what was unusual, as precisely as is true enough.
 
@@ -237,6 +274,8 @@ def summarise(
         Of the blocks in the last ``seconds`` that were unusual, 0 to 1.
     seconds
         Looked at.
+    beside, out_of_step
+        Which share of the sensor's score comes from how much it moved beside the others, -1 to 1, and which from when.
 
     Raises
     ------
@@ -245,8 +284,13 @@ def summarise(
     """
     if not (0 <= share <= 1 and abs(movement) < float("inf") and 0 <= seconds < float("inf")):
         raise SignalError(f"no sentence for movement {movement}, share {share} and {seconds} s")
+    if not (abs(beside) < _ROUNDED and -_ROUNDED < out_of_step < _ROUNDED):
+        raise SignalError(f"no sentence where {beside} and {out_of_step} of a score come from the other sensors")
+    beside, out_of_step = max(-1.0, min(1.0, beside)), max(0.0, min(1.0, out_of_step))
     share_word, share_truth = max(_shares(share).items(), key=lambda kv: kv[1])
-    amount, amount_truth = max(_amounts(movement).items(), key=lambda kv: kv[1])
+    amount, amount_truth = max(_of_others(beside, out_of_step).items(), key=lambda kv: kv[1])
+    if amount_truth <= _TRUE_ENOUGH:
+        amount, amount_truth = max(_amounts(movement).items(), key=lambda kv: kv[1])
     truth = min(share_truth, amount_truth)
     if truth <= _TRUE_ENOUGH:
         amount, truth = "differently", share_truth
@@ -255,12 +299,12 @@ def summarise(
     for i, language in enumerate(_LANGUAGES):
         parts = (
             place_name(sensor, language=language),
-            _VERBS.get(quantity, _VERBS["acc"])[i],
+            _VERBS.get("acc" if amount in _OF_OTHERS else quantity, _VERBS["acc"])[i],
             _AMOUNT_WORDS[amount][i],
             _SHARE_WORDS[share_word][i].format(s=f"{seconds:.0f}"),
         )
         text[language] = _sentence(" ".join(parts))
-    return Phrase(text, truth, sensor, quantity, amount, share_word, movement, share, seconds)
+    return Phrase(text, truth, sensor, quantity, amount, share_word, movement, share, seconds, beside, out_of_step)
 
 
 def abstention(reason: Reason, *, language: Language = "en") -> str:

@@ -292,6 +292,7 @@ class Scorer:
             "config": self.caution,
             "clock_ms": clock_ms,
             "additive": bool(chosen.additive[0]),
+            "coordination": chosen.coordination,
         }
 
     def _step(

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinedge.edge.attribution import fewest, smallest_set
-from kinedge.edge.calibration import Unusualness
+from kinedge.edge.calibration import Unusualness, all_told
 from kinedge.edge.caution import Belief, CautionConfig, Decision
+from kinedge.edge.coordination import Coordination
 from kinedge.edge.engine import Surprise
 from kinedge.edge.hop_in_c import FoundHop
 from kinedge.edge.promise import Watched
@@ -74,6 +75,9 @@ class Verdict:
     blocks that belief rests on; ``smallest_set`` which few channels account for most of it (empty when the answer is
     normal).
     ``sensor_movement`` is how much each sensor moved: 0 as the median, 1 a step of the usual range more.
+    ``sensor_beside`` is which part of its score comes from how much it moved beside the other sensors, below 0 where
+    that was less than they let expect, and ``sensor_out_of_step`` which from when; both empty where the answer is
+    normal, or not known.
     ``without`` names the sensors that "normal" leaves out, and is empty for every other answer; ``belief_others`` is
     what that rests on, and no part of ``belief_normal``. ``needed`` is what an answer would have taken.
     """
@@ -92,6 +96,8 @@ class Verdict:
     sensor_share: dict[str, float]
     channel_share: dict[str, float]
     sensor_movement: dict[str, float] = field(default_factory=dict)
+    sensor_beside: dict[str, float] = field(default_factory=dict)
+    sensor_out_of_step: dict[str, float] = field(default_factory=dict)
     smallest_set: tuple[str, ...] = ()
     basis: Basis = Basis()
     watched: Watched | None = None
@@ -116,6 +122,15 @@ class Verdict:
     def plausible_anomalous(self) -> float:
         """``Pl(anomalous)``: what is not believed of normal."""
         return 1 - self.belief_normal
+
+    def from_others(self, sensor: str) -> tuple[float, float]:
+        """Return which share of a sensor's score comes from how much it moved beside the others, and from when.
+
+        The first is below 0 where it moved less than they let expect.
+        """
+        beside, out_of_step = (part.get(sensor, 0.0) for part in (self.sensor_beside, self.sensor_out_of_step))
+        score = max(self.sensor_score[sensor], abs(beside) + out_of_step)
+        return (beside / score, out_of_step / score) if score > 0 else (0.0, 0.0)
 
     @property
     def top_sensor(self) -> str:
@@ -155,6 +170,7 @@ class VerdictBatch:
     bases: tuple[Basis, ...] = ()
     watched: Sequence[Watched | None] = ()
     additive: bool = False
+    coordination: Coordination | None = None
 
     @classmethod
     def of_hop(cls, found: FoundHop, **rest: Any) -> VerdictBatch:
@@ -209,6 +225,7 @@ class VerdictBatch:
             reasons = (*reasons, Reason(code, watched.why_invalid, 7.0))
             reasons = tuple(sorted(reasons, key=lambda r: -r.weight))
         left_out = self.belief.without[stream] if decision is Decision.NORMAL else ()
+        beside, out_of_step = ({}, {}) if decision is Decision.NORMAL else self._beside(stream)
         return Verdict(
             end_tick=self.end_tick,
             host_time_ns=self.host_time_ns,
@@ -224,6 +241,8 @@ class VerdictBatch:
             sensor_share=by_sensor(self.sensor_share),
             channel_share={c: float(v) for c, v in zip(self.channels, self.channel_share[stream], strict=True)},
             sensor_movement=by_sensor(self.movement),
+            sensor_beside=beside,
+            sensor_out_of_step=out_of_step,
             smallest_set=() if decision is Decision.NORMAL else self._smallest_set(stream),
             basis=self.bases[stream] if self.bases else Basis(),
             watched=watched,
@@ -231,6 +250,16 @@ class VerdictBatch:
             belief_others=float(self.belief.others[stream]),
             needed=self._needed(stream),
         )
+
+    def _beside(self, stream: int) -> tuple[dict[str, float], dict[str, float]]:
+        """Return what the sensor's scores have of how it moves beside the others, by how much and by when."""
+        at = slice(stream, stream + 1)
+        if self.coordination is None or not all_told(self.unusual.sensor[at], self.scores.intensity[at])[0]:
+            return {}, {}
+        own = self.coordination.rows(np.array([stream]))
+        parts = own.beside(self.scores.intensity[at], self.scores.late[at])
+        moved, out_of_step = (dict(zip(self.sensors, part[0].tolist(), strict=True)) for part in parts)
+        return moved, out_of_step
 
     def _needed(self, stream: int) -> Needed:
         c = self.config

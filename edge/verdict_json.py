@@ -8,7 +8,14 @@ from kinedge.edge.caution import Decision
 from kinedge.edge.narrative import abstention, usual_without
 from kinedge.edge.verdict import Basis, Verdict
 
-__all__ = ["basis_fields", "verdict_as_json", "watched_fields", "why_unsure", "without_fields"]
+__all__ = [
+    "basis_fields",
+    "of_others_fields",
+    "verdict_as_json",
+    "watched_fields",
+    "why_unsure",
+    "without_fields",
+]
 
 
 def basis_fields(basis: Basis) -> dict[str, Any]:
@@ -41,6 +48,12 @@ def without_fields(verdict: Verdict) -> dict[str, Any]:
             "fr": usual_without(verdict.without, language="fr"),
         },
     }
+
+
+def of_others_fields(verdict: Verdict) -> dict[str, Any]:
+    """Return which part of each sensor's score comes from how it moves beside the others; nothing where none does."""
+    parts = {"sensor_beside": verdict.sensor_beside, "sensor_out_of_step": verdict.sensor_out_of_step}
+    return {name: {k: round(v, 4) for k, v in part.items()} for name, part in parts.items() if any(part.values())}
 
 
 def watched_fields(verdict: Verdict) -> dict[str, Any]:
@@ -87,6 +100,7 @@ def verdict_as_json(subject: str, verdict: Verdict) -> dict[str, Any]:
         **why_unsure(verdict),
         **without_fields(verdict),
         "sensor_share": {k: round(v, 4) for k, v in verdict.sensor_share.items()},
+        **of_others_fields(verdict),
         "top_channel": verdict.top_channel,
         "calibration": verdict.basis.calibration,
         "alignment": verdict.basis.alignment,

@@ -42,7 +42,16 @@ def main(argv: list[str]) -> int:
     near = [v for v in verdicts if abs(v.end_tick - worst.end_tick) <= 10 * rate]
     unusual = sum(v.decision is Decision.ANOMALOUS for v in near) / len(near)
     sensor, _, channel = worst.smallest_set[0].partition(".")
-    phrase = summarise(sensor, channel, movement=worst.sensor_movement[sensor], share=unusual, seconds=len(near))
+    beside, out_of_step = worst.from_others(sensor)
+    phrase = summarise(
+        sensor,
+        channel,
+        movement=worst.sensor_movement[sensor],
+        share=unusual,
+        seconds=len(near),
+        beside=beside,
+        out_of_step=out_of_step,
+    )
     for language in ("en", "fr"):
         print(f"  {language}: {phrase.text[language]}  (true to {phrase.truth:.2f})")
     return 0

@@ -27,6 +27,33 @@ def test_the_sentence_says_where_how_much_and_how_long(movement, share, english,
     assert phrase.truth > 0.6
 
 
+@pytest.mark.parametrize(("beside", "out_of_step", "english", "french"), [
+    (-0.8, 0.0, "The left ankle moved less than the other sensors let expect for almost all of the last 9 s.",
+     "La cheville gauche a bougé moins que les autres capteurs ne le laissent attendre pendant presque toutes les 9 "
+     "dernières secondes."),
+    (0.7, 0.1, "The left ankle moved more than the other sensors let expect for almost all of the last 9 s.",
+     "La cheville gauche a bougé plus que les autres capteurs ne le laissent attendre pendant presque toutes les 9 "
+     "dernières secondes."),
+    (-0.2, 0.75, "The left ankle moved out of step with the other sensors for almost all of the last 9 s.",
+     "La cheville gauche a bougé en décalage avec les autres capteurs pendant presque toutes les 9 dernières "
+     "secondes."),
+    (-0.3, 0.3, "The left ankle turned much more than usual for almost all of the last 9 s.",
+     "La cheville gauche a tourné beaucoup plus que d'habitude pendant presque toutes les 9 dernières secondes."),
+])  # fmt: skip
+def test_where_the_other_sensors_give_it_away_that_is_said(beside, out_of_step, english, french):
+    phrase = summarise("ankle_left", "gyr_z", movement=3.0, share=1, seconds=9, beside=beside, out_of_step=out_of_step)
+    assert phrase.text == {"en": english, "fr": french}
+    assert (phrase.beside, phrase.out_of_step) == (beside, out_of_step)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"beside": -1.1}, {"out_of_step": 1.1}, {"out_of_step": -0.1}, {"beside": float("nan")}]
+)
+def test_shares_that_are_none_have_no_sentence(wrong):
+    with pytest.raises(SignalError, match="come from the other sensors"):
+        summarise("ankle_left", "gyr_z", movement=3.0, share=1, seconds=9, **wrong)
+
+
 def test_acceleration_and_heading_have_their_own_verbs():
     said = [summarise("ankle_left", c, movement=3, share=1, seconds=9).text["en"] for c in ("acc_x", "mag_y")]
     assert said == [

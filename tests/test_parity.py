@@ -113,8 +113,8 @@ def test_a_followed_calibration_moves_with_the_scores_and_ranks_its_own(made: Qu
     known = replace(full.calibration, coordination=Scorer(read_bundle(DEFAULT_BUNDLE)).calibration.coordination)
     with_it = follow_calibration(known, full, other, parts.calibration, exclude_labels=LABELS).coordination
     assert with_it is not None and known.coordination is not None
-    np.testing.assert_array_equal(with_it.reference, followed.reference)
-    np.testing.assert_array_equal(with_it.high, known.coordination.high)
+    np.testing.assert_array_equal(with_it.weights.reference, followed.reference)
+    np.testing.assert_array_equal(with_it.lines.high, known.coordination.lines.high)
 
 
 def test_fp16_is_a_precision_with_a_calibration_of_its_own(bundle: Bundle, parts: Parts) -> None:

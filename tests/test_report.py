@@ -136,12 +136,14 @@ def test_the_report_says_how_the_sensors_move_together(source: ReportSource, bui
         parts = {**built.bundle.parts, CALIBRATION_NAME: arrays_to_npz(arrays)}
         return render_report(replace(source, bundle=Bundle(built.bundle.manifest, parts, built.bundle.digest)))
 
-    middle = len(found.levels) // 2
+    lines, weights = found.lines, found.weights
+    middle = len(lines.levels) // 2
     text = re.sub(r"\s+", "", Page(told(found)).text)
     for i, sensor in enumerate(Scorer(built.bundle).sensors):
-        least, most = (np.exp((q - found.middle)[middle, i] / 2) for q in (found.low, found.high))
+        least, most = (np.exp((q - lines.middle)[middle, i] / 2) for q in (lines.low, lines.high))
         assert 0 < least < 1 < most
-        assert f"{sensor.replace('_', '')}×{least:.2f}×{most:.2f}{found.weight[i]:.2f}" in text
+        row = f"{sensor.replace('_', '')}×{least:.2f}×{most:.2f}{weights.weight[i]:.2f}{weights.late_weight[i]:.2f}"
+        assert row in text
     # bundles made before know nothing of it
     assert "move together" not in told(None)
 

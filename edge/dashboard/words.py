@@ -80,6 +80,7 @@ def sentence_words(verdict: Verdict, recent: Sequence[Verdict], *, hop_s: float)
     odd = [v for v in recent if v.decision is Decision.ANOMALOUS] or [verdict]
     sensor = verdict.top_sensor
     of_sensor = {c: v for c, v in verdict.channel_share.items() if c.startswith(f"{sensor}.")}
+    parts = [v.from_others(sensor) for v in odd]
     channel = max(of_sensor or verdict.channel_share, key=lambda c: verdict.channel_share[c]).rpartition(".")[2]
     phrase = summarise(
         sensor,
@@ -87,6 +88,8 @@ def sentence_words(verdict: Verdict, recent: Sequence[Verdict], *, hop_s: float)
         movement=sum(v.sensor_movement.get(sensor, 0.0) for v in odd) / len(odd),
         share=len(odd) / max(len(recent), 1),
         seconds=max(len(recent), 1) * hop_s,
+        beside=sum(p[0] for p in parts) / len(parts),
+        out_of_step=sum(p[1] for p in parts) / len(parts),
     )
     return dict(phrase.text)
 

@@ -95,13 +95,13 @@ static int outside(const kinedge_belief *b)
     for (int64_t g = 0; g < b->n_sensors; g++)
         if (b->starts[g] >= b->starts[g + 1])
             return -1;
-    for (int64_t i = 0; i < b->n_streams; i++)
+    for (int64_t i = 0; i < b->n_streams; i++) {
+        const int64_t alone = b->n_levels && b->which_apart ? b->which_apart[i] : 0;
         if (b->rows[i] < 0 || b->rows[i] >= b->n_rows || which_of(b, i) < 0 || which_of(b, i) >= b->n_references ||
-            knots_of(b, i) < 2 || knots_of(b, i) > b->n_knots)
+            knots_of(b, i) < 2 || knots_of(b, i) > b->n_knots || alone < 0 ||
+            (b->n_levels && alone >= b->n_references_apart))
             return -1;
-    for (int64_t i = 0; b->n_levels && b->which_apart && i < b->n_streams; i++)
-        if (b->which_apart[i] < 0 || b->which_apart[i] >= b->n_references_apart)
-            return -1;
+    }
     return 0;
 }
 
@@ -238,14 +238,12 @@ API int32_t kinedge_belief_assess(const kinedge_belief *b)
         if (b->n_levels)
             score = larger(of_channels, score - b->further[own]);
         split(b, s, energy);
-        const int64_t which = which_of(b, s);
-        int64_t known = b->n_finite[which];
-        int64_t below = rank(b->reference + which * b->n_reference, b->n_reference, score) - (b->n_reference - known);
-        if (apart(b, s)) {
-            const int64_t row = b->which_apart ? b->which_apart[s] : 0, size = b->n_apart;
-            known = b->n_finite_apart[row];
-            below = rank(b->reference_apart + row * size, size, score) - (size - known);
-        }
+        const int alone = apart(b, s);
+        const int64_t which = !alone ? which_of(b, s) : b->which_apart ? b->which_apart[s] : 0;
+        const int64_t size = alone ? b->n_apart : b->n_reference;
+        const int64_t known = (alone ? b->n_finite_apart : b->n_finite)[which];
+        const double *reference = (alone ? b->reference_apart : b->reference) + which * size;
+        const int64_t below = rank(reference, size, score) - (size - known);
         b->of_streams[s] = score > b->unscored ? score : 0.0;
         b->of_streams[n + s] = (double)(1 + known - below) / (double)(known + 1);
     }
