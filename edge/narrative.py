@@ -46,7 +46,7 @@ AMOUNTS: Final = (
 )
 _OF_OTHERS: Final = ("less_than_others", "more_than_others", "out_of_step")  # of a sensor as a whole: it moves
 _TRUE_ENOUGH: Final = 0.6
-_ROUNDED: Final = 1 + 1e-6  # what means of shares may come to
+_SLACK: Final = 1e-6  # by which means of shares may be beyond
 _SHARES: Final = ("almost_all", "most", "part")
 
 _SIDES: Final = {"left": ("left", "gauche"), "right": ("right", "droit")}
@@ -284,7 +284,7 @@ def summarise(
     """
     if not (0 <= share <= 1 and abs(movement) < float("inf") and 0 <= seconds < float("inf")):
         raise SignalError(f"no sentence for movement {movement}, share {share} and {seconds} s")
-    if not (abs(beside) < _ROUNDED and -_ROUNDED < out_of_step < _ROUNDED):
+    if not (abs(beside) < 1 + _SLACK and -_SLACK < out_of_step < 1 + _SLACK):
         raise SignalError(f"no sentence where {beside} and {out_of_step} of a score come from the other sensors")
     beside, out_of_step = max(-1.0, min(1.0, beside)), max(0.0, min(1.0, out_of_step))
     share_word, share_truth = max(_shares(share).items(), key=lambda kv: kv[1])
