@@ -314,11 +314,11 @@ def _note(o: _Open, verdict: Verdict, point: TrailPoint, end_utc_ns: int) -> Non
     o.weight += weight
     for name, share in verdict.sensor_share.items():
         o.sensor_share[name] = o.sensor_share.get(name, 0.0) + weight * share
-    for name, moved in verdict.sensor_movement.items():
-        o.movement[name] = o.movement.get(name, 0.0) + moved
         beside, out_of_step = verdict.from_others(name)
         o.beside[name] = o.beside.get(name, 0.0) + weight * beside
         o.out_of_step[name] = o.out_of_step.get(name, 0.0) + weight * out_of_step
+    for name, moved in verdict.sensor_movement.items():
+        o.movement[name] = o.movement.get(name, 0.0) + moved
     for name, share in verdict.channel_share.items():
         o.channel_share[name] = o.channel_share.get(name, 0.0) + weight * share
 
