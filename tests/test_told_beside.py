@@ -21,6 +21,11 @@ LEFT, RIGHT = "wrist_left", "wrist_right"
 
 
 def test_a_verdict_tells_which_part_of_a_score_comes_from_the_other_sensors(scorer: Scorer) -> None:
+    known = scorer.calibration.coordination
+    assert known is not None
+    middle = known.lines.middle
+    close = replace(known, lines=replace(known.lines, low=middle - 0.5, high=middle + 0.5))  # both arms swing alike
+    scorer = Scorer(scorer.bundle, calibration=replace(scorer.calibration, coordination=close))
     walk = SimulationConfig(duration_s=60.0, subject_seed=850_001, session_seed=3, activity_mix={"gait": 1.0})
     whole = simulate(walk).select(scorer.manifest.sensor_specs)
     day, hop = inject(whole, "amplitude_drop", 1500, 3000, sensor=RIGHT), scorer.manifest.hop
