@@ -44,6 +44,7 @@ _LEARNED_S: Final = 2.0  # of moving together as much as can be
 _LEAST: Final = 2  # bins: less is no delay
 _STILL: Final = 1.0  # m/s² or rad/s: of beats squared; who moves less is hardly told from a sensor at rest
 _MOST_LAGS: Final = 16  # of a model whose hop cannot be parted in bins of a tenth of a second
+_MOST_BINS: Final = 256  # of a hop
 _MOST_SENSORS: Final = 8  # 28 pairs; what is remembered of them grows with the square
 _TINY: Final = 1e-9
 
@@ -86,8 +87,8 @@ class Timing:
     def __init__(self, manifest: Manifest) -> None:
         self.n_sensors = len(manifest.sensors)
         self._hop, hop_s = manifest.hop, manifest.hop / manifest.rate_hz
-        parts = [n for n in range(1, self._hop + 1) if self._hop % n == 0]
-        self._n_bins = next((n for n in parts if hop_s / n <= _BIN_S), self._hop)
+        parts = [n for n in range(1, min(self._hop, _MOST_BINS) + 1) if self._hop % n == 0]
+        self._n_bins = next((n for n in parts if hop_s / n <= _BIN_S), parts[-1])
         self.bin_s = hop_s / self._n_bins
         self.n_lags = min(max(_LEAST, round(_FURTHEST_S / self.bin_s)), _MOST_LAGS)
         self._pairs = list(combinations(range(self.n_sensors), 2)) if self.n_sensors <= _MOST_SENSORS else []
@@ -131,7 +132,8 @@ class Timing:
 
     def initial_state(self, n_streams: int) -> TimingState:
         """Return the state of streams that have seen nothing."""
-        n, s, p, lags = n_streams, self.n_sensors, len(self._pairs), 2 * self.n_lags + 1
+        n, p, lags = n_streams, len(self._pairs), 2 * self.n_lags + 1
+        s = self.n_sensors if p else 0
         return TimingState(
             level=np.zeros((n, s)),
             begun=np.zeros((n, s), bool),
@@ -163,6 +165,8 @@ class Timing:
             found = self._native.step(values, valid, state, rows)
             if found is not None:
                 return found
+        if not self._pairs:
+            return np.full((len(rows), self.n_sensors), UNTOLD)
         beats = self._beats(values, valid, state, rows)
         now, moving = self._together(beats, state, rows)
         weight, usual = state.weight[rows], state.usual[rows]

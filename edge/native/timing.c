@@ -145,6 +145,10 @@ static void stream(const kinedge_timing *t, int64_t s, double *beats)
 /* Take one hop. -1, having done nothing, where something is outside. */
 API WIDE int32_t kinedge_timing_step(const kinedge_timing *t)
 {
+    for (int64_t i = 0; !t->n_pairs && i < t->n_streams * t->n_sensors; i++)
+        t->late[i] = t->untold;
+    if (!t->n_pairs)
+        return 0;
     if (t->n_sensors < 1 || t->n_sensors > MOST_SENSORS || t->n_lags < t->least || t->n_lags > MOST_LAGS ||
         t->n_bins < 1 || t->n_bins > MOST_BINS || t->hop % t->n_bins)
         return -1;

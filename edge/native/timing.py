@@ -28,7 +28,6 @@ _Timing: Final = structure(
 )
 _STATES: Final = _STATE.split()
 _MOST_SENSORS: Final = 8
-_MOST_BINS: Final = 256
 
 
 @cache
@@ -50,7 +49,7 @@ class NativeTiming:
         self.record.set(numbers, **arrays)
         self._n_sensors = int(numbers["n_sensors"])
         self._shape = int(numbers["hop"]), int(numbers["n_channels"])
-        self._fits = self._n_sensors <= _MOST_SENSORS and numbers["n_bins"] <= _MOST_BINS
+        self._fits = not numbers["n_pairs"] or self._n_sensors <= _MOST_SENSORS
 
     def tell(self, state: Any) -> bool:
         """Tell a state; False where C cannot do this model, or cannot write the state as it lies."""
