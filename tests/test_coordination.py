@@ -37,7 +37,7 @@ def walker(seed: int, *, shift: float = 0.0, n: int = 400, n_sensors: int = 3) -
     pace = rng.normal(-2, 1.5, (n, 1))
     intensity = pace + np.arange(n_sensors) + 0.2 * rng.normal(size=(n, n_sensors))
     intensity[:, -1] += shift
-    late = rng.normal(-1, 0.5, (n, n_sensors))  # in time, nearly always
+    late = rng.normal(-1, 0.3, (n, n_sensors))  # in time
     return SubjectScores(str(seed), rng.normal(size=(n, 2 * n_sensors)), intensity, late)
 
 
@@ -109,6 +109,24 @@ def test_every_person_counts_the_same_however_long_they_were_recorded() -> None:
 def test_a_single_sensor_and_a_few_blocks_have_no_coordination() -> None:
     assert fit_coordination([walker(s, n_sensors=1) for s in range(3)]) is None
     assert fit_coordination([walker(s, n=60) for s in range(3)]) is None
+
+
+def test_lateness_is_told_in_its_99_per_cent_quantile_and_beyond_what_is_usual() -> None:
+    people = [walker(s) for s in range(4)]
+    always_in_time = fit_coordination(people)
+    assert always_in_time is not None
+    np.testing.assert_array_equal(always_in_time.weights.late_scale, 0.1)  # or any step otherwise would be rare
+    np.testing.assert_array_equal(always_in_time.weights.away(np.array([[-1.0, 0.05, UNTOLD]]))[0, :2], [0.0, 0.5])
+    rng = np.random.default_rng(0)
+    late = [np.where(rng.random((400, 1)) < 0.3, UNTOLD, rng.exponential(1.0, (400, 3))) for _ in people]
+    found = fit_coordination([replace(p, late=x) for p, x in zip(people, late, strict=True)])
+    assert found is not None
+    timed = np.concatenate(late)
+    timed = timed[timed[:, 0] > UNTOLD]
+    np.testing.assert_allclose(found.weights.late_scale, np.quantile(timed, 0.99, axis=0))
+    expected = np.minimum(timed / np.quantile(timed, 0.99, axis=0), MOST).mean(axis=0)
+    np.testing.assert_allclose(found.weights.late_usual, expected)
+    np.testing.assert_array_equal(found.weights.away(np.full((1, 3), UNTOLD))[0], found.weights.late_usual)
 
 
 def test_it_weighs_what_it_tells_beside_the_surprise(together: Coordination) -> None:

@@ -6,11 +6,14 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from weighed_blocks import scores
 
+from kinedge.edge.calibration import Calibration
 from kinedge.edge.scores import BlockScores
 from kinedge.edge.scoring import Scorer
 from kinedge.recording import Recording, Region
+from kinedge.training import cohort
 from kinedge.training.cohort import _fit_likelihood
 from kinedge.training.injected import Injected, inject_all, pieces_of
 
@@ -33,6 +36,22 @@ def test_pieces_are_of_ordinary_movement_alone(scorer: Scorer, person: Person) -
     for piece, number in pieces_of([day, labelled], scorer, ("freeze",)):
         assert len(piece) == 1000
         assert number == 0 or not any(r.label == "freeze" for r in piece.labels)
+
+
+def test_what_loss_adds_is_measured_with_the_yardstick_of_the_pieces_own_person(
+    scorer: Scorer, person: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    people = [replace(person(45.0, seed=s), subject=str(s)) for s in (810_000, 810_001, 810_002)]
+    own = [replace(scorer.calibration) for _ in people]
+    seen: list[tuple[str, int]] = []
+
+    def rows(judge: Scorer, personal: Calibration, piece: Recording, **_: object) -> np.ndarray:
+        seen.append((piece.subject, [c is personal for c in own].index(True)))
+        return np.zeros((1, 2, 4))
+
+    monkeypatch.setattr(cohort, "loss_rows", rows)
+    cohort._with_loss([(people[:1], scorer), (people[1:], scorer)], scorer.calibration, own, exclude=(), seed=0)
+    assert set(seen) == {("810000", 0), ("810001", 1), ("810002", 2)}
 
 
 def test_how_it_is_named_is_chosen_where_a_channel_was_noticed(scorer: Scorer) -> None:

@@ -20,6 +20,7 @@ from kinedge.edge.personal import Baseline, Blocks, Detectors, detector_names, f
 from kinedge.edge.scoring import Scorer
 from kinedge.edge.timing import UNTOLD
 from kinedge.errors import BundleError
+from kinedge.quantize.follow import follow_calibration
 from kinedge.recording import Recording
 from kinedge.training.cohort import calibrate_cohort
 
@@ -246,6 +247,8 @@ def test_a_cohort_tells_what_own_lines_weigh_and_ranks_by_it(scorer: Scorer, per
     alone, both = (np.quantile(r, 0.99) for r in (weights.reference, found.enrolled.reference))
     assert both == pytest.approx(alone, abs=max(0.5 * weights.further[0], 0.05))
     kept = found.to_arrays()
+    same = follow_calibration(found, scorer, scorer, people, exclude_labels=()).to_arrays()  # in the same precision
+    assert same.keys() == kept.keys() and all(np.array_equal(same[name], kept[name]) for name in kept)
     read = Calibration.from_arrays(kept, scorer.manifest).enrolled
     assert read is not None and read.weights is not None
     for f in fields(Weights):

@@ -14,6 +14,7 @@ from kinedge.edge.config import GatewayConfig
 from kinedge.edge.enrol import enrol_recordings
 from kinedge.edge.episodes import EpisodeBuilder
 from kinedge.edge.people import People
+from kinedge.edge.personal import detector_names
 from kinedge.edge.pipeline import Pipeline, Scored
 from kinedge.edge.scoring import Scorer
 from kinedge.edge.verdict_json import verdict_as_json
@@ -153,3 +154,21 @@ def test_the_alarm_is_part_of_what_decides() -> None:
     assert plain.digest() != promised.digest()
     with pytest.raises(ValueError, match="hours_per_false_episode"):
         GatewayConfig.model_validate({**base, "alarm": {"hours_per_false_episode": 0}})
+
+
+def test_a_block_with_many_gaps_says_nothing_to_detectors_that_the_sensor_is_part_of(
+    scorer: Scorer, people: People, day: Recording
+) -> None:
+    part = day.slice(30_000, 33_000)
+    valid = part.valid.copy()
+    valid[1000:, part.columns("wrist_right")] &= (np.arange(2000) % 5 < 3)[:, None]  # two of five samples are lost
+    pipeline = Pipeline(scorer, people.subjects, people=people, alarm=AlarmConfig())
+    for chunk in chunks_of(replace(part, valid=valid)):
+        pipeline.push("p-001", chunk, channels=part.sensors[0].channels)
+    assert pipeline.advance(flush=True)
+    assert pipeline._watch is not None
+    names = detector_names(scorer.sensors, scorer.channels, together=True)
+    known = pipeline._watch._state.known[0].all(axis=1)
+    assert len(names) == len(known)
+    for name, heard in zip(names, known, strict=True):
+        assert heard == ("left" in name and "beside" not in name), name
