@@ -13,6 +13,7 @@ from kinedge import __version__
 from kinedge.arrays import arrays_to_npz
 from kinedge.bundle import CALIBRATION_NAME, CARD_NAME, Bundle, Manifest, pack_bundle, read_bundle
 from kinedge.edge.calibration import MAX_REFERENCE, Calibration, EnrolledCohort
+from kinedge.edge.coordination import Coordination, Lines, Weights
 from kinedge.edge.history import N_BACK
 from kinedge.edge.pipeline import Pipeline
 from kinedge.firmware_bridge.clock import ClockMap
@@ -77,13 +78,26 @@ def untrained_bundle(sensors: Sequence[SensorSpec], *, rate_hz: float, n_paramet
     }
     listed = {name: {"sha256": "0" * 64, "n_bytes": 0} for name in ("model.fp32.onnx", CALIBRATION_NAME)}
     blank = Calibration.blank(Manifest.model_validate({**fields, "parts": listed}))
-    blank = replace(blank, enrolled=_cohort(len(sensors)))
+    blank = replace(blank, enrolled=_cohort(len(sensors)), coordination=_together(len(sensors)))
     parts = {
         "model.fp32.onnx": export_onnx(model),
         CALIBRATION_NAME: arrays_to_npz(blank.to_arrays()),
         CARD_NAME: b"# untrained\n",
     }
     return read_bundle(pack_bundle(fields, parts))
+
+
+def _together(n_sensors: int) -> Coordination | None:
+    """Return a coordination that says nothing, as large as a real one; None of a single sensor, which has none."""
+    if n_sensors < 2:
+        return None
+    levels = np.linspace(-6.0, 0.0, 5)[:, None] * np.ones(n_sensors)
+    nothing, flat = np.zeros(n_sensors), np.ones((5, n_sensors))
+    lines = Lines(np.zeros((n_sensors, n_sensors + 1)), levels, -flat, 0 * flat, flat)
+    ranks = np.sort(np.random.default_rng(1).exponential(0.3, MAX_REFERENCE))
+    alone = np.tile([-3.0, 3.0], (n_sensors, 1))
+    weights = Weights(nothing, nothing, nothing + 0.1, nothing, nothing, ranks, alone, np.zeros(1))
+    return Coordination(lines, weights)
 
 
 def _cohort(n_sensors: int) -> EnrolledCohort:
@@ -97,6 +111,7 @@ def _cohort(n_sensors: int) -> EnrolledCohort:
         n_subjects=np.array([10.0]),
         tail_levels=np.array([1.5, 2.0, 3.0]),
         tails=more_often / np.array([[2.0], [4.0], [8.0]]),
+        weights=None if (together := _together(n_sensors)) is None else together.weights,
     )
 
 

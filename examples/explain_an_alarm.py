@@ -42,16 +42,9 @@ def main(argv: list[str]) -> int:
     near = [v for v in verdicts if abs(v.end_tick - worst.end_tick) <= 10 * rate]
     unusual = sum(v.decision is Decision.ANOMALOUS for v in near) / len(near)
     sensor, _, channel = worst.smallest_set[0].partition(".")
-    beside, out_of_step = worst.from_others(sensor)
-    phrase = summarise(
-        sensor,
-        channel,
-        movement=worst.sensor_movement[sensor],
-        share=unusual,
-        seconds=len(near),
-        beside=beside,
-        out_of_step=out_of_step,
-    )
+    others = dict(zip(("beside", "out_of_step"), worst.from_others(sensor), strict=True))
+    moved = worst.sensor_movement[sensor]
+    phrase = summarise(sensor, channel, movement=moved, share=unusual, seconds=len(near), **others)
     for language in ("en", "fr"):
         print(f"  {language}: {phrase.text[language]}  (true to {phrase.truth:.2f})")
     return 0
