@@ -19,6 +19,7 @@ __all__ = [
     "ENVELOPE_SCHEMA",
     "MAX_ENVELOPE_BYTES",
     "Abstention",
+    "Amount",
     "Contribution",
     "Envelope",
     "Explanation",
@@ -35,6 +36,11 @@ MAX_ENVELOPE_BYTES: Final = 1 << 20
 
 # an envelope without them keeps its bytes
 _YOUNGER: Final = ("enrolment_digest", "unsigned", "explanation", "change", "abstentions", "promise", "promised")
+
+Amount = Literal[
+    "much_less", "less", "more", "much_more", "less_than_others", "more_than_others", "out_of_step", "differently"
+]
+"""How a sensor moved, in a word of the sentence."""
 
 _HEX64 = r"^[0-9a-f]{64}$"
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}$"
@@ -80,16 +86,7 @@ class Explanation(Config):
 
     sensor: str = Field(max_length=31)
     quantity: Literal["acc", "gyr", "mag"]
-    amount: Literal[
-        "much_less",
-        "less",
-        "more",
-        "much_more",
-        "less_than_others",
-        "more_than_others",
-        "out_of_step",
-        "differently",
-    ]
+    amount: Amount
     movement: float = Field(description="of the sensor: 0 as its usual median, 1 a step of its usual range more")
     share: float = Field(ge=0, le=1, description="of the verdicts that were anomalous")
     seconds: float = Field(ge=0)

@@ -37,6 +37,7 @@ __all__ = [
     "Lines",
     "Weights",
     "by_level",
+    "least_squares",
     "line",
     "own_lines",
     "stack_coordinations",
@@ -108,8 +109,7 @@ class Lines:
         BundleError
             They cannot.
         """
-        if not all(np.isfinite(getattr(self, f.name)).all() for f in fields(self)):
-            raise BundleError(f"{where}: coordination: a number is not finite")
+        _refuse_infinite(self, where)
         if len(self.levels) < 2 or (np.diff(self.levels, axis=0) <= 0).any():
             raise BundleError(f"{where}: coordination_levels must increase, and be at least 2")
         if (self.low >= self.middle).any() or (self.middle >= self.high).any():
@@ -166,8 +166,7 @@ class Weights:
         BundleError
             They cannot.
         """
-        if not all(np.isfinite(getattr(self, f.name)).all() for f in fields(self)):
-            raise BundleError(f"{where}: coordination: a number is not finite")
+        _refuse_infinite(self, where)
         if (self.late_scale <= 0).any():
             raise BundleError(f"{where}: coordination_late_scale must be positive")
         for name in ("weight", "late_weight", "further"):
@@ -286,6 +285,23 @@ def weight_shapes(n_sensors: int) -> dict[str, tuple[int | None, ...]]:
     }
 
 
+def _refuse_infinite(part: Lines | Weights, where: str) -> None:
+    if not all(np.isfinite(getattr(part, f.name)).all() for f in fields(part)):
+        raise BundleError(f"{where}: coordination: a number is not finite")
+
+
+def least_squares(center: F64, covariance: F64) -> F64:
+    """Return ``mix`` (n_sensors, n_sensors + 1) of intensities with this mean and covariance."""
+    n_sensors = len(center)
+    mix = np.zeros((n_sensors, n_sensors + 1))
+    for i in range(n_sensors):
+        others = [j for j in range(n_sensors) if j != i]
+        square = covariance[np.ix_(others, others)] + _RIDGE * np.eye(len(others))
+        mix[i, others] = np.linalg.solve(square, covariance[others, i])
+        mix[i, -1] = center[i] - mix[i, others] @ center[others]
+    return mix
+
+
 def line(mix: F64, intensity: F64) -> F64:
     """Return the line (n, n_sensors) of each sensor in the intensities (n, n_sensors) of the others."""
     level = np.broadcast_to(mix[..., -1], intensity.shape)
@@ -323,13 +339,11 @@ def own_lines(cohort: Lines, intensity: F64) -> Lines:
     trust = n / (n + _PRIOR_BLOCKS)
     center = intensity.mean(axis=0)
     apart = intensity - center
-    covariance = apart.T @ apart / n
+    own = least_squares(center, apart.T @ apart / n)
     mix = np.zeros((n_sensors, n_sensors + 1))
     for i in range(n_sensors):
         others = [j for j in range(n_sensors) if j != i]
-        square = covariance[np.ix_(others, others)] + _RIDGE * np.eye(len(others))
-        own = np.linalg.solve(square, covariance[others, i])
-        mix[i, others] = trust * own + (1 - trust) * cohort.mix[i, others]
+        mix[i, others] = trust * own[i, others] + (1 - trust) * cohort.mix[i, others]
         mix[i, -1] = center[i] - mix[i, others] @ center[others]
     level = line(mix, intensity)
     found = by_level(level, intensity - level, _OWN_LEVELS)

@@ -14,9 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 from kinedge.edge.reasons import Reason
+from kinedge.envelope import Amount
 from kinedge.errors import SignalError
 
 __all__ = [
@@ -34,16 +35,7 @@ __all__ = [
 
 Language = Literal["en", "fr"]
 
-AMOUNTS: Final = (
-    "much_less",
-    "less",
-    "more",
-    "much_more",
-    "less_than_others",
-    "more_than_others",
-    "out_of_step",
-    "differently",
-)
+AMOUNTS: Final[tuple[str, ...]] = get_args(Amount)
 _OF_OTHERS: Final = ("less_than_others", "more_than_others", "out_of_step")  # of a sensor as a whole: it moves
 _TRUE_ENOUGH: Final = 0.6
 _SLACK: Final = 1e-6  # by which means of shares may be beyond

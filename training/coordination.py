@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinedge.edge.calibration import Calibration
-from kinedge.edge.coordination import Coordination, Weights, by_level, line
+from kinedge.edge.coordination import Coordination, Weights, by_level, least_squares, line
 from kinedge.edge.scores import BlockScores
 from kinedge.edge.timing import UNTOLD
 from kinedge.training.calibrating import SubjectScores
@@ -25,7 +25,6 @@ F64 = NDArray[np.float64]
 
 _N_LEVELS: Final = 5
 _LEAST: Final = 100  # blocks of a level: less have no 1 and 99 % quantile
-_RIDGE: Final = 1e-3
 _RARE: Final = 0.99
 _MIN_LATE: Final = 0.1  # of a cohort whose steps are always alike, that any step otherwise must not be rare
 _MOST_WEIGHT: Final = 3.0
@@ -115,14 +114,6 @@ def _mix(normal: Sequence[SubjectScores]) -> F64:
     """Return the weights (n_sensors, n_sensors + 1) of least squares in which every subject counts the same."""
     x = np.concatenate([s.intensity for s in normal])
     counts = np.concatenate([np.full(len(s.intensity), 1 / max(len(s.intensity), 1)) for s in normal])
-    n_sensors = x.shape[1]
     center = counts @ x / counts.sum()
     apart = x - center
-    covariance = (apart * counts[:, None]).T @ apart / counts.sum()
-    mix = np.zeros((n_sensors, n_sensors + 1))
-    for i in range(n_sensors):
-        others = [j for j in range(n_sensors) if j != i]
-        square = covariance[np.ix_(others, others)] + _RIDGE * np.eye(len(others))
-        mix[i, others] = np.linalg.solve(square, covariance[others, i])
-        mix[i, -1] = center[i] - mix[i, others] @ center[others]
-    return mix
+    return least_squares(center, (apart * counts[:, None]).T @ apart / counts.sum())
