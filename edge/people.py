@@ -323,3 +323,8 @@ def _refuse_misfit(subject: str, enrolment: Enrolment, scorer: Scorer) -> None:
         )
     if own.sensors != manifest.sensors:
         raise ConfigError(f"{subject}: the enrolment names other sensors than the bundle; enrol again")
+    cohort = scorer.calibration.enrolled
+    if cohort is not None and (cohort.weights is None) != (enrolment.baseline.lines is None):
+        raise ConfigError(
+            f"{subject}: the enrolment does not fit the bundle in how the sensors move together; enrol again"
+        )

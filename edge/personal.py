@@ -154,10 +154,6 @@ class Baseline:
             likelihood = np.concatenate([coordination.weights.likelihood, likelihood[:, 2:]], axis=1)
         if coordination is not None and self.lines is not None and weights is not None:
             coordination = Coordination(self.lines, weights)
-        elif coordination is not None and weights is not None:
-            reference, alone = weights.reference, weights.likelihood
-            likelihood = np.concatenate([alone, likelihood[:, 2:]], axis=1)
-            coordination = coordination.muted(reference, alone)
         elif coordination is not None:
             coordination = coordination.muted(reference, likelihood)
         return replace(
@@ -283,7 +279,10 @@ def _fit(kept: Blocks, covariance: F64, cohort: Calibration, groups: tuple[slice
             context[rows, i] = k
             knots[k, i] = np.median(column[rows])
     knots += 1e-3 * np.arange(n_contexts)[:, None]  # of one who never changes their pace; and no division by zero
-    lines = None if cohort.coordination is None else own_lines(cohort.coordination.lines, kept.intensity)
+    lines = None
+    # not with a bundle that knows of people who are enrolled, but not what their lines tell
+    if cohort.coordination is not None and (cohort.enrolled is None or cohort.enrolled.weights is not None):
+        lines = own_lines(cohort.coordination.lines, kept.intensity)
     of = _knots_of(groups, together=lines is not None)
     n_channels = groups[-1].stop
     n_detectors = len(of)

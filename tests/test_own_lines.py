@@ -16,10 +16,11 @@ from kinedge.edge.caution import BeliefState, believe
 from kinedge.edge.coordination import MOST, Coordination, Lines, Weights, own_lines, stack_coordinations
 from kinedge.edge.enrol import enrol_recordings
 from kinedge.edge.enrolment import Enrolment, pack_enrolment, read_enrolment
+from kinedge.edge.people import People
 from kinedge.edge.personal import Baseline, Blocks, Detectors, detector_names, fit_baseline, of_all
 from kinedge.edge.scoring import Scorer
 from kinedge.edge.timing import UNTOLD
-from kinedge.errors import BundleError
+from kinedge.errors import BundleError, ConfigError
 from kinedge.quantize.follow import follow_calibration
 from kinedge.recording import Recording
 from kinedge.training.cohort import calibrate_cohort
@@ -138,16 +139,20 @@ def test_a_bundle_that_does_not_know_what_own_lines_tell_holds_nobody_against_th
         np.testing.assert_array_equal(own.coordination.weights.likelihood, own.likelihood[:, :2])
         odd = scores(intensity=np.array([[-9.0, 1.0]]))
         np.testing.assert_array_equal(own.coordination.added(odd.intensity, odd.late), 0)
-    # and an enrolment of before them is judged by surprise alone, by what is known of people who are enrolled
-    weights = cohort.enrolled.weights
-    assert weights is not None
-    old = replace(
-        baseline, levels=np.zeros((0, 2)), low=np.zeros((0, 2)), middle=np.zeros((0, 2)), high=np.zeros((0, 2))
-    )
-    own = old.calibration(cohort, scorer.groups)
-    assert old.lines is None and own.reference is weights.reference
-    np.testing.assert_array_equal(own.likelihood[:, :2], weights.likelihood)
-    assert own.coordination is not None and not own.coordination.weights.weight.any()
+    # nor is anything learned that the alarm would be promised nothing of
+    learned = fit_baseline(of_person(scorer, 0, 90), np.eye(12), cohort=before, groups=scorer.groups)
+    assert learned.lines is None and not Detectors([learned], scorer.groups).together
+    assert learned.median.shape[1] == of_all(scorer.groups) + 1
+
+
+def test_an_enrolment_that_does_not_fit_its_bundle_in_that_is_refused(scorer: Scorer, person: Person) -> None:
+    enrolment = enrol_recordings(scorer, [person(200.0, seed=810_001)], subject="p-1", allow_short=True, made_s=0)
+    People(scorer, ["p-1"], {"p-1": enrolment})
+    known = enrolment.baseline
+    none = {name: np.zeros((0, 2)) for name in ("levels", "low", "middle", "high")}
+    shorter = {name: getattr(known, name)[:, :-2] for name in ("median", "q95", "q99")}
+    with pytest.raises(ConfigError, match="how the sensors move together; enrol again"):
+        People(scorer, ["p-1"], {"p-1": replace(enrolment, baseline=replace(known, **none, **shorter))})
 
 
 def test_the_alarm_watches_how_each_sensor_moves_beside_the_others(scorer: Scorer) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinedge.edge.calibration import Calibration, EnrolledCohort
-from kinedge.edge.coordination import Weights
+from kinedge.edge.coordination import Coordination, Weights
 from kinedge.edge.history import History, history_of, limits_of
 from kinedge.edge.personal import Baseline, Blocks, Detectors, fit_baseline
 from kinedge.training.calibrating import SubjectScores, pool_reference
@@ -107,9 +107,9 @@ class Folds:
                 u, detectors = _against(baseline, blocks, cohort, groups)
                 statistics.setdefault(subject, []).append(u.max(axis=1))
                 if weights is not None and baseline.lines is not None:
-                    added = weights.added(baseline.lines.unusual(blocks.intensity), blocks.late)
-                    largest = np.maximum.reduceat(u, [g.start for g in groups], axis=1)
-                    more.setdefault(subject, []).append((largest + added).max(axis=1))
+                    together = replace(cohort, coordination=Coordination(baseline.lines, weights))
+                    sensor = together.by_sensor(u, blocks.intensity, blocks.late, groups)
+                    more.setdefault(subject, []).append(sensor.max(axis=1))
                 apart = blocks.hop % stride == 0
                 block, held = blocks.hop[apart] // stride, detectors[apart]
                 found = [history_of(held > level, block) for level in _LEVELS]

@@ -16,6 +16,7 @@ from kinedge.edge.scores import BlockScores
 from kinedge.edge.scoring import Scorer
 from kinedge.recording import Recording
 from kinedge.training.anomalies import ANOMALIES, inject
+from kinedge.training.windows import labelled
 
 __all__ = ["INJECT_S", "Injected", "inject_all", "is_ordinary", "pieces_of"]
 
@@ -50,9 +51,8 @@ class Injected:
 def is_ordinary(recording: Recording, exclude: Sequence[str], *, look_back: int) -> NDArray[np.bool_]:
     """Return (n,) bool: no excluded label within what a block that ends here looks back."""
     bad = np.zeros(len(recording), bool)
-    for region in recording.labels:
-        if any(region.label == e or (e.endswith("*") and region.label.startswith(e[:-1])) for e in exclude):
-            bad[region.start : region.end + look_back] = True
+    for region in labelled(recording, exclude):
+        bad[region.start : region.end + look_back] = True
     return ~bad
 
 

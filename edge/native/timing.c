@@ -33,8 +33,6 @@ typedef struct kinedge_timing {
 #define LAGS (2 * MOST_LAGS + 1)
 #define TINY 1e-9
 
-/* Lags of one pair fit in a few registers: loops over them are told to go together. */
-
 /* The beats of one sensor in a hop, behind those before them. */
 static void beats_of(const kinedge_timing *t, int64_t s, int64_t g, double *to)
 {
