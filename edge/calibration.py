@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinedge.bundle import Manifest
-from kinedge.edge.coordination import PREFIX, Coordination, Weights, stack_coordinations, weight_shapes
+from kinedge.edge.coordination import PREFIX, Coordination, Weights, enough_told, stack_coordinations, weight_shapes
 from kinedge.edge.scores import NO_STEP, BlockScores
 from kinedge.errors import BundleError, SignalError
 
@@ -34,7 +34,7 @@ __all__ = [
     "Calibration",
     "EnrolledCohort",
     "Unusualness",
-    "all_told",
+    "is_told",
     "precision_of",
     "stack_calibrations",
     "thin",
@@ -345,8 +345,10 @@ class Calibration:
         largest: F64 = np.maximum.reduceat(channel_u, [g.start for g in groups], axis=1)
         if self.coordination is None:
             return largest
-        more = self.coordination.added(intensity, late)
-        return np.where(all_told(largest, intensity)[:, None], largest + more, largest)
+        told = is_told(largest, intensity)
+        enough = told & enough_told(told)[:, None]
+        more = self.coordination.added(intensity, late, told)
+        return np.where(enough, largest + more, largest)
 
     def rankable(self, channel_u: F64, sensor: F64) -> F64:
         """Return what blocks (n,) are ranked by: the largest ``u``, or the largest statistic of a sensor, set back."""
@@ -356,8 +358,8 @@ class Calibration:
         return largest
 
     def apart(self, sensor: F64, intensity: F64) -> NDArray[np.bool_]:
-        """Return (n,): whose coordination cannot be told, as of some sensor no step was heard."""
-        return ~all_told(sensor, intensity)
+        """Return (n,): whose coordination cannot be told, as of too few sensors a step was heard."""
+        return ~enough_told(is_told(sensor, intensity))
 
     def rows(self, at: NDArray[np.intp]) -> Calibration:
         """Return the calibration of some streams; itself when it is one of all."""
@@ -368,9 +370,9 @@ class Calibration:
         return replace(self, which=self.which[at], coordination=coordination, **parts)
 
 
-def all_told(sensor: F64, intensity: F64) -> NDArray[np.bool_]:
-    """Return (n,): whether it is known of every sensor (n, n_sensors) how it moved."""
-    told: NDArray[np.bool_] = np.logical_and.reduce((sensor > UNSCORED) & (intensity > NO_STEP), axis=1)
+def is_told(sensor: F64, intensity: F64) -> NDArray[np.bool_]:
+    """Return (n, n_sensors): of which sensors it is known how they moved, from their statistics and intensities."""
+    told: NDArray[np.bool_] = (sensor > UNSCORED) & (intensity > NO_STEP)
     return told
 
 

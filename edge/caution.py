@@ -2,7 +2,8 @@
 
 Per sensor ``s``, a block gives a likelihood ratio ``LR = exp(b0 + b1 u_s)`` (fitted on normal blocks against synthetic
 anomalies; less what packet loss adds to ``u`` by itself, ``kinedge.edge.calibration``), and the state of the sensor a
-reliability ``r`` in [0, 1], to the power of which the ratio is taken: what cannot be trusted says little either way. A
+reliability ``r`` in [0, 1], to the power of which the ratio is taken: what cannot be trusted says little either way.
+Far below any ``u`` that it was fitted on a ratio says nothing: nobody is normal only because they are calmer. A
 person who moves as usual mostly goes on so, and so does a change: the ratios of the last seconds are gathered by a
 filter of two hidden states, which forgets with a time constant of 3 s,
 
@@ -53,6 +54,7 @@ __all__ = [
     "CautionConfig",
     "Decision",
     "believe",
+    "known_of",
     "left_of",
     "lost_shares",
     "shown_anyway",
@@ -67,6 +69,7 @@ HALF: Final = 0.5  # of a block missing: too little to say anything
 # models are trained with missing samples, and know less then by themselves: little is left to discount
 LOSS_POWER: Final = 0.3
 LOG_LR_LIMIT: Final = 20.0
+LEAST_U: Final = -3.0  # ratios are fitted without what lies below; a block twice as far below says nothing
 OWN_S: Final = 120.0  # over which what somebody shows on the whole is told
 LEARNED_S: Final = 10.0  # of a sensor, after which it is known what it shows anyway
 UNLIKE_FROM: Final = 0.5  # spreads above one's own mean: from there a block counts against "normal", a nat a spread
@@ -297,8 +300,9 @@ def believe(
         alone = np.moveaxis(calibration.coordination.weights.likelihood, -1, 0)
         b0, b1 = (np.where(apart, of_u_alone, of_both) for of_u_alone, of_both in zip(alone, (b0, b1), strict=True))
     gone, others_gone = lost_shares(np.where(heard, scores.missing, 1.0))
-    log_lr = b0 + b1 * unusual.sensor + b2 * np.sqrt(gone) + b3 * np.sqrt(others_gone)
-    log_lr = np.clip(log_lr / (1 + b4 * gone + b5 * others_gone), -LOG_LR_LIMIT, LOG_LR_LIMIT)
+    said = b0 + b1 * np.maximum(unusual.sensor, LEAST_U) + b2 * np.sqrt(gone) + b3 * np.sqrt(others_gone)
+    said *= known_of(unusual.sensor)
+    log_lr = np.clip(said / (1 + b4 * gone + b5 * others_gone), -LOG_LR_LIMIT, LOG_LR_LIMIT)
     weight = weight_of(hop_s, block_s)
     keep, keep_own = math.exp(-hop_s / MEMORY_S), math.exp(-hop_s / OWN_S)
     shown = keep_own * state.shown + reliability * log_lr
@@ -366,6 +370,16 @@ def believe(
         shown_weight=shown_weight,
     )
     return belief, after
+
+
+def known_of(u: F64) -> F64:
+    """Return how far a likelihood ratio holds of these statistics: 1 where it was fitted, 0 far below.
+
+    Whoever is calmer than anybody that ratios were fitted on is in a place that nobody has seen: a change may be what
+    is calm.
+    """
+    known: F64 = np.clip(2 - u / LEAST_U, 0.0, 1.0)
+    return known
 
 
 def lost_shares(missing: F64) -> tuple[F64, F64]:

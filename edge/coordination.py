@@ -11,8 +11,12 @@ and ``w`` is how late or early it moves beside them (``kinedge.edge.timing``), b
 statistic is ``u + weight (v - usual) + late_weight (w - late_usual)``, each ``usual`` a mean on ordinary blocks. A
 block is ranked by that, less by how far its 99 % quantile lies above that of ``u``, or by ``u`` where that is more:
 what is rare in one way is rare. As long as it is not known how somebody's sensors move beside each other, ``w`` adds
-nothing. Where a sensor was not heard the others cannot be held against it: ``u`` stands alone, with a likelihood ratio
-and ranks of its own.
+nothing.
+
+Where one sensor of three or more was not heard, each line takes in its place what its own line makes of the rest. For
+sensors whose intensities are normally distributed that is the line without it, and what is left scatters ``1 / sqrt(1 -
+r^2)`` times as far, with ``r`` the partial correlation of both (``line_without``; Lauritzen, Graphical Models, 1996,
+section 5.1). Where fewer were heard ``u`` stands alone, with a likelihood ratio and ranks of its own.
 
 Whoever is enrolled has lines of their own (``own_lines``), weighed as is best of people who are; without them they are
 not held against how others coordinate.
@@ -32,13 +36,16 @@ from kinedge.errors import BundleError
 
 __all__ = [
     "MOST",
+    "MOST_SHARED",
     "PREFIX",
     "Coordination",
     "Lines",
     "Weights",
     "by_level",
+    "enough_told",
     "least_squares",
     "line",
+    "line_without",
     "own_lines",
     "stack_coordinations",
     "stack_lines",
@@ -46,8 +53,10 @@ __all__ = [
 ]
 
 F64 = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 
 MOST: Final = 3.0
+MOST_SHARED: Final = 0.95  # r^2: two sensors that say the same leave nothing when one of them is silent
 PREFIX: Final = "coordination_"
 _LATE: Final = ("late_scale", "late_usual", "late_weight")
 _OWN_LEVELS: Final = 3
@@ -78,13 +87,21 @@ class Lines:
     middle: F64
     high: F64
 
-    def unusual(self, intensity: F64) -> F64:
-        """Return ``v`` (n, n_sensors) of intensities (n, n_sensors): 0 is the median, 1 a quantile."""
-        return np.abs(self.signed(intensity))
+    def unusual(self, intensity: F64, told: Mask | None = None) -> F64:
+        """Return ``v`` (n, n_sensors) of intensities (n, n_sensors): 0 is the median, 1 a quantile.
 
-    def signed(self, intensity: F64) -> F64:
+        Parameters
+        ----------
+        told : (n, n_sensors)
+            Which of them were heard, all but one at least; all where it is left out.
+        """
+        return np.abs(self.signed(intensity, told))
+
+    def signed(self, intensity: F64, told: Mask | None = None) -> F64:
         """Return the same, below 0 where a sensor moves less than the others let expect."""
-        level = line(self.mix, intensity)
+        level, wider = line(self.mix, intensity), 1.0
+        if told is not None and not told.all():
+            level, wider = line_without(self.mix, intensity, told)
         into = (level[:, None] - self.levels[..., :-1, :]) / np.diff(self.levels, axis=-2)
         into = np.clip(into, 0.0, 1.0)
 
@@ -94,7 +111,7 @@ class Lines:
 
         middle = at(self.middle)
         beyond = intensity - level - middle
-        v: F64 = np.where(beyond > 0, beyond / (at(self.high) - middle), beyond / (at(self.low) - middle))
+        v: F64 = beyond / (np.where(beyond > 0, at(self.high) - middle, at(self.low) - middle) * wider)
         return np.copysign(np.minimum(v, MOST), beyond)
 
     def rows(self, at: NDArray[np.intp] | slice) -> Lines:
@@ -191,12 +208,17 @@ class Coordination:
     weights: Weights
     which: NDArray[np.intp] | None = None
 
-    def added(self, intensity: F64, late: F64) -> F64:
-        """Return (n, n_sensors): what is added to ``u`` where all sensors were heard."""
-        return self.weights.added(self.lines.unusual(intensity), late)
+    def added(self, intensity: F64, late: F64, told: Mask | None = None) -> F64:
+        """Return (n, n_sensors): what is added to ``u`` of sensors that were heard, enough of them."""
+        return self.weights.added(self.lines.unusual(intensity, told), late)
 
-    def beside(self, intensity: F64, late: F64) -> tuple[F64, F64]:
+    def beside(self, intensity: F64, late: F64, told: Mask | None = None) -> tuple[F64, F64]:
         """Return what ``added`` adds beyond what is usual, in its two parts (n, n_sensors) each.
+
+        Parameters
+        ----------
+        intensity, late, told : (n, n_sensors)
+            Of what was not heard both parts are 0.
 
         Returns
         -------
@@ -205,9 +227,11 @@ class Coordination:
         out_of_step
             By when; 0 or more.
         """
-        signed, weights = self.lines.signed(intensity), self.weights
+        signed, weights = self.lines.signed(intensity, told), self.weights
         beyond = np.maximum(np.abs(signed) - weights.usual, 0.0)
         late_beyond = np.maximum(weights.away(late) - weights.late_usual, 0.0)
+        if told is not None:
+            beyond, late_beyond = np.where(told, beyond, 0.0), np.where(told, late_beyond, 0.0)
         return np.copysign(weights.weight * beyond, signed), weights.late_weight * late_beyond
 
     def muted(self, reference: F64, likelihood: F64) -> Coordination:
@@ -308,6 +332,41 @@ def line(mix: F64, intensity: F64) -> F64:
     for j, column in enumerate(intensity.T):
         level = level + mix[..., j] * column[:, None]
     return level
+
+
+def line_without(mix: F64, intensity: F64, told: Mask) -> tuple[F64, F64]:
+    """Return the line of each sensor in those of the others that were heard, where one was not.
+
+    Parameters
+    ----------
+    mix : (n_sensors, n_sensors + 1), or (n, n_sensors, n_sensors + 1)
+    intensity, told : (n, n_sensors)
+        At most one of a row is not told; of a row without one this is ``line``.
+
+    Returns
+    -------
+    level, wider : (n, n_sensors)
+        The line, and how many times as far what is left of it scatters.
+    """
+    rows, sensors = np.arange(len(told)), np.arange(told.shape[1])
+    silent, gone = told.argmin(axis=1), ~told.all(axis=1)[:, None]
+    of_each = np.broadcast_to(mix, (len(told), *mix.shape[-2:]))
+    of_silent = of_each[rows, silent]
+    level, expected = of_each[..., -1], np.broadcast_to(of_silent[:, [-1]], told.shape)
+    for j, column in enumerate(intensity.T):
+        heard = told[:, j, None]
+        level = level + np.where(heard, of_each[..., j] * column[:, None], 0.0)
+        expected = expected + np.where(heard & (sensors != j), of_silent[:, [j]] * column[:, None], 0.0)
+    weight = of_each[rows, :, silent]
+    shared = np.clip(weight * of_silent[:, :-1], 0.0, MOST_SHARED)
+    level = np.where(gone, (level + weight * expected) / (1 - shared), level)
+    return level, np.where(gone, 1 / np.sqrt(1 - shared), 1.0)
+
+
+def enough_told(told: Mask) -> Mask:
+    """Return (n,): whether coordination can be told, of which sensors (n, n_sensors) were heard: of two, all but one."""
+    enough: Mask = told.sum(axis=1) >= max(2, told.shape[1] - 1)
+    return enough
 
 
 def by_level(level: F64, left: F64, n_levels: int) -> Lines:

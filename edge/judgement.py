@@ -99,6 +99,8 @@ class Judgement:
                 "most_beyond": coordination.MOST,
                 "untold": UNTOLD,
                 "no_step": NO_STEP,
+                "most_shared": coordination.MOST_SHARED,
+                "least_u": caution.LEAST_U,
             },
             powers=(caution.LOSS_POWER, CLIPPED_POWER),
             starts=np.array([*(g.start for g in self._groups), self._groups[-1].stop], np.int64),

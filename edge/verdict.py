@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinedge.edge.attribution import fewest, smallest_set
-from kinedge.edge.calibration import Unusualness, all_told
+from kinedge.edge.calibration import Unusualness, is_told
 from kinedge.edge.caution import Belief, CautionConfig, Decision
-from kinedge.edge.coordination import Coordination
+from kinedge.edge.coordination import Coordination, enough_told
 from kinedge.edge.engine import Surprise
 from kinedge.edge.hop_in_c import FoundHop
 from kinedge.edge.promise import Watched
@@ -254,10 +254,11 @@ class VerdictBatch:
     def _beside(self, stream: int) -> tuple[dict[str, float], dict[str, float]]:
         """Return what the sensor's scores have of how it moves beside the others, by how much and by when."""
         at = slice(stream, stream + 1)
-        if self.coordination is None or not all_told(self.unusual.sensor[at], self.scores.intensity[at])[0]:
+        told = is_told(self.unusual.sensor[at], self.scores.intensity[at])
+        if self.coordination is None or not enough_told(told)[0]:
             return {}, {}
         own = self.coordination.rows(np.array([stream]))
-        parts = own.beside(self.scores.intensity[at], self.scores.late[at])
+        parts = own.beside(self.scores.intensity[at], self.scores.late[at], told)
         moved, out_of_step = (dict(zip(self.sensors, part[0].tolist(), strict=True)) for part in parts)
         return moved, out_of_step
 

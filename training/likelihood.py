@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinedge.edge.calibration import UNSCORED, Calibration
-from kinedge.edge.caution import lost_shares
+from kinedge.edge.caution import LEAST_U, lost_shares
 from kinedge.edge.offline import score_recording
 from kinedge.edge.scoring import Scorer
 from kinedge.errors import SignalError
@@ -35,7 +35,7 @@ FEWEST: Final = 5  # blocks of either kind
 _RATES: Final = (0.05, 0.15, 0.3)  # of packets
 _BURST_S: Final = 0.2  # mean of a lost run
 _MIN_SPREAD: Final = 0.05
-_LIMITS: Final = (-3.0, 4.0)
+_LIMITS: Final = (LEAST_U, 4.0)
 
 
 def limited(u: F64) -> F64:

@@ -17,6 +17,7 @@ typedef struct {
     double unscored, below, movement_limit, no_data, half, trusted, lr_limit, weight, keep, odds_limit, hop_s, long_s;
     double lately_s, swapped_left, harmless, hopeless, min_anomalous, min_normal, min_others, alpha, tiny;
     double keep_own, min_newcomer, alpha_newcomer, learned, at_most, little, unlike_from, unlike_spread, unlike_most, most_beyond, no_step, untold;
+    double most_shared, least_u;
     /* of the model: starts (n_sensors + 1) */
     const int64_t *starts;
     /* the calibration, of all or (n_streams, ...): knots (n_knots, n_sensors), center and spread (n_knots, n_channels),
@@ -145,46 +146,7 @@ static void split(const kinedge_belief *b, int64_t s, const double *energy)
     share_out(by_sensor, S, b->of_sensors + (2 * n + s) * S);
 }
 
-/* What a sensor's statistic has more, as all sensors move: Coordination.added. */
-static double coordinated(const kinedge_belief *b, int64_t s, int64_t g)
-{
-    const int64_t S = b->n_sensors, K = b->n_levels, own = b->own ? s : 0, sensor = own * S + g;
-    const double *intensity = b->intensity + s * S, late = b->late[s * S + g];
-    const double *mix = b->mix + sensor * (S + 1);
-    double level = mix[S], low = 0, middle = 0, high = 0;
-    for (int64_t j = 0; j < S; j++)
-        level = level + mix[j] * intensity[j];
-    for (int64_t k = 0; k + 1 < K; k++) {
-        const int64_t at = (own * K + k) * S + g, next = at + S;
-        const double into = within((level - b->levels[at]) / (b->levels[next] - b->levels[at]), 0.0, 1.0);
-        low += into * (b->low[next] - b->low[at]);
-        middle += into * (b->middle[next] - b->middle[at]);
-        high += into * (b->high[next] - b->high[at]);
-    }
-    low = b->low[own * K * S + g] + low;
-    middle = b->middle[own * K * S + g] + middle;
-    high = b->high[own * K * S + g] + high;
-    const double beyond = intensity[g] - level - middle;
-    const double v = beyond > 0 ? beyond / (high - middle) : beyond / (low - middle);
-    const double more = b->coordination_weight[sensor] * (smaller(v, b->most_beyond) - b->usual[sensor]);
-    const double away = within(late / b->late_scale[sensor], 0.0, b->most_beyond) - b->late_usual[sensor];
-    return more + b->late_weight[sensor] * (late > b->untold ? away : 0.0);
-}
-
-/* Whether it is known how a sensor moved. */
-static int told(const kinedge_belief *b, int64_t at, double u)
-{
-    return u > b->unscored && b->intensity[at] > b->no_step;
-}
-
-/* Whether the coordination of a stream cannot be told, as of some sensor no step was heard. */
-static int apart(const kinedge_belief *b, int64_t s)
-{
-    int deaf = 0;
-    for (int64_t g = 0; g < b->n_sensors; g++)
-        deaf |= !told(b, s * b->n_sensors + g, b->of_sensors[s * b->n_sensors + g]);
-    return b->n_levels && deaf;
-}
+#include "coordination.h"
 
 /* Rank the blocks, split their surprise, and prepare what powers and exponentials are taken of. */
 API int32_t kinedge_belief_assess(const kinedge_belief *b)
@@ -198,7 +160,7 @@ API int32_t kinedge_belief_assess(const kinedge_belief *b)
         double *excess = b->of_channels + s * C, *u = excess + n * C;
         double *sensor = b->of_sensors + s * S, *movement = sensor + n * S;
         double energy[MOST_CHANNELS], score = 0, of_channels = 0;
-        int heard = 1;
+        int64_t n_told = 0, silent = -1;
         const int64_t middle = knots_of(b, s) / 2, low = middle > 1 ? middle - 1 : 0;
         const int64_t high = middle + 1 < knots_of(b, s) ? middle + 1 : knots_of(b, s) - 1;
         for (int64_t g = 0; g < S; g++) {
@@ -219,7 +181,10 @@ API int32_t kinedge_belief_assess(const kinedge_belief *b)
                 energy[c] = energy_of(b, excess[c], u[c], b->drop[s * C + c]);
             }
             sensor[g] = most;
-            heard &= told(b, s * S + g, most);
+            if (told(b, s * S + g, most))
+                n_told++;
+            else
+                silent = g;
             const double step = (knots[high * S + g] - knots[low * S + g]) / (double)(high - low);
             movement[g] = within((intensity - knots[middle * S + g]) / step, -b->movement_limit, b->movement_limit);
             const int64_t at = s * S + g;
@@ -231,8 +196,8 @@ API int32_t kinedge_belief_assess(const kinedge_belief *b)
         }
         for (int64_t g = 0; g < S; g++) {
             of_channels = g ? larger(of_channels, sensor[g]) : sensor[g];
-            if (b->n_levels && heard)
-                sensor[g] += coordinated(b, s, g);
+            if (b->n_levels && g != silent && !too_few(b, n_told))
+                sensor[g] += coordinated(b, s, g, silent);
             score = g ? larger(score, sensor[g]) : sensor[g];
         }
         if (b->n_levels)
@@ -284,8 +249,9 @@ API int32_t kinedge_belief_trust(const kinedge_belief *b)
             const double *likelihood = b->likelihood + (b->own ? s * S + g : g) * 6;
             const double *of_u = alone ? b->likelihood_apart + 2 * (b->own ? s * S + g : g) : likelihood;
             const double others = larger(all - gone[g], 0.0) / (double)(S > 1 ? S - 1 : 1);
-            const double ratio = (of_u[0] + of_u[1] * u + likelihood[2] * sqrt(gone[g])
-                                  + likelihood[3] * sqrt(others))
+            const double said = of_u[0] + of_u[1] * larger(u, b->least_u) + likelihood[2] * sqrt(gone[g])
+                                + likelihood[3] * sqrt(others);
+            const double ratio = said * within(2 - u / b->least_u, 0.0, 1.0)
                                  / (1 + likelihood[4] * gone[g] + likelihood[5] * others);
             b->of_sensors[3 * plane + at] = heard * passing * lasting;
             b->of_sensors[5 * plane + at] = lasting;

@@ -37,6 +37,7 @@ _Belief: Final = structure(
     (DOUBLE, "lately_s swapped_left harmless hopeless min_anomalous min_normal min_others alpha tiny"),
     (DOUBLE, "keep_own min_newcomer alpha_newcomer learned at_most little"),
     (DOUBLE, "unlike_from unlike_spread unlike_most most_beyond no_step untold"),
+    (DOUBLE, "most_shared least_u"),
     (POINTER, f"starts {_CALIBRATION} {_LINES} {_WEIGHTS} {_RENAMED} {_APART}"),
     (POINTER, "channel drop intensity missing saturated scored flat full late"),
     (POINTER, "repeated clipped off_body units swapped shifted clock_ms copies rows"),
