@@ -123,9 +123,13 @@ def go_on(
     anyway = np.where(counts[:, None], shown_anyway(shown, squares, weight), 0.0)
     channel, sensor = attribute(scores, unusual, calibration, groups, anyway=anyway)
     if calibration.coordination is not None:
-        strongest = np.where(scores.scored, np.maximum(unusual.channel - anyway, 0.0), 0.0).max(axis=1)
+        beyond = np.where(scores.scored, np.maximum(unusual.channel - anyway, 0.0), 0.0)
+        alone = np.maximum.reduceat(beyond, [g.start for g in groups], axis=1)
+        strongest = alone.max(axis=1)
         state, left = _coordinated(unusual, belief, groups, state, counts, hop_s=hop_s)
-        channel, sensor = _with_coordination(channel, sensor, left, strongest, widths)
+        # a sensor that surprises more by itself misleads the lines of the others
+        misled = (alone < strongest[:, None]) & (left < strongest[:, None])
+        channel, sensor = _with_coordination(channel, sensor, np.where(misled, 0.0, left), strongest, widths)
     return replace(
         state,
         channel_shown=shown,

@@ -56,7 +56,7 @@ F64 = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 MOST: Final = 3.0
-MOST_SHARED: Final = 0.95  # r^2: two sensors that say the same leave nothing when one of them is silent
+MOST_SHARED: Final = 0.99  # r^2: what two sensors that say the same leave is not divided by next to nothing
 PREFIX: Final = "coordination_"
 _LATE: Final = ("late_scale", "late_usual", "late_weight")
 _OWN_LEVELS: Final = 3
@@ -364,7 +364,7 @@ def line_without(mix: F64, intensity: F64, told: Mask) -> tuple[F64, F64]:
 
 
 def enough_told(told: Mask) -> Mask:
-    """Return (n,): whether coordination can be told, of which sensors (n, n_sensors) were heard: of two, all but one."""
+    """Return (n,): whether coordination can be told, from which sensors (n, n_sensors) were heard: all but one of them."""
     enough: Mask = told.sum(axis=1) >= max(2, told.shape[1] - 1)
     return enough
 

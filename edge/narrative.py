@@ -138,6 +138,10 @@ _UNSURE: Final = {
         "it is unusual, but not rarer than ordinary movement now and then is",
         "c'est inhabituel, mais pas plus rare que des mouvements ordinaires",
     ),
+    "quiet": (
+        "it is calmer than anything the model was calibrated on, so whether it is as usual cannot be told",
+        "c'est plus calme que tout ce sur quoi le modèle a été calibré : on ne peut dire si c'est habituel",
+    ),
     "unlike": (
         "it is not unusual, but unlike this person's last minutes",
         "ce n'est pas inhabituel, mais différent des dernières minutes de cette personne",

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinedge.edge.calibration import UNSCORED, Calibration, precision_of
-from kinedge.edge.coordination import Coordination, Lines, own_lines, stack_lines
+from kinedge.edge.coordination import Coordination, Lines, enough_told, own_lines, stack_lines
 from kinedge.edge.scores import NO_STEP
 from kinedge.errors import SignalError
 
@@ -341,10 +341,9 @@ def _no_lines(n_sensors: int) -> Lines:
 
 
 def _beside(lines: Lines, usable: NDArray[np.bool_], intensity: F64) -> tuple[F64, NDArray[np.bool_]]:
-    """Return how each sensor moves beside the others, (n, n_sensors), and where that is known: of all or none."""
+    """Return how each sensor moves beside the others that were heard, (n, n_sensors), and where that is known."""
     told = usable[:, : intensity.shape[1]] & (intensity > NO_STEP)
-    every = np.broadcast_to(told.all(axis=1, keepdims=True), intensity.shape)
-    return lines.unusual(intensity), every
+    return lines.unusual(intensity, told), told & enough_told(told)[:, None]
 
 
 def _knots_of(groups: Sequence[slice], *, together: bool) -> NDArray[np.intp]:

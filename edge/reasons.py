@@ -23,6 +23,7 @@ from kinedge.edge.caution import (
     Belief,
     CautionConfig,
     Decision,
+    known_of,
     trust_shares,
 )
 from kinedge.edge.plausible import MOST_RAD_S
@@ -61,7 +62,7 @@ class Reason:
     code
         ``warming_up``, ``no_data``, ``missing``, ``saturated``, ``flat``, ``stuck``, ``units``, ``off_body``,
         ``duplicate``, ``swapped``, ``shifted``, ``clock``, ``not_valid``, ``not_placed``, ``newcomer``, ``not_rare``,
-        ``unlike`` or ``between``.
+        ``quiet``, ``unlike`` or ``between``.
     text
         For a person.
     weight
@@ -70,9 +71,9 @@ class Reason:
         Where, if at one sensor.
     truth
         To which degree its sentence is true, 0 to 1: the trust in the sensor that was lost, what would be believed of a
-        change had all of it counted (``newcomer``), what is believed of one (``not_rare``), how much of the belief
-        in "normal" it takes (``unlike``), or how far both beliefs are from an answer (``between``). 1 for what is so or
-        not.
+        change had all of it counted (``newcomer``), what is believed of one (``not_rare``), how little such calm
+        blocks say (``quiet``), how much of the belief in "normal" it takes (``unlike``), or how far both beliefs are
+        from an answer (``between``). 1 for what is so or not.
     measured
         What it goes by: a share of the data (``no_data``, ``missing``, ``saturated``, ``stuck``), a belief
         (``swapped``, ``shifted``), s of lying still (``off_body``), m/s^2 in the mean (``units``), ms apart
@@ -155,8 +156,13 @@ def reasons_of(
             usual, other = float(belief.normal[stream]), float(belief.anomalous[stream])
             nearest = max(usual / max(config.min_belief_normal, TINY), other / max(needed, TINY))
             truth = 1 - min(nearest, 1.0)
-            unlike = float((belief.unlike[stream] * (belief.reliability[stream] > 0)).max())
-            if unlike >= _WORTH_NAMING:
+            trusted = belief.reliability[stream] > 0
+            quiet = float(((1 - known_of(unusual.sensor[stream])) * trusted).max())
+            unlike = float((belief.unlike[stream] * trusted).max())
+            if quiet >= _WORTH_NAMING and not other:
+                text = "calmer than anything the model was calibrated on: whether that is as usual cannot be told"
+                found.append(Reason("quiet", text, min(undecided, _BETWEEN), truth=quiet))
+            elif unlike >= _WORTH_NAMING:
                 text = "not unusual, but unlike this person's last minutes: too little to call it a change"
                 found.append(Reason("unlike", text, min(unlike, _NEWCOMER), truth=_true(unlike)))
             else:

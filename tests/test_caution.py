@@ -146,6 +146,31 @@ def test_what_is_unlike_a_newcomer_s_last_minutes_is_not_called_normal_though_ot
     assert belief.decision[0] == Decision.NORMAL
 
 
+@pytest.mark.parametrize("enrolled", [True, False])
+def test_what_is_calmer_than_anything_ratios_were_fitted_on_says_nothing_and_is_told(enrolled: bool) -> None:
+    s, answers = scores(), {}
+    for u in (-3.0, -4.5, -7.0, -99.0):
+        state = BeliefState.initial(1, 2, 2)
+        for _ in range(8):
+            belief, state = weigh(s, unusual(u, u, 0.9), state, enrolled=enrolled)
+        answers[u] = belief
+    assert answers[-3.0].normal[0] > answers[-4.5].normal[0] > answers[-7.0].normal[0] == answers[-99.0].normal[0] == 0
+    assert answers[-3.0].decision[0] == Decision.NORMAL
+    far = answers[-7.0]
+    assert far.decision[0] == Decision.UNSURE and far.anomalous[0] == 0
+    (first, *_) = reasons_of(0, s, unusual(-7.0, -7.0, 0.9), far, SENSORS, CONFIG)
+    assert first.code == "quiet" and first.truth == 1 and "calibrated on" in abstention(first)
+    assert "calibré" in abstention(first, language="fr")
+    half, _ = weigh(s, unusual(-5.8, 0.95, 0.9), enrolled=enrolled)
+    (first, *_) = reasons_of(0, s, unusual(-5.8, 0.95, 0.9), half, SENSORS, CONFIG)
+    assert first.code == "quiet" and first.truth == pytest.approx(1 - 0.2 / 3)
+
+
+def test_a_change_at_one_sensor_is_called_whatever_the_other_is_calmer_than() -> None:
+    decision, _, _ = ask(scores(), unusual(-20, 4, 0.001))
+    assert decision is Decision.ANOMALOUS
+
+
 def test_before_it_is_known_what_a_newcomer_shows_others_alone_are_the_measure() -> None:
     s, state = scores(), BeliefState.initial(1, 2, 2)
     for u in (-3, -3, -3, -0.5, -0.5, -0.5):

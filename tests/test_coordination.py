@@ -8,6 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from coordinated import HALF, walker
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -23,22 +24,10 @@ from kinedge.edge.scoring import Scorer
 from kinedge.edge.timing import UNTOLD
 from kinedge.errors import BundleError
 from kinedge.recording import Recording
-from kinedge.training.calibrating import SubjectScores
 from kinedge.training.cohort import calibrate_cohort
 from kinedge.training.coordination import fit_coordination, weighed
 
 Person = Callable[..., Recording]
-HALF = np.log(0.25)  # half as far is a quarter of the power
-
-
-def walker(seed: int, *, shift: float = 0.0, n: int = 400, n_sensors: int = 3) -> SubjectScores:
-    """Whose sensors move together, each by .2; the last one ``shift`` more than that of others."""
-    rng = np.random.default_rng(seed)
-    pace = rng.normal(-2, 1.5, (n, 1))
-    intensity = pace + np.arange(n_sensors) + 0.2 * rng.normal(size=(n, n_sensors))
-    intensity[:, -1] += shift
-    late = rng.normal(-1, 0.3, (n, n_sensors))  # in time
-    return SubjectScores(str(seed), rng.normal(size=(n, 2 * n_sensors)), intensity, late)
 
 
 @pytest.fixture(scope="module")
@@ -231,7 +220,7 @@ def test_it_adds_to_the_statistic_where_all_sensors_were_heard_and_it_is_known_o
         assert (known.assess(deaf, scorer.groups).p_value > alone.p_value).all() or alone.p_value == 1
 
 
-def test_where_a_sensor_is_silent_the_others_are_judged_by_their_own_surprise(scorer: Scorer) -> None:
+def test_where_one_of_two_is_silent_the_other_is_judged_by_its_own_surprise(scorer: Scorer) -> None:
     known = with_coordination(scorer)
     assert known.coordination is not None
     deaf = scores(scored=np.repeat([[True, False]], 6, axis=1), missing=np.array([[0.0, 1.0]]))
@@ -288,6 +277,24 @@ def test_what_moves_otherwise_beside_the_others_is_named_as_a_whole_by_its_part(
     assert by_sensor[0] < sensors[0]
     assert not state.coordination_shown.any()
     assert (channels[:6] > without[:6]).all()  # all channels of the sensor alike
+
+
+def test_what_a_sensor_lacks_beside_one_that_surprises_more_by_itself_is_the_doing_of_that_one(scorer: Scorer) -> None:
+    known = with_coordination(scorer)
+    start, intensity = BeliefState.initial(1, 2, 12), np.array([[-9.0, -1.0]])
+    usual = known.usual(intensity, scorer.groups)[0]
+
+    def of_left(surprise: float) -> float:
+        channel = usual.copy()
+        channel[0, 8] += surprise
+        block = scores(channel=channel, intensity=intensity)
+        unusual = known.assess(block, scorer.groups)
+        belief, state = believe(block, unusual, known, CONFIG, start, hop_s=1.0, block_s=2.0)
+        state = go_on(block, unusual, belief, known, scorer.groups, state, hop_s=1.0)
+        return float(state.sensor_share[0, 0])
+
+    assert of_left(0.4) > 0.5
+    assert of_left(40.0) == pytest.approx(0, abs=0.02)  # before, the lines of the left wrist had 10 % of it
 
 
 def test_how_a_newcomer_moves_anyway_is_not_named(scorer: Scorer) -> None:

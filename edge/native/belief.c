@@ -286,12 +286,13 @@ static void leave_usual(const kinedge_belief *b, int64_t s, int counts)
 {
     const int64_t C = b->n_channels, S = b->n_sensors, n = b->n_streams;
     const double *excess = b->of_channels + s * C, *u = excess + n * C;
-    double energy[MOST_CHANNELS], left[MOST_SENSORS], by[MOST_SENSORS], strongest = 0, far = 0;
+    double energy[MOST_CHANNELS], alone[MOST_SENSORS], left[MOST_SENSORS], by[MOST_SENSORS], strongest = 0, far = 0;
     int any = 0;
     for (int64_t g = 0; g < S; g++) {
         const double trusted = b->of_sensors[(3 * n + s) * S + g], weight = b->shown_weight[b->rows[s] * S + g];
         const double known = weight - trusted;
         double most = 0;
+        alone[g] = 0;
         for (int64_t c = b->starts[g]; c < b->starts[g + 1]; c++) {
             const int64_t row = b->rows[s] * C + c;
             double here = b->scored[s * C + c] ? u[c] : 0.0;
@@ -303,7 +304,7 @@ static void leave_usual(const kinedge_belief *b, int64_t s, int counts)
             const double anyway = counts ? shown_anyway(b, shown, squares, weight) : 0.0;
             most = c == b->starts[g] ? u[c] : larger(most, u[c]);
             if (b->scored[s * C + c])
-                strongest = larger(strongest, u[c] - anyway);
+                alone[g] = larger(alone[g], u[c] - anyway);
             if (!counts)
                 continue;
             const double part = anyway > 0 ? larger(u[c] - anyway, 0.0) / (u[c] > anyway ? u[c] : 1.0) : 1.0;
@@ -312,6 +313,7 @@ static void leave_usual(const kinedge_belief *b, int64_t s, int counts)
                 energy[c] *= part;
             any |= energy[c] > 0;
         }
+        strongest = larger(strongest, alone[g]);
         if (!b->n_levels)
             continue;
         const int64_t row = b->rows[s] * S + g;
@@ -323,12 +325,16 @@ static void leave_usual(const kinedge_belief *b, int64_t s, int counts)
         b->coordination_shown[row] = shown = shown + trusted * here;
         b->coordination_shown_squares[row] = squares = squares + trusted * (here * here);
         left[g] = larger(more - (counts ? shown_anyway(b, shown, squares, weight) : 0.0), 0.0);
-        far = g ? larger(far, left[g]) : left[g];
     }
     if (any)
         split(b, s, energy);
     if (!b->n_levels)
         return;
+    for (int64_t g = 0; g < S; g++) {
+        if (alone[g] < strongest && left[g] < strongest)
+            left[g] = 0; /* what surprises elsewhere misleads its line */
+        far = larger(far, left[g]);
+    }
     const double total = far + strongest, part = total > 0 ? far / total : 0.0;
     double squares[MOST_SENSORS] = {0}, *channel = b->of_channels + (2 * n + s) * C;
     double *sensor = b->of_sensors + (2 * n + s) * S;

@@ -187,6 +187,7 @@ export const WORDS = dictionary({
   why_not_placed: { en: "not known how sensors sit", fr: "pose des capteurs inconnue" },
   why_newcomer: { en: "no more than they show anyway", fr: "pas plus que d’ordinaire chez cette personne" },
   why_not_rare: { en: "not rare enough", fr: "pas assez rare" },
+  why_quiet: { en: "calmer than calibrated on", fr: "plus calme que le calibrage" },
   why_unlike: { en: "unlike their last minutes", fr: "différent de ses dernières minutes" },
   why_between: { en: "between usual and unusual", fr: "entre l’habituel et l’inhabituel" },
   never_unsure: { en: "No answer was unsure.", fr: "Aucune réponse n’était incertaine." },
