@@ -99,7 +99,7 @@ class Lines:
 
     def signed(self, intensity: F64, told: Mask | None = None) -> F64:
         """Return the same, below 0 where a sensor moves less than the others let expect."""
-        level, wider = line(self.mix, intensity), 1.0
+        level, wider = line(self.mix, intensity), np.ones(intensity.shape)
         if told is not None and not told.all():
             level, wider = line_without(self.mix, intensity, told)
         into = (level[:, None] - self.levels[..., :-1, :]) / np.diff(self.levels, axis=-2)
@@ -349,7 +349,7 @@ def line_without(mix: F64, intensity: F64, told: Mask) -> tuple[F64, F64]:
         The line, and how many times as far what is left of it scatters.
     """
     rows, sensors = np.arange(len(told)), np.arange(told.shape[1])
-    silent, gone = told.argmin(axis=1), ~told.all(axis=1)[:, None]
+    silent, gone = told.argmin(axis=1), ~np.logical_and.reduce(told, axis=1, keepdims=True)
     of_each = np.broadcast_to(mix, (len(told), *mix.shape[-2:]))
     of_silent = of_each[rows, silent]
     level, expected = of_each[..., -1], np.broadcast_to(of_silent[:, [-1]], told.shape)
@@ -364,7 +364,7 @@ def line_without(mix: F64, intensity: F64, told: Mask) -> tuple[F64, F64]:
 
 
 def enough_told(told: Mask) -> Mask:
-    """Return (n,): whether coordination can be told, from which sensors (n, n_sensors) were heard: all but one of them."""
+    """Return (n,): whether coordination can be told by which sensors (n, n_sensors) were heard: all or all but one."""
     enough: Mask = told.sum(axis=1) >= max(2, told.shape[1] - 1)
     return enough
 
