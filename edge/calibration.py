@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from kinedge.bundle import Manifest
 from kinedge.edge.coordination import PREFIX, Coordination, Weights, enough_told, stack_coordinations, weight_shapes
+from kinedge.edge.likelihood import LESSENS, terms_of, with_loss_terms
 from kinedge.edge.scores import NO_STEP, BlockScores
 from kinedge.errors import BundleError, SignalError
 
@@ -42,8 +43,6 @@ __all__ = [
 
 F64 = NDArray[np.float64]
 
-_N_TERMS: Final = 6  # of a likelihood ratio
-_LESSENS: Final = 4  # its terms from here on make it smaller
 MAX_REFERENCE: Final = 4096
 UNSCORED: Final = -1e6  # a statistic nothing can be below: a missing sensor never looks unusual
 _RIDGE: Final = 0.02
@@ -227,7 +226,7 @@ class Calibration:
             "center": (k, c),
             "spread": (k, c),
             "reference": (None,),
-            "likelihood": (s, _terms_of(arrays["likelihood"])),
+            "likelihood": (s, terms_of(arrays["likelihood"])),
             "precision": (c, c),
             "additive": (1,),
         }
@@ -235,7 +234,7 @@ class Calibration:
             g = arrays["enrolled_levels"].size
             shapes |= {
                 "enrolled_reference": (None,),
-                "enrolled_likelihood": (s, _terms_of(arrays["enrolled_likelihood"])),
+                "enrolled_likelihood": (s, terms_of(arrays["enrolled_likelihood"])),
                 "enrolled_levels": (g,),
                 "enrolled_limits": (g, None),
                 "enrolled_n_subjects": (1,),
@@ -249,7 +248,7 @@ class Calibration:
         if has_coordination:
             shapes |= Coordination.shapes(arrays, s)
         if has_weights:
-            shapes |= {_WEIGHTS + name: shape for name, shape in weight_shapes(s).items()}
+            shapes |= {_WEIGHTS + n: x for n, x in weight_shapes(s, arrays[_WEIGHTS + "likelihood"]).items()}
         for name, shape in shapes.items():
             found = arrays[name].shape
             if len(found) != len(shape) or any(w not in (None, f) for w, f in zip(shape, found, strict=True)):
@@ -280,6 +279,7 @@ class Calibration:
                 )
             if has_weights:
                 weights = Weights(**{f.name: plain[_WEIGHTS + f.name] for f in fields(Weights)})
+                weights = replace(weights, likelihood=with_loss_terms(weights.likelihood, enrolled.likelihood))
                 weights.refuse_if_unfit(where=f"bundle {manifest.name}: calibration: enrolled")
                 enrolled = replace(enrolled, weights=weights)
             self = replace(self, enrolled=enrolled)
@@ -291,7 +291,7 @@ class Calibration:
             raise BundleError(f"bundle {manifest.name}: a calibration needs increasing knots, at least 2")
         if any(not len(r) or (np.diff(r) < 0).any() for r in references):
             raise BundleError(f"bundle {manifest.name}: the calibration reference must be sorted and not empty")
-        if any((r.likelihood[:, _LESSENS:] < 0).any() for r in (self, self.enrolled) if r is not None):
+        if any((r.likelihood[:, LESSENS:] < 0).any() for r in (self, self.enrolled) if r is not None):
             raise BundleError(f"bundle {manifest.name}: calibration: what loss makes blocks say less by is negative")
         if min(self.spread.min(), np.diag(self.precision).min()) <= 0:
             raise BundleError(f"bundle {manifest.name}: calibration spreads and precisions must be positive")
@@ -417,17 +417,6 @@ def stack_calibrations(calibrations: Sequence[Calibration]) -> Calibration:
         own_knots=np.array([len(c.knots) for c in calibrations], np.int64),
         of_one=np.array([float(c.of_one) for c in calibrations]),
     )
-
-
-def with_loss_terms(likelihood: F64) -> F64:
-    """Return likelihood ratios (..., n_sensors, 6), of (..., n_sensors, 2) where they know nothing of loss."""
-    if likelihood.shape[-1] == _N_TERMS:
-        return likelihood
-    return np.concatenate([likelihood, np.zeros((*likelihood.shape[:-1], _N_TERMS - likelihood.shape[-1]))], axis=-1)
-
-
-def _terms_of(likelihood: NDArray[Any]) -> int:
-    return 2 if likelihood.shape[-1:] == (2,) else _N_TERMS
 
 
 def precision_of(covariance: F64) -> F64:

@@ -294,11 +294,11 @@ def believe(
         if code not in _PASSING:
             lasting *= share
     reliability = heard * passing * lasting
-    b0, b1, b2, b3, b4, b5 = np.moveaxis(calibration.likelihood, -1, 0)
+    ratios = calibration.likelihood
     if calibration.coordination is not None:
-        apart = calibration.apart(unusual.sensor, scores.intensity)[:, None]
-        alone = np.moveaxis(calibration.coordination.weights.likelihood, -1, 0)
-        b0, b1 = (np.where(apart, of_u_alone, of_both) for of_u_alone, of_both in zip(alone, (b0, b1), strict=True))
+        apart = calibration.apart(unusual.sensor, scores.intensity)[:, None, None]
+        ratios = np.where(apart, calibration.coordination.weights.likelihood, ratios)
+    b0, b1, b2, b3, b4, b5 = np.moveaxis(ratios, -1, 0)
     gone, others_gone = lost_shares(np.where(heard, scores.missing, 1.0))
     said = b0 + b1 * np.maximum(unusual.sensor, LEAST_U) + b2 * np.sqrt(gone) + b3 * np.sqrt(others_gone)
     said *= known_of(unusual.sensor)

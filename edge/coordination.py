@@ -31,6 +31,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from kinedge.edge.likelihood import LESSENS, terms_of, with_loss_terms
 from kinedge.edge.timing import UNTOLD
 from kinedge.errors import BundleError
 
@@ -149,8 +150,8 @@ class Weights:
         Of ``w``, as of ``v``. In bundles made before timing was watched it weighs nothing.
     reference : (n,)
         Sorted statistics of ordinary blocks by ``u`` alone.
-    likelihood : (n_sensors, 2)
-        ``b0`` and ``b1`` by ``u`` alone.
+    likelihood : (n_sensors, 6)
+        ``b0`` to ``b5`` by ``u`` alone, as a calibration has them.
     further : (1,)
         By how much the 99 % quantile of the statistic lies above that of ``u`` on ordinary blocks; 0 or more.
     """
@@ -189,6 +190,8 @@ class Weights:
         for name in ("weight", "late_weight", "further"):
             if (getattr(self, name) < 0).any():
                 raise BundleError(f"{where}: coordination_{name} is negative")
+        if (self.likelihood[:, LESSENS:] < 0).any():
+            raise BundleError(f"{where}: coordination_likelihood: what loss makes blocks say less by is negative")
         if not len(self.reference) or (np.diff(self.reference) < 0).any():
             raise BundleError(f"{where}: coordination_reference must be sorted and not empty")
 
@@ -242,10 +245,15 @@ class Coordination:
             weight=nothing,
             late_weight=nothing,
             reference=reference,
-            likelihood=likelihood[:, :2],
+            likelihood=likelihood,
             further=np.zeros(1),
         )
         return replace(self, weights=alone)
+
+    @property
+    def adds(self) -> bool:
+        """Whether it weighs anything."""
+        return bool(self.weights.weight.any() or self.weights.late_weight.any())
 
     def rows(self, at: NDArray[np.intp]) -> Coordination:
         """Return that of some streams of several."""
@@ -273,13 +281,13 @@ class Coordination:
         shapes: dict[str, tuple[int | None, ...]] = {
             "mix": (n_sensors, n_sensors + 1),
             **{name: table for name in ("levels", "low", "middle", "high")},
-            **weight_shapes(n_sensors),
+            **weight_shapes(n_sensors, arrays[PREFIX + "likelihood"]),
         }
         return {PREFIX + name: shape for name, shape in shapes.items() if PREFIX + name in arrays}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, F64], *, where: str) -> Coordination:
-        """Take the arrays of a bundle, whose shapes have been checked.
+        """Take the arrays of a bundle, whose shapes have been checked, with its own ``likelihood`` among them.
 
         Raises
         ------
@@ -290,6 +298,7 @@ class Coordination:
         untimed = {"late_scale": nothing + 1, "late_usual": nothing, "late_weight": nothing}
         own = {name.removeprefix(PREFIX): array for name, array in arrays.items() if name.startswith(PREFIX)}
         found = untimed | own
+        found["likelihood"] = with_loss_terms(found["likelihood"], with_loss_terms(arrays["likelihood"]))
         self = cls(
             Lines(**{f.name: found[f.name] for f in fields(Lines)}),
             Weights(**{f.name: found[f.name] for f in fields(Weights)}),
@@ -299,12 +308,12 @@ class Coordination:
         return self
 
 
-def weight_shapes(n_sensors: int) -> dict[str, tuple[int | None, ...]]:
-    """Return the shape of each array of ``Weights``, by its name."""
+def weight_shapes(n_sensors: int, likelihood: NDArray[Any]) -> dict[str, tuple[int | None, ...]]:
+    """Return the shape of each array of ``Weights``, by its name; in some bundles ``likelihood`` has 2 columns."""
     return {
         **{name: (n_sensors,) for name in ("usual", "weight", *_LATE)},
         "reference": (None,),
-        "likelihood": (n_sensors, 2),
+        "likelihood": (n_sensors, terms_of(likelihood)),
         "further": (1,),
     }
 

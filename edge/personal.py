@@ -151,7 +151,7 @@ class Baseline:
             reference = self.reference
         coordination = cohort.coordination
         if coordination is not None and cohort.enrolled is None:
-            likelihood = np.concatenate([coordination.weights.likelihood, likelihood[:, 2:]], axis=1)
+            likelihood = coordination.weights.likelihood
         if coordination is not None and self.lines is not None and weights is not None:
             coordination = Coordination(self.lines, weights)
         elif coordination is not None:

@@ -30,7 +30,7 @@ def coordination_of(rng: np.random.Generator, n_sensors: int) -> Coordination:
     mix = rng.normal(0, 0.7, (n_sensors, n_sensors + 1))
     levels, weight = np.sort(rng.normal(-2, 3, shape), axis=0), rng.choice([0.0, 0.7, 1.9], n_sensors)
     usual, reference = rng.random(n_sensors), np.sort(rng.normal(size=int(rng.integers(1, 300))))
-    likelihood = rng.normal(size=(n_sensors, 2)) * 3
+    likelihood = np.concatenate([rng.normal(size=(n_sensors, 4)) * 3, rng.uniform(0, 9, (n_sensors, 2))], axis=1)
     late = rng.uniform(0.1, 0.5, n_sensors), rng.random(n_sensors), rng.choice([0.0, 0.4, 1.1], n_sensors)
     return Coordination(
         Lines(mix, levels, low, middle, high),

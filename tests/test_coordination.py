@@ -164,7 +164,7 @@ def test_it_is_finite_and_bounded_whatever_is_measured(intensity: np.ndarray) ->
 def with_coordination(scorer: Scorer, **changes: object) -> Calibration:
     found = fit_coordination([walker(s, n_sensors=2) for s in range(6)])
     assert found is not None
-    alone = np.tile([-2.0, 3.0], (2, 1))
+    alone = np.tile([-2.0, 3.0, 0, 0, 0, 0], (2, 1))
     weights = replace(
         found.weights,
         weight=np.array([2.0, 1.0]),
@@ -230,7 +230,7 @@ def test_where_one_of_two_is_silent_the_other_is_judged_by_its_own_surprise(scor
     def lean(calibration: Calibration) -> float:
         return float(believe(deaf, unusual, calibration, CONFIG, start, hop_s=1.0, block_s=2.0)[0].lean[0])
 
-    weights = replace(known.coordination.weights, likelihood=np.tile([0.5, 3.0], (2, 1)))
+    weights = replace(known.coordination.weights, likelihood=np.tile([0.5, 3.0, 0, 0, 0, 0], (2, 1)))
     other = replace(known, coordination=replace(known.coordination, weights=weights))
     more = known.likelihood + np.array([1.0, 1.0, 0.0, 0.0, 0.0, 0.0])
     assert lean(other) > lean(known)  # by u alone
@@ -247,7 +247,7 @@ def test_where_no_cohort_was_enrolled_a_person_is_judged_by_the_ratios_of_surpri
     assert known.enrolled is not None and known.coordination is not None
     for enrolled, expected in (
         (known.enrolled, known.enrolled.likelihood[:, :2]),
-        (None, known.coordination.weights.likelihood),
+        (None, known.coordination.weights.likelihood[:, :2]),
     ):
         cohort = replace(known, enrolled=enrolled)
         own = fit_baseline(blocks, np.eye(12), cohort=cohort, groups=scorer.groups).calibration(cohort, scorer.groups)

@@ -31,19 +31,20 @@ def weighed(missing: list[float], u: float, likelihood: np.ndarray) -> Belief:
 
 
 def rows_of(mean: tuple[float, float], scatter: tuple[float, float], n: int = 20_000) -> np.ndarray:
-    """Rows of one sensor that loss moves so, by either yardstick; of the person's own, twice as far."""
+    """Rows of one sensor that loss moves so; by the person's own yardstick twice as far, and by u alone three times."""
     rng = np.random.default_rng(0)
     shares = rng.uniform(0, 0.6, (n, 2)) * rng.integers(0, 2, (n, 2))
     added = np.sqrt(shares) @ mean + rng.normal(size=n) * np.sqrt(shares @ np.square(scatter))
-    return np.stack([*shares.T, added, 2 * added], axis=1)[:, None]
+    return np.stack([*shares.T, added, 2 * added, 3 * added, 6 * added], axis=1)[:, None]
 
 
 @pytest.mark.parametrize("own", [False, True])
-def test_what_loss_adds_and_what_it_scatters_is_found_by_either_yardstick(own: bool) -> None:
+@pytest.mark.parametrize("alone", [False, True])
+def test_what_loss_adds_and_what_it_scatters_is_found_by_either_yardstick(own: bool, alone: bool) -> None:
     rows = rows_of((1.5, 0.4), (0.9, 0.3))
     rows[::7, 0, 2:] = np.nan  # not scored
-    b2, b3, b4, b5 = loss_terms(rows, np.array([2.0]), np.array([0.5]), own=own)[0]
-    times = 2 if own else 1
+    b2, b3, b4, b5 = loss_terms(rows, np.array([2.0]), np.array([0.5]), own=own, alone=alone)[0]
+    times = (2 if own else 1) * (3 if alone else 1)
     assert (b2, b3) == pytest.approx((-2 * 1.5 * times, -2 * 0.4 * times), rel=0.1)
     assert (b4, b5) == pytest.approx(((0.9 * times / 0.5) ** 2, (0.3 * times / 0.5) ** 2), rel=0.2)
 
@@ -57,7 +58,7 @@ def test_loss_that_makes_blocks_look_more_usual_takes_nothing_off() -> None:
 
 
 def test_where_nothing_was_scored_loss_is_taken_to_do_nothing() -> None:
-    assert (loss_terms(np.full((3, 2, 4), np.nan), np.ones(2), np.ones(2), own=True) == 0).all()
+    assert (loss_terms(np.full((3, 2, 6), np.nan), np.ones(2), np.ones(2), own=True) == 0).all()
 
 
 @given(st.lists(st.floats(0, 5), min_size=1, max_size=9))
@@ -99,16 +100,21 @@ def test_without_loss_nothing_changes_and_a_sensor_that_is_out_counts_as_lost() 
 def test_an_ordinary_piece_is_scored_with_each_kind_of_loss(scorer: Scorer, person: Person) -> None:
     piece = person(24.0)
     rows = loss_rows(scorer, None, piece, rng=np.random.default_rng(0))
-    # each was silent in turn: nothing is learned of it then, and of the other it is
-    silent = [np.isnan(rows[:, i, 2]) & (rows[:, 1 - i, 1] == 1) for i in range(2)]
+    # each was silent in turn: nothing is learned of it then, and of the other it is, by u alone, as it is judged so
+    silent = [np.isnan(rows[:, i, 4]) & (rows[:, 1 - i, 1] == 1) for i in range(2)]
     for i in range(2):
-        assert np.isfinite(rows[silent[i], 1 - i, 2]).sum() >= 15
-    learned = rows[np.isfinite(rows[..., 2])]
-    assert ((learned[:, :2] >= 0) & (learned[:, :2] <= 1)).all()
-    assert (learned[:, 0] > 0.02).mean() > 0.3
-    assert np.isnan(rows[..., 3]).all()  # nobody is enrolled
+        assert np.isfinite(rows[silent[i], 1 - i, 4]).sum() >= 15
+        assert np.isnan(rows[silent[i], 1 - i, 2]).all()
+    for column in (2, 4):
+        learned = rows[np.isfinite(rows[..., column])]
+        assert ((learned[:, :2] >= 0) & (learned[:, :2] <= 1)).all()
+        assert (learned[:, 0] > 0.02).mean() > 0.3
+    assert np.isnan(rows[..., [3, 5]]).all()  # nobody is enrolled
     own = loss_rows(scorer, scorer.calibration, piece, rng=np.random.default_rng(0))
-    np.testing.assert_array_equal(own[..., 3], own[..., 2])
+    np.testing.assert_array_equal(own[..., [3, 5]], own[..., [2, 4]])
+    by_u_alone = replace(scorer.calibration, coordination=None)
+    without = loss_rows(scorer, by_u_alone, piece, rng=np.random.default_rng(0))
+    np.testing.assert_array_equal(without[..., 3], rows[..., 4])  # whose statistic it is: in every block
 
 
 def test_loss_is_measured_on_the_model_that_will_run_with_all_that_calibrates_it(

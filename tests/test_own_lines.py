@@ -123,7 +123,7 @@ def test_where_one_of_their_sensors_is_silent_an_enrolled_person_is_ranked_by_su
 
     together = own.coordination
     assert together is not None
-    raised = replace(together, weights=replace(weights, likelihood=weights.likelihood + np.array([1.0, 0.0])))
+    raised = replace(together, weights=replace(weights, likelihood=weights.likelihood + np.array([1.0, 0, 0, 0, 0, 0])))
     assert lean(replace(own, coordination=raised)) > lean(own)
 
 
@@ -136,7 +136,7 @@ def test_a_bundle_that_does_not_know_what_own_lines_tell_holds_nobody_against_th
         own = replace(baseline, reference=np.zeros(0)).calibration(known, scorer.groups)
         assert own.coordination is not None
         assert own.reference is reference and own.coordination.weights.reference is reference
-        np.testing.assert_array_equal(own.coordination.weights.likelihood, own.likelihood[:, :2])
+        np.testing.assert_array_equal(own.coordination.weights.likelihood, own.likelihood)
         odd = scores(intensity=np.array([[-9.0, 1.0]]))
         np.testing.assert_array_equal(own.coordination.added(odd.intensity, odd.late), 0)
     # nor is anything learned that the alarm would be promised nothing of
@@ -211,7 +211,7 @@ def test_stacked_each_stream_has_what_it_has_alone(shapes: list[tuple[int, int, 
         low, middle, high = np.sort(rng.normal(size=(3, n_levels, 2)), axis=0)
         levels = np.cumsum(rng.uniform(0.1, 1, (n_levels, 2)), axis=0)
         weights = [rng.uniform(0.1, 1, 2) for _ in range(5)]
-        ranks = np.sort(rng.normal(size=n_reference)), rng.normal(size=(2, 2)), rng.random(1)
+        ranks = np.sort(rng.normal(size=n_reference)), rng.normal(size=(2, 6)), rng.random(1)
         found = Coordination(Lines(rng.normal(size=(2, 3)), levels, low, middle, high), Weights(*weights, *ranks))
         return found.muted(np.zeros(3), np.zeros((2, 6))) if muted else found
 

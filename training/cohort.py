@@ -9,14 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kinedge.edge.attribution import by_sensor, energies
-from kinedge.edge.calibration import Calibration, EnrolledCohort
+from kinedge.edge.calibration import Calibration, EnrolledCohort, Unusualness
 from kinedge.edge.coordination import Weights
+from kinedge.edge.likelihood import N_TERMS
 from kinedge.edge.offline import score_recording
 from kinedge.edge.personal import Blocks
 from kinedge.edge.scoring import Scorer
@@ -111,9 +112,14 @@ def calibrate_cohort(
     own = _own(folds, len(scored), first, weights, groups)
     tried = scorers if running is None else [([r for recordings, _ in scorers for r in recordings], running)]
     lossy = _with_loss(tried, first, own, exclude=exclude_labels, seed=seed)
-    likelihood, own_likelihood, additive = _fit_likelihood(first, own, blocks_with, lossy, groups)
-    enrolled = folds.cohort(scored, first, groups, own_likelihood, weights, stride=manifest.block // manifest.hop)
-    return replace(first, likelihood=likelihood, additive=np.array([float(additive)]), enrolled=enrolled)
+    ratios = _fit_likelihood(first, own, blocks_with, lossy, groups, weights)
+    if weights is not None and ratios.own_alone is not None:
+        weights = replace(weights, likelihood=ratios.own_alone)
+    enrolled = folds.cohort(scored, first, groups, ratios.own, weights, stride=manifest.block // manifest.hop)
+    if (together := first.coordination) is not None and ratios.alone is not None:
+        together = replace(together, weights=replace(together.weights, likelihood=ratios.alone))
+        first = replace(first, coordination=together)
+    return replace(first, likelihood=ratios.cohort, additive=np.array([float(ratios.additive)]), enrolled=enrolled)
 
 
 def _own(
@@ -147,7 +153,7 @@ def _with_loss(
 ) -> LossRows:
     """Score some ordinary pieces as they are and with loss; ``own`` is a calibration to each recording's subject."""
     rng = np.random.default_rng([seed, 1])
-    found = [np.zeros((0, calibration.likelihood.shape[0], 4))]
+    found = [np.zeros((0, len(calibration.likelihood), 6))]
     first = 0
     for recordings, scorer in scorers:
         judge = Scorer(scorer.bundle, backend=scorer.engine.backend, calibration=calibration)
@@ -178,28 +184,47 @@ def _with_coordination(
     return ranked(replace(calibration, coordination=replace(together, weights=weights)), normal, groups)
 
 
+class _Ratios(NamedTuple):
+    """Likelihood ratios (n_sensors, 6), and whether the excess in nats attributes better.
+
+    Those of ``cohort`` and ``own`` are of the statistic, by either yardstick, the others of ``u`` alone; None where too
+    little is known, or nothing weighs beside ``u``.
+    """
+
+    cohort: F64
+    own: F64 | None
+    alone: F64 | None
+    own_alone: F64 | None
+    additive: bool
+
+
 def _fit_likelihood(
     calibration: Calibration,
     own: Sequence[Calibration | None],
     blocks_with: Sequence[Injected],
     lossy: LossRows,
     groups: Sequence[slice],
-) -> tuple[F64, F64 | None, bool]:
-    """Fit each sensor's ratio, by the cohort's yardstick and by the subjects' own, and choose the attribution."""
+    weights: Weights | None,
+) -> _Ratios:
+    """Fit each sensor's ratios, by the cohort's yardstick and by the subjects' own, and choose the attribution.
+
+    ``weights`` are those of coordination by the subjects' own, with their ratios of ``u`` alone.
+    """
     n_sensors = len(groups)
-    normal: list[list[tuple[float, float]]] = [[] for _ in range(n_sensors)]
-    anomalous: list[list[tuple[float, float]]] = [[] for _ in range(n_sensors)]
+    normal: list[list[F64]] = [[] for _ in range(n_sensors)]
+    anomalous: list[list[F64]] = [[] for _ in range(n_sensors)]
     hits = {"drop": 0, "excess": 0}
     for block in blocks_with:
         i, scores = block.sensor, block.scores
         unusual = calibration.assess(scores, groups)
         personal = own[block.recording]
-        own_u = math.nan if personal is None else float(personal.assess(scores, groups).sensor[0, i])
-        (anomalous if block.changed else normal)[i].append((float(unusual.sensor[0, i]), own_u))
+        of_own = None if personal is None else personal.assess(scores, groups)
+        told = [(math.nan, math.nan) if u is None else _told(u, i, groups) for u in (unusual, of_own)]
+        (anomalous if block.changed else normal)[i].append(np.array(told).T.ravel())
         if block.changed and unusual.channel[0].max() > 1:  # what is not noticed is not explained either
             for method, energy in energies(scores, unusual).items():
                 hits[method] += int(by_sensor(method, energy, groups)[0].argmax()) == i
-    ratios, spread = np.zeros((2, n_sensors, 6)), np.ones((2, n_sensors))
+    ratios, spread = np.zeros((2, n_sensors, N_TERMS)), np.ones((4, n_sensors))
     complete = True
     for i in range(n_sensors):
         if min(len(normal[i]), len(anomalous[i])) < FEWEST:
@@ -207,15 +232,23 @@ def _fit_likelihood(
                 f"too little ordinary movement for a likelihood ratio: {sum(INJECT_S):.0f} s in one piece are needed"
             )
         calm, odd = np.array(normal[i]), np.array(anomalous[i])
-        spread[0, i] = limited(calm[:, 0]).std()
-        ratios[0, i, :2] = fit_likelihood_ratio(calm[:, 0], odd[:, 0])
-        calm, odd = (x[np.isfinite(x[:, 1]), 1] for x in (calm, odd))
-        if min(len(calm), len(odd)) < FEWEST:
-            complete = False
-        else:
-            ratios[1, i, :2] = fit_likelihood_ratio(calm, odd)
-            spread[1, i] = limited(calm).std()
-    for yardstick in range(2):
-        slopes = ratios[yardstick, :, 1]
-        ratios[yardstick, :, 2:] = loss_terms(lossy, slopes, spread[yardstick], own=bool(yardstick))
-    return ratios[0], ratios[1] if complete else None, hits["excess"] > hits["drop"]
+        for yardstick in range(2):
+            one, other = (x[np.isfinite(x[:, yardstick])] for x in (calm, odd))
+            if min(len(one), len(other)) < FEWEST:
+                complete = False
+                continue
+            ratios[yardstick, i, :2] = fit_likelihood_ratio(one[:, yardstick], other[:, yardstick])
+            spread[yardstick::2, i] = limited(one[:, yardstick::2]).std(axis=0)
+    together = None if calibration.coordination is None else calibration.coordination.weights
+    alone = [None if w is None else w.likelihood.copy() for w in (together, weights)]
+    for yardstick, of_both in enumerate(ratios):
+        for found, of_u in ((of_both, False), (alone[yardstick], True)):
+            if found is not None:
+                terms = {"own": bool(yardstick), "alone": of_u}
+                found[:, 2:] = loss_terms(lossy, found[:, 1], spread[yardstick + 2 * of_u], **terms)
+    return _Ratios(ratios[0], ratios[1] if complete else None, alone[0], alone[1], hits["excess"] > hits["drop"])
+
+
+def _told(unusual: Unusualness, sensor: int, groups: Sequence[slice]) -> tuple[float, float]:
+    """Return a sensor's statistic, and the largest ``u`` of its channels, of a single block."""
+    return float(unusual.sensor[0, sensor]), float(unusual.channel[0, groups[sensor]].max())

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from kinedge.edge.calibration import Calibration
 from kinedge.edge.coordination import Coordination, Weights, by_level, least_squares, line
+from kinedge.edge.likelihood import N_TERMS
 from kinedge.edge.scores import BlockScores
 from kinedge.edge.timing import UNTOLD
 from kinedge.training.calibrating import SubjectScores
@@ -58,7 +59,7 @@ def fit_coordination(normal: Sequence[SubjectScores]) -> Coordination | None:
         late_usual=np.zeros(n_sensors),
         late_weight=np.zeros(n_sensors),
         reference=np.zeros(1),
-        likelihood=np.zeros((n_sensors, 2)),
+        likelihood=np.zeros((n_sensors, N_TERMS)),
         further=np.zeros(1),
     )
     if len(timed):
@@ -80,6 +81,8 @@ def told_of(calibration: Calibration, scores: BlockScores, sensor: int, groups: 
 def weighed(start: Weights, blocks: Sequence[tuple[Sequence[F64], Sequence[F64]]]) -> Weights:
     """Return weights with what ``v`` and ``w`` of each sensor weigh beside its ``u``, and the ratios by ``u`` alone.
 
+    What loss does to these is not known yet.
+
     A weight is the ratio of two slopes where a change is told from none.
 
     Parameters
@@ -95,7 +98,7 @@ def weighed(start: Weights, blocks: Sequence[tuple[Sequence[F64], Sequence[F64]]
         if min(len(calm), len(odd)) < FEWEST:
             continue
         told = [np.stack(rows) for rows in (calm, odd)]
-        alone[i] = fit_likelihood_ratio(*(rows[:, 0] for rows in told))
+        alone[i, :2] = fit_likelihood_ratio(*(rows[:, 0] for rows in told))
         of_u, *others = fit_slopes(*(np.concatenate([limited(r[:, :1]), r[:, 1:]], axis=1) for r in told))[1:]
         weights = [_MOST_WEIGHT if of_u <= 0 else min(float(other / of_u), _MOST_WEIGHT) for other in others]
         weight[i], late_weight[i] = (w if other > 0 else 0.0 for w, other in zip(weights, others, strict=True))

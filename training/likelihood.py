@@ -28,8 +28,9 @@ __all__ = ["FEWEST", "LossRows", "fit_likelihood_ratio", "fit_slopes", "limited"
 F64 = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 LossRows = F64
-"""(n, n_sensors, 4): the shares that are missing, own and of others, and what they added to ``u``, by the cohort's
-yardstick and by the person's own; NaN where there is none."""
+"""(n, n_sensors, 6): the shares that are missing, own and of others; what they added to the statistic, by the cohort's
+yardstick and by the person's own; and the same of ``u`` alone. NaN where there is none, as of the statistic of a block
+that is judged by ``u`` alone."""
 
 FEWEST: Final = 5  # blocks of either kind
 _RATES: Final = (0.05, 0.15, 0.3)  # of packets
@@ -113,13 +114,13 @@ def loss_rows(judge: Scorer, own: Calibration | None, piece: Recording, *, rng: 
             usual, _statistics(judge, own, replace(piece, valid=valid)), strict=True
         ):
             heard = (before > UNSCORED) & (after > UNSCORED)
-            shares = lost_shares(np.where(after[:1] > UNSCORED, missing, 1.0))
+            shares = lost_shares(np.where(after[2:3] > UNSCORED, missing, 1.0))
             added = np.where(heard, limited(after) - limited(before), np.nan)
             rows.append(np.stack([*(s[0] for s in shares), *added], axis=1))
-    return np.reshape(rows, (-1, len(judge.sensors), 4))
+    return np.reshape(rows, (-1, len(judge.sensors), 6))
 
 
-def loss_terms(rows: LossRows, slopes: F64, spread: F64, *, own: bool) -> F64:
+def loss_terms(rows: LossRows, slopes: F64, spread: F64, *, own: bool, alone: bool = False) -> F64:
     """Return ``b2`` to ``b5`` (n_sensors, 4) of likelihood ratios.
 
     Parameters
@@ -127,15 +128,16 @@ def loss_terms(rows: LossRows, slopes: F64, spread: F64, *, own: bool) -> F64:
     rows
         Of all pieces.
     slopes, spread : (n_sensors,)
-        ``b1`` of each sensor, and the standard deviation of ``u`` on ordinary blocks.
-    own
-        Whether by the person's own yardstick.
+        ``b1`` of each sensor, and the standard deviation of the statistic on ordinary blocks.
+    own, alone
+        Whether by the person's own yardstick, and by ``u`` alone.
     """
+    column = 2 + own + 2 * alone
     terms = np.zeros((len(slopes), 4))
     for i, slope in enumerate(slopes):
-        known = rows[np.isfinite(rows[:, i, 2 + own]), i]
+        known = rows[np.isfinite(rows[:, i, column]), i]
         if len(known):
-            shares, added = known[:, :2], known[:, 2 + own]
+            shares, added = known[:, :2], known[:, column]
             mean = _least_squares(np.sqrt(shares), added)
             scatter = _least_squares(shares, (added - np.sqrt(shares) @ mean) ** 2)
             terms[i] = [*(-slope * mean), *(scatter / max(float(spread[i]), _MIN_SPREAD) ** 2)]
@@ -155,13 +157,21 @@ def _least_squares(x: F64, y: F64) -> F64:
 
 
 def _statistics(judge: Scorer, own: Calibration | None, piece: Recording) -> Iterator[tuple[F64, F64]]:
-    """Yield ``u`` (2, n_sensors) of each block by either yardstick, and what is missing of it (1, n_sensors)."""
-    unknown = np.full((2, len(judge.sensors)), UNSCORED)
+    """Yield what is told of each block (4, n_sensors) and what is missing of it (1, n_sensors).
+
+    Told are the statistic by either yardstick, where it goes by more than ``u`` or never does, and ``u`` by either.
+    """
+    unknown = np.full((4, len(judge.sensors)), UNSCORED)
+    starts = [g.start for g in judge.groups]
     for _, scores, _ in score_recording(judge, piece):
         found = unknown.copy()
         for row, calibration in enumerate((judge.calibration, own) if scores.full[0] else ()):
-            if calibration is not None:
-                found[row] = calibration.assess(scores, judge.groups).sensor[0]
+            if calibration is None:
+                continue
+            unusual, together = calibration.assess(scores, judge.groups), calibration.coordination
+            found[2 + row] = np.maximum.reduceat(unusual.channel[0], starts)
+            if together is None or not together.adds or not calibration.apart(unusual.sensor, scores.intensity)[0]:
+                found[row] = unusual.sensor[0]
         yield found, scores.missing
 
 

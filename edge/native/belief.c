@@ -27,7 +27,7 @@ typedef struct {
     const int64_t *n_finite, *which, *own_knots;
     /* how sensors move together, where n_levels is not 0, of all or (n_streams, ...): mix (n_sensors, n_sensors + 1);
      * levels, low, middle and high (n_levels, n_sensors); usual, scale, usual and weight of lateness (n_sensors); further
-     * (1); weight (n_sensors). Where it cannot be told, likelihood (n_sensors, 2), and as above reference
+     * (1); weight (n_sensors). Where it cannot be told, likelihood (n_sensors, 6), and as above reference
      * (n_references_apart, n_apart) */
     const double *mix, *levels, *low, *middle, *high, *usual, *late_scale, *late_usual, *late_weight, *further;
     const double *coordination_weight, *likelihood_apart, *reference_apart;
@@ -246,10 +246,9 @@ API int32_t kinedge_belief_trust(const kinedge_belief *b)
             if (b->has_clock)
                 lasting *= within((b->hopeless - b->clock_ms[at]) / (b->hopeless - b->harmless), 0.0, 1.0);
             const int heard = u > b->unscored && b->full[s];
-            const double *likelihood = b->likelihood + (b->own ? s * S + g : g) * 6;
-            const double *of_u = alone ? b->likelihood_apart + 2 * (b->own ? s * S + g : g) : likelihood;
+            const double *likelihood = (alone ? b->likelihood_apart : b->likelihood) + (b->own ? s * S + g : g) * 6;
             const double others = larger(all - gone[g], 0.0) / (double)(S > 1 ? S - 1 : 1);
-            const double said = of_u[0] + of_u[1] * larger(u, b->least_u) + likelihood[2] * sqrt(gone[g])
+            const double said = likelihood[0] + likelihood[1] * larger(u, b->least_u) + likelihood[2] * sqrt(gone[g])
                                 + likelihood[3] * sqrt(others);
             const double ratio = said * within(2 - u / b->least_u, 0.0, 1.0)
                                  / (1 + likelihood[4] * gone[g] + likelihood[5] * others);
