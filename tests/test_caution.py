@@ -166,6 +166,14 @@ def test_what_is_calmer_than_anything_ratios_were_fitted_on_says_nothing_and_is_
     assert first.code == "quiet" and first.truth == pytest.approx(1 - 0.2 / 3)
 
 
+def test_calm_is_no_reason_where_something_speaks_for_a_change_or_the_sensor_is_not_heard() -> None:
+    decision, belief, reasons = ask(scores(), unusual(-7, 1.05, 0.2))
+    assert decision is Decision.UNSURE and belief.anomalous[0] > 0
+    assert [r.code for r in reasons] == ["between"]
+    silent = scores(missing=np.array([[1.0, 0.0]]))
+    assert "quiet" not in [r.code for r in ask(silent, unusual(UNSCORED, -1.0, 0.9))[2]]
+
+
 def test_a_change_at_one_sensor_is_called_whatever_the_other_is_calmer_than() -> None:
     decision, _, _ = ask(scores(), unusual(-20, 4, 0.001))
     assert decision is Decision.ANOMALOUS

@@ -297,6 +297,19 @@ def test_what_a_sensor_lacks_beside_one_that_surprises_more_by_itself_is_the_doi
     assert of_left(40.0) == pytest.approx(0, abs=0.02)  # before, the lines of the left wrist had 10 % of it
 
 
+def test_of_the_sensor_that_surprises_most_how_it_moves_beside_the_others_counts_all_the_same(scorer: Scorer) -> None:
+    known = with_coordination(scorer)
+    start, intensity = BeliefState.initial(1, 2, 12), np.array([[-9.0, -1.0]])
+    channel = known.usual(intensity, scorer.groups)[0].copy()
+    channel[0, 2] += 40.0
+    block = scores(channel=channel, intensity=intensity)
+    unusual = known.assess(block, scorer.groups)
+    belief, state = believe(block, unusual, known, CONFIG, start, hop_s=1.0, block_s=2.0)
+    state = go_on(block, unusual, belief, known, scorer.groups, state, hop_s=1.0)
+    assert state.channel_share[0].argmax() == 2
+    assert (state.channel_share[0, [0, 1, 3, 4, 5]] > 0.005).all()  # of a sensor as a whole, all its channels alike
+
+
 def test_how_a_newcomer_moves_anyway_is_not_named(scorer: Scorer) -> None:
     known = with_coordination(scorer)
     state, intensity = BeliefState.initial(1, 2, 12), np.array([[-5.0, -1.0]])  # the left wrist, all along
@@ -321,6 +334,15 @@ def test_it_is_part_of_a_bundle_and_bundles_of_before_have_none(scorer: Scorer) 
     for one, other in ((read.lines, known.coordination.lines), (read.weights, known.coordination.weights)):
         for f in fields(one):
             np.testing.assert_array_equal(getattr(one, f.name), getattr(other, f.name))
+    of_before = {**kept, **{name: kept[name][:, :2] for name in kept if name.endswith("coordination_likelihood")}}
+    read = Calibration.from_arrays(of_before, scorer.manifest)  # what loss does was not measured apart
+    for one, whole in (
+        (read.coordination, known.likelihood),
+        (read.enrolled, known.enrolled and known.enrolled.likelihood),
+    ):
+        weights = one and one.weights
+        assert weights is not None and whole is not None and whole[:, 2:].any()
+        np.testing.assert_array_equal(weights.likelihood[:, 2:], whole[:, 2:])
     untimed = {name: array for name, array in kept.items() if not name.startswith("coordination_late")}
     read = Calibration.from_arrays(untimed, scorer.manifest).coordination
     assert read is not None and not read.weights.late_weight.any()
@@ -348,6 +370,8 @@ def test_it_is_part_of_a_bundle_and_bundles_of_before_have_none(scorer: Scorer) 
         ("reference", lambda a: a[::-1], "reference must be sorted"),
         ("reference", lambda a: a[:0], "reference must be sorted"),
         ("likelihood", lambda a: a[:1], "expected"),
+        ("likelihood", lambda a: a[:, :3], "expected"),
+        ("likelihood", lambda a: a - np.array([0.0, 0, 0, 0, 9, 0]), "say less by is negative"),
     ],
 )
 def test_what_cannot_be_a_coordination_is_refused(

@@ -103,8 +103,10 @@ def test_an_ordinary_piece_is_scored_with_each_kind_of_loss(scorer: Scorer, pers
     # each was silent in turn: nothing is learned of it then, and of the other it is, by u alone, as it is judged so
     silent = [np.isnan(rows[:, i, 4]) & (rows[:, 1 - i, 1] == 1) for i in range(2)]
     for i in range(2):
-        assert np.isfinite(rows[silent[i], 1 - i, 4]).sum() >= 15
-        assert np.isnan(rows[silent[i], 1 - i, 2]).all()
+        told = silent[i] & np.isfinite(rows[:, 1 - i, 4])
+        assert told.sum() >= 15
+        assert np.isnan(rows[told, 1 - i, 2]).all()
+        assert (rows[told, 1 - i, 0] == 0).all()  # what is not told beside the others was not lost for that
     for column in (2, 4):
         learned = rows[np.isfinite(rows[..., column])]
         assert ((learned[:, :2] >= 0) & (learned[:, :2] <= 1)).all()
@@ -112,9 +114,12 @@ def test_an_ordinary_piece_is_scored_with_each_kind_of_loss(scorer: Scorer, pers
     assert np.isnan(rows[..., [3, 5]]).all()  # nobody is enrolled
     own = loss_rows(scorer, scorer.calibration, piece, rng=np.random.default_rng(0))
     np.testing.assert_array_equal(own[..., [3, 5]], own[..., [2, 4]])
-    by_u_alone = replace(scorer.calibration, coordination=None)
-    without = loss_rows(scorer, by_u_alone, piece, rng=np.random.default_rng(0))
-    np.testing.assert_array_equal(without[..., 3], rows[..., 4])  # whose statistic it is: in every block
+    known = scorer.calibration.coordination
+    assert known is not None
+    for nothing in (None, known.muted(scorer.calibration.reference, scorer.calibration.likelihood)):
+        by_u_alone = replace(scorer.calibration, coordination=nothing)
+        without = loss_rows(scorer, by_u_alone, piece, rng=np.random.default_rng(0))
+        np.testing.assert_array_equal(without[..., 3], rows[..., 4])  # whose statistic it is: in every block
 
 
 def test_loss_is_measured_on_the_model_that_will_run_with_all_that_calibrates_it(

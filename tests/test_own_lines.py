@@ -249,6 +249,11 @@ def test_a_cohort_tells_what_own_lines_weigh_and_ranks_by_it(scorer: Scorer, per
     weights = found.enrolled.weights
     assert weights is not None
     assert (weights.weight > 0).any() and (weights.usual > 0).all()
+    assert found.coordination is not None
+    ratios = [c.likelihood for c in (found, found.enrolled, found.coordination.weights, weights)]
+    for each in ratios:  # what loss does is measured on each by itself
+        assert (each[:, 2:4] <= 0).all() and (each[:, 4:] >= 0).all() and each[:, 4:].any()
+    assert len({each[:, 2:].tobytes() for each in ratios}) == 4
     alone, both = (np.quantile(r, 0.99) for r in (weights.reference, found.enrolled.reference))
     assert both == pytest.approx(alone, abs=max(0.5 * weights.further[0], 0.05))
     kept = found.to_arrays()

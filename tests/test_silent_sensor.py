@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from kinedge.edge.coordination import MOST, Coordination, enough_told, least_squ
 from kinedge.edge.personal import Blocks, Detectors, fit_baseline
 from kinedge.edge.scores import NO_STEP
 from kinedge.edge.timing import UNTOLD
+from kinedge.edge.verdict import VerdictBatch
 from kinedge.training.coordination import fit_coordination
 
 GROUPS = [slice(0, 2), slice(2, 4), slice(4, 6)]
@@ -124,6 +126,9 @@ def test_a_silent_sensor_adds_nothing_and_takes_nothing_from_what_the_others_add
     moved, out_of_step = known.coordination.beside(x, late, told)
     assert moved[0, 2] < 0 < out_of_step[0, 2]
     assert moved[0, 1] == out_of_step[0, 1] == 0
+    parts = {"scores": block, "unusual": found, "sensors": ("a", "b", "c"), "coordination": known.coordination}
+    batch: Any = VerdictBatch(**{f.name: parts.get(f.name) for f in fields(VerdictBatch)})  # type: ignore[arg-type]
+    assert [list(part.values()) for part in batch._beside(0)] == [moved[0].tolist(), out_of_step[0].tolist()]
 
 
 def test_of_one_sensor_that_is_left_its_own_surprise_is_all_there_is(known: Calibration) -> None:
