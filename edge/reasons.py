@@ -161,7 +161,7 @@ def reasons_of(
             unlike = float((belief.unlike[stream] * trusted).max())
             if quiet >= _WORTH_NAMING and not other:
                 text = "calmer than anything the model was calibrated on: whether that is as usual cannot be told"
-                found.append(Reason("quiet", text, min(undecided, _BETWEEN), truth=quiet))
+                found.append(Reason("quiet", text, min(undecided, _NEWCOMER), truth=quiet))
             elif unlike >= _WORTH_NAMING:
                 text = "not unusual, but unlike this person's last minutes: too little to call it a change"
                 found.append(Reason("unlike", text, min(unlike, _NEWCOMER), truth=_true(unlike)))
