@@ -47,7 +47,7 @@ def test_what_loss_adds_is_measured_with_the_yardstick_of_the_pieces_own_person(
 
     def rows(judge: Scorer, personal: Calibration, piece: Recording, **_: object) -> np.ndarray:
         seen.append((piece.subject, [c is personal for c in own].index(True)))
-        return np.zeros((1, 2, 4))
+        return np.zeros((1, 2, 6))
 
     monkeypatch.setattr(cohort, "loss_rows", rows)
     cohort._with_loss([(people[:1], scorer), (people[1:], scorer)], scorer.calibration, own, exclude=(), seed=0)
@@ -73,7 +73,32 @@ def test_how_it_is_named_is_chosen_where_a_channel_was_noticed(scorer: Scorer) -
         # noticed: the excess names the sensor and the drop the other one; not noticed: the reverse, and more of them
         found += [Injected(0, sensor, True, block(3.0, 0.0, 0.01, 1.0, sensor)) for _ in range(6)]
         found += [Injected(0, sensor, True, block(0.1, 0.9, 1.0, 0.1, sensor)) for _ in range(30)]
-    no_loss = np.zeros((0, 2, 4))
-    assert _fit_likelihood(calibration, [None], found, no_loss, scorer.groups)[2]
+    no_loss = np.zeros((0, 2, 6))
+    assert _fit_likelihood(calibration, [None], found, no_loss, scorer.groups, None).additive
     noticed = [b for b in found if not b.changed or b.scores.drop[0, scorer.groups[b.sensor]].max() > 0.5]
-    assert not _fit_likelihood(calibration, [None], noticed, no_loss, scorer.groups)[2]
+    assert not _fit_likelihood(calibration, [None], noticed, no_loss, scorer.groups, None).additive
+
+
+def test_what_loss_scatters_is_held_against_the_spread_of_what_it_scatters(scorer: Scorer) -> None:
+    rng = np.random.default_rng(0)
+    calibration = scorer.calibration
+    assert calibration.coordination is not None
+
+    def block(u: float, moved: float) -> BlockScores:
+        intensity = np.array([[-3.0 + moved, -3.0 - moved]])  # of both sensors: one is quiet where the other is not
+        center, spread = calibration.usual(intensity, scorer.groups)
+        return scores(channel=center + u * spread, intensity=intensity)
+
+    found = [
+        Injected(0, sensor, changed, block(0.02 * rng.normal() + 3.0 * changed, rng.normal()))
+        for sensor in (0, 1)
+        for changed in (False, True)
+        for _ in range(40)
+    ]
+    lossy = np.zeros((200, 2, 6))
+    lossy[..., 0] = rng.uniform(0.1, 0.5, (200, 2))
+    lossy[..., 2:] = np.sqrt(lossy[..., :1]) * rng.normal(size=(200, 2, 1))  # of both, and by either yardstick, as far
+    ratios = _fit_likelihood(calibration, [None], found, lossy, scorer.groups, None)
+    assert ratios.alone is not None and ratios.own is None and ratios.own_alone is None
+    # ordinary blocks differ in how the sensors move beside each other, and hardly in u
+    assert (ratios.alone[:, 4] > 4 * ratios.cohort[:, 4]).all()
