@@ -83,6 +83,7 @@ def test_lost_connection_comes_back_and_the_gap_is_counted() -> None:
             n_lost, k = 0, 0
             while k < 3 or (not n_lost and k < 30):  # a link that is back within a packet's time has lost nothing
                 await wait_until(lambda k=k: device.writes.count(HELLO_REQUEST) == k + 1)  # type: ignore[misc]
+                await asyncio.sleep(0.007 * k)  # at another moment between two packets each time
                 await device.disconnect()
                 taken += await take(events, closed_because("was lost"))
                 taken += await take(events, is_a(LinkOpened))
