@@ -258,6 +258,10 @@ class Calibration:
                     f"bundle {manifest.name}: calibration array {name} is {arrays[name].dtype}, not float"
                 )
         plain = {name: array.astype(np.float64) for name, array in arrays.items()}
+        for prefix, beside in ((PREFIX, "likelihood"), (_WEIGHTS, _ENROLLED + "likelihood")):
+            alone = prefix + "likelihood"
+            if alone in plain:  # in bundles made before, what loss does was not measured apart
+                plain[alone] = with_loss_terms(plain[alone], with_loss_terms(plain[beside]))
         own: dict[str, Any] = {name: plain[name] for name in _OWN_ARRAYS}
         self = cls(**own)
         if has_enrolled:
@@ -279,7 +283,6 @@ class Calibration:
                 )
             if has_weights:
                 weights = Weights(**{f.name: plain[_WEIGHTS + f.name] for f in fields(Weights)})
-                weights = replace(weights, likelihood=with_loss_terms(weights.likelihood, enrolled.likelihood))
                 weights.refuse_if_unfit(where=f"bundle {manifest.name}: calibration: enrolled")
                 enrolled = replace(enrolled, weights=weights)
             self = replace(self, enrolled=enrolled)

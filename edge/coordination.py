@@ -100,8 +100,9 @@ class Lines:
 
     def signed(self, intensity: F64, told: Mask | None = None) -> F64:
         """Return the same, below 0 where a sensor moves less than the others let expect."""
-        level, wider = line(self.mix, intensity), np.ones(intensity.shape)
-        if told is not None and not told.all():
+        if told is None or told.all():
+            level, wider = line(self.mix, intensity), np.ones(intensity.shape)
+        else:
             level, wider = line_without(self.mix, intensity, told)
         into = (level[:, None] - self.levels[..., :-1, :]) / np.diff(self.levels, axis=-2)
         into = np.clip(into, 0.0, 1.0)
@@ -151,7 +152,7 @@ class Weights:
     reference : (n,)
         Sorted statistics of ordinary blocks by ``u`` alone.
     likelihood : (n_sensors, 6)
-        ``b0`` to ``b5`` by ``u`` alone, as a calibration has them.
+        ``b0`` to ``b5`` by ``u`` alone, as a calibration has them; of two columns, loss does nothing.
     further : (1,)
         By how much the 99 % quantile of the statistic lies above that of ``u`` on ordinary blocks; 0 or more.
     """
@@ -164,6 +165,9 @@ class Weights:
     reference: F64
     likelihood: F64
     further: F64
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "likelihood", with_loss_terms(self.likelihood))
 
     def away(self, late: F64) -> F64:
         """Return ``w`` (n, n_sensors) of lateness (n, n_sensors); its usual where nothing is told of that."""
@@ -287,7 +291,7 @@ class Coordination:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, F64], *, where: str) -> Coordination:
-        """Take the arrays of a bundle, whose shapes have been checked, with its own ``likelihood`` among them.
+        """Take the arrays of a bundle, whose shapes have been checked.
 
         Raises
         ------
@@ -298,7 +302,6 @@ class Coordination:
         untimed = {"late_scale": nothing + 1, "late_usual": nothing, "late_weight": nothing}
         own = {name.removeprefix(PREFIX): array for name, array in arrays.items() if name.startswith(PREFIX)}
         found = untimed | own
-        found["likelihood"] = with_loss_terms(found["likelihood"], with_loss_terms(arrays["likelihood"]))
         self = cls(
             Lines(**{f.name: found[f.name] for f in fields(Lines)}),
             Weights(**{f.name: found[f.name] for f in fields(Weights)}),
