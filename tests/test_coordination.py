@@ -343,6 +343,8 @@ def test_it_is_part_of_a_bundle_and_bundles_of_before_have_none(scorer: Scorer) 
         weights = one and one.weights
         assert weights is not None and whole is not None and whole[:, 2:].any()
         np.testing.assert_array_equal(weights.likelihood[:, 2:], whole[:, 2:])
+    bare = replace(known.coordination.weights, likelihood=known.coordination.weights.likelihood[:, :2])
+    assert bare.likelihood.shape == (2, 6) and not bare.likelihood[:, 2:].any()  # as wide as C takes them to be
     untimed = {name: array for name, array in kept.items() if not name.startswith("coordination_late")}
     read = Calibration.from_arrays(untimed, scorer.manifest).coordination
     assert read is not None and not read.weights.late_weight.any()
