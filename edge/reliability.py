@@ -166,7 +166,7 @@ class ReliabilityMonitor:
                 "at_end": resolution.AT_END,
                 "few": resolution.FEW,
                 "more_than_one": resolution.MORE_THAN_ONE,
-                "others": resolution.OTHERS,
+                "in_order": resolution.IN_ORDER,
                 "pile": resolution.PILE,
                 "most_still": resolution.ENOUGH,
                 "strength_keep": self._plausibility.keep,
@@ -250,7 +250,8 @@ class ReliabilityMonitor:
 
         marks, n_known, n_again = self._marks.push(values, valid, state.marks)
         repeated = self._marks.repeated(values, valid, facts, marks, n_again / np.maximum(n_known - 1, 1))
-        clipped = np.maximum(state.clipped * np.exp(-self._hop_s / _CLIPPED_S), self._clipped(values, valid, facts))
+        at_ends = self._clipped(values, valid, facts) * (1 - repeated)  # given again, extremes are, too
+        clipped = np.maximum(state.clipped * np.exp(-self._hop_s / _CLIPPED_S), at_ends)
         n_still, n_lone = self._still(spread, heard, state)
         n_strange, strength, rested = self._plausibility.step(
             facts, heard, state.n_strange, state.strength, state.rested, comparable=(repeated < FINE) & (clipped < FINE)

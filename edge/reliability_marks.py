@@ -44,7 +44,7 @@ class Marks:
         return marks, (marks != 0).sum(axis=2), n_again
 
     def repeated(self, values: F32, valid: Mask, facts: HopFacts, marks: U64, share: F64) -> F64:
-        """Return ``share`` (n, n_sensors), of samples that stood in the block before, less what is chance."""
+        """Return ``share`` (n, n_sensors), of samples that stood in the block before, but for chance."""
         for i, g in zip(*np.nonzero(share >= resolution.AGAIN_FROM), strict=True):
             of_moving = resolution.again_while_moving(values[i], valid[i], marks[i, g], facts, i, self._groups[g])
             share[i, g] = share[i, g] if of_moving is None else of_moving

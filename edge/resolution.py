@@ -7,8 +7,8 @@ Of a sensor all of whose channels have few steps, only samples that moved by mor
 
 * a sway over ``K`` steps spends ``2 / (pi sqrt(K))`` of its time in the outermost (a sine does; what has peaks, less):
   so many samples at an extreme are no sign of anything, nor are those that are not far more than one step inside;
-* of the samples that moved, a share of ``r / (2 sigma sqrt(pi))`` for each channel and other sample stood there before
-  by chance, where they are Gaussian.
+* whoever hardly moves, or clips, comes by the same few numbers again and again, but not in the same order: a buffer that
+  is given again shows three and more moving samples on end that stood in the block before as they stand now.
 
 A fine sensor has none of either by chance: nothing changes for it.
 """
@@ -18,6 +18,7 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from kinedge.edge.hop_facts import HopFacts
@@ -28,8 +29,8 @@ __all__ = [
     "CLIPPED_FROM",
     "ENOUGH",
     "FEW",
+    "IN_ORDER",
     "MORE_THAN_ONE",
-    "OTHERS",
     "PILE",
     "again_while_moving",
     "at_ends",
@@ -42,20 +43,28 @@ F64 = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 AT_END: Final = 0.95  # half as many again as a sine of this many steps has at an end: 1.5 * 2 / pi
-OTHERS: Final = 3.54  # 2 sqrt(pi)
 CLIPPED_FROM: Final = 3  # samples of a hop at one extreme
 PILE: Final = 3.0  # times what lies one step inside: a range that ends heaps up samples, a turn does not
 AGAIN_FROM: Final = 0.05  # share of a block's samples that stood there before: less is not looked into
 FEW: Final = 16.0  # steps of the resolution, for each sample of a hop: a fine channel has more between two of them
 MORE_THAN_ONE: Final = 1.5  # steps, from sample to sample
 ENOUGH: Final = 5  # of so many samples one must move
+IN_ORDER: Final = 3  # moving samples on end
 
 
 def finest(values: F32, valid: Mask) -> float:
-    """Return the smallest difference between samples of one channel (n,) that are not equal; 0 where all are."""
-    apart = np.diff(np.sort(values[valid]).astype(np.float64))
-    apart = apart[apart > 0]
-    return float(apart.min()) if len(apart) else 0.0
+    """Return the smallest difference between samples of one channel (n,) that are not equal; 0 where all are.
+
+    The largest and the smallest are asked only where there are no two others: the end of a range is no multiple of a step.
+    """
+    in_order = np.sort(values[valid])
+    inside = in_order[(in_order > in_order[:1]) & (in_order < in_order[-1:])]
+    for some in (inside, in_order):
+        apart = np.diff(some.astype(np.float64))
+        apart = apart[apart > 0]
+        if len(apart):
+            return float(apart.min())
+    return 0.0
 
 
 def moving(values: F32, valid: Mask, facts: HopFacts, stream: int, group: slice) -> tuple[Mask, F64] | None:
@@ -124,7 +133,7 @@ def at_ends(values: F32, valid: Mask, facts: HopFacts, stream: int, group: slice
 def again_while_moving(
     values: F32, valid: Mask, marks: NDArray[np.uint64], facts: HopFacts, stream: int, group: slice
 ) -> float | None:
-    """Return the share of a coarse sensor's moving samples that stood in the block before, but for chance.
+    """Return the share of a coarse sensor's moving samples that stood in the block before, in the order they stand now.
 
     Parameters
     ----------
@@ -141,17 +150,15 @@ def again_while_moving(
     known = moving(values, valid, facts, stream, group)
     if known is None:
         return None
-    moved, resolution = known
-    others, hop = 1.0, len(values)
-    for i, r in enumerate(resolution):
-        if r > 0:
-            n_valid = max(float(facts.n_valid[stream, group.start + i]), 1.0)
-            wide = np.sqrt(float(facts.power[stream, group.start + i]) / n_valid)
-            others *= r / max(OTHERS * wide, r)
-    _, first, which = np.unique(marks, return_index=True, return_inverse=True)
-    again = (first[which] < np.arange(len(marks)))[len(marks) - hop :]
-    n_moved = int(moved.sum())
-    if ENOUGH * n_moved < hop:
+    moved, _ = known
+    hop, n_moved = len(values), int(moved.sum())
+    if ENOUGH * n_moved < hop or hop < IN_ORDER:
         return 0.0
-    share, chance = int((again & moved).sum()) / n_moved, int((marks != 0).sum()) * others
-    return (share - chance if share > chance else 0.0) / (1 - chance) if chance < 1 else 0.0
+    # one row for each distance at which the hop may stand again: before the block there is nothing, which equals none
+    earlier = sliding_window_view(np.concatenate([np.zeros(hop, np.uint64), marks[:-1]]), hop)[1:]
+    again = (earlier == marks[-hop:]) & moved
+    begins = sliding_window_view(again, IN_ORDER, axis=1).all(axis=2).any(axis=0)
+    stood = np.zeros(hop, bool)
+    for k in range(IN_ORDER):
+        stood[k : k + len(begins)] |= begins
+    return int(stood.sum()) / n_moved

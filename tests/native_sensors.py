@@ -42,7 +42,12 @@ def worn(rng: np.random.Generator, n: int, specs: list[SensorSpec], center: np.n
             stream[:, at] = stream[rng.integers(0, 3, n_samples), at]
         elif kind == 5:  # coarse: what equal samples mean is looked into
             slow = np.cumsum(0.1 * rng.normal(size=(n_samples, at.stop - at.start)), axis=0)
-            stream[:, at] = center[at] + np.round(slow / 0.2) * rng.choice([0.2, 0.7])
+            stream[:, at] = center[at] + np.clip(
+                np.round(slow / 0.2) * rng.choice([0.2, 0.7]), -0.5, rng.choice([0.5, 50])
+            )
+            if rng.random() < 0.5:  # and given again, in order
+                again = np.arange(n_samples // 2, n_samples)
+                stream[again, at] = stream[again[0] + (again - again[0]) % int(rng.integers(3, 30)), at]
         elif kind == 6:  # in another unit
             stream[:, at] *= rng.choice([0.1, 57.3, 1e4, 1e30])
     return values.astype(np.float32)

@@ -70,6 +70,19 @@ def test_a_coarse_sensor_that_gives_a_buffer_again_while_its_wearer_moves_is_stu
     values[:, 1500:, :6] = np.tile(values[:, 1500:1525, :6], (1, 60, 1))
     last = watch(manifest, values)[-1]
     assert last.repeated[0, 0] > 0.5 and last.repeated[0, 1] < 0.1
+    assert last.clipped[0, 0] == 0  # the extremes are given again as all else is
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 10**6))
+def test_the_same_few_samples_in_another_order_are_no_buffer_given_again(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    manifest = read_bundle(DEFAULT_BUNDLE).manifest
+    few = coarse(rng.uniform(-3, 3, (1, 25, 12)).astype(np.float32))
+    again = np.concatenate([few, few, few, few], axis=1)
+    shuffled = np.concatenate([few] + [few[:, rng.permutation(25)] for _ in range(3)], axis=1)
+    assert watch(manifest, again)[-1].repeated.min() > 0.9
+    assert watch(manifest, shuffled)[-1].repeated.max() <= 0.4  # three on end come by chance, too
 
 
 def test_a_coarse_sensor_whose_range_is_too_small_is_clipped(manifest: Manifest, people: F32) -> None:
@@ -79,6 +92,7 @@ def test_a_coarse_sensor_whose_range_is_too_small_is_clipped(manifest: Manifest,
     found = watch(manifest, values)
     assert np.median([h.clipped[:, 0] for h in found]) > 0.1
     assert np.median([h.clipped[:, 1] for h in found]) == 0
+    assert np.mean([h.repeated[:, 0] > 0.05 for h in found]) < 0.2  # its corners come again, but in no order
 
 
 def test_a_flat_line_is_no_chance_however_coarse_the_sensor(manifest: Manifest, people: F32) -> None:

@@ -11,9 +11,10 @@
 typedef struct kinedge_health {
     /* sizes: streams of this step, rows of the state */
     int64_t n_streams, n_rows, hop, n_channels, n_sensors, block, n_alike, n_pairs, heard_from, clipped_from, most_still;
+    int64_t in_order;
     double moves, shakes, clipped_keep, twin, twin_equal, fits, side_keep, known_from, doubt, belief, hop_s;
     double still_share, lone_share, gravity_keep, persist_low, persist_high, turned, never_from, usual_keep;
-    double persist_keep, unusual_from, unscored, again_from, at_end, few, more_than_one, others, pile;
+    double persist_keep, unusual_from, unscored, again_from, at_end, few, more_than_one, pile;
     double strength_keep, strange_share, quiet, rest_low, rest_high, least_acc, most_acc, most_gyr, hop_acc, hop_gyr;
     double slack, times, unknown, clips, few_at_end, comparable_below;
     /* of the model: starts (n_sensors + 1), acc and gyr (n_sensors, 3) or -1, pairs (n_pairs, 2); of channels, sensors, pairs */
@@ -59,7 +60,8 @@ static double larger(double a, double b)
 
 #include "plausible.h"
 
-/* The smallest difference between samples of a channel's hop that are not equal; 0 where all are. */
+/* The smallest difference between samples of a channel's hop that are not equal, at its extremes only where there are no
+ * two others; 0 where all are equal. */
 static double finest(const kinedge_health *h, int64_t stream, int64_t c)
 {
     float in_order[TABLE / 2];
@@ -75,12 +77,16 @@ static double finest(const kinedge_health *h, int64_t stream, int64_t c)
             in_order[i] = in_order[i - 1];
         in_order[i] = x;
     }
-    double least = 0;
+    double least = 0, inside = 0;
     for (int64_t i = 1; i < n; i++) {
         const double apart = (double)in_order[i] - (double)in_order[i - 1];
-        least = apart > 0 && (least == 0 || apart < least) ? apart : least;
+        if (!(apart > 0))
+            continue;
+        least = least == 0 || apart < least ? apart : least;
+        if (in_order[i - 1] > in_order[0] && in_order[i] < in_order[n - 1])
+            inside = inside == 0 || apart < inside ? apart : inside;
     }
-    return least;
+    return inside > 0 ? inside : least;
 }
 
 /* Which samples of a coarse sensor moved (hop), and how fine its channels are (width); 0 where it is fine, or flat. */
@@ -142,33 +148,33 @@ static void at_ends(const kinedge_health *h, int64_t stream, int64_t g, float *n
     }
 }
 
-/* The share of a coarse sensor's moving samples that stood in the block before, but for chance; share where the sensor
- * is fine or flat. again (hop): which samples of the hop did. */
-static double while_moving(const kinedge_health *h, int64_t stream, int64_t g, const uint8_t *again, int64_t known,
-                           double share)
+/* The share of a coarse sensor's moving samples that stood in the block before, in the order they stand now; share where
+ * the sensor is fine or flat. */
+static double while_moving(const kinedge_health *h, int64_t stream, int64_t g, const uint64_t *marks, double share)
 {
-    const int64_t plane = h->n_streams * h->n_channels, first = h->starts[g];
-    double resolution[MOST_WIDTH], others = 1;
-    uint8_t moved[TABLE / 2];
+    double resolution[MOST_WIDTH];
+    uint8_t moved[TABLE / 2], stood[TABLE / 2];
     if (!moving(h, stream, g, moved, resolution))
         return share;
-    for (int64_t c = first; c < h->starts[g + 1]; c++) {
-        const double r = resolution[c - first];
-        if (r == 0)
-            continue;
-        const float *fact = h->facts + stream * h->n_channels + c;
-        const double n = fact[0] > 1 ? fact[0] : 1, wide = h->others * sqrt((double)fact[3 * plane] / n);
-        others *= r / (wide > r ? wide : r);
-    }
     int64_t n_moved = 0, n_again = 0;
-    for (int64_t k = 1; k < h->hop; k++) {
+    for (int64_t k = 0; k < h->hop; k++)
         n_moved += moved[k];
-        n_again += moved[k] & again[k];
-    }
-    if (h->most_still * n_moved < h->hop)
+    if (h->most_still * n_moved < h->hop || h->hop < h->in_order)
         return 0;
-    const double found = (double)n_again / (double)n_moved, chance = (double)known * others;
-    return chance < 1 ? (found > chance ? found - chance : 0) / (1 - chance) : 0;
+    memset(stood, 0, (size_t)h->hop);
+    const int64_t kept = h->block - h->hop;
+    for (int64_t back = 1; back < h->block; back++) {
+        const int64_t begin = back > kept ? back - kept : 0;
+        int64_t on_end = 0;
+        for (int64_t k = begin; k < h->hop; k++) {
+            on_end = moved[k] && marks[kept + k] == marks[kept + k - back] ? on_end + 1 : 0;
+            if (on_end >= h->in_order)
+                memset(stood + k + 1 - h->in_order, 1, (size_t)h->in_order);
+        }
+    }
+    for (int64_t k = 0; k < h->hop; k++)
+        n_again += stood[k];
+    return (double)n_again / (double)n_moved;
 }
 
 /* Push one number for each sample of a sensor, from the bits of its channels, 0 where one is missing, onto those of the
@@ -191,7 +197,6 @@ static double push_marks(const kinedge_health *h, int64_t stream, int64_t g, uin
     }
     uint64_t table[TABLE];
     memset(table, 0, sizeof table);
-    uint8_t stood[TABLE / 2];
     int64_t known = 0, again = 0;
     for (int64_t k = 0; k < h->block; k++) {
         if (!marks[k])
@@ -201,12 +206,10 @@ static double push_marks(const kinedge_health *h, int64_t stream, int64_t g, uin
         while (table[place] && table[place] != marks[k])
             place = (place + 1) % TABLE;
         again += table[place] == marks[k];
-        if (k >= kept)
-            stood[k - kept] = table[place] == marks[k];
         table[place] = marks[k];
     }
     const double share = (double)again / (double)(known - 1 > 1 ? known - 1 : 1);
-    return share >= h->again_from ? while_moving(h, stream, g, stood, known, share) : share;
+    return share >= h->again_from ? while_moving(h, stream, g, marks, share) : share;
 }
 
 /* Squared distance of a sensor's acceleration from the usual one of another, in scales. */
@@ -291,7 +294,8 @@ static void add_facts(const kinedge_health *h, int64_t stream, int64_t row, cons
         const double moves = (double)(width > 1 ? of_one[0] + sum_of_floats(of_one + 1, width - 1) : of_one[0]) / h->widths[g];
         most = g ? larger(most, moves) : moves;
         double *clipped = h->clipped + row * S + g;
-        *clipped = larger(*clipped * h->clipped_keep, share < 1.0 || share != share ? share : 1.0);
+        share = (share < 1.0 || share != share ? share : 1.0) * (1 - repeated[g]);
+        *clipped = larger(*clipped * h->clipped_keep, share);
         for (int64_t i = 0; i < width; i++)
             of_one[i] = power[first + i] * h->weight[first + i];
         powers[g] = width > 1 ? of_one[0] + sum_of_floats(of_one + 1, width - 1) : of_one[0];

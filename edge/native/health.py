@@ -27,9 +27,10 @@ _STATE: Final = (
 _Health: Final = structure(
     "_Health",
     (INT64, "n_streams n_rows hop n_channels n_sensors block n_alike n_pairs heard_from clipped_from most_still"),
+    (INT64, "in_order"),
     (DOUBLE, "moves shakes clipped_keep twin twin_equal fits side_keep known_from doubt belief hop_s"),
     (DOUBLE, "still_share lone_share gravity_keep persist_low persist_high turned never_from usual_keep"),
-    (DOUBLE, "persist_keep unusual_from unscored again_from at_end few more_than_one others pile"),
+    (DOUBLE, "persist_keep unusual_from unscored again_from at_end few more_than_one pile"),
     (DOUBLE, "strength_keep strange_share quiet rest_low rest_high least_acc most_acc most_gyr hop_acc hop_gyr"),
     (DOUBLE, "slack times unknown clips few_at_end comparable_below"),
     (POINTER, "starts acc gyr pairs factors still_limit inverse_unit weight range center unit widths apart enough"),
