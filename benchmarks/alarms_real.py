@@ -182,7 +182,8 @@ def _assessed(
     for end, scores, _ in score_recording(scorer, recording):
         if end % scorer.manifest.block == 0 and end > begins:
             ends.append(end)
-            blocks.append(detectors.assess(own.assess(scores, scorer.groups).channel, scores.intensity))
+            channel_u = own.assess(scores, scorer.groups).channel
+            blocks.append(detectors.assess(channel_u, scores.intensity, scores.before))
     return np.array(ends, np.int64), blocks
 
 

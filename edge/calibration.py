@@ -332,7 +332,7 @@ class Calibration:
         center, spread = self.usual(scores.intensity, groups)
         excess = np.where(scores.scored, scores.channel - center, 0.0)
         channel_u = np.where(scores.scored, excess / spread, UNSCORED)
-        sensor = self.by_sensor(channel_u, scores.intensity, scores.late, groups)
+        sensor = self.by_sensor(channel_u, scores.intensity, scores.late, groups, before=scores.before)
         score = self.rankable(channel_u, sensor)
         n, below = _ranks(self.reference, self.which, score)
         if self.coordination is not None:
@@ -343,14 +343,16 @@ class Calibration:
         score = np.where(score > UNSCORED, score, 0.0)
         return Unusualness(excess=excess, sensor=sensor, score=score, p_value=p_value, channel=channel_u)
 
-    def by_sensor(self, channel_u: F64, intensity: F64, late: F64, groups: Sequence[slice]) -> F64:
+    def by_sensor(
+        self, channel_u: F64, intensity: F64, late: F64, groups: Sequence[slice], *, before: F64 | None = None
+    ) -> F64:
         """Return the statistic of each sensor (n, n_sensors), of its channels' ``u`` and of how all sensors moved."""
         largest: F64 = np.maximum.reduceat(channel_u, [g.start for g in groups], axis=1)
         if self.coordination is None:
             return largest
         told = is_told(largest, intensity)
         enough = told & enough_told(told)[:, None]
-        more = self.coordination.added(intensity, late, told)
+        more = self.coordination.added(intensity, late, told, before=before)
         return np.where(enough, largest + more, largest)
 
     def rankable(self, channel_u: F64, sensor: F64) -> F64:

@@ -6,12 +6,13 @@ others, within a scatter that depends on how much they move. Beyond its 1 and 99
 
     v = (intensity - line - median) / (q99 - median)   above the median, and by (median - q01) below it; at most 3,
 
-and ``w`` is how late or early it moves beside them (``kinedge.edge.timing``), beyond 0 and at most 3, where 1 is the 99
-% quantile. What these say beside the surprise ``u`` of its channels is measured on injected changes: a sensor's
-statistic is ``u + weight (v - usual) + late_weight (w - late_usual)``, each ``usual`` a mean on ordinary blocks. A
-block is ranked by that, less by how far its 99 % quantile lies above that of ``u``, or by ``u`` where that is more:
-what is rare in one way is rare. As long as it is not known how somebody's sensors move beside each other, ``w`` adds
-nothing.
+and what lies between that line and the one in the others' intensities of a hop ago is expected, else the nearer of both
+counts: nobody sets off, or stops, with every limb at once. ``w`` is how late or early a sensor moves beside the others
+(``kinedge.edge.timing``), beyond 0 and at most 3, where 1 is the 99 % quantile. What these say beside the surprise
+``u`` of its channels is measured on injected changes: a sensor's statistic is ``u + weight (v - usual) + late_weight (w
+- late_usual)``, each ``usual`` a mean on ordinary blocks. A block is ranked by that, less by how far its 99 % quantile
+lies above that of ``u``, or by ``u`` where that is more: what is rare in one way is rare. As long as it is not known
+how somebody's sensors move beside each other, ``w`` adds nothing.
 
 Where one sensor of three or more was not heard, each line takes in its place what its own line makes of the rest. For
 sensors whose intensities are normally distributed that is the line without it, and what is left scatters ``1 / sqrt(1 -
@@ -32,6 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinedge.edge.likelihood import LESSENS, terms_of, with_loss_terms
+from kinedge.edge.scores import NO_STEP
 from kinedge.edge.timing import UNTOLD
 from kinedge.errors import BundleError
 
@@ -88,22 +90,39 @@ class Lines:
     middle: F64
     high: F64
 
-    def unusual(self, intensity: F64, told: Mask | None = None) -> F64:
+    def unusual(self, intensity: F64, told: Mask | None = None, *, before: F64 | None = None) -> F64:
         """Return ``v`` (n, n_sensors) of intensities (n, n_sensors): 0 is the median, 1 a quantile.
 
         Parameters
         ----------
         told : (n, n_sensors)
             Which of them were heard, all but one at least; all where it is left out.
+        before : (n, n_sensors)
+            The intensities a hop ago, if they are known: what lies between what the others let expect then and now is
+            expected.
         """
-        return np.abs(self.signed(intensity, told))
+        return np.abs(self.signed(intensity, told, before=before))
 
-    def signed(self, intensity: F64, told: Mask | None = None) -> F64:
+    def signed(self, intensity: F64, told: Mask | None = None, *, before: F64 | None = None) -> F64:
         """Return the same, below 0 where a sensor moves less than the others let expect."""
-        if told is None or told.all():
-            level, wider = line(self.mix, intensity), np.ones(intensity.shape)
-        else:
-            level, wider = line_without(self.mix, intensity, told)
+        told = np.ones(intensity.shape, bool) if told is None else told
+        now = self._beyond(intensity, *self._expected(intensity, told))
+        if before is None:
+            return now
+        known = np.logical_and.reduce((before > NO_STEP) | ~told, axis=1, keepdims=True)
+        then = self._beyond(intensity, *self._expected(before, told))
+        between = (now > 0) != (then > 0)
+        least = np.where(between, 0.0, np.where(np.abs(then) < np.abs(now), then, now))
+        return np.where(known, least, now)
+
+    def _expected(self, intensity: F64, told: Mask) -> tuple[F64, F64]:
+        """Return the line (n, n_sensors) of each sensor, and how many times as far what is left of it scatters."""
+        if told.all():
+            return line(self.mix, intensity), np.ones(intensity.shape)
+        return line_without(self.mix, intensity, told)
+
+    def _beyond(self, intensity: F64, level: F64, wider: F64) -> F64:
+        """Return how far intensities lie from the median above a line, in what is to a quantile; with its sign."""
         into = (level[:, None] - self.levels[..., :-1, :]) / np.diff(self.levels, axis=-2)
         into = np.clip(into, 0.0, 1.0)
 
@@ -215,16 +234,18 @@ class Coordination:
     weights: Weights
     which: NDArray[np.intp] | None = None
 
-    def added(self, intensity: F64, late: F64, told: Mask | None = None) -> F64:
+    def added(self, intensity: F64, late: F64, told: Mask | None = None, *, before: F64 | None = None) -> F64:
         """Return (n, n_sensors): what is added to ``u`` of sensors that were heard, enough of them."""
-        return self.weights.added(self.lines.unusual(intensity, told), late)
+        return self.weights.added(self.lines.unusual(intensity, told, before=before), late)
 
-    def beside(self, intensity: F64, late: F64, told: Mask | None = None) -> tuple[F64, F64]:
+    def beside(
+        self, intensity: F64, late: F64, told: Mask | None = None, *, before: F64 | None = None
+    ) -> tuple[F64, F64]:
         """Return what ``added`` adds beyond what is usual, in its two parts (n, n_sensors) each.
 
         Parameters
         ----------
-        intensity, late, told : (n, n_sensors)
+        intensity, late, told, before : (n, n_sensors)
             Of what was not heard both parts are 0.
 
         Returns
@@ -234,7 +255,7 @@ class Coordination:
         out_of_step
             By when; 0 or more.
         """
-        signed, weights = self.lines.signed(intensity, told), self.weights
+        signed, weights = self.lines.signed(intensity, told, before=before), self.weights
         beyond = np.maximum(np.abs(signed) - weights.usual, 0.0)
         late_beyond = np.maximum(weights.away(late) - weights.late_usual, 0.0)
         if told is not None:

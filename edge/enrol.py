@@ -57,6 +57,7 @@ class EnrolmentBuilder:
         self._frames = FrameEstimator(manifest.sensor_specs, rate_hz=manifest.rate_hz)
         self._channel: list[NDArray[np.float64]] = []
         self._intensity: list[NDArray[np.float64]] = []
+        self._before: list[NDArray[np.float64]] = []
         self._late: list[NDArray[np.float64]] = []
         self._hop: list[int] = []
         self._trusted: list[bool] = []
@@ -169,6 +170,7 @@ class EnrolmentBuilder:
     def _take(self, scores: BlockScores, surprise: Surprise, stream: int, *, hop: int, trusted: bool) -> None:
         self._channel.append(scores.channel[stream].copy())
         self._intensity.append(scores.intensity[stream].copy())
+        self._before.append(scores.before[stream].copy())
         self._late.append(scores.late[stream].copy())
         self._hop.append(hop)
         self._trusted.append(trusted)
@@ -219,8 +221,13 @@ class EnrolmentBuilder:
         """
         scorer, manifest = self._scorer, self._scorer.manifest
         self._refuse_if_unfit(allow_short=allow_short)
-        channel, intensity, late = (np.stack(rows) for rows in (self._channel, self._intensity, self._late))
-        blocks = Blocks(channel, intensity, late, np.array(self._hop, np.int64))
+        blocks = Blocks(
+            channel=np.stack(self._channel),
+            intensity=np.stack(self._intensity),
+            before=np.stack(self._before),
+            late=np.stack(self._late),
+            hop=np.array(self._hop, np.int64),
+        )
         covariance = self._moment / max(self._n_residuals, 1)
         cohort, groups = scorer.calibration, scorer.groups
         trusted = np.array(self._trusted)

@@ -132,7 +132,7 @@ def audit_person(
         baseline = fit_baseline(other, covariance, cohort=cohort, groups=groups)
         center, spread = baseline.calibration(cohort, groups).usual(own.intensity, groups)
         channel_u = (own.channel - center) / spread
-        parts.append(Detectors([baseline], groups).assess(channel_u, own.intensity)[0])
+        parts.append(Detectors([baseline], groups).assess(channel_u, own.intensity, own.before)[0])
         largest.append(channel_u.max(axis=1))
     detectors = np.concatenate(parts)
     apart = blocks.hop % stride == 0

@@ -91,7 +91,7 @@ class _Layout:
         start, _, shape = self.parts["nats"]
         self.nats = slice(start, start + 4 * int(np.prod(shape)))
         start, _, shape = self.parts["block_sensors"]
-        self.intensity = slice(start, start + 8 * int(np.prod(shape[1:])))
+        self.intensity = slice(start, start + 2 * 8 * int(np.prod(shape[1:])))  # now, and a hop ago
         self.z_start, _, (n, n_samples, n_horizons, n_channels) = self.parts["z"]
         self.z_shape = n, n_samples * n_horizons, n_channels
 
@@ -128,10 +128,10 @@ class FoundHop:
     def scores(self) -> BlockScores:
         """Of the block that ends with the hop."""
         channel, power, drop = self._part("block_channels")
-        intensity, missing, saturated = self._part("block_sensors")
+        intensity, before, missing, saturated = self._part("block_sensors")
         rest = (self._part(name) for name in ("scored", "flat", "full", "late"))
         scored, flat, full, late = rest
-        return BlockScores(channel, scored, intensity, power, drop, missing, saturated, flat, full, late)
+        return BlockScores(channel, scored, intensity, before, power, drop, missing, saturated, flat, full, late)
 
     @cached_property
     def _channels(self) -> NDArray[Any]:
@@ -434,9 +434,9 @@ class HopInC:
                 (of_timing, "late"),
                 (of_blocks, "sums facts of_channels=block_channels of_sensors=block_sensors scored flat full"),
                 (of_belief, "channel=block_channels drop=block_channels:2 intensity=block_sensors scored flat full"),
-                (of_belief, "missing=block_sensors:1 saturated=block_sensors:2 repeated=found clipped=found:1 copies"),
+                (of_belief, "missing=block_sensors:2 saturated=block_sensors:3 repeated=found clipped=found:1 copies"),
                 (of_belief, "late off_body=found:2 units=found:3 swapped=found:4 shifted=found:5 decision without"),
-                (of_belief, "of_channels=channels of_sensors=sensors of_streams=streams"),
+                (of_belief, "before=block_sensors:1 of_channels=channels of_sensors=sensors of_streams=streams"),
             )
             for field, part, plane in map(_place, fields.split())
         ]
@@ -452,7 +452,7 @@ class HopInC:
                 ("ok", _BOOL, samples),
                 ("sums", _F32, (4, n, c)),
                 ("block_channels", _F64, (3, n, c)),
-                ("block_sensors", _F64, (3, n, s)),
+                ("block_sensors", _F64, (4, n, s)),
                 ("scored", _BOOL, (n, c)),
                 ("flat", _BOOL, (n, s)),
                 ("full", _BOOL, (n,)),

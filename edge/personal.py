@@ -18,7 +18,7 @@ The 99 % quantile of a short enrolment is little known: the spread leans on the 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Final
 
 import numpy as np
@@ -69,13 +69,15 @@ class Blocks:
     ----------
     channel : (n, n_channels)
         Scores, all of them scored.
-    intensity, late : (n, n_sensors)
+    intensity, before, late : (n, n_sensors)
+        As ``BlockScores`` has them.
     hop : (n,)
         Number of the hop that ends the block: increasing, and never continued over a break.
     """
 
     channel: F64
     intensity: F64
+    before: F64
     late: F64
     hop: NDArray[np.int64]
 
@@ -84,7 +86,7 @@ class Blocks:
 
     def take(self, rows: NDArray[np.bool_] | NDArray[np.intp] | slice) -> Blocks:
         """Return some of them."""
-        return Blocks(self.channel[rows], self.intensity[rows], self.late[rows], self.hop[rows])
+        return Blocks(*(getattr(self, f.name)[rows] for f in fields(self)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,7 +201,7 @@ class Detectors:
         return self._lines is not None
 
     def assess(
-        self, channel_u: F64, intensity: F64, *, rows: NDArray[np.intp] | slice = slice(None)
+        self, channel_u: F64, intensity: F64, before: F64, *, rows: NDArray[np.intp] | slice = slice(None)
     ) -> tuple[F64, F64]:
         """Compare the last blocks of some streams with their own baselines.
 
@@ -207,8 +209,8 @@ class Detectors:
         ----------
         channel_u : (n_streams, n_channels)
             ``Unusualness.channel`` under the calibrations of these baselines.
-        intensity : (n_streams, n_sensors)
-            ``BlockScores.intensity``.
+        intensity, before : (n_streams, n_sensors)
+            As ``BlockScores`` has them.
         rows
             Which of the baselines these are; all, in their order, by default.
 
@@ -222,7 +224,7 @@ class Detectors:
         weight = _context_weights(self._knots[rows], intensity)[..., self._of]
         pooled, usable = _pool(channel_u, self._starts)
         if self._lines is not None:
-            beside, told = _beside(self._lines.rows(rows), usable, intensity)
+            beside, told = _beside(self._lines.rows(rows), usable, intensity, before)
             pooled, usable = np.concatenate([pooled, beside], axis=1), np.concatenate([usable, told], axis=1)
         of = weight[..., self._n_channels :]
         pooled = (pooled - _blend(of, self._median[rows])) / _blend(of, self._spread[rows])
@@ -318,7 +320,7 @@ def _fit(kept: Blocks, covariance: F64, cohort: Calibration, groups: tuple[slice
     center, spread = usual()
     pooled, usable = _pool((kept.channel - center) / spread, [g.start for g in groups])
     if lines is not None:
-        pooled = np.concatenate([pooled, _beside(lines, usable, kept.intensity)[0]], axis=1)
+        pooled = np.concatenate([pooled, _beside(lines, usable, kept.intensity, kept.before)[0]], axis=1)
     for d in range(n_channels, n_detectors):
         for k in range(n_contexts):
             values = pooled[context[:, of[d]] == k, d - n_channels]
@@ -340,10 +342,10 @@ def _no_lines(n_sensors: int) -> Lines:
     return Lines(np.zeros((n_sensors, n_sensors + 1)), *(np.zeros((0, n_sensors)) for _ in range(4)))
 
 
-def _beside(lines: Lines, usable: NDArray[np.bool_], intensity: F64) -> tuple[F64, NDArray[np.bool_]]:
+def _beside(lines: Lines, usable: NDArray[np.bool_], intensity: F64, before: F64) -> tuple[F64, NDArray[np.bool_]]:
     """Return how each sensor moves beside the others that were heard, (n, n_sensors), and where that is known."""
     told = usable[:, : intensity.shape[1]] & (intensity > NO_STEP)
-    return lines.unusual(intensity, told), told & enough_told(told)[:, None]
+    return lines.unusual(intensity, told, before=before), told & enough_told(told)[:, None]
 
 
 def _knots_of(groups: Sequence[slice], *, together: bool) -> NDArray[np.intp]:

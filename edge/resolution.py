@@ -7,8 +7,8 @@ Of a sensor all of whose channels have few steps, only samples that moved by mor
 
 * a sway over ``K`` steps spends ``2 / (pi sqrt(K))`` of its time in the outermost (a sine does; what has peaks, less):
   so many samples at an extreme are no sign of anything, nor are those that are not far more than one step inside;
-* whoever hardly moves, or clips, comes by the same few numbers again and again, but not in the same order: a buffer that
-  is given again shows three and more moving samples on end that stood in the block before as they stand now.
+* whoever hardly moves, or clips, comes by the same few numbers again and again, but not in the same order: of a buffer
+  that is given again, three and more moving samples on end stood in the block before as they stand now.
 
 A fine sensor has none of either by chance: nothing changes for it.
 """
@@ -55,7 +55,7 @@ IN_ORDER: Final = 3  # moving samples on end
 def finest(values: F32, valid: Mask) -> float:
     """Return the smallest difference between samples of one channel (n,) that are not equal; 0 where all are.
 
-    The largest and the smallest are asked only where there are no two others: the end of a range is no multiple of a step.
+    The largest and the smallest are asked only where there are no two others: a range ends at no multiple of a step.
     """
     in_order = np.sort(values[valid])
     inside = in_order[(in_order > in_order[:1]) & (in_order < in_order[-1:])]
@@ -157,8 +157,8 @@ def again_while_moving(
     # one row for each distance at which the hop may stand again: before the block there is nothing, which equals none
     earlier = sliding_window_view(np.concatenate([np.zeros(hop, np.uint64), marks[:-1]]), hop)[1:]
     again = (earlier == marks[-hop:]) & moved
-    begins = sliding_window_view(again, IN_ORDER, axis=1).all(axis=2).any(axis=0)
-    stood = np.zeros(hop, bool)
+    begins: Mask = np.logical_or.reduce(sliding_window_view(again, IN_ORDER, axis=1).all(axis=2), axis=0)
+    stood: Mask = np.zeros(hop, bool)
     for k in range(IN_ORDER):
         stood[k : k + len(begins)] |= begins
     return int(stood.sum()) / n_moved

@@ -49,7 +49,10 @@ def sensor_groups(manifest: Manifest) -> tuple[slice, ...]:
 
 @dataclass(frozen=True, eq=False)
 class ScorerState:
-    """Per-hop sums of the last block, the newest in row ``-1``; all but the last (n_streams, n_hops, n_channels)."""
+    """Per-hop sums of the last block, the newest in row ``-1``; all but the last two (n_streams, n_hops, n_channels).
+
+    ``moved`` (n_streams, n_sensors) is what the intensity of the last block is the logarithm of.
+    """
 
     nats: F64
     z2: F64
@@ -62,6 +65,7 @@ class ScorerState:
     low: F32
     high: F32
     n_hops_seen: NDArray[np.int64]
+    moved: F64
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +80,8 @@ class BlockScores:
         Enough samples of the channel were scored.
     intensity : (n_streams, n_sensors)
         Log of the mean squared step from sample to sample, in normalised units.
+    before : (n_streams, n_sensors)
+        The same of the block that ended a hop ago; ``NO_STEP`` where there was none.
     power, drop : (n_streams, n_channels)
         Mean ``z^2``, and mean ``y^2 / P_cc`` with ``y = P z``.
     missing, saturated : (n_streams, n_sensors)
@@ -91,6 +97,7 @@ class BlockScores:
     channel: F64
     scored: NDArray[np.bool_]
     intensity: F64
+    before: F64
     power: F64
     drop: F64
     missing: F64
@@ -164,6 +171,7 @@ class BlockScorer:
             low=np.full(shape, FAR),
             high=np.full(shape, -FAR),
             n_hops_seen=np.zeros(n_streams, np.int64),
+            moved=np.full((n_streams, len(self.groups)), _INTENSITY_FLOOR),
         )
 
     def step(
@@ -198,20 +206,22 @@ class BlockScorer:
         facts = facts or look_at(values, valid, saturated)
         sums, diagonal = self._sums(surprise, precision)
         nats, z2, y2, n_scored = sums
+        step2, n_steps = _push(state.step2, facts.step2 * self._square), _push(state.n_steps, facts.n_steps)
         after = ScorerState(
             nats=_push(state.nats, nats),
             z2=_push(state.z2, z2),
             y2=_push(state.y2, y2),
-            step2=_push(state.step2, facts.step2 * self._square),
-            n_steps=_push(state.n_steps, facts.n_steps),
+            step2=step2,
+            n_steps=n_steps,
             n_scored=_push(state.n_scored, n_scored),
             n_missing=_push(state.n_missing, values.shape[1] - facts.n_valid),
             n_saturated=_push(state.n_saturated, facts.n_saturated),
             low=_push(state.low, facts.low),
             high=_push(state.high, facts.high),
             n_hops_seen=state.n_hops_seen + 1,
+            moved=self._moved(step2, n_steps),
         )
-        return self._score(after, diagonal, late), after
+        return self._score(after, diagonal, late, np.log(state.moved)), after
 
     def advance(
         self,
@@ -241,9 +251,10 @@ class BlockScorer:
             sums, diagonal = self._sums(surprise, precision)
             found = self._native.step(sums, facts.whole, diagonal, state, rows)
             if found is not None:
-                (channel, power, drop), (intensity, missing, gone), scored, flat, full = found
-                np.log(intensity, out=intensity)
-                return BlockScores(channel, scored, intensity, power, drop, missing, gone, flat, full, late)
+                (channel, power, drop), of_sensors, scored, flat, full = found
+                np.log(of_sensors[:2], out=of_sensors[:2])
+                intensity, before, missing, gone = of_sensors
+                return BlockScores(channel, scored, intensity, before, power, drop, missing, gone, flat, full, late)
         part = take_rows(state, rows)
         scores, after = self.step(surprise, values, valid, saturated, part, precision=precision, facts=facts, late=late)
         write_rows(state, rows, after)
@@ -271,7 +282,14 @@ class BlockScorer:
                 _add(z[rows], y, nats[rows], ok[rows], out=out[:, rows])
         return out, diagonal
 
-    def _score(self, state: ScorerState, diagonal: F64, late: F64 | None) -> BlockScores:
+    def _moved(self, step2: F64, n_steps: NDArray[np.int32]) -> F64:
+        """Return (n_streams, n_sensors): the mean squared step of a block, and what stands for none."""
+        total = np.add.reduceat(step2.sum(axis=1), self._starts, axis=1)
+        n = np.add.reduceat(n_steps.sum(axis=1), self._starts, axis=1)
+        moved: F64 = total / np.maximum(n, 1) + _INTENSITY_FLOOR
+        return moved
+
+    def _score(self, state: ScorerState, diagonal: F64, late: F64 | None, before: F64) -> BlockScores:
         n_scored = state.n_scored.sum(axis=1)
         scored = n_scored >= self._scored_from
         n = np.maximum(n_scored, 1)
@@ -283,12 +301,11 @@ class BlockScorer:
         n_seen = self.manifest.hop * np.clip(state.n_hops_seen, 1, self._n_hops)[:, None]
         missing = self._largest(state.n_missing.sum(axis=1) / n_seen)
         still = state.high.max(axis=1) <= state.low.min(axis=1)
-        step2 = np.add.reduceat(state.step2.sum(axis=1), self._starts, axis=1)
-        n_steps = np.add.reduceat(state.n_steps.sum(axis=1), self._starts, axis=1)
         return BlockScores(
             channel=mean(state.nats),
             scored=scored,
-            intensity=np.log(step2 / np.maximum(n_steps, 1) + _INTENSITY_FLOOR),
+            intensity=np.log(state.moved),
+            before=before,
             power=mean(state.z2),
             drop=mean(state.y2) / diagonal,
             missing=missing,

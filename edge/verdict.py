@@ -258,7 +258,7 @@ class VerdictBatch:
         if self.coordination is None or not enough_told(told)[0]:
             return {}, {}
         own = self.coordination.rows(np.array([stream]))
-        parts = own.beside(self.scores.intensity[at], self.scores.late[at], told)
+        parts = own.beside(self.scores.intensity[at], self.scores.late[at], told, before=self.scores.before[at])
         moved, out_of_step = (dict(zip(self.sensors, part[0].tolist(), strict=True)) for part in parts)
         return moved, out_of_step
 

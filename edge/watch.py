@@ -156,7 +156,7 @@ class AlarmWatch:
         channel, some_gappy = unusual.channel[at], bool(gappy.any())
         if some_gappy:
             channel[gappy[:, self._sensor_of]] = UNSCORED
-        u, q95 = self._detectors.assess(channel, scores.intensity[at], rows=own)
+        u, q95 = self._detectors.assess(channel, scores.intensity[at], scores.before[at], rows=own)
         if some_gappy:
             u[gappy.any(axis=1), self._of_all] = UNSCORED
         part = take_rows(self._state, own)

@@ -173,6 +173,7 @@ def judged(seed: int) -> None:
             channel=np.where(scored, rng.normal(size=channels) * rng.choice([0.5, 3.0]), 0.0),
             scored=scored,
             intensity=np.where(rng.random(sensors) < 0.1, NO_STEP, rng.normal(-2, 3, sensors)),
+            before=np.where(rng.random(sensors) < 0.1, NO_STEP, rng.normal(-2, 3, sensors)),
             power=rng.random(channels),
             drop=rng.random(channels) * (rng.random((len(rows), 1)) < 0.9),
             missing=share(0.2),

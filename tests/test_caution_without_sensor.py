@@ -43,7 +43,8 @@ def of_four(faults: tuple[str, ...], u: tuple[float, ...], p: float) -> tuple[Bl
         return np.array([[value if f == name else 0.0 for f in faults]])
 
     s = BlockScores(
-        *(np.zeros((1, FOUR)), np.ones((1, FOUR), bool), np.zeros((1, FOUR)), np.ones((1, FOUR)), np.ones((1, FOUR))),
+        *(np.zeros((1, FOUR)), np.ones((1, FOUR), bool), np.zeros((1, FOUR)), np.zeros((1, FOUR))),
+        *(np.ones((1, FOUR)), np.ones((1, FOUR))),
         missing=at("silent", 1.0) + at("half", 0.6),
         saturated=at("clipped", 0.7),
         flat=at("flat", 1.0) > 0,

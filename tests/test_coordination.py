@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from coordinated import HALF, walker
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from weighed_blocks import CONFIG, scores
@@ -177,6 +177,49 @@ def with_coordination(scorer: Scorer, **changes: object) -> Calibration:
     return replace(scorer.calibration, coordination=found, **changes)  # type: ignore[arg-type]
 
 
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 10**6), st.integers(2, 5))
+def test_what_lies_between_what_the_others_let_expect_now_and_a_hop_ago_is_expected(seed: int, n_sensors: int) -> None:
+    rng = np.random.default_rng(seed)
+    together = fit_coordination([walker(i, n_sensors=n_sensors) for i in range(3)])
+    assert together is not None
+    now, before = (
+        walker(seed, n=40, n_sensors=n_sensors).intensity,
+        walker(seed + 1, n=40, n_sensors=n_sensors).intensity,
+    )
+    before[:, 0] = rng.normal(-2, 3, 40)
+    plain = together.lines.signed(now)
+    v = together.lines.signed(now, before=before)
+    np.testing.assert_array_equal(together.lines.signed(now, before=now), plain)
+    for i in range(n_sensors):
+        as_then = before.copy()
+        as_then[:, i] = now[:, i]
+        then = together.lines.signed(as_then)[:, i]
+        nearer = np.where(np.abs(then) < np.abs(plain[:, i]), then, plain[:, i])
+        np.testing.assert_array_equal(v[:, i], np.where(then * plain[:, i] > 0, nearer, 0.0))
+    silent_then = before.copy()
+    silent_then[::2, 0] = NO_STEP
+    v = together.lines.signed(now, before=silent_then)
+    np.testing.assert_array_equal(v[::2], plain[::2])
+
+
+def test_a_limb_that_sets_off_a_hop_later_is_no_change_and_one_that_stays_behind_is(scorer: Scorer) -> None:
+    together = with_coordination(scorer).coordination
+    assert together is not None
+    rest, walk = np.array([-6.0, -6.0]), np.array([-2.0, -2.0])
+
+    def added(*course: tuple[float, float]) -> list[float]:
+        path, late = np.array([rest, *course]), np.full((1, 2), UNTOLD)
+        steps = [together.added(path[[k]], late, before=path[[k - 1]]) for k in range(1, len(path))]
+        return [float(more[0, 0]) for more in steps]
+
+    usual = added(tuple(walk), tuple(walk))
+    later = added((-6.0, -2.0), tuple(walk))
+    behind = added((-6.0, -2.0), (-6.0, -2.0), (-6.0, -2.0))
+    assert later[0] <= max(usual) + 1e-9 and later[1] <= max(usual) + 1e-9
+    assert behind[1] > max(usual) + 1 and behind[2] == behind[1]
+
+
 def test_it_adds_to_the_statistic_where_all_sensors_were_heard_and_it_is_known_of_a_person(scorer: Scorer) -> None:
     usual = scorer.calibration.usual(np.array([[-2.0 + HALF, -1.0]]), scorer.groups)[0]
     block = scores(channel=usual, intensity=np.array([[-2.0 + HALF, -1.0]]))
@@ -243,7 +286,8 @@ def test_where_one_of_two_is_silent_the_other_is_judged_by_its_own_surprise(scor
 def test_where_no_cohort_was_enrolled_a_person_is_judged_by_the_ratios_of_surprise_alone(scorer: Scorer) -> None:
     known = with_coordination(scorer)
     rng = np.random.default_rng(0)
-    blocks = Blocks(rng.normal(size=(90, 12)), rng.normal(size=(90, 2)), np.full((90, 2), UNTOLD), np.arange(90))
+    of_sensors = rng.normal(size=(90, 2)), np.full((90, 2), NO_STEP), np.full((90, 2), UNTOLD)
+    blocks = Blocks(rng.normal(size=(90, 12)), *of_sensors, np.arange(90))
     assert known.enrolled is not None and known.coordination is not None
     for enrolled, expected in (
         (known.enrolled, known.enrolled.likelihood[:, :2]),

@@ -27,7 +27,7 @@ from kinedge.edge.offline import hops, verdicts_of
 from kinedge.edge.people import People
 from kinedge.edge.personal import Blocks, Detectors, detector_names, fit_baseline
 from kinedge.edge.pipeline import Pipeline, Scored
-from kinedge.edge.scores import BlockScores
+from kinedge.edge.scores import NO_STEP, BlockScores
 from kinedge.edge.scoring import Scorer
 from kinedge.edge.timing import UNTOLD
 from kinedge.edge.trusted import load_trusted
@@ -71,7 +71,7 @@ def detectors_of(blocks: Blocks, scorer: Scorer, baseline: object) -> np.ndarray
     calibration = baseline.calibration(scorer.calibration, scorer.groups)  # type: ignore[attr-defined]
     center, spread = calibration.usual(blocks.intensity, scorer.groups)
     u = (blocks.channel - center) / spread
-    return Detectors([baseline], scorer.groups).assess(u, blocks.intensity)[0]  # type: ignore[list-item]
+    return Detectors([baseline], scorer.groups).assess(u, blocks.intensity, blocks.before)[0]  # type: ignore[list-item]
 
 
 def test_one_per_cent_of_a_persons_later_blocks_lies_above_their_own_99_per_cent(scorer: Scorer) -> None:
@@ -240,9 +240,9 @@ def test_p_values_of_stacked_references_count_each_streams_own(scorer: Scorer, s
     own = [replace(scorer.calibration, reference=r) for r in references]
     stacked = stack_calibrations([own[i] for i in (0, 1, 2, 3, 1)])
     scores = BlockScores(
-        rng.normal(size=(5, 12)), np.ones((5, 12), bool), rng.normal(-3, 1, (5, 2)), np.zeros((5, 12)),
-        np.zeros((5, 12)), np.zeros((5, 2)), np.zeros((5, 2)), np.zeros((5, 2), bool), np.ones(5, bool),
-        np.full((5, 2), UNTOLD),
+        rng.normal(size=(5, 12)), np.ones((5, 12), bool), rng.normal(-3, 1, (5, 2)), np.full((5, 2), NO_STEP),
+        np.zeros((5, 12)), np.zeros((5, 12)), np.zeros((5, 2)), np.zeros((5, 2)), np.zeros((5, 2), bool),
+        np.ones(5, bool), np.full((5, 2), UNTOLD),
     )  # fmt: skip
     found = stacked.assess(scores, scorer.groups)
     for stream, i in enumerate((0, 1, 2, 3, 1)):
@@ -258,7 +258,7 @@ def test_what_was_not_scored_is_never_unusual_to_any_detector(scorer: Scorer, en
     u = np.zeros((2, 12))
     u[:, 6:] = UNSCORED
     u[1] = UNSCORED
-    found, q95 = detectors.assess(u, np.full((2, 2), -3.0))
+    found, q95 = detectors.assess(u, np.full((2, 2), -3.0), np.full((2, 2), -3.0))
     names = detector_names(scorer.sensors, scorer.channels, together=True)
     for name, value in zip(names, found[0], strict=True):
         assert (value == UNSCORED) == ("right" in name or "beside" in name), name

@@ -18,6 +18,7 @@ from kinedge.edge.enrol import enrol_recordings
 from kinedge.edge.enrolment import Enrolment, pack_enrolment, read_enrolment
 from kinedge.edge.people import People
 from kinedge.edge.personal import Baseline, Blocks, Detectors, detector_names, fit_baseline, of_all
+from kinedge.edge.scores import NO_STEP
 from kinedge.edge.scoring import Scorer
 from kinedge.edge.timing import UNTOLD
 from kinedge.errors import BundleError, ConfigError
@@ -39,7 +40,8 @@ def intensities(seed: int, n: int, *, right: float = 0.0, slope: float = 1.0) ->
 def of_person(scorer: Scorer, seed: int, n: int, **kinds: float) -> Blocks:
     rng, intensity = np.random.default_rng(seed), intensities(seed, n, **kinds)
     usual = scorer.calibration.usual(intensity, scorer.groups)[0]
-    return Blocks(usual + 0.2 * rng.gumbel(size=usual.shape), intensity, np.full((n, 2), UNTOLD), np.arange(n))
+    before, late = np.full((n, 2), NO_STEP), np.full((n, 2), UNTOLD)
+    return Blocks(usual + 0.2 * rng.gumbel(size=usual.shape), intensity, before, late, np.arange(n))
 
 
 def enrolled(scorer: Scorer, seed: int, n: int = 1500, **kinds: float) -> Baseline:
@@ -165,14 +167,14 @@ def test_the_alarm_watches_how_each_sensor_moves_beside_the_others(scorer: Score
     own = baseline.calibration(scorer.calibration, scorer.groups)
     center, spread = own.usual(later.intensity, scorer.groups)
     many = Detectors([baseline] * 3000, scorer.groups)
-    u, q95 = many.assess((later.channel - center) / spread, later.intensity)
+    u, q95 = many.assess((later.channel - center) / spread, later.intensity, later.before)
     assert u.shape == q95.shape == (3000, len(names))
     assert ((u[:, -2:] > 1).mean(axis=0) < 0.03).all() and ((u[:, -2:] > q95[:, -2:]).mean(axis=0) < 0.09).all()
     odd = later.intensity + np.array([0.0, 2 * HALF])
-    found, _ = many.assess(0 * later.channel, odd)
+    found, _ = many.assess(0 * later.channel, odd, later.before)
     assert (found[:, -1] > 1).mean() > 0.9
     # of a sensor without a step nothing is known of any
-    found, _ = many.assess(0 * later.channel, np.where([True, False], later.intensity, -99.0))
+    found, _ = many.assess(0 * later.channel, np.where([True, False], later.intensity, -99.0), later.before)
     assert (found[:, -2:] < -1e5).all()
 
 

@@ -14,7 +14,7 @@ from kinedge.edge.calibration import UNSCORED, Calibration
 from kinedge.edge.engine import Surprise
 from kinedge.edge.hop_facts import FAR, look_at
 from kinedge.edge.offline import align_recording, score_recording, verdicts_of
-from kinedge.edge.scores import BlockScorer, BlockScores
+from kinedge.edge.scores import NO_STEP, BlockScorer, BlockScores
 from kinedge.edge.scoring import Scorer, ScoringState
 from kinedge.edge.state_rows import put_rows, take_rows
 from kinedge.edge.timing import UNTOLD
@@ -95,6 +95,19 @@ def test_scores_of_a_person_with_a_tremor_rise_where_the_tremor_is(scorer: Score
     assert np.median(during[:, 1]) > np.median(during[:, 0])
 
 
+def test_each_block_knows_how_much_everybody_moved_in_the_block_that_ended_a_hop_ago(scorer: Scorer) -> None:
+    hop, c = scorer.manifest.hop, scorer.manifest.n_channels
+    rng = np.random.default_rng(3)
+    state, last = scorer.initial_state(2), np.full((2, len(scorer.sensors)), NO_STEP)
+    for k in range(5):
+        values = (rng.normal(size=(2, hop, c)) * (k + 1)).astype(np.float32)
+        ok = np.ones(values.shape, bool)
+        batch, state = scorer.step(values, ok, ~ok, state, end_tick=(k + 1) * hop)
+        np.testing.assert_array_equal(batch.scores.before, last)
+        last = batch.scores.intensity
+    assert (last > NO_STEP).all()
+
+
 def random_scores(scorer: Scorer, n: int, seed: int = 0) -> BlockScores:
     rng = np.random.default_rng(seed)
     c, s = scorer.manifest.n_channels, len(scorer.sensors)
@@ -102,6 +115,7 @@ def random_scores(scorer: Scorer, n: int, seed: int = 0) -> BlockScores:
         channel=rng.normal(size=(n, c)),
         scored=np.ones((n, c), bool),
         intensity=rng.normal(-2, 3, size=(n, s)),
+        before=rng.normal(-2, 3, size=(n, s)),
         power=rng.random((n, c)),
         drop=rng.random((n, c)),
         missing=np.zeros((n, s)),
@@ -148,14 +162,14 @@ def test_on_people_like_the_cohort_the_p_value_is_not_too_small_too_often() -> N
     def subject(name: str) -> SubjectScores:
         shift = rng.normal(0, 0.3)
         channel, intensity = shift + rng.gumbel(size=(400, 6)), rng.normal(size=(400, 1))
-        return SubjectScores(name, channel, intensity, np.full((400, 1), UNTOLD))
+        return SubjectScores(name, channel, intensity, intensity, np.full((400, 1), UNTOLD))
 
     cal = fit_calibration(scorer_manifest, [subject(str(i)) for i in range(30)], rng.normal(size=(500, 6)))
     rare = []
     for i in range(60):
         s = subject(f"new{i}")
         scores = BlockScores(
-            s.channel, np.ones((400, 6), bool), s.intensity, s.channel, s.channel,
+            s.channel, np.ones((400, 6), bool), s.intensity, s.before, s.channel, s.channel,
             np.zeros((400, 1)), np.zeros((400, 1)), np.zeros((400, 1), bool), np.ones(400, bool), s.late,
         )  # fmt: skip
         rare.append((cal.assess(scores, (slice(0, 6),)).p_value <= 0.05).mean())
@@ -177,7 +191,7 @@ def _manifest() -> object:
 
 
 def test_too_little_ordinary_movement_is_refused() -> None:
-    few = SubjectScores("a", np.zeros((10, 6)), np.zeros((10, 1)), np.zeros((10, 1)))
+    few = SubjectScores("a", np.zeros((10, 6)), *[np.zeros((10, 1))] * 3)
     with pytest.raises(SignalError, match="at least 20 blocks"):
         fit_calibration(_manifest(), [few], np.zeros((10, 6)))  # type: ignore[arg-type]
 

@@ -146,13 +146,15 @@ def test_of_one_sensor_that_is_left_its_own_surprise_is_all_there_is(known: Cali
 def test_the_alarm_goes_on_holding_the_others_against_each_other(known: Calibration) -> None:
     x = walker(100, n=600).intensity
     channel = np.random.default_rng(0).normal(size=(600, 6))
-    blocks = Blocks(channel, x, np.full(x.shape, UNTOLD), np.arange(600))
+    blocks = Blocks(channel, x, np.full(x.shape, NO_STEP), np.full(x.shape, UNTOLD), np.arange(600))
     watch = Detectors([fit_baseline(blocks, np.eye(6), cohort=known, groups=GROUPS)], GROUPS)
     later, told = deaf(walker(100, n=1200).intensity[600:], 1)
     u = np.where(np.repeat(told, 2, axis=1), channel, UNSCORED)
 
     def beside(intensity: np.ndarray) -> np.ndarray:
-        return np.concatenate([watch.assess(u[[i]], intensity[[i]])[0][:, -3:] for i in range(len(u))])
+        return np.concatenate(
+            [watch.assess(u[[i]], intensity[[i]], blocks.before[:1])[0][:, -3:] for i in range(len(u))]
+        )
 
     usual = beside(later)
     assert (usual[:, 1] == UNSCORED).all() and (usual[:, [0, 2]] > UNSCORED).all()

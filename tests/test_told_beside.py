@@ -37,7 +37,9 @@ def test_a_verdict_tells_which_part_of_a_score_comes_from_the_other_sensors(scor
         verdicts.append(batch.verdict(0))
         if verdicts[-1].sensor_beside:
             assert batch.coordination is not None
-            moved, out_of_step = batch.coordination.beside(batch.scores.intensity, batch.scores.late)
+            moved, out_of_step = batch.coordination.beside(
+                batch.scores.intensity, batch.scores.late, before=batch.scores.before
+            )
             assert list(verdicts[-1].sensor_beside.values()) == moved[0].tolist()
             assert list(verdicts[-1].sensor_out_of_step.values()) == out_of_step[0].tolist()
     told = [v for v in verdicts[34:] if v.decision is Decision.ANOMALOUS]

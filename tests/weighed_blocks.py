@@ -11,7 +11,7 @@ from kinedge.edge.calibration import Calibration, Unusualness
 from kinedge.edge.caution import Belief, BeliefState, CautionConfig, Decision, believe
 from kinedge.edge.reasons import Reason, reasons_of
 from kinedge.edge.reliability import SensorHealth
-from kinedge.edge.scores import BlockScores
+from kinedge.edge.scores import NO_STEP, BlockScores
 from kinedge.edge.timing import UNTOLD
 
 SENSORS = ("wrist_left", "wrist_right")
@@ -20,10 +20,14 @@ HOP_S, BLOCK_S = 1.0, 2.0
 
 
 def scores(**changes: Any) -> BlockScores:
+    """One block, or as many as are given; what went before it is not known."""
+    if "intensity" in changes:
+        changes.setdefault("before", np.full_like(changes["intensity"], NO_STEP))
     base = BlockScores(
         channel=np.zeros((1, 12)),
         scored=np.ones((1, 12), bool),
         intensity=np.zeros((1, 2)),
+        before=np.full((1, 2), NO_STEP),
         power=np.ones((1, 12)),
         drop=np.ones((1, 12)),
         missing=np.zeros((1, 2)),

@@ -24,11 +24,12 @@ _MIN_SPREAD: Final = 0.1  # of a score, in nats: a cohort that never varies must
 
 @dataclass(frozen=True, eq=False)
 class SubjectScores:
-    """Normal blocks of one subject: scores (n, n_channels), intensities and lateness (n, n_sensors)."""
+    """Normal blocks of one subject: some of what ``BlockScores`` has of them."""
 
     subject: str
     channel: F64
     intensity: F64
+    before: F64
     late: F64
 
 
@@ -102,7 +103,8 @@ def ranked(calibration: Calibration, normal: Sequence[SubjectScores], groups: Se
     for s in normal:
         center, spread = calibration.usual(s.intensity, groups)
         u = (s.channel - center) / spread
-        statistics.append(calibration.rankable(u, calibration.by_sensor(u, s.intensity, s.late, groups)))
+        sensor = calibration.by_sensor(u, s.intensity, s.late, groups, before=s.before)
+        statistics.append(calibration.rankable(u, sensor))
     return replace(calibration, reference=pool_reference(statistics))
 
 

@@ -43,18 +43,20 @@ def ordinary_blocks(
 ) -> tuple[Blocks, list[NDArray[np.float32]]]:
     """Score a recording; return its blocks of ordinary movement, and ``z`` (n, n_channels) of each one's last hop."""
     good = is_ordinary(recording, exclude, look_back=scorer.manifest.block + scorer.manifest.receptive_field)
-    channel, intensity, late, hop, residuals = [], [], [], [], []
+    channel, intensity, before, late, hop, residuals = [], [], [], [], [], []
     for i, (end, scores, surprise) in enumerate(score_recording(scorer, recording)):
         if not (good[end - 1] and scores.full[0] and scores.scored[0].all()):
             continue
         channel.append(scores.channel[0])
         intensity.append(scores.intensity[0])
+        before.append(scores.before[0])
         late.append(scores.late[0])
         hop.append(i)
         residuals.append(surprise.z[0, surprise.valid[0, :, 0].all(axis=1), 0])
     blocks = Blocks(
         np.reshape(channel, (-1, scorer.manifest.n_channels)),
         np.reshape(intensity, (-1, len(scorer.groups))),
+        np.reshape(before, (-1, len(scorer.groups))),
         np.reshape(late, (-1, len(scorer.groups))),
         np.array(hop, np.int64),
     )

@@ -53,7 +53,7 @@ def fit_coordination(normal: Sequence[SubjectScores]) -> Coordination | None:
     lines = replace(by_level(level, every - level, n_levels), mix=_mix(normal))
     scale, timed = _lateness(normal)
     weights = Weights(
-        usual=lines.unusual(every).mean(axis=0),
+        usual=lines.unusual(every, before=np.concatenate([s.before for s in normal])).mean(axis=0),
         weight=np.zeros(n_sensors),
         late_scale=scale,
         late_usual=np.zeros(n_sensors),
@@ -73,7 +73,7 @@ def told_of(calibration: Calibration, scores: BlockScores, sensor: int, groups: 
     u = calibration.assess(scores, groups).channel[0, groups[sensor]].max()
     if together is None:
         return np.array([u, 0.0, 0.0])
-    v = together.lines.unusual(scores.intensity) - together.weights.usual
+    v = together.lines.unusual(scores.intensity, before=scores.before) - together.weights.usual
     w = together.weights.away(scores.late) - together.weights.late_usual
     return np.array([u, v[0, sensor], w[0, sensor]])
 

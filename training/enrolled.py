@@ -27,7 +27,7 @@ _LEVELS: Final = (0.5, 1.0)  # of u, at which exceedances are counted
 _TAILS: Final = (1.5, 2.0, 3.0, 5.0)  # beyond the level that histories are told by
 _TOLD_BY: Final = 1.0
 _RARE: Final = 0.99
-_SCORES: Final = ("channel", "intensity", "late")
+_SCORES: Final = ("channel", "intensity", "before", "late")
 _MIN_FOLD: Final = 60  # blocks to learn a baseline from, and to hold against it
 
 
@@ -46,7 +46,7 @@ def of_subjects(scored: Sequence[ScoredRecording]) -> list[SubjectScores]:
         own = [s.blocks for s in scored if s.subject == subject and len(s.blocks)]
         if own:
             every = joined(own)
-            found.append(SubjectScores(subject, every.channel, every.intensity, every.late))
+            found.append(SubjectScores(subject, every.channel, every.intensity, every.before, every.late))
     return found
 
 
@@ -68,10 +68,11 @@ class Folds:
         if cohort.coordination is None or not self.parts:
             return None
         usual = [
-            lines.unusual(scored[i].blocks.take(rows).intensity)
+            lines.unusual(blocks.intensity, before=blocks.before)
             for i, parts in self.parts.items()
             for rows, baseline in parts
             if (lines := baseline.lines) is not None
+            for blocks in (scored[i].blocks.take(rows),)
         ]
         nothing = np.zeros_like(cohort.coordination.weights.weight)
         return replace(
@@ -108,7 +109,7 @@ class Folds:
                 statistics.setdefault(subject, []).append(u.max(axis=1))
                 if weights is not None and baseline.lines is not None:
                     together = replace(cohort, coordination=Coordination(baseline.lines, weights))
-                    sensor = together.by_sensor(u, blocks.intensity, blocks.late, groups)
+                    sensor = together.by_sensor(u, blocks.intensity, blocks.late, groups, before=blocks.before)
                     more.setdefault(subject, []).append(sensor.max(axis=1))
                 apart = blocks.hop % stride == 0
                 block, held = blocks.hop[apart] // stride, detectors[apart]
@@ -144,7 +145,7 @@ def _against(baseline: Baseline, blocks: Blocks, cohort: Calibration, groups: Se
     """Return the ``u`` of all channels and of all detectors of blocks against a baseline."""
     center, spread = baseline.calibration(cohort, groups).usual(blocks.intensity, groups)
     u = (blocks.channel - center) / spread
-    return u, Detectors([baseline], groups).assess(u, blocks.intensity)[0]
+    return u, Detectors([baseline], groups).assess(u, blocks.intensity, blocks.before)[0]
 
 
 def enrol_each(scored: Sequence[ScoredRecording], cohort: Calibration, groups: Sequence[slice]) -> Folds:
@@ -176,5 +177,5 @@ def enrol_each(scored: Sequence[ScoredRecording], cohort: Calibration, groups: S
 
 def joined(blocks: Sequence[Blocks]) -> Blocks:
     """Put blocks of several recordings into one; only their scores matter then, not when they were."""
-    channel, intensity, late = (np.concatenate([getattr(b, name) for b in blocks]) for name in _SCORES)
-    return Blocks(channel, intensity, late, np.arange(len(channel)))
+    parts = {name: np.concatenate([getattr(b, name) for b in blocks]) for name in _SCORES}
+    return Blocks(**parts, hop=np.arange(len(parts["channel"])))

@@ -33,7 +33,7 @@ typedef struct {
     const double *coordination_weight, *likelihood_apart, *reference_apart;
     const int64_t *n_finite_apart, *which_apart;
     /* of the block, as BlockScores, SensorHealth and clock_ms have it */
-    const double *channel, *drop, *intensity, *missing, *saturated;
+    const double *channel, *drop, *intensity, *before, *missing, *saturated;
     const uint8_t *scored, *flat, *full;
     const double *late;
     const double *repeated, *clipped, *off_body, *units, *swapped, *shifted, *clock_ms;

@@ -39,7 +39,7 @@ _Belief: Final = structure(
     (DOUBLE, "unlike_from unlike_spread unlike_most most_beyond no_step untold"),
     (DOUBLE, "most_shared least_u"),
     (POINTER, f"starts {_CALIBRATION} {_LINES} {_WEIGHTS} {_RENAMED} {_APART}"),
-    (POINTER, "channel drop intensity missing saturated scored flat full late"),
+    (POINTER, "channel drop intensity before missing saturated scored flat full late"),
     (POINTER, "repeated clipped off_body units swapped shifted clock_ms copies rows"),
     (POINTER, f"{_STATE} work of_channels of_sensors of_streams decision without"),
 )
@@ -178,6 +178,7 @@ class NativeBelief:
             "channel": scores.channel,
             "drop": scores.drop,
             "intensity": scores.intensity,
+            "before": scores.before,
             "missing": scores.missing,
             "saturated": scores.saturated,
             "scored": scores.scored,

@@ -25,8 +25,9 @@ typedef struct kinedge_blocks {
     int32_t *n_steps, *n_scored, *n_missing, *n_saturated;
     float *low, *high;
     int64_t *n_hops_seen;
-    /* what is found: (3, n_streams, n_channels) channel, power, drop; (3, n_streams, n_sensors) what intensity is the
-     * logarithm of, missing, saturated; scored (n_streams, n_channels), flat (n_streams, n_sensors), full (n_streams) */
+    double *moved;
+    /* what is found: (3, n_streams, n_channels) channel, power, drop; (4, n_streams, n_sensors) what intensity is the
+     * logarithm of, now and a hop ago, missing, saturated; scored (n_streams, n_channels), flat (n_streams, n_sensors), full (n_streams) */
     double *of_channels, *of_sensors;
     uint8_t *scored, *flat, *full;
 } kinedge_blocks;
@@ -164,8 +165,10 @@ API int32_t kinedge_block_step(const kinedge_blocks *b)
             const double step2 = width > 1 ? steps2[0] + sum_of_doubles(steps2 + 1, width - 1) : steps2[0];
             double *to = b->of_sensors + s * S + g;
             to[0] = step2 / (double)(n_steps > 1 ? n_steps : 1) + b->floor;
-            to[b->n_streams * S] = missing;
-            to[2 * b->n_streams * S] = saturated;
+            to[b->n_streams * S] = b->moved[row * S + g];
+            b->moved[row * S + g] = to[0];
+            to[2 * b->n_streams * S] = missing;
+            to[3 * b->n_streams * S] = saturated;
             b->flat[s * S + g] = still && missing < b->flat_below;
         }
     }

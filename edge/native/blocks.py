@@ -19,7 +19,7 @@ F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
-_STATE: Final = "nats z2 y2 step2 n_steps n_scored n_missing n_saturated low high n_hops_seen"
+_STATE: Final = "nats z2 y2 step2 n_steps n_scored n_missing n_saturated low high n_hops_seen moved"
 _Blocks: Final = structure(
     "_Blocks",
     (INT64, "n_streams n_rows hop n_channels n_sensors n_hops own_diagonal"),
@@ -102,8 +102,8 @@ class NativeBlocks:
         -------
         of_channels : (3, n_streams, n_channels)
             ``channel``, ``power`` and ``drop`` of ``BlockScores``.
-        of_sensors : (3, n_streams, n_sensors)
-            What ``intensity`` is the logarithm of, ``missing`` and ``saturated``.
+        of_sensors : (4, n_streams, n_sensors)
+            What ``intensity`` and ``before`` are the logarithms of, ``missing`` and ``saturated``.
         scored, flat, full
         """
         functions, n, record = _functions(), len(rows), self.record
@@ -112,7 +112,7 @@ class NativeBlocks:
             return None
         if not record.set_state(state, _STATES):
             return None
-        of_channels, of_sensors = np.empty((3, *channels)), np.empty((3, *sensors))
+        of_channels, of_sensors = np.empty((3, *channels)), np.empty((4, *sensors))
         scored, flat, full = np.empty(channels, bool), np.empty(sensors, bool), np.empty(n, bool)
         record.set(
             {"n_streams": n, "own_diagonal": diagonal.ndim - 1},

@@ -20,23 +20,22 @@ static int apart(const kinedge_belief *b, int64_t s)
     return b->n_levels && too_few(b, n_told);
 }
 
-/* What a sensor's statistic has more, as all sensors move, or all but one that is silent (-1: none):
- * Coordination.added. */
-static double coordinated(const kinedge_belief *b, int64_t s, int64_t g, int64_t silent)
+/* How far a sensor's intensity lies from the median above its line in these of the others, without one that is silent
+ * (-1: none), in what is to a quantile: its size, and on which side. Lines.signed. */
+static double beyond_line(const kinedge_belief *b, int64_t s, int64_t g, int64_t silent, const double *others, int *above)
 {
-    const int64_t S = b->n_sensors, K = b->n_levels, own = b->own ? s : 0, sensor = own * S + g;
-    const double *intensity = b->intensity + s * S, late = b->late[s * S + g];
-    const double *mix = b->mix + sensor * (S + 1);
+    const int64_t S = b->n_sensors, K = b->n_levels, own = b->own ? s : 0;
+    const double *mix = b->mix + (own * S + g) * (S + 1);
     double level = mix[S], wider = 1, low = 0, middle = 0, high = 0;
     for (int64_t j = 0; j < S; j++)
         if (j != silent)
-            level = level + mix[j] * intensity[j];
+            level = level + mix[j] * others[j];
     if (silent >= 0) {
         const double *its = b->mix + (own * S + silent) * (S + 1), shared = within(mix[silent] * its[g], 0.0, b->most_shared);
         double expected = its[S];
         for (int64_t j = 0; j < S; j++)
             if (j != silent && j != g)
-                expected = expected + its[j] * intensity[j];
+                expected = expected + its[j] * others[j];
         level = (level + mix[silent] * expected) / (1 - shared);
         wider = 1 / sqrt(1 - shared);
     }
@@ -50,9 +49,26 @@ static double coordinated(const kinedge_belief *b, int64_t s, int64_t g, int64_t
     low = b->low[own * K * S + g] + low;
     middle = b->middle[own * K * S + g] + middle;
     high = b->high[own * K * S + g] + high;
-    const double beyond = intensity[g] - level - middle;
-    const double v = beyond / ((beyond > 0 ? high - middle : low - middle) * wider);
-    const double more = b->coordination_weight[sensor] * (smaller(v, b->most_beyond) - b->usual[sensor]);
+    const double beyond = b->intensity[s * S + g] - level - middle;
+    *above = beyond > 0;
+    return smaller(beyond / ((*above ? high - middle : low - middle) * wider), b->most_beyond);
+}
+
+/* What a sensor's statistic has more, as all sensors move, or all but one that is silent (-1: none):
+ * Coordination.added. */
+static double coordinated(const kinedge_belief *b, int64_t s, int64_t g, int64_t silent)
+{
+    const int64_t S = b->n_sensors, sensor = (b->own ? s : 0) * S + g;
+    const double late = b->late[s * S + g], *before = b->before + s * S;
+    int above, was_above, known = 1;
+    double v = beyond_line(b, s, g, silent, b->intensity + s * S, &above);
+    for (int64_t j = 0; j < S; j++)
+        known &= j == silent || before[j] > b->no_step;
+    if (known) {
+        const double then = beyond_line(b, s, g, silent, before, &was_above);
+        v = above != was_above ? 0 : smaller(then, v);
+    }
+    const double more = b->coordination_weight[sensor] * (v - b->usual[sensor]);
     const double away = within(late / b->late_scale[sensor], 0.0, b->most_beyond) - b->late_usual[sensor];
     return more + b->late_weight[sensor] * (late > b->untold ? away : 0.0);
 }

@@ -109,6 +109,6 @@ API int32_t kinedge_hop_add(const kinedge_hop *h)
     const int64_t plane = h->n_streams * h->n_sensors;
     int off = 0;
     for (int64_t i = 0; i < plane; i++)
-        off |= !(h->of_sensors[plane + i] < h->silent_from) | !(h->found[6 * plane + i] < h->still_from);
+        off |= !(h->of_sensors[2 * plane + i] < h->silent_from) | !(h->found[6 * plane + i] < h->still_from);
     return off;
 }
