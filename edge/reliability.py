@@ -3,8 +3,8 @@
 A model only knows that something is unlike what it learned. Whether the person or the sensor is the cause is told here:
 
 * ``repeated``: samples that stood in the block before, bit for bit (a stuck buffer, a flat line). Noise never repeats.
-* ``clipped``: samples at the largest or smallest value of their hop, where several are: the end of a range that the
-  device did not report. Of either, what a coarse sensor shows by chance is taken off (:mod:`kinedge.edge.resolution`).
+* ``clipped``: samples at the end of a range that the device did not report (:mod:`kinedge.edge.range_ends`). Of either,
+  what a sensor shows by chance for its resolution is taken off (:mod:`kinedge.edge.resolution`).
 * ``off_body``: so still, for so long, that no living body carries it; sooner where another sensor moves meanwhile.
 * ``units``: no body shows what it reads (:mod:`kinedge.edge.plausible`).
 * ``twin``: two sensors give the same signal, exactly or within two per cent of its power (one is a copy, both are worn
@@ -34,11 +34,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinedge.bundle import Manifest
-from kinedge.edge import resolution
+from kinedge.edge import range_ends, resolution
 from kinedge.edge.calibration import UNSCORED
 from kinedge.edge.hop_facts import HopFacts, look_at
 from kinedge.edge.native import NativeHealth
 from kinedge.edge.plausible import LIMITS, Plausibility
+from kinedge.edge.range_ends import RangeEnds
 from kinedge.edge.reliability_marks import Marks
 from kinedge.edge.sensor_health import CLIPPED_POWER, FINE, HealthState, SensorHealth
 from kinedge.edge.state_rows import take_rows, write_rows
@@ -59,7 +60,6 @@ _TWIN: Final = 0.02  # of the power
 _ALIKE_S: Final = 4.0
 _TWIN_EQUAL: Final = 0.9  # of the samples
 _CLIPPED_S: Final = 10.0  # of memory: a range that was too small a moment ago still is
-_CLIPPED_RANGE: Final = 0.3  # of a channel's scale: below, equal samples are resolution
 _SWAP_S: Final = 10.0  # of memory
 _SWAP_AFTER_S: Final = 5.0
 _SWAP_APART: Final = 1.0  # squared distance of the two sides' usual levels, in scales, that can be told
@@ -106,6 +106,7 @@ class ReliabilityMonitor:
         )
         self._plausibility = Plausibility(self._acc, self._gyr, hop=self._hop, rate_hz=manifest.rate_hz)
         self._has_gravity = np.array([len(c) == _AXES for c in self._acc])
+        self._range_ends = RangeEnds(self._groups, self._scale, self._hop_s)
         self._marks = Marks(self._groups, self._hop)
         pairs = [(a, b) for a, b in combinations(range(len(specs)), 2) if specs[a].channels == specs[b].channels]
         self._pairs = pairs
@@ -139,10 +140,12 @@ class ReliabilityMonitor:
                 "n_alike": self._n_alike,
                 "n_pairs": len(self._pairs),
                 "heard_from": self._hop // 4,
-                "clipped_from": resolution.CLIPPED_FROM,
+                "clipped_from": range_ends.CLIPPED_FROM,
                 "moves": _MOVES,
                 "shakes": _SHAKES,
                 "clipped_keep": np.exp(-self._hop_s / _CLIPPED_S),
+                "range_keep": float(self._range_ends.keep),
+                "range_share": float(self._range_ends.share),
                 "twin": _TWIN,
                 "twin_equal": _TWIN_EQUAL,
                 "fits": _FITS,
@@ -163,11 +166,11 @@ class ReliabilityMonitor:
                 "unusual_from": _UNUSUAL,
                 "unscored": UNSCORED,
                 "again_from": resolution.AGAIN_FROM,
-                "at_end": resolution.AT_END,
+                "at_end": range_ends.AT_END,
                 "few": resolution.FEW,
                 "more_than_one": resolution.MORE_THAN_ONE,
                 "in_order": resolution.IN_ORDER,
-                "pile": resolution.PILE,
+                "pile": range_ends.PILE,
                 "most_still": resolution.ENOUGH,
                 "strength_keep": self._plausibility.keep,
                 "strange_share": self._plausibility.share,
@@ -182,7 +185,7 @@ class ReliabilityMonitor:
             still_limit=self._still_limit,
             inverse_unit=self._inverse_unit,
             weight=self._inverse_unit**2,
-            range=_CLIPPED_RANGE * self._scale,
+            range=self._range_ends.least,
             center=self._center,
             unit=self._unit,
             widths=self._widths,
@@ -201,9 +204,12 @@ class ReliabilityMonitor:
         """Return the state of streams that have seen nothing."""
         n, s = n_streams, len(self._groups)
         n_strange, strength, rested = self._plausibility.initial(n)
+        highest, lowest = self._range_ends.initial(n)
         return HealthState(
             marks=np.zeros((n, s, self._hop * self._n_hops), np.uint64),
             clipped=np.zeros((n, s)),
+            highest=highest,
+            lowest=lowest,
             likeness=np.zeros((n, self._n_alike, len(self._pairs), 2)),
             n_still=np.zeros((n, s), np.int64),
             n_lone=np.zeros((n, s), np.int64),
@@ -250,7 +256,8 @@ class ReliabilityMonitor:
 
         marks, n_known, n_again = self._marks.push(values, valid, state.marks)
         repeated = self._marks.repeated(values, valid, facts, marks, n_again / np.maximum(n_known - 1, 1))
-        at_ends = self._clipped(values, valid, facts) * (1 - repeated)  # given again, extremes are, too
+        at_ends, highest, lowest = self._range_ends.step(values, valid, facts, state.highest, state.lowest)
+        at_ends = at_ends * (1 - repeated)  # given again, extremes are, too
         clipped = np.maximum(state.clipped * np.exp(-self._hop_s / _CLIPPED_S), at_ends)
         n_still, n_lone = self._still(spread, heard, state)
         n_strange, strength, rested = self._plausibility.step(
@@ -262,6 +269,8 @@ class ReliabilityMonitor:
             state,
             marks=marks,
             clipped=clipped,
+            highest=highest,
+            lowest=lowest,
             likeness=_push(state.likeness, self._likeness(facts)),
             n_still=n_still,
             n_lone=n_lone,
@@ -385,19 +394,6 @@ class ReliabilityMonitor:
             twin=twin,
             copy=copy,
         )
-
-    def _clipped(self, values: F32, valid: Mask, facts: HopFacts) -> F64:
-        """Return (n, n_sensors): the largest share of a channel's samples that stand at its extremes."""
-        enough, n_high, n_low = resolution.CLIPPED_FROM, facts.n_high, facts.n_low
-        told = facts.high > facts.low + _CLIPPED_RANGE * self._scale
-        high, low = np.where(n_high >= enough, n_high - 1, 0), np.where(n_low >= enough, n_low - 1, 0)
-        n = np.where(told, high + low, 0).astype(np.float64)
-        for i, g in zip(*np.nonzero(np.maximum.reduceat(n, self._starts, axis=1)), strict=True):
-            coarse = resolution.at_ends(values[i], valid[i], facts, i, self._groups[g])
-            if coarse is not None:
-                n[i, self._groups[g]] = np.where(told[i, self._groups[g]], coarse, 0)
-        share: F64 = np.maximum.reduceat(n / np.maximum(facts.n_valid, 1).astype(np.float64), self._starts, axis=1)
-        return np.minimum(share, 1.0)
 
     def _likeness(self, facts: HopFacts) -> F64:
         weight = self._inverse_unit**2

@@ -5,8 +5,6 @@ smallest of a second: neither is a stuck buffer nor the end of a range. How fine
 a hop: the smallest difference between any two that are not equal. From that follows what equal ones say.
 Of a sensor all of whose channels have few steps, only samples that moved by more than one of them can be asked; and
 
-* a sway over ``K`` steps spends ``2 / (pi sqrt(K))`` of its time in the outermost (a sine does; what has peaks, less):
-  so many samples at an extreme are no sign of anything, nor are those that are not far more than one step inside;
 * whoever hardly moves, or clips, comes by the same few numbers again and again, but not in the same order: of a buffer
   that is given again, three and more moving samples on end stood in the block before as they stand now.
 
@@ -25,15 +23,11 @@ from kinedge.edge.hop_facts import HopFacts
 
 __all__ = [
     "AGAIN_FROM",
-    "AT_END",
-    "CLIPPED_FROM",
     "ENOUGH",
     "FEW",
     "IN_ORDER",
     "MORE_THAN_ONE",
-    "PILE",
     "again_while_moving",
-    "at_ends",
     "finest",
     "moving",
 ]
@@ -42,9 +36,6 @@ F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
-AT_END: Final = 0.95  # half as many again as a sine of this many steps has at an end: 1.5 * 2 / pi
-CLIPPED_FROM: Final = 3  # samples of a hop at one extreme
-PILE: Final = 3.0  # times what lies one step inside: a range that ends heaps up samples, a turn does not
 AGAIN_FROM: Final = 0.05  # share of a block's samples that stood there before: less is not looked into
 FEW: Final = 16.0  # steps of the resolution, for each sample of a hop: a fine channel has more between two of them
 MORE_THAN_ONE: Final = 1.5  # steps, from sample to sample
@@ -67,8 +58,8 @@ def finest(values: F32, valid: Mask) -> float:
     return 0.0
 
 
-def moving(values: F32, valid: Mask, facts: HopFacts, stream: int, group: slice) -> tuple[Mask, F64] | None:
-    """Return which samples of a coarse sensor moved, and how fine its channels are.
+def moving(values: F32, valid: Mask, facts: HopFacts, stream: int, group: slice) -> tuple[Mask, F64, bool] | None:
+    """Return which samples of a sensor moved, and how fine its channels are.
 
     Parameters
     ----------
@@ -83,51 +74,25 @@ def moving(values: F32, valid: Mask, facts: HopFacts, stream: int, group: slice)
         By more than one step of the resolution since the sample before, in any channel.
     resolution : (n_channels of the sensor,)
         0 where a channel has one value alone.
+    fine
+        A channel has many steps.
 
-    None where the sensor is fine, or flat.
+    None where the sensor is flat.
     """
     channels = range(group.start, group.stop)
     found = np.array([finest(values[:, c], valid[:, c]) for c in channels])
     if not found.any():
         return None
-    moved = np.zeros(len(values), bool)
+    moved, fine = np.zeros(len(values), bool), False
     for c, r in zip(channels, found, strict=True):
         if r == 0:
             continue
-        if float(facts.high[stream, c]) - float(facts.low[stream, c]) > FEW * len(values) * r:
-            return None
+        fine |= float(facts.high[stream, c]) - float(facts.low[stream, c]) > FEW * len(values) * r
         moved[1:] |= np.abs(np.diff(values[:, c].astype(np.float64))) > MORE_THAN_ONE * r
     there: Mask = np.asarray(valid[:, group].all(axis=1))
     moved &= there
     moved[1:] &= there[:-1]
-    return moved, found
-
-
-def at_ends(values: F32, valid: Mask, facts: HopFacts, stream: int, group: slice) -> F64 | None:
-    """Return how many samples of each channel of a coarse sensor stand at its ends, but for chance; None: it is fine.
-
-    Parameters
-    ----------
-    values, valid, facts, stream, group
-        As for ``moving``.
-    """
-    known = moving(values, valid, facts, stream, group)
-    if known is None:
-        return None
-    moved, resolution = known
-    n = np.zeros(len(resolution))
-    for i, r in enumerate(resolution):
-        if r == 0:
-            continue
-        c = group.start + i
-        low, high = facts.low[stream, c], facts.high[stream, c]
-        chance = AT_END * float(facts.n_valid[stream, c]) / np.sqrt((float(high) - float(low)) / r + 1)
-        for end in (high, low):
-            from_end = np.abs(values[:, c].astype(np.float64) - float(end))
-            at_end = int((moved & (from_end == 0)).sum())
-            beside = int((valid[:, c] & (from_end > 0) & (from_end <= MORE_THAN_ONE * r)).sum())
-            n[i] += at_end - 1 if at_end >= max(chance, CLIPPED_FROM, PILE * beside) else 0
-    return n
+    return moved, found, fine
 
 
 def again_while_moving(
@@ -148,9 +113,9 @@ def again_while_moving(
         0 where too little moves to tell, None where the sensor is fine, or flat.
     """
     known = moving(values, valid, facts, stream, group)
-    if known is None:
+    if known is None or known[2]:
         return None
-    moved, _ = known
+    moved, _, _ = known
     hop, n_moved = len(values), int(moved.sum())
     if ENOUGH * n_moved < hop or hop < IN_ORDER:
         return 0.0

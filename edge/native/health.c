@@ -12,7 +12,7 @@ typedef struct kinedge_health {
     /* sizes: streams of this step, rows of the state */
     int64_t n_streams, n_rows, hop, n_channels, n_sensors, block, n_alike, n_pairs, heard_from, clipped_from, most_still;
     int64_t in_order;
-    double moves, shakes, clipped_keep, twin, twin_equal, fits, side_keep, known_from, doubt, belief, hop_s;
+    double moves, shakes, clipped_keep, range_keep, range_share, twin, twin_equal, fits, side_keep, known_from, doubt, belief, hop_s;
     double still_share, lone_share, gravity_keep, persist_low, persist_high, turned, never_from, usual_keep;
     double persist_keep, unusual_from, unscored, again_from, at_end, few, more_than_one, pile;
     double strength_keep, strange_share, quiet, rest_low, rest_high, least_acc, most_acc, most_gyr, hop_acc, hop_gyr;
@@ -31,7 +31,9 @@ typedef struct kinedge_health {
     const int64_t *rows;
     /* the state, as HealthState has it */
     uint64_t *marks;
-    double *clipped, *likeness;
+    double *clipped;
+    float *highest, *lowest;
+    double *likeness;
     int64_t *n_still, *n_lone, *n_strange;
     double *strength, *rested, *side, *side_weight, *belongs, *gravity, *usual_gravity, *last, *usual_weight, *unusual;
     /* what is found: (10, n_streams, n_sensors) repeated, clipped, off_body, units, swapped, shifted, still_s, unturned,
@@ -89,21 +91,22 @@ static double finest(const kinedge_health *h, int64_t stream, int64_t c)
     return inside > 0 ? inside : least;
 }
 
-/* Which samples of a coarse sensor moved (hop), and how fine its channels are (width); 0 where it is fine, or flat. */
+enum { FLAT, COARSE, FINE };
+
+/* Which samples of a sensor moved (hop), and how fine its channels are (width), and the whole sensor. */
 static int moving(const kinedge_health *h, int64_t stream, int64_t g, uint8_t *moved, double *resolution)
 {
     const int64_t plane = h->n_streams * h->n_channels, C = h->n_channels, first = h->starts[g], end = h->starts[g + 1];
     const uint8_t *valid = h->valid + stream * h->hop * C;
-    int flat = 1;
+    int found = FLAT;
     memset(moved, 0, (size_t)h->hop);
     for (int64_t c = first; c < end; c++) {
         const double r = resolution[c - first] = finest(h, stream, c);
         if (r == 0)
             continue;
-        flat = 0;
         const float *fact = h->facts + stream * C + c, *x = h->values + stream * h->hop * C + c;
-        if ((double)fact[5 * plane] - (double)fact[4 * plane] > h->few * (double)h->hop * r)
-            return 0;
+        const int fine = (double)fact[5 * plane] - (double)fact[4 * plane] > h->few * (double)h->hop * r;
+        found = found == FINE || fine ? FINE : COARSE;
         for (int64_t k = 1; k < h->hop; k++)
             moved[k] |= fabs((double)x[k * C] - (double)x[(k - 1) * C]) > h->more_than_one * r;
     }
@@ -115,28 +118,30 @@ static int moving(const kinedge_health *h, int64_t stream, int64_t g, uint8_t *m
         moved[k] &= there & before;
         before = there;
     }
-    return !flat;
+    return found;
 }
 
-/* How many samples of each channel of a coarse sensor stand at its ends, but for chance: n (width). */
-static void at_ends(const kinedge_health *h, int64_t stream, int64_t g, float *n)
+/* How many samples of each channel of a sensor stand at its ends, but for chance: n (width). asked (2, MOST_WIDTH): at
+ * which ends. */
+static void at_ends(const kinedge_health *h, int64_t stream, int64_t g, const uint8_t *asked, float *n)
 {
     const int64_t plane = h->n_streams * h->n_channels, C = h->n_channels, first = h->starts[g];
     const uint8_t *valid = h->valid + stream * h->hop * C;
     double resolution[MOST_WIDTH];
     uint8_t moved[TABLE / 2];
-    if (!moving(h, stream, g, moved, resolution))
-        return;
+    const int found = moving(h, stream, g, moved, resolution);
     for (int64_t c = first; c < h->starts[g + 1]; c++) {
         const float *fact = h->facts + stream * C + c, *x = h->values + stream * h->hop * C + c;
         const float ends[2] = {fact[5 * plane], fact[4 * plane]};
         n[c - first] = 0;
-        if (resolution[c - first] == 0)
+        if (found == FLAT || resolution[c - first] == 0)
             continue;
         const double steps = ((double)ends[0] - (double)ends[1]) / resolution[c - first];
         const double chance = h->at_end * (double)fact[0] / sqrt(steps + 1), least = (double)h->clipped_from;
         for (int end = 0; end < 2; end++) {
             int64_t at_end = 0, beside = 0;
+            if (!asked[end * MOST_WIDTH + c - first])
+                continue;
             for (int64_t k = 0; k < h->hop; k++) {
                 const double from_end = fabs((double)x[k * C] - (double)ends[end]);
                 at_end += moved[k] && from_end == 0;
@@ -154,7 +159,7 @@ static double while_moving(const kinedge_health *h, int64_t stream, int64_t g, c
 {
     double resolution[MOST_WIDTH];
     uint8_t moved[TABLE / 2], stood[TABLE / 2];
-    if (!moving(h, stream, g, moved, resolution))
+    if (moving(h, stream, g, moved, resolution) != COARSE)
         return share;
     int64_t n_moved = 0, n_again = 0;
     for (int64_t k = 0; k < h->hop; k++)
@@ -269,7 +274,7 @@ static void add_facts(const kinedge_health *h, int64_t stream, int64_t row, cons
         float least = n_valid[first];
         double share = 0;
         float at_end[MOST_WIDTH];
-        uint8_t told[MOST_WIDTH];
+        uint8_t told[MOST_WIDTH], asked[2 * MOST_WIDTH];
         int several = 0;
         still[g] = 1;
         for (int64_t i = 0; i < width; i++) {
@@ -279,12 +284,21 @@ static void add_facts(const kinedge_health *h, int64_t stream, int64_t row, cons
             still[g] &= spread < h->still_limit[c];
             of_one[i] = spread * h->inverse_unit[c];
             const float from = (float)h->clipped_from;
-            at_end[i] = (n_high[c] >= from ? n_high[c] - 1 : 0) + (n_low[c] >= from ? n_low[c] - 1 : 0);
+            const float keep = (float)h->range_keep, by = (float)h->range_share;
+            float *highest = h->highest + row * C + c, *lowest = h->lowest + row * C + c;
+            asked[i] = high[c] >= *highest && n_high[c] > 0;
+            asked[MOST_WIDTH + i] = low[c] <= *lowest && n_low[c] > 0;
+            at_end[i] = (asked[i] && n_high[c] >= from ? n_high[c] - 1 : 0) +
+                        (asked[MOST_WIDTH + i] && n_low[c] >= from ? n_low[c] - 1 : 0);
+            const float faded[2] = {n_valid[c] > 0 ? *highest * keep + level[c] * by : *highest,
+                                    n_valid[c] > 0 ? *lowest * keep + level[c] * by : *lowest};
+            *highest = high[c] > faded[0] ? high[c] : faded[0];
+            *lowest = low[c] < faded[1] ? low[c] : faded[1];
             told[i] = (double)high[c] > (double)low[c] + h->range[c];
             several |= told[i] && at_end[i] > 0;
         }
         if (several)
-            at_ends(h, stream, g, at_end);
+            at_ends(h, stream, g, asked, at_end);
         for (int64_t i = 0; i < width; i++) {
             const float n = n_valid[first + i] > 1.0f ? n_valid[first + i] : 1.0f;
             const double now = (told[i] ? (double)at_end[i] : 0) / (double)n;

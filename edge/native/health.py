@@ -21,14 +21,17 @@ F64 = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 _STATE: Final = (
-    "marks clipped likeness n_still n_lone n_strange strength rested side side_weight belongs gravity usual_gravity"
-    " last usual_weight unusual"
+    "marks clipped highest lowest likeness n_still n_lone n_strange strength rested side side_weight belongs gravity"
+    " usual_gravity last usual_weight unusual"
 )
 _Health: Final = structure(
     "_Health",
     (INT64, "n_streams n_rows hop n_channels n_sensors block n_alike n_pairs heard_from clipped_from most_still"),
     (INT64, "in_order"),
-    (DOUBLE, "moves shakes clipped_keep twin twin_equal fits side_keep known_from doubt belief hop_s"),
+    (
+        DOUBLE,
+        "moves shakes clipped_keep range_keep range_share twin twin_equal fits side_keep known_from doubt belief hop_s",
+    ),
     (DOUBLE, "still_share lone_share gravity_keep persist_low persist_high turned never_from usual_keep"),
     (DOUBLE, "persist_keep unusual_from unscored again_from at_end few more_than_one pile"),
     (DOUBLE, "strength_keep strange_share quiet rest_low rest_high least_acc most_acc most_gyr hop_acc hop_gyr"),
