@@ -3,7 +3,8 @@
 A sensor of few bits whose wearer stands dwells at the largest and the smallest value of a second, and one of sixteen
 turns so slowly that several samples are equal there: neither is the end of a range. So samples at an end of a hop count
 
-* where the channel has not reached further in the last ten minutes: a range ends at one value, and turns do not;
+* where the channel has not reached further in the last minutes, or ended at the very same number in the hop before: a
+  range ends at one value, and turns do not;
 * if they came there moving, and far more of them stand there than one step inside (:mod:`kinedge.edge.resolution`);
 * if they are more than a sway leaves there: over ``K`` steps it spends ``2 / (pi sqrt(K))`` of its time in the
   outermost (a sine does; what has peaks, less).
@@ -29,7 +30,7 @@ Mask = NDArray[np.bool_]
 AT_END: Final = 0.95  # half as many again as a sine of this many steps has at an end: 1.5 * 2 / pi
 CLIPPED_FROM: Final = 3  # samples of a hop at one extreme
 PILE: Final = 3.0  # times what lies one step inside: a range that ends heaps up samples, a turn does not
-_RANGE_S: Final = 600.0  # of memory of how far a channel has reached
+_REACHED_S: Final = 120.0  # of memory of how far a channel has reached: a range may be set anew
 _LEAST: Final = 0.3  # of a channel's scale: below, equal samples are resolution
 
 
@@ -40,15 +41,16 @@ class RangeEnds:
         self._groups = groups
         self._starts = [g.start for g in groups]
         self.least: F64 = _LEAST * scale
-        self.share = np.float32(hop_s / _RANGE_S)
+        self.share = np.float32(hop_s / _REACHED_S)
         self.keep = np.float32(1) - self.share
 
-    def initial(self, n_streams: int) -> tuple[F32, F32]:
-        """Return how far channels (n_streams, n_channels) have reached at first, up and down."""
-        far = np.full((n_streams, len(self.least)), FAR)
-        return -far, far
+    def initial(self, n_streams: int) -> F32:
+        """Return how far channels have reached at first: (n_streams, 4, n_channels)."""
+        reach = np.full((n_streams, 4, len(self.least)), FAR)
+        reach[:, ::2] = -FAR
+        return reach
 
-    def step(self, values: F32, valid: Mask, facts: HopFacts, highest: F32, lowest: F32) -> tuple[F64, F32, F32]:
+    def step(self, values: F32, valid: Mask, facts: HopFacts, reach: F32) -> tuple[F64, F32]:
         """Look at a hop.
 
         Parameters
@@ -56,30 +58,27 @@ class RangeEnds:
         values, valid : (n_streams, hop, n_channels)
         facts
             Of the hop.
-        highest, lowest : (n_streams, n_channels)
-            How far the channels had reached.
+        reach : (n_streams, 4, n_channels)
+            How far the channels had reached up and down, decaying towards where they are, and in the hop before.
 
         Returns
         -------
         share : (n_streams, n_sensors)
             The largest of a channel's samples that stand at an end of its range.
-        highest, lowest
+        reach
             How far they have reached now.
         """
-        share = self._share(values, valid, facts, highest, lowest)
-        return (
-            share,
-            np.maximum(self._fading(highest, facts), facts.high),
-            np.minimum(self._fading(lowest, facts), facts.low),
-        )
+        there = facts.n_valid > 0
+        fading = reach[:, :2] * self.keep + facts.level[:, None] * self.share
+        up, down = np.moveaxis(np.where(there[:, None], fading, reach[:, :2]), 1, 0)
+        after = np.stack([np.maximum(up, facts.high), np.minimum(down, facts.low), reach[:, 2], reach[:, 3]], axis=1)
+        after[:, 2:] = np.where(there[:, None], np.stack([facts.high, facts.low], axis=1), after[:, 2:])
+        return self._share(values, valid, facts, reach), after
 
-    def _fading(self, reached: F32, facts: HopFacts) -> F32:
-        nearer: F32 = reached * self.keep + facts.level * self.share
-        return np.where(facts.n_valid > 0, nearer, reached)
-
-    def _share(self, values: F32, valid: Mask, facts: HopFacts, highest: F32, lowest: F32) -> F64:
-        n_high = np.where(facts.high >= highest, facts.n_high, np.float32(0))
-        n_low = np.where(facts.low <= lowest, facts.n_low, np.float32(0))
+    def _share(self, values: F32, valid: Mask, facts: HopFacts, reach: F32) -> F64:
+        highest, lowest, last_high, last_low = np.moveaxis(reach, 1, 0)
+        n_high = np.where((facts.high >= highest) | (facts.high == last_high), facts.n_high, np.float32(0))
+        n_low = np.where((facts.low <= lowest) | (facts.low == last_low), facts.n_low, np.float32(0))
         told = facts.high > facts.low + self.least
         high, low = np.where(n_high >= CLIPPED_FROM, n_high - 1, 0), np.where(n_low >= CLIPPED_FROM, n_low - 1, 0)
         n = np.where(told, high + low, 0).astype(np.float64)

@@ -204,12 +204,10 @@ class ReliabilityMonitor:
         """Return the state of streams that have seen nothing."""
         n, s = n_streams, len(self._groups)
         n_strange, strength, rested = self._plausibility.initial(n)
-        highest, lowest = self._range_ends.initial(n)
         return HealthState(
             marks=np.zeros((n, s, self._hop * self._n_hops), np.uint64),
             clipped=np.zeros((n, s)),
-            highest=highest,
-            lowest=lowest,
+            reach=self._range_ends.initial(n),
             likeness=np.zeros((n, self._n_alike, len(self._pairs), 2)),
             n_still=np.zeros((n, s), np.int64),
             n_lone=np.zeros((n, s), np.int64),
@@ -256,7 +254,7 @@ class ReliabilityMonitor:
 
         marks, n_known, n_again = self._marks.push(values, valid, state.marks)
         repeated = self._marks.repeated(values, valid, facts, marks, n_again / np.maximum(n_known - 1, 1))
-        at_ends, highest, lowest = self._range_ends.step(values, valid, facts, state.highest, state.lowest)
+        at_ends, reach = self._range_ends.step(values, valid, facts, state.reach)
         at_ends = at_ends * (1 - repeated)  # given again, extremes are, too
         clipped = np.maximum(state.clipped * np.exp(-self._hop_s / _CLIPPED_S), at_ends)
         n_still, n_lone = self._still(spread, heard, state)
@@ -269,8 +267,7 @@ class ReliabilityMonitor:
             state,
             marks=marks,
             clipped=clipped,
-            highest=highest,
-            lowest=lowest,
+            reach=reach,
             likeness=_push(state.likeness, self._likeness(facts)),
             n_still=n_still,
             n_lone=n_lone,

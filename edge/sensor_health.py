@@ -108,8 +108,8 @@ class HealthState:
         One number per sample of the last block, 0 where missing; equal samples have equal numbers.
     clipped : (n, n_sensors)
         Share of samples at an extreme, the largest of late, decaying.
-    highest, lowest : (n, n_channels) float32
-        How far each channel has reached, decaying towards where it is.
+    reach : (n, 4, n_channels) float32
+        How far each channel has reached up and down, decaying towards where it is, and in the last hop.
     likeness : (n, n_hops of 4 s, n_pairs, 2)
         Power of the difference of two sensors, and of both.
     n_still, n_lone : (n, n_sensors)
@@ -129,8 +129,7 @@ class HealthState:
 
     marks: NDArray[np.uint64]
     clipped: F64
-    highest: F32
-    lowest: F32
+    reach: F32
     likeness: F64
     n_still: NDArray[np.int64]
     n_lone: NDArray[np.int64]

@@ -14,6 +14,7 @@ from kinedge.edge.reliability import ReliabilityMonitor
 from kinedge.edge.resolution import finest
 from kinedge.edge.sensor_health import SensorHealth
 from kinedge.training.simulate import SimulationConfig, simulate
+from kinedge.units import STANDARD_GRAVITY_M_S2
 
 F32 = NDArray[np.float32]
 
@@ -93,6 +94,25 @@ def test_a_coarse_sensor_whose_range_is_too_small_is_clipped(manifest: Manifest,
     assert np.median([h.clipped[:, 0] for h in found]) > 0.1
     assert np.median([h.clipped[:, 1] for h in found]) == 0
     assert np.mean([h.repeated[:, 0] > 0.05 for h in found]) < 0.2  # its corners come again, but in no order
+
+
+@pytest.mark.parametrize("range_g", [8, 16])
+def test_ordinary_movement_at_sixteen_bits_is_not_clipped_where_it_turns_slowly_or_rests(
+    manifest: Manifest, people: F32, range_g: int
+) -> None:
+    lsb = np.repeat([range_g * STANDARD_GRAVITY_M_S2 / 32768, np.deg2rad(125 * range_g) / 32768], 3)
+    step = np.tile(lsb, 2)
+    counted = (np.round(people / step) * step).astype(np.float32)
+    clipped = np.stack([h.clipped for h in watch(manifest, counted)])
+    assert (clipped > 0.05).mean() < 0.02 and clipped.max() < 0.3
+
+
+def test_a_range_that_is_set_too_small_on_the_way_is_seen_within_half_a_minute(manifest: Manifest, people: F32) -> None:
+    values = people[:1].copy()
+    middle, half = np.median(values[..., :6], axis=1, keepdims=True), values[..., :6].std(axis=1, keepdims=True)
+    values[:, 1000:, :6] = np.clip(values[:, 1000:, :6], middle - half, middle + half)
+    found = [float(h.clipped[0, 0]) for h in watch(manifest, values)]
+    assert max(found[:20]) < 0.05 < min(found[50:])
 
 
 def test_a_flat_line_is_no_chance_however_coarse_the_sensor(manifest: Manifest, people: F32) -> None:

@@ -32,7 +32,7 @@ typedef struct kinedge_health {
     /* the state, as HealthState has it */
     uint64_t *marks;
     double *clipped;
-    float *highest, *lowest;
+    float *reach;
     double *likeness;
     int64_t *n_still, *n_lone, *n_strange;
     double *strength, *rested, *side, *side_weight, *belongs, *gravity, *usual_gravity, *last, *usual_weight, *unusual;
@@ -285,15 +285,17 @@ static void add_facts(const kinedge_health *h, int64_t stream, int64_t row, cons
             of_one[i] = spread * h->inverse_unit[c];
             const float from = (float)h->clipped_from;
             const float keep = (float)h->range_keep, by = (float)h->range_share;
-            float *highest = h->highest + row * C + c, *lowest = h->lowest + row * C + c;
-            asked[i] = high[c] >= *highest && n_high[c] > 0;
-            asked[MOST_WIDTH + i] = low[c] <= *lowest && n_low[c] > 0;
+            float *highest = h->reach + 4 * row * C + c, *lowest = highest + C, *last_high = lowest + C, *last_low = last_high + C;
+            asked[i] = (high[c] >= *highest || high[c] == *last_high) && n_high[c] > 0;
+            asked[MOST_WIDTH + i] = (low[c] <= *lowest || low[c] == *last_low) && n_low[c] > 0;
             at_end[i] = (asked[i] && n_high[c] >= from ? n_high[c] - 1 : 0) +
                         (asked[MOST_WIDTH + i] && n_low[c] >= from ? n_low[c] - 1 : 0);
             const float faded[2] = {n_valid[c] > 0 ? *highest * keep + level[c] * by : *highest,
                                     n_valid[c] > 0 ? *lowest * keep + level[c] * by : *lowest};
             *highest = high[c] > faded[0] ? high[c] : faded[0];
             *lowest = low[c] < faded[1] ? low[c] : faded[1];
+            *last_high = n_valid[c] > 0 ? high[c] : *last_high;
+            *last_low = n_valid[c] > 0 ? low[c] : *last_low;
             told[i] = (double)high[c] > (double)low[c] + h->range[c];
             several |= told[i] && at_end[i] > 0;
         }

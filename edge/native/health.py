@@ -21,7 +21,7 @@ F64 = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 _STATE: Final = (
-    "marks clipped highest lowest likeness n_still n_lone n_strange strength rested side side_weight belongs gravity"
+    "marks clipped reach likeness n_still n_lone n_strange strength rested side side_weight belongs gravity"
     " usual_gravity last usual_weight unusual"
 )
 _Health: Final = structure(
