@@ -4,6 +4,8 @@ A session is a stretch of ordinary movement with one change of movement in it. E
 fault, which begins early and stays: the truth is about the person alone. So a twin without the fault exists for
 every block, and tells whether an answer is missing because of the fault.
 
+Simulated people are counted in sixteen bits, as sensors give them: much of what is known of a sensor is told from equal
+samples.
 Faults are laid over finished samples, the change included, as a sensor would report them to first order.
 """
 
@@ -35,6 +37,7 @@ _SIMULATED: Final = tuple(
     for name, a in ANOMALIES.items()
     if a.kind == "movement" and (not a.sensors or {"wrist_left", "wrist_right"} & set(a.sensors))
 )
+_COUNT: Final = {Quantity.ACC: 16 * STANDARD_GRAVITY_M_S2 / 32768, Quantity.GYR: float(np.deg2rad(2000)) / 32768}
 _SESSION_S: Final = 80.0
 _FAULT_S: Final = 10.0
 _CHANGE_S: Final = (45.0, 57.0)
@@ -249,8 +252,15 @@ def simulated_sessions(seeds: Sequence[int], *, sessions_each: int = len(_SIMULA
                 recording = simulate(perturb(config, kind, *_CHANGE_S, sensor=sensor))
             else:
                 recording = inject(simulate(config), kind, start, end, sensor=sensor, seed=seed)
+            recording = _counted(recording)
             sessions.append(Session(recording, (start, end), round(_FAULT_S * config.rate_hz), 100 * seed + j, kind))
     return sessions
+
+
+def _counted(recording: Recording) -> Recording:
+    """Return a recording of inertial sensors of 16 g and 2000 degrees a second, in whole counts of sixteen bits."""
+    count = np.array([_COUNT[quantity_of(c)] for s in recording.sensors for c in s.channels])
+    return replace(recording, values=(np.round(recording.values / count) * count).astype(np.float32))
 
 
 def real_sessions(

@@ -1,14 +1,13 @@
 """What equal samples mean, by how finely a sensor resolves what it measures.
 
 A sensor of ten bits whose wearer stands gives the same number again and again, and dwells at the largest and the
-smallest of a second: neither is a stuck buffer nor the end of a range. How fine a channel is, is seen in the samples of
-a hop: the smallest difference between any two that are not equal. From that follows what equal ones say.
-Of a sensor all of whose channels have few steps, only samples that moved by more than one of them can be asked; and
+smallest of a second: neither is a stuck buffer nor the end of a range (:mod:`kinedge.edge.range_ends`). How fine a
+channel is, is seen in the samples of a hop: the smallest difference between any two that are not equal.
 
-* whoever hardly moves, or clips, comes by the same few numbers again and again, but not in the same order: of a buffer
-  that is given again, three and more moving samples on end stood in the block before as they stand now.
-
-A fine sensor has none of either by chance: nothing changes for it.
+Of a sensor all of whose channels have few steps, only samples that moved by more than one of them can be asked whether
+they stood there before. Whoever hardly moves, or clips, comes by the same few numbers again and again, but not in the
+same order: of a buffer that is given again, three and more moving samples on end stood in the block before as they
+stand now. A fine sensor gives no sample again by chance: nothing changes for it.
 """
 
 from __future__ import annotations
