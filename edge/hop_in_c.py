@@ -175,6 +175,11 @@ class FoundHop:
         )
 
     @property
+    def decision(self) -> NDArray[np.int8]:
+        """What is said of each stream."""
+        return self._part("decision")
+
+    @property
     def channel_share(self) -> F64:
         """Where the surprise starts, by channel."""
         share: F64 = self._channels[2]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from kinedge.bundle import Bundle
 from kinedge.edge.backends import Backend, load_backend
 from kinedge.edge.calibration import Calibration
-from kinedge.edge.caution import BeliefState, CautionConfig
+from kinedge.edge.caution import BeliefState, CautionConfig, Decision
 from kinedge.edge.engine import Engine, EngineState, Surprise
 from kinedge.edge.hop_facts import HopFacts
 from kinedge.edge.hop_in_c import HopInC
@@ -27,6 +27,7 @@ from kinedge.edge.sides import SidesState, SideWatch
 from kinedge.edge.state_rows import put_rows, take_rows, write_rows
 from kinedge.edge.timing import Timing, TimingState
 from kinedge.edge.verdict import VerdictBatch
+from kinedge.edge.without import Without, WithoutState
 from kinedge.units import period_ns
 
 __all__ = ["Scorer", "ScoringState"]
@@ -37,7 +38,7 @@ F64 = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class ScoringState:
-    """State of all streams: of the forecaster, blocks, the sensors' health, what was believed, sides and timing."""
+    """State of all streams: of the forecaster, blocks, sensors' health, what was believed, sides, timing, samples."""
 
     engine: EngineState
     blocks: ScorerState
@@ -45,6 +46,7 @@ class ScoringState:
     belief: BeliefState
     sides: SidesState
     timing: TimingState
+    without: WithoutState
 
     def take(self, rows: NDArray[np.intp]) -> ScoringState:
         """Return the state of some streams."""
@@ -55,6 +57,7 @@ class ScoringState:
             take_rows(self.belief, rows),
             take_rows(self.sides, rows),
             take_rows(self.timing, rows),
+            take_rows(self.without, rows),
         )
 
     def put(self, rows: NDArray[np.intp], part: ScoringState) -> ScoringState:
@@ -66,6 +69,7 @@ class ScoringState:
             put_rows(self.belief, rows, part.belief),
             put_rows(self.sides, rows, part.sides),
             put_rows(self.timing, rows, part.timing),
+            put_rows(self.without, rows, part.without),
         )
 
     def owned(self) -> ScoringState:
@@ -80,6 +84,7 @@ class ScoringState:
         write_rows(self.belief, rows, part.belief)
         write_rows(self.sides, rows, part.sides)
         write_rows(self.timing, rows, part.timing)
+        write_rows(self.without, rows, part.without)
 
 
 class Scorer:
@@ -132,6 +137,7 @@ class Scorer:
         self.monitor = ReliabilityMonitor(self.manifest)
         self.sides = SideWatch(self.manifest, self.engine, self.monitor.alike_sides if watch_sides else ())
         self.timing = Timing(self.manifest)
+        self.without = Without(self.manifest, self.engine, self.groups)
         rate_hz = self.manifest.rate_hz
         hop_s, block_s = self.manifest.hop / rate_hz, self.manifest.block / rate_hz
         self.judgement = Judgement(self.groups, self.caution, hop_s=hop_s, block_s=block_s)
@@ -152,6 +158,7 @@ class Scorer:
             BeliefState.initial(n, len(self.sensors), len(self.channels)),
             self.sides.initial_state(n),
             self.timing.initial_state(n),
+            self.without.initial_state(n),
         )
 
     def score(
@@ -184,7 +191,7 @@ class Scorer:
         scores, blocks = self.blocks.step(
             surprise, values, valid, saturated, state.blocks, precision=precision, late=late
         )
-        after = ScoringState(engine_state, blocks, state.health, state.belief, state.sides, timing)
+        after = ScoringState(engine_state, blocks, state.health, state.belief, state.sides, timing, state.without)
         return scores, surprise, after
 
     def step(
@@ -217,6 +224,7 @@ class Scorer:
             take_rows(state.belief, every),
             take_rows(state.sides, every),
             take_rows(state.timing, every),
+            take_rows(state.without, every),
         )
         batch = self._step(values, valid, saturated, own, every, run, end_tick, calibration, clock_ms)
         return batch, ScoringState(after[0], *own)
@@ -245,7 +253,7 @@ class Scorer:
             Which they are, each at most once; all in their order when None.
         """
         at = np.arange(len(values)) if rows is None else np.ascontiguousarray(rows, np.int64)
-        own = state.blocks, state.health, state.belief, state.sides, state.timing
+        own = state.blocks, state.health, state.belief, state.sides, state.timing, state.without
 
         def run(values: F32, seen: NDArray[np.bool_]) -> tuple[Surprise, EngineState]:
             return self.engine.advance(values, seen, state.engine, rows), state.engine
@@ -278,7 +286,9 @@ class Scorer:
                     told = self.sides.tell(found.health, state.sides, at)  # with what this hop said of the sides
                     self._in_c.use_health(found, told)
                 self._in_c.judge(found)
-                return VerdictBatch.of_hop(found, **self._of_batch(end_tick, chosen, clock_ms)), state
+                self.without.keep(values, valid, state.without, at)
+                batch = VerdictBatch.of_hop(found, **self._of_batch(end_tick, chosen, clock_ms))
+                return self._whose(batch, found.decision, chosen, state.without, at), state
         return self._step(values, valid, saturated, own, at, run, end_tick, calibration, clock_ms, looked), state
 
     def _of_batch(self, end_tick: int, chosen: Calibration, clock_ms: F64 | None) -> dict[str, Any]:
@@ -300,7 +310,7 @@ class Scorer:
         values: F32,
         valid: NDArray[np.bool_],
         saturated: NDArray[np.bool_],
-        own: tuple[ScorerState, HealthState, BeliefState, SidesState, TimingState],
+        own: tuple[ScorerState, HealthState, BeliefState, SidesState, TimingState, WithoutState],
         rows: NDArray[np.intp],
         run: Callable[[F32, NDArray[np.bool_]], tuple[Surprise, EngineState]],
         end_tick: int,
@@ -309,7 +319,7 @@ class Scorer:
         looked: tuple[HopFacts, SensorHealth] | None = None,
     ) -> VerdictBatch:
         """Score and judge one hop of these rows of the states, which are written to; it may have been looked at."""
-        blocks, health_state, believed, sides, timing = own
+        blocks, health_state, believed, sides, timing, without = own
         if looked is None:
             facts = self.monitor.look_at(values, valid, saturated)
             looked = facts, self.monitor.advance(values, valid, health_state, rows, facts=facts)
@@ -331,7 +341,8 @@ class Scorer:
         chosen = calibration or self.calibration
         judged = self.judgement.advance(scores, chosen, believed, rows, health=health, clock_ms=clock_ms)
         self.monitor.learn_from(judged.unusual.sensor, health_state, rows)
-        return VerdictBatch(
+        self.without.keep(values, seen, without, rows)
+        batch = VerdictBatch(
             scores=scores,
             surprise=surprise,
             unusual=judged.unusual,
@@ -342,3 +353,23 @@ class Scorer:
             health=health,
             **self._of_batch(end_tick, chosen, clock_ms),
         )
+        return self._whose(batch, judged.belief.decision, chosen, without, rows)
+
+    def _whose(
+        self,
+        batch: VerdictBatch,
+        decision: NDArray[np.int8],
+        calibration: Calibration,
+        state: WithoutState,
+        rows: NDArray[np.intp],
+    ) -> VerdictBatch:
+        """Return the batch with the shares of sensors passed on to whose surprise it is."""
+        if not self.without.watches or (decision == Decision.NORMAL).all():
+            return batch
+        if (decision == Decision.ANOMALOUS).any():
+            self.without.look(batch.scores, batch.unusual.channel, decision, calibration, state, rows)
+        shares = self.without.shares(batch.channel_share, batch.sensor_share, decision, state, rows)
+        if shares is None:
+            return batch
+        channel, sensor, passed_on = shares
+        return batch.changed(channel_share=channel, sensor_share=sensor, passed_on=passed_on)

@@ -77,7 +77,8 @@ class Verdict:
     ``sensor_movement`` is how much each sensor moved: 0 as the median, 1 a step of the usual range more.
     ``sensor_beside`` is which part of its score comes from how much it moved beside the other sensors, below 0 where
     that was less than they let expect, and ``sensor_out_of_step`` which from when; both empty where the answer is
-    normal, or not known.
+    normal, or not known. ``sensor_passed_on`` is which part of a sensor's surprise went once another was not heard: it
+    counts in the shares as the other one's.
     ``without`` names the sensors that "normal" leaves out, and is empty for every other answer; ``belief_others`` is
     what that rests on, and no part of ``belief_normal``. ``needed`` is what an answer would have taken.
     """
@@ -98,6 +99,7 @@ class Verdict:
     sensor_movement: dict[str, float] = field(default_factory=dict)
     sensor_beside: dict[str, float] = field(default_factory=dict)
     sensor_out_of_step: dict[str, float] = field(default_factory=dict)
+    sensor_passed_on: dict[str, dict[str, float]] = field(default_factory=dict)
     smallest_set: tuple[str, ...] = ()
     basis: Basis = Basis()
     watched: Watched | None = None
@@ -150,6 +152,8 @@ class VerdictBatch:
     ``surprise`` is that of the hop alone. ``movement`` is (n_streams, n_sensors), ``precision`` one matrix or one per
     stream. ``bases`` is one per stream, or empty: the cohort. ``watched`` is one per stream, or empty: nobody
     watches for alarms; then every verdict stands for itself. ``health`` and ``clock_ms`` are as ``believe`` takes them.
+    ``passed_on`` (n_streams, n_sensors, n_sensors) is what the shares have moved from each sensor to each other, None
+    where nothing was.
     """
 
     end_tick: int
@@ -171,6 +175,7 @@ class VerdictBatch:
     watched: Sequence[Watched | None] = ()
     additive: bool = False
     coordination: Coordination | None = None
+    passed_on: F64 | None = None
 
     @classmethod
     def of_hop(cls, found: FoundHop, **rest: Any) -> VerdictBatch:
@@ -243,6 +248,7 @@ class VerdictBatch:
             sensor_movement=by_sensor(self.movement),
             sensor_beside=beside,
             sensor_out_of_step=out_of_step,
+            sensor_passed_on=self._passed_on(stream),
             smallest_set=() if decision is Decision.NORMAL else self._smallest_set(stream),
             basis=self.bases[stream] if self.bases else Basis(),
             watched=watched,
@@ -262,6 +268,13 @@ class VerdictBatch:
         moved, out_of_step = (dict(zip(self.sensors, part[0].tolist(), strict=True)) for part in parts)
         return moved, out_of_step
 
+    def _passed_on(self, stream: int) -> dict[str, dict[str, float]]:
+        """Return which part of each sensor's surprise is whose."""
+        if self.passed_on is None:
+            return {}
+        of = ({s: float(v) for s, v in zip(self.sensors, row, strict=True) if v > 0} for row in self.passed_on[stream])
+        return {sensor: to for sensor, to in zip(self.sensors, of, strict=True) if to}
+
     def _needed(self, stream: int) -> Needed:
         c = self.config
         enrolled = bool(self.belief.enrolled[stream])
@@ -269,7 +282,7 @@ class VerdictBatch:
         return Needed(c.min_belief_normal, odd, alpha)
 
     def _smallest_set(self, stream: int) -> tuple[str, ...]:
-        if self.additive:
+        if self.additive or (self.passed_on is not None and self.passed_on[stream].any()):
             return tuple(self.channels[c] for c in fewest(self.channel_share[stream]))
         n = len(self.channels)
         z, ok = (a[stream].reshape(-1, n) for a in (self.surprise.z, self.surprise.valid))

@@ -51,9 +51,16 @@ def without_fields(verdict: Verdict) -> dict[str, Any]:
 
 
 def of_others_fields(verdict: Verdict) -> dict[str, Any]:
-    """Return which part of each sensor's score comes from how it moves beside the others; nothing where none does."""
+    """Return which part of each sensor's score, or surprise, comes from the others; nothing where none does."""
     parts = {"sensor_beside": verdict.sensor_beside, "sensor_out_of_step": verdict.sensor_out_of_step}
-    return {name: {k: round(v, 4) for k, v in part.items()} for name, part in parts.items() if any(part.values())}
+    found: dict[str, Any] = {
+        name: {k: round(v, 4) for k, v in part.items()} for name, part in parts.items() if any(part.values())
+    }
+    if verdict.sensor_passed_on:
+        found["sensor_passed_on"] = {
+            sensor: {other: round(v, 4) for other, v in to.items()} for sensor, to in verdict.sensor_passed_on.items()
+        }
+    return found
 
 
 def watched_fields(verdict: Verdict) -> dict[str, Any]:

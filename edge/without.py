@@ -1,0 +1,205 @@
+"""Whose surprise it is: what is left of a sensor's surprise once another sensor is not heard.
+
+A forecaster that hears all sensors tells each from the others, too. A wrist that trembles misleads it about the other
+one, which lies still, and that may surprise more than the tremor does. So when a change is told, the last seconds are
+forecast once more for each sensor without it, as if it were silent, which models are trained for. Where that takes away
+half of what another sensor surprises by and more, and not the other way round, the one that was left out is whose
+surprise it is: the shares of the other go to it.
+
+It takes a forecast of some seconds for each sensor, so it is done when a change begins and every few hops while it
+lasts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kinedge.bundle import Manifest
+from kinedge.edge.calibration import Calibration
+from kinedge.edge.caution import Decision
+from kinedge.edge.engine import Engine
+from kinedge.edge.scores import BlockScores
+
+__all__ = ["Without", "WithoutState", "passed_on"]
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+Rows = NDArray[np.intp]
+
+_AGAIN: Final = 5  # hops until a change that lasts is looked at again
+_HOLDS: Final = 10  # hops for which it is known whose it is
+_LEAST: Final = 0.5  # u of a sensor that has anything to pass on
+_MOST_OF: Final = 0.5  # of a sensor's u that goes once another is not heard
+_LITTLE_OF: Final = 0.3  # that goes the other way round at most
+_PARTS: Final = 512.0  # of a channel's scale: far finer than any sensor's noise, and 64 scales reach beyond every clip
+_FARTHEST: Final = np.float32(32767)
+_UNSEEN: Final = -32768
+
+
+@dataclass(frozen=True, eq=False)
+class WithoutState:
+    """What is remembered of each stream.
+
+    Parameters
+    ----------
+    samples : (n, n_hops, hop, n_channels) int16
+        The last hops as the model saw them, in parts of a channel's scale; ``turn`` tells which comes next.
+    turn : (n,)
+        Hops so far.
+    looked : (n,)
+        At which of them it was looked whose surprise it is; far before the first at the beginning.
+    passed : (n, n_sensors, n_sensors)
+        What each sensor passes on of its shares, to which.
+    """
+
+    samples: NDArray[np.int16]
+    turn: NDArray[np.int64]
+    looked: NDArray[np.int64]
+    passed: F32
+
+
+class Without:
+    """Looks whose surprise it is.
+
+    Parameters
+    ----------
+    manifest
+        Of the model.
+    engine
+        Whose backend forecasts.
+    groups
+        Columns of each sensor.
+    """
+
+    def __init__(self, manifest: Manifest, engine: Engine, groups: Sequence[slice]) -> None:
+        self._engine = Engine(manifest, engine.backend)  # its own memory: the first forecast is still read
+        self._groups = list(groups)
+        self._starts = [g.start for g in groups]
+        self._hop, self._block = manifest.hop, manifest.block
+        needed = manifest.receptive_field + max(manifest.horizons) + manifest.block
+        self._n_hops = -(-needed // manifest.hop)
+        self._n_channels = manifest.n_channels
+        self._gain: F32 = (_PARTS / np.array(manifest.scale)).astype(np.float32)
+        self._middle: F32 = np.array(manifest.center, np.float32) * self._gain
+        self._n_sensors = len(self._groups)
+
+    @property
+    def watches(self) -> bool:
+        """Whether there are sensors to leave out."""
+        return self._n_sensors > 1
+
+    def initial_state(self, n_streams: int) -> WithoutState:
+        """Return the state of streams that have seen nothing."""
+        n_hops = self._n_hops if self.watches else 0
+        return WithoutState(
+            samples=np.full((n_streams, n_hops, self._hop, self._n_channels), _UNSEEN, np.int16),
+            turn=np.zeros(n_streams, np.int64),
+            looked=np.full(n_streams, -_HOLDS, np.int64),
+            passed=np.zeros((n_streams, self._n_sensors, self._n_sensors), np.float32),
+        )
+
+    def keep(self, values: F32, seen: Mask, state: WithoutState, rows: Rows) -> None:
+        """Remember one hop of some streams, (n_streams, hop, n_channels), as the model saw it."""
+        if not self.watches:
+            return
+        slot = state.turn[rows] % self._n_hops
+        held = values * self._gain
+        held -= self._middle
+        np.clip(held, -_FARTHEST, _FARTHEST, out=held)
+        if not seen.all():
+            np.copyto(held, _UNSEEN, where=~seen)
+        state.samples[rows, slot] = held
+        state.turn[rows] += 1
+
+    def look(
+        self,
+        scores: BlockScores,
+        channel_u: F64,
+        decision: NDArray[np.int8],
+        calibration: Calibration,
+        state: WithoutState,
+        rows: Rows,
+    ) -> None:
+        """Find out whose surprise it is where a change is told, and remember it.
+
+        Parameters
+        ----------
+        scores, channel_u, decision, calibration
+            Of the block of each of these streams, all sensors heard.
+        state, rows
+            Of all streams, whose hop has been kept; and which these are.
+        """
+        u = np.maximum.reduceat(channel_u, self._starts, axis=1)
+        turn = state.turn[rows]
+        due = (decision == Decision.ANOMALOUS) & (turn >= self._n_hops) & (turn - state.looked[rows] >= _AGAIN)
+        for i in np.flatnonzero(due & ((u > _LEAST).sum(axis=1) > 1)):
+            own = calibration.rows(np.array([i])) if calibration.which is not None else calibration
+            left = self._left(scores.intensity[i], own, state, int(rows[i]), u[i])
+            state.passed[rows[i]] = passed_on(u[i], left)
+            state.looked[rows[i]] = turn[i]
+
+    def shares(
+        self, channel_share: F64, sensor_share: F64, decision: NDArray[np.int8], state: WithoutState, rows: Rows
+    ) -> tuple[F64, F64, F64] | None:
+        """Return the shares of channels and sensors with what is another's passed on to it; None where nothing is.
+
+        And how much each sensor passed on to which, (n_streams, n_sensors, n_sensors).
+        """
+        known = (state.turn[rows] - state.looked[rows] < _HOLDS) & (decision != Decision.NORMAL)
+        some = np.flatnonzero(known & state.passed[rows].any(axis=(1, 2)))
+        if not len(some):
+            return None
+        passed, before = state.passed[rows[some]].astype(np.float64), sensor_share[some]
+        after = before * (1 - passed.sum(axis=2))
+        for i in range(self._n_sensors):
+            after += before[:, [i]] * passed[:, i]
+        of_channels = channel_share[some]
+        for i, group in enumerate(self._groups):
+            of_group = of_channels[:, group].sum(axis=1)
+            can = of_group > 0  # else nothing is known of its channels
+            of_channels[:, group] *= np.where(can, after[:, i] / np.where(can, of_group, 1.0), 1.0)[:, None]
+        total = of_channels.sum(axis=1, keepdims=True)
+        channel, sensor = channel_share.copy(), sensor_share.copy()
+        channel[some], sensor[some] = of_channels / np.where(total > 0, total, 1.0), after
+        every = np.zeros((len(rows), self._n_sensors, self._n_sensors))
+        every[some] = passed
+        return channel, sensor, every
+
+    def _left(self, intensity: F64, calibration: Calibration, state: WithoutState, row: int, u: F64) -> F64:
+        """Return (n_sensors, n_sensors): how much each sensor surprises without each other, the one left out first."""
+        s, order = self._n_sensors, np.arange(state.turn[row] - self._n_hops, state.turn[row]) % self._n_hops
+        samples = state.samples[row, order].reshape(1, -1, self._n_channels)
+        values: F32 = (samples.astype(np.float32) + self._middle) / self._gain
+        heard = np.repeat(samples != _UNSEEN, s, axis=0)
+        for i, group in enumerate(self._groups):
+            heard[i, :, group] = False
+        surprise, _ = self._engine.step(np.repeat(values, s, axis=0), heard, self._engine.initial_state(s))
+        nats, valid = (a[:, -self._block :].sum(axis=(1, 2), dtype=np.float64) for a in (surprise.nats, surprise.valid))
+        center, spread = calibration.usual(intensity[None], self._groups)
+        scored = valid > 0
+        without = np.where(scored, (nats / np.maximum(valid, 1) - center) / spread, -np.inf)
+        left: F64 = np.maximum.reduceat(without, self._starts, axis=1)
+        return np.where(np.maximum.reduceat(scored, self._starts, axis=1), left, u)
+
+
+def passed_on(u: F64, left: F64) -> F64:
+    """Return (n_sensors, n_sensors): what each sensor passes on of its shares, to which other.
+
+    Parameters
+    ----------
+    u : (n_sensors,)
+        How much each sensor surprises with all heard.
+    left : (n_sensors, n_sensors)
+        How much without each; the one that was left out first.
+    """
+    gone = np.where(u > _LEAST, np.maximum(u - np.maximum(left, 0.0), 0.0) / np.maximum(u, _LEAST), 0.0).T
+    np.fill_diagonal(gone, 0.0)
+    passed = np.where((gone > _MOST_OF) & (gone.T < _LITTLE_OF), gone, 0.0)
+    total: F64 = passed.sum(axis=1, keepdims=True)
+    return passed / np.maximum(total, 1.0)

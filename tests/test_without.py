@@ -1,0 +1,145 @@
+"""Whose surprise it is: a forecaster that one sensor misleads about another is not once it does not hear the one."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from kinedge.bundle import read_bundle
+from kinedge.edge.caution import Decision
+from kinedge.edge.config import DEFAULT_BUNDLE
+from kinedge.edge.scoring import Scorer
+from kinedge.edge.verdict import Verdict
+from kinedge.edge.verdict_json import verdict_as_json
+from kinedge.edge.without import passed_on
+from kinedge.recording import Recording
+from kinedge.training.simulate import Perturbation, SimulationConfig, simulate
+
+LEFT, RIGHT = "wrist_left", "wrist_right"
+
+
+@pytest.fixture(scope="module")
+def scorer() -> Scorer:
+    return Scorer(read_bundle(DEFAULT_BUNDLE))
+
+
+@pytest.fixture(scope="module")
+def tremor() -> Recording:
+    """Both arms work; the left one trembles from 34 s on, and the forecaster is more surprised by the right one."""
+    trembles = Perturbation("rest_tremor", 34, 56, sensor=LEFT, strength=1.5)
+    mix = {"arm": 0.85, "rest": 0.15}
+    config = SimulationConfig(
+        duration_s=56, subject_seed=11, session_seed=12, activity_mix=mix, perturbations=(trembles,)
+    )
+    return simulate(config)
+
+
+def follow(scorer: Scorer, day: Recording, *, silent: str = "") -> list[Verdict]:
+    hop, state, found = scorer.manifest.hop, scorer.initial_state(1), []
+    valid = day.valid.copy()
+    if silent:
+        valid[:, day.columns(silent)] = False
+    for end in range(hop, len(day) + 1, hop):
+        part = slice(end - hop, end)
+        x, ok = day.values[None, part], valid[None, part]
+        batch, state = scorer.step(x, ok, np.zeros_like(ok), state, end_tick=end)
+        found.append(batch.verdict(0))
+    return found
+
+
+def test_a_wrist_that_trembles_is_named_and_not_the_one_that_it_misleads_the_forecaster_about(
+    scorer: Scorer, tremor: Recording
+) -> None:
+    told = [v for v in follow(scorer, tremor)[36:] if v.decision is Decision.ANOMALOUS]
+    assert len(told) > 15
+    misled = [v for v in told if v.sensor_score[RIGHT] > v.sensor_score[LEFT]]
+    assert len(misled) > 10
+    assert all(v.top_sensor == LEFT for v in told)
+    assert np.mean([v.sensor_passed_on[RIGHT][LEFT] for v in told]) > 0.7
+    assert not any(LEFT in v.sensor_passed_on for v in told)
+    for v in told:
+        assert sum(v.channel_share.values()) == pytest.approx(1)
+        of_left = sum(share for channel, share in v.channel_share.items() if channel.startswith(LEFT))
+        assert of_left == pytest.approx(v.sensor_share[LEFT])
+        assert v.smallest_set[0].startswith(LEFT)
+    line = verdict_as_json("p-1", told[0])
+    assert line["sensor_passed_on"] == {RIGHT: {LEFT: round(told[0].sensor_passed_on[RIGHT][LEFT], 4)}}
+
+
+def test_what_is_left_without_a_sensor_is_what_a_stream_without_it_surprises_by(
+    scorer: Scorer, tremor: Recording
+) -> None:
+    hop, n = scorer.manifest.hop, 46
+    state = scorer.initial_state(1)
+    for end in range(hop, n * hop + 1, hop):
+        x, ok = tremor.values[None, end - hop : end], tremor.valid[None, end - hop : end]
+        batch, state = scorer.step(x, ok, np.zeros_like(ok), state, end_tick=end)
+    left = scorer.without._left(batch.scores.intensity[0], scorer.calibration, state.without, 0, np.ones(2))
+    for i, (silent, other) in enumerate([(LEFT, RIGHT), (RIGHT, LEFT)]):
+        alone = follow(scorer, tremor.slice(0, n * hop), silent=silent)[-1]
+        # the statistic is u alone where one of two sensors is silent
+        assert left[i, 1 - i] == pytest.approx(alone.sensor_score[other], abs=0.1)
+
+
+def test_nothing_is_passed_on_of_what_is_normal_or_of_one_sensor(scorer: Scorer) -> None:
+    config = SimulationConfig(duration_s=30, subject_seed=3, activity_mix={"gait": 1.0})
+    found = follow(scorer, simulate(config))
+    assert not any(v.sensor_passed_on for v in found if v.decision is Decision.NORMAL)
+    assert any(v.decision is Decision.NORMAL for v in found)
+
+
+@given(arrays(np.float64, 3, elements=st.floats(-3, 9)), arrays(np.float64, (3, 3), elements=st.floats(-3, 9)))
+def test_what_is_passed_on_is_a_share_and_never_both_ways(u: np.ndarray, left: np.ndarray) -> None:
+    passed = passed_on(u, left)
+    assert (passed >= 0).all() and (passed.sum(axis=1) <= 1 + 1e-12).all() and not np.diag(passed).any()
+    assert not ((passed > 0) & (passed.T > 0)).any()
+
+
+@pytest.mark.parametrize(
+    ("left_of_right", "left_of_left", "passed"),
+    [
+        (0.0, 3.0, [[0, 0], [1, 0]]),  # gone once the first is not heard, which keeps all of its own
+        (1.0, 3.0, [[0, 0], [0.75, 0]]),
+        (2.5, 3.0, [[0, 0], [0, 0]]),  # less than half
+        (0.0, 1.0, [[0, 0], [0, 0]]),  # each is gone without the other: nobody knows
+        (9.0, 9.0, [[0, 0], [0, 0]]),  # more than before
+    ],
+)
+def test_the_part_that_goes_is_passed_on_where_it_goes_one_way_alone(
+    left_of_right: float, left_of_left: float, passed: list[list[float]]
+) -> None:
+    found = passed_on(np.array([3.0, 4.0]), np.array([[-1.0, left_of_right], [left_of_left, -1.0]]))
+    np.testing.assert_allclose(found, passed)
+
+
+def test_who_hardly_surprises_has_nothing_to_pass_on() -> None:
+    assert not passed_on(np.array([3.0, 0.4]), np.array([[0.0, 0.0], [3.0, 0.0]])).any()
+
+
+def test_samples_are_kept_as_the_model_saw_them_whatever_they_are(scorer: Scorer) -> None:
+    hop, c = scorer.manifest.hop, scorer.manifest.n_channels
+    rng = np.random.default_rng(0)
+    state, rows = scorer.without.initial_state(3), np.array([2, 0])
+    values = rng.normal(scorer.manifest.center, scorer.manifest.scale, (2, hop, c)).astype(np.float32)
+    values[0, 0, 0], values[0, 1, 0] = 1e30, -1e30
+    seen = rng.random(values.shape) < 0.9
+    seen[0, :2, 0] = True
+    values[~seen] = np.nan
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        scorer.without.keep(values, seen, state, rows)
+    assert state.turn.tolist() == [1, 0, 1]
+    kept = state.samples[rows, 0]
+    np.testing.assert_array_equal(kept != -32768, seen)
+    scale = np.array(scorer.manifest.scale)
+    again = kept / 512 * scale + np.array(scorer.manifest.center)
+    inside = seen & (np.abs(values) < 1e6)
+    np.testing.assert_array_less(
+        np.abs(again - values)[inside], np.broadcast_to(1.1 * scale / 512, again.shape)[inside]
+    )
+    assert kept[0, 0, 0] == 32767 and kept[0, 1, 0] == -32767
