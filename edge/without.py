@@ -199,7 +199,6 @@ def passed_on(u: F64, left: F64) -> F64:
         How much without each; the one that was left out first.
     """
     gone = np.where(u > _LEAST, np.maximum(u - np.maximum(left, 0.0), 0.0) / np.maximum(u, _LEAST), 0.0).T
-    np.fill_diagonal(gone, 0.0)
     passed = np.where((gone > _MOST_OF) & (gone.T < _LITTLE_OF), gone, 0.0)
     total: F64 = passed.sum(axis=1, keepdims=True)
     return passed / np.maximum(total, 1.0)

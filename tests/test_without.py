@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from hypothesis.extra.numpy import arrays
 from kinedge.bundle import read_bundle
 from kinedge.edge.caution import Decision
 from kinedge.edge.config import DEFAULT_BUNDLE
+from kinedge.edge.scores import BlockScores
 from kinedge.edge.scoring import Scorer
 from kinedge.edge.verdict import Verdict
 from kinedge.edge.verdict_json import verdict_as_json
@@ -84,6 +86,84 @@ def test_what_is_left_without_a_sensor_is_what_a_stream_without_it_surprises_by(
         alone = follow(scorer, tremor.slice(0, n * hop), silent=silent)[-1]
         # the statistic is u alone where one of two sensors is silent
         assert left[i, 1 - i] == pytest.approx(alone.sensor_score[other], abs=0.1)
+
+
+def test_it_is_looked_at_where_two_sensors_surprise_when_a_change_begins_and_every_five_hops(
+    scorer: Scorer, tremor: Recording, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks, real = [], scorer.without._left
+    monkeypatch.setattr(scorer.without, "_left", lambda *given: (looks.append(given[3]), real(*given))[1])
+    found = follow(scorer, tremor)
+    told = sum(v.decision is Decision.ANOMALOUS for v in found)
+    assert told / 5 <= len(looks) <= told / 5 + 2
+    state, rows = scorer.without.initial_state(2), np.arange(2)
+    state.turn[:] = 9
+    scores, u = BlockScores(*[np.zeros((2, 2))] * 11), np.zeros((2, 12))
+    anomalous = np.full(2, Decision.ANOMALOUS, np.int8)
+
+    def looked(u: np.ndarray, decision: np.ndarray, turn: int) -> int:
+        looks.clear()
+        state.turn[:], state.looked[:] = turn, -10
+        scorer.without.look(scores, u, decision, scorer.calibration, state, rows)
+        return len(looks)
+
+    u[:, :7] = 2.0
+    assert looked(u, anomalous, 9) == 2
+    assert looked(u, anomalous, 4) == 0  # less than five seconds are there
+    assert looked(u, np.array([Decision.UNSURE, Decision.NORMAL], np.int8), 9) == 0
+    u[1, 6:] = 0.4
+    assert looked(u, anomalous, 9) == 1
+
+
+def test_shares_are_passed_on_for_ten_hops_and_not_of_who_is_normal(scorer: Scorer) -> None:
+    state, rows = scorer.without.initial_state(4), np.array([3, 1, 0])
+    state.passed[:, 1, 0] = 0.75
+    state.looked[:] = 20
+    state.turn[:] = [29, 29, 29, 30]
+    decision = np.array([Decision.ANOMALOUS, Decision.NORMAL, Decision.UNSURE], np.int8)
+    channel, sensor = np.tile(np.repeat([0.05, 0.1 / 1.2], 6), (3, 1)), np.tile([0.3, 0.5], (3, 1))
+    found = scorer.without.shares(channel, sensor, decision, state, rows)
+    assert found is not None
+    np.testing.assert_array_equal(found[0][:2], channel[:2])
+    np.testing.assert_array_equal(found[1][:2], sensor[:2])
+    assert not found[2][:2].any() and found[2][2, 1, 0] == 0.75
+    np.testing.assert_allclose(found[1][2], [0.3 + 0.75 * 0.5, 0.25 * 0.5])
+    np.testing.assert_allclose(found[0][2].reshape(2, 6).sum(axis=1), np.array([0.675, 0.125]) / 0.8)
+    assert scorer.without.shares(channel[:2], sensor[:2], decision[:2], state, rows[:2]) is None
+
+
+def test_what_was_not_seen_is_not_made_up(scorer: Scorer, tremor: Recording) -> None:
+    state = scorer.without.initial_state(1)
+    for k in range(5):
+        hop = tremor.values[None, k * 50 : k * 50 + 50]
+        seen = np.ones(hop.shape, bool)
+        seen[:, :, tremor.columns(RIGHT)] = False
+        scorer.without.keep(hop, seen, state, np.array([0]))
+    left = scorer.without._left(np.full(2, -3.0), scorer.calibration, state, 0, np.array([7.0, 9.0]))
+    assert left[0, 1] == 9 and left[1, 0] < 5  # of the right one nothing is known, so nothing of it is gone
+
+
+def test_in_c_and_in_numpy_the_same_is_kept_and_a_sensor_that_is_kept_from_the_model_is_not(
+    scorer: Scorer, tremor: Recording
+) -> None:
+    hop, rows = scorer.manifest.hop, np.array([0])
+    values = tremor.values[: 12 * hop].copy()
+    values[4 * hop :, tremor.columns(RIGHT)] = values[4 * hop, tremor.columns(RIGHT)]  # stands still to the bit
+    one, other = scorer.initial_state(1), scorer.initial_state(1).owned()
+    for end in range(hop, len(values) + 1, hop):
+        x = np.ascontiguousarray(values[None, end - hop : end])
+        ok = np.ones(x.shape, bool)
+        _, one = scorer.step(x, ok, ~ok, one, end_tick=end)
+        _, other = scorer.advance(x, ok, ~ok, other, rows, end_tick=end)
+    for f in fields(one.without):
+        np.testing.assert_array_equal(getattr(one.without, f.name), getattr(other.without, f.name))
+    last = one.without.samples[0, (one.without.turn[0] - 1) % 5]
+    assert (last[:, tremor.columns(RIGHT)] == -32768).all() and (last[:, tremor.columns(LEFT)] > -32768).all()
+    both = scorer.initial_state(3).put(np.array([2]), one)
+    assert both.without.turn.tolist() == [0, 0, 12] and both.take(np.array([2])).without.turn.tolist() == [12]
+    whole = scorer.initial_state(2).owned()
+    whole.write(np.array([1]), one)
+    assert whole.without.turn.tolist() == [0, 12]
 
 
 def test_nothing_is_passed_on_of_what_is_normal_or_of_one_sensor(scorer: Scorer) -> None:
