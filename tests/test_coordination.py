@@ -187,7 +187,7 @@ def test_what_lies_between_what_the_others_let_expect_now_and_a_hop_ago_is_expec
         walker(seed, n=40, n_sensors=n_sensors).intensity,
         walker(seed + 1, n=40, n_sensors=n_sensors).intensity,
     )
-    before[:, 0] = rng.normal(-2, 3, 40)
+    before[:, 0] = np.maximum(rng.normal(-2, 3, 40), NO_STEP + 0.1)
     plain = together.lines.signed(now)
     v = together.lines.signed(now, before=before)
     np.testing.assert_array_equal(together.lines.signed(now, before=now), plain)
