@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -54,9 +54,11 @@ def follow(scorer: Scorer, day: Recording, *, silent: str = "") -> list[Verdict]
     return found
 
 
+@pytest.mark.parametrize("additive", [1.0, 0.0])
 def test_a_wrist_that_trembles_is_named_and_not_the_one_that_it_misleads_the_forecaster_about(
-    scorer: Scorer, tremor: Recording
+    scorer: Scorer, tremor: Recording, additive: float
 ) -> None:
+    scorer = Scorer(scorer.bundle, calibration=replace(scorer.calibration, additive=np.array([additive])))
     told = [v for v in follow(scorer, tremor)[36:] if v.decision is Decision.ANOMALOUS]
     assert len(told) > 15
     misled = [v for v in told if v.sensor_score[RIGHT] > v.sensor_score[LEFT]]
