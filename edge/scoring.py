@@ -102,9 +102,10 @@ class Scorer:
         When an answer is given, and when not.
     precision
         Which of the bundle's models; it comes with a calibration of its own.
-    watch_sides
-        Whether the forecaster is asked which way alike sensors of both sides were put on. Not where forms of one model
-        are compared: what it answers decides what it is shown afterwards.
+    ask_more
+        Whether the forecaster is asked for more than how it is surprised by each hop: which way alike sensors of both
+        sides were put on, and whose surprise it is. Not where forms of one model are compared: what it answers decides
+        what it is shown afterwards.
 
     Raises
     ------
@@ -122,7 +123,7 @@ class Scorer:
         calibration: Calibration | None = None,
         caution: CautionConfig | None = None,
         precision: str = "fp32",
-        watch_sides: bool = True,
+        ask_more: bool = True,
     ) -> None:
         self.bundle = bundle
         self.manifest = bundle.manifest
@@ -135,9 +136,9 @@ class Scorer:
         self.blocks = BlockScorer(self.manifest, calibration.precision)
         self.groups = self.blocks.groups
         self.monitor = ReliabilityMonitor(self.manifest)
-        self.sides = SideWatch(self.manifest, self.engine, self.monitor.alike_sides if watch_sides else ())
+        self.sides = SideWatch(self.manifest, self.engine, self.monitor.alike_sides if ask_more else ())
         self.timing = Timing(self.manifest)
-        self.without = Without(self.manifest, self.engine, self.groups)
+        self.without = Without(self.manifest, self.engine, self.groups, watches=ask_more)
         rate_hz = self.manifest.rate_hz
         hop_s, block_s = self.manifest.hop / rate_hz, self.manifest.block / rate_hz
         self.judgement = Judgement(self.groups, self.caution, hop_s=hop_s, block_s=block_s)

@@ -75,9 +75,11 @@ class Without:
         Whose backend forecasts.
     groups
         Columns of each sensor.
+    watches
+        Whether it looks at all.
     """
 
-    def __init__(self, manifest: Manifest, engine: Engine, groups: Sequence[slice]) -> None:
+    def __init__(self, manifest: Manifest, engine: Engine, groups: Sequence[slice], *, watches: bool = True) -> None:
         self._engine = Engine(manifest, engine.backend)  # its own memory: the first forecast is still read
         self._groups = list(groups)
         self._starts = [g.start for g in groups]
@@ -88,11 +90,7 @@ class Without:
         self._gain: F32 = (_PARTS / np.array(manifest.scale)).astype(np.float32)
         self._middle: F32 = np.array(manifest.center, np.float32) * self._gain
         self._n_sensors = len(self._groups)
-
-    @property
-    def watches(self) -> bool:
-        """Whether there are sensors to leave out."""
-        return self._n_sensors > 1
+        self.watches = watches and self._n_sensors > 1
 
     def initial_state(self, n_streams: int) -> WithoutState:
         """Return the state of streams that have seen nothing."""

@@ -198,7 +198,7 @@ def _ask(bundle: Bundle, backend: Backend, calibration: Calibration, *, whole: b
 
     def answers(here: Backend, recordings: Sequence[Recording]) -> list[_Answers]:
         # every form is shown the same hops, once each: no second forecast, and no exchange that depends on the first
-        scorer = Scorer(bundle, backend=here, calibration=calibration, watch_sides=False)
+        scorer = Scorer(bundle, backend=here, calibration=calibration, ask_more=False)
         state = scorer.initial_state(len(recordings))
         z, decision, score, first = [], [], [], []
         for i, parts in enumerate(zip(*(hops(r, hop) for r in recordings), strict=True), start=1):
