@@ -6,8 +6,8 @@ forecast once more for each sensor without it, as if it were silent, which model
 half of what another sensor surprises by and more, and not the other way round, the one that was left out is whose
 surprise it is: the shares of the other go to it.
 
-It takes a forecast of some seconds for each sensor, so it is done when a change begins and every few hops while it
-lasts.
+It takes a forecast of some seconds for each sensor, so it is done when a change begins, and again after two hops, four,
+eight and so on while it lasts: a whole team that warms up costs little more than one that rests.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ F64 = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 Rows = NDArray[np.intp]
 
-_AGAIN: Final = 5  # hops until a change that lasts is looked at again
-_HOLDS: Final = 10  # hops for which it is known whose it is
+_MOST_BETWEEN: Final = 32  # hops from look to look at a change that lasts
+_APART: Final = 8  # hops of "normal" that end a change
 _LEAST: Final = 0.5  # u of a sensor that has anything to pass on
 _MOST_OF: Final = 0.5  # of a sensor's u that goes once another is not heard
 _LITTLE_OF: Final = 0.3  # that goes the other way round at most
@@ -52,15 +52,19 @@ class WithoutState:
         The last hops as the model saw them, in parts of a channel's scale; ``turn`` tells which comes next.
     turn : (n,)
         Hops so far.
-    looked : (n,)
-        At which of them it was looked whose surprise it is; far before the first at the beginning.
+    told : (n,)
+        The last of them whose answer was not "normal"; far before the first at the beginning.
+    looked, looks : (n,)
+        At which of them it was looked whose surprise it is, and how often since the change began.
     passed : (n, n_sensors, n_sensors)
         What each sensor passes on of its shares, to which.
     """
 
     samples: NDArray[np.int16]
     turn: NDArray[np.int64]
+    told: NDArray[np.int64]
     looked: NDArray[np.int64]
+    looks: NDArray[np.int64]
     passed: F32
 
 
@@ -98,7 +102,9 @@ class Without:
         return WithoutState(
             samples=np.full((n_streams, n_hops, self._hop, self._n_channels), _UNSEEN, np.int16),
             turn=np.zeros(n_streams, np.int64),
-            looked=np.full(n_streams, -_HOLDS, np.int64),
+            told=np.full(n_streams, -_APART - 1, np.int64),
+            looked=np.zeros(n_streams, np.int64),
+            looks=np.zeros(n_streams, np.int64),
             passed=np.zeros((n_streams, self._n_sensors, self._n_sensors), np.float32),
         )
 
@@ -124,7 +130,7 @@ class Without:
         state: WithoutState,
         rows: Rows,
     ) -> None:
-        """Find out whose surprise it is where a change is told, and remember it.
+        """Find out whose surprise it is where a change is told, and remember it; forget it once a change is over.
 
         Parameters
         ----------
@@ -133,14 +139,20 @@ class Without:
         state, rows
             Of all streams, whose hop has been kept; and which these are.
         """
-        u = np.maximum.reduceat(channel_u, self._starts, axis=1)
-        turn = state.turn[rows]
-        due = (decision == Decision.ANOMALOUS) & (turn >= self._n_hops) & (turn - state.looked[rows] >= _AGAIN)
+        u, turn = np.maximum.reduceat(channel_u, self._starts, axis=1), state.turn[rows]
+        told = decision != Decision.NORMAL
+        begins = rows[told & (turn - state.told[rows] > _APART)]
+        state.looks[begins], state.passed[begins] = 0, 0
+        state.told[rows[told]] = turn[told]
+        looks = state.looks[rows]
+        wait = np.minimum(2 ** np.minimum(looks, 16), _MOST_BETWEEN)
+        due = (decision == Decision.ANOMALOUS) & (turn >= self._n_hops)
+        due &= (looks == 0) | (turn - state.looked[rows] >= wait)
         for i in np.flatnonzero(due & ((u > _LEAST).sum(axis=1) > 1)):
             own = calibration.rows(np.array([i])) if calibration.which is not None else calibration
             left = self._left(scores.intensity[i], own, state, int(rows[i]), u[i])
             state.passed[rows[i]] = passed_on(u[i], left)
-            state.looked[rows[i]] = turn[i]
+            state.looked[rows[i]], state.looks[rows[i]] = turn[i], looks[i] + 1
 
     def shares(
         self, channel_share: F64, sensor_share: F64, decision: NDArray[np.int8], state: WithoutState, rows: Rows
@@ -149,8 +161,7 @@ class Without:
 
         And how much each sensor passed on to which, (n_streams, n_sensors, n_sensors).
         """
-        known = (state.turn[rows] - state.looked[rows] < _HOLDS) & (decision != Decision.NORMAL)
-        some = np.flatnonzero(known & state.passed[rows].any(axis=(1, 2)))
+        some = np.flatnonzero((decision != Decision.NORMAL) & state.passed[rows].any(axis=(1, 2)))
         if not len(some):
             return None
         passed, before = state.passed[rows[some]].astype(np.float64), sensor_share[some]

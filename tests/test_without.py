@@ -90,38 +90,40 @@ def test_what_is_left_without_a_sensor_is_what_a_stream_without_it_surprises_by(
         assert left[i, 1 - i] == pytest.approx(alone.sensor_score[other], abs=0.1)
 
 
-def test_it_is_looked_at_where_two_sensors_surprise_when_a_change_begins_and_every_five_hops(
-    scorer: Scorer, tremor: Recording, monkeypatch: pytest.MonkeyPatch
+def test_it_is_looked_at_where_two_sensors_surprise_when_a_change_begins_and_ever_more_seldom_while_it_lasts(
+    scorer: Scorer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looks, real = [], scorer.without._left
-    monkeypatch.setattr(scorer.without, "_left", lambda *given: (looks.append(given[3]), real(*given))[1])
-    found = follow(scorer, tremor)
-    told = sum(v.decision is Decision.ANOMALOUS for v in found)
-    assert told / 5 <= len(looks) <= told / 5 + 2
+    looks: list[int] = []
+
+    def left(*given: object) -> np.ndarray:
+        looks.append(int(state.turn[given[3]]))
+        return np.zeros((2, 2))
+
+    monkeypatch.setattr(scorer.without, "_left", left)
     state, rows = scorer.without.initial_state(2), np.arange(2)
-    state.turn[:] = 9
     scores, u = BlockScores(*[np.zeros((2, 2))] * 11), np.zeros((2, 12))
-    anomalous = np.full(2, Decision.ANOMALOUS, np.int8)
+    u[0, :7] = 2.0
+    u[1, :6], u[1, 6:] = 2.0, 0.4  # the other wrist hardly surprises
+    anomalous, normal = np.full(2, Decision.ANOMALOUS, np.int8), np.full(2, Decision.NORMAL, np.int8)
 
-    def looked(u: np.ndarray, decision: np.ndarray, turn: int) -> int:
+    def go_on(n: int, decision: np.ndarray) -> list[int]:
         looks.clear()
-        state.turn[:], state.looked[:] = turn, -10
-        scorer.without.look(scores, u, decision, scorer.calibration, state, rows)
-        return len(looks)
+        for _ in range(n):
+            state.turn[:] += 1
+            scorer.without.look(scores, u, decision, scorer.calibration, state, rows)
+        return [turn - int(state.turn[0]) + n for turn in looks]
 
-    u[:, :7] = 2.0
-    assert looked(u, anomalous, 9) == 2
-    assert looked(u, anomalous, 4) == 0  # less than five seconds are there
-    assert looked(u, np.array([Decision.UNSURE, Decision.NORMAL], np.int8), 9) == 0
-    u[1, 6:] = 0.4
-    assert looked(u, anomalous, 9) == 1
+    assert go_on(100, anomalous) == [5, 7, 11, 19, 35, 67, 99]  # not before five seconds are there
+    state.passed[:, 1, 0] = 0.5
+    assert go_on(7, normal) == [] and go_on(1, anomalous) == [] and state.passed.any()  # the same change
+    assert go_on(8, normal) == [] and go_on(3, np.array([Decision.UNSURE, Decision.NORMAL], np.int8)) == []
+    assert not state.passed[0].any() and state.passed[1].any()  # another one: what was found is forgotten
+    assert go_on(5, anomalous) == [1, 3]
 
 
-def test_shares_are_passed_on_for_ten_hops_and_not_of_who_is_normal(scorer: Scorer) -> None:
+def test_shares_are_passed_on_but_not_of_who_is_normal(scorer: Scorer) -> None:
     state, rows = scorer.without.initial_state(4), np.array([3, 1, 0])
-    state.passed[:, 1, 0] = 0.75
-    state.looked[:] = 20
-    state.turn[:] = [29, 29, 29, 30]
+    state.passed[:2, 1, 0] = 0.75
     decision = np.array([Decision.ANOMALOUS, Decision.NORMAL, Decision.UNSURE], np.int8)
     channel, sensor = np.tile(np.repeat([0.05, 0.1 / 1.2], 6), (3, 1)), np.tile([0.3, 0.5], (3, 1))
     found = scorer.without.shares(channel, sensor, decision, state, rows)
