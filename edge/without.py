@@ -6,8 +6,9 @@ forecast once more for each sensor without it, as if it were silent, which model
 half of what another sensor surprises by and more, and not the other way round, the one that was left out is whose
 surprise it is: the shares of the other go to it.
 
-It takes a forecast of some seconds for each sensor, so it is done when a change begins, and again after two hops, four,
-eight and so on while it lasts: a whole team that warms up costs little more than one that rests.
+It takes a forecast of some seconds for each sensor, so it is done where a change was told twice on end, and again after
+two hops, four, eight and so on while it lasts: a whole team that warms up costs little more than one that rests. The
+sensor that surprises most is asked first; where no other one takes half of that with it, nothing is passed on.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ Mask = NDArray[np.bool_]
 Rows = NDArray[np.intp]
 
 _MOST_BETWEEN: Final = 32  # hops from look to look at a change that lasts
-_APART: Final = 8  # hops of "normal" that end a change
+_APART: Final = 16  # hops from one answer of "different" to the next that are about one change
 _LEAST: Final = 0.5  # u of a sensor that has anything to pass on
 _MOST_OF: Final = 0.5  # of a sensor's u that goes once another is not heard
 _LITTLE_OF: Final = 0.3  # that goes the other way round at most
@@ -52,8 +53,8 @@ class WithoutState:
         The last hops as the model saw them, in parts of a channel's scale; ``turn`` tells which comes next.
     turn : (n,)
         Hops so far.
-    told : (n,)
-        The last of them whose answer was not "normal"; far before the first at the beginning.
+    called : (n,)
+        The last of them at which a change was told; far before the first at the beginning.
     looked, looks : (n,)
         At which of them it was looked whose surprise it is, and how often since the change began.
     passed : (n, n_sensors, n_sensors)
@@ -62,7 +63,7 @@ class WithoutState:
 
     samples: NDArray[np.int16]
     turn: NDArray[np.int64]
-    told: NDArray[np.int64]
+    called: NDArray[np.int64]
     looked: NDArray[np.int64]
     looks: NDArray[np.int64]
     passed: F32
@@ -102,7 +103,7 @@ class Without:
         return WithoutState(
             samples=np.full((n_streams, n_hops, self._hop, self._n_channels), _UNSEEN, np.int16),
             turn=np.zeros(n_streams, np.int64),
-            told=np.full(n_streams, -_APART - 1, np.int64),
+            called=np.full(n_streams, -_APART - 1, np.int64),
             looked=np.zeros(n_streams, np.int64),
             looks=np.zeros(n_streams, np.int64),
             passed=np.zeros((n_streams, self._n_sensors, self._n_sensors), np.float32),
@@ -139,20 +140,30 @@ class Without:
         state, rows
             Of all streams, whose hop has been kept; and which these are.
         """
-        u, turn = np.maximum.reduceat(channel_u, self._starts, axis=1), state.turn[rows]
-        told = decision != Decision.NORMAL
-        begins = rows[told & (turn - state.told[rows] > _APART)]
+        some = np.flatnonzero(decision == Decision.ANOMALOUS)
+        if not len(some):
+            return
+        at, turn = rows[some], state.turn[rows[some]]
+        since = turn - state.called[at]
+        state.called[at] = turn
+        begins = at[since > _APART]
         state.looks[begins], state.passed[begins] = 0, 0
-        state.told[rows[told]] = turn[told]
-        looks = state.looks[rows]
+        looks = state.looks[at]
         wait = np.minimum(2 ** np.minimum(looks, 16), _MOST_BETWEEN)
-        due = (decision == Decision.ANOMALOUS) & (turn >= self._n_hops)
-        due &= (looks == 0) | (turn - state.looked[rows] >= wait)
-        for i in np.flatnonzero(due & ((u > _LEAST).sum(axis=1) > 1)):
+        due = (since == 1) & (turn >= self._n_hops) & ((looks == 0) | (turn - state.looked[at] >= wait))
+        for i in some[due]:
+            u = np.maximum.reduceat(channel_u[i], self._starts)
+            if (u > _LEAST).sum() < 2:
+                continue
             own = calibration.rows(np.array([i])) if calibration.which is not None else calibration
-            left = self._left(scores.intensity[i], own, state, int(rows[i]), u[i])
-            state.passed[rows[i]] = passed_on(u[i], left)
-            state.looked[rows[i]], state.looks[rows[i]] = turn[i], looks[i] + 1
+            row, most = int(rows[i]), int(u.argmax())
+            left = np.tile(u, (self._n_sensors, 1))  # what is not asked stays as it was
+            others = [s for s in range(self._n_sensors) if s != most]
+            left[others] = self._left(scores.intensity[i], own, state, row, u, others)
+            if passed_on(u, left)[most].any():
+                left[most] = self._left(scores.intensity[i], own, state, row, u, [most])[0]
+            state.passed[row] = passed_on(u, left)
+            state.looked[row], state.looks[row] = state.turn[row], state.looks[row] + 1
 
     def shares(
         self, channel_share: F64, sensor_share: F64, decision: NDArray[np.int8], state: WithoutState, rows: Rows
@@ -161,7 +172,8 @@ class Without:
 
         And how much each sensor passed on to which, (n_streams, n_sensors, n_sensors).
         """
-        some = np.flatnonzero((decision != Decision.NORMAL) & state.passed[rows].any(axis=(1, 2)))
+        lately = state.turn[rows] - state.called[rows] <= _APART
+        some = np.flatnonzero((decision != Decision.NORMAL) & lately & state.passed[rows].any(axis=(1, 2)))
         if not len(some):
             return None
         passed, before = state.passed[rows[some]].astype(np.float64), sensor_share[some]
@@ -180,15 +192,18 @@ class Without:
         every[some] = passed
         return channel, sensor, every
 
-    def _left(self, intensity: F64, calibration: Calibration, state: WithoutState, row: int, u: F64) -> F64:
-        """Return (n_sensors, n_sensors): how much each sensor surprises without each other, the one left out first."""
-        s, order = self._n_sensors, np.arange(state.turn[row] - self._n_hops, state.turn[row]) % self._n_hops
+    def _left(
+        self, intensity: F64, calibration: Calibration, state: WithoutState, row: int, u: F64, out: Sequence[int]
+    ) -> F64:
+        """Return (len(out), n_sensors): how much each sensor surprises without each of these; else ``u``."""
+        order = np.arange(state.turn[row] - self._n_hops, state.turn[row]) % self._n_hops
         samples = state.samples[row, order].reshape(1, -1, self._n_channels)
         values: F32 = (samples.astype(np.float32) + self._middle) / self._gain
-        heard = np.repeat(samples != _UNSEEN, s, axis=0)
-        for i, group in enumerate(self._groups):
-            heard[i, :, group] = False
-        surprise, _ = self._engine.step(np.repeat(values, s, axis=0), heard, self._engine.initial_state(s))
+        heard = np.repeat(samples != _UNSEEN, len(out), axis=0)
+        for i, sensor in enumerate(out):
+            heard[i, :, self._groups[sensor]] = False
+        silent = self._engine.initial_state(len(out))
+        surprise, _ = self._engine.step(np.repeat(values, len(out), axis=0), heard, silent)
         nats, valid = (a[:, -self._block :].sum(axis=(1, 2), dtype=np.float64) for a in (surprise.nats, surprise.valid))
         center, spread = calibration.usual(intensity[None], self._groups)
         scored = valid > 0

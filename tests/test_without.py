@@ -83,7 +83,7 @@ def test_what_is_left_without_a_sensor_is_what_a_stream_without_it_surprises_by(
     for end in range(hop, n * hop + 1, hop):
         x, ok = tremor.values[None, end - hop : end], tremor.valid[None, end - hop : end]
         batch, state = scorer.step(x, ok, np.zeros_like(ok), state, end_tick=end)
-    left = scorer.without._left(batch.scores.intensity[0], scorer.calibration, state.without, 0, np.ones(2))
+    left = scorer.without._left(batch.scores.intensity[0], scorer.calibration, state.without, 0, np.ones(2), [0, 1])
     for i, (silent, other) in enumerate([(LEFT, RIGHT), (RIGHT, LEFT)]):
         alone = follow(scorer, tremor.slice(0, n * hop), silent=silent)[-1]
         # the statistic is u alone where one of two sensors is silent
@@ -93,16 +93,16 @@ def test_what_is_left_without_a_sensor_is_what_a_stream_without_it_surprises_by(
 def test_it_is_looked_at_where_two_sensors_surprise_when_a_change_begins_and_ever_more_seldom_while_it_lasts(
     scorer: Scorer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looks: list[int] = []
+    looks: list[tuple[int, list[int]]] = []
 
     def left(*given: object) -> np.ndarray:
-        looks.append(int(state.turn[given[3]]))
-        return np.zeros((2, 2))
+        looks.append((int(state.turn[given[3]]), list(given[5])))  # type: ignore[call-overload]
+        return np.zeros((1, 2)) if given[5] == [1] else np.full((1, 2), 9.0)
 
     monkeypatch.setattr(scorer.without, "_left", left)
     state, rows = scorer.without.initial_state(2), np.arange(2)
     scores, u = BlockScores(*[np.zeros((2, 2))] * 11), np.zeros((2, 12))
-    u[0, :7] = 2.0
+    u[0, :6], u[0, 6:] = 3.0, 2.0
     u[1, :6], u[1, 6:] = 2.0, 0.4  # the other wrist hardly surprises
     anomalous, normal = np.full(2, Decision.ANOMALOUS, np.int8), np.full(2, Decision.NORMAL, np.int8)
 
@@ -111,19 +111,22 @@ def test_it_is_looked_at_where_two_sensors_surprise_when_a_change_begins_and_eve
         for _ in range(n):
             state.turn[:] += 1
             scorer.without.look(scores, u, decision, scorer.calibration, state, rows)
-        return [turn - int(state.turn[0]) + n for turn in looks]
+        return [turn - int(state.turn[0]) + n for turn, out in looks if out == [1]]
 
     assert go_on(100, anomalous) == [5, 7, 11, 19, 35, 67, 99]  # not before five seconds are there
-    state.passed[:, 1, 0] = 0.5
-    assert go_on(7, normal) == [] and go_on(1, anomalous) == [] and state.passed.any()  # the same change
-    assert go_on(8, normal) == [] and go_on(3, np.array([Decision.UNSURE, Decision.NORMAL], np.int8)) == []
-    assert not state.passed[0].any() and state.passed[1].any()  # another one: what was found is forgotten
-    assert go_on(5, anomalous) == [1, 3]
+    # the left one surprises most, and is gone without the right one: only then the other way round
+    state.looks[:] = 0
+    go_on(1, anomalous)
+    assert [out for _, out in looks] == [[1], [0]] and state.passed[0, 0, 1] == 1
+    assert go_on(15, normal) == [] and go_on(1, anomalous) == [] and state.passed[0].any()  # the same change
+    assert go_on(16, normal) == [] and go_on(1, anomalous) == []  # another one: told once
+    assert not state.passed.any()
+    assert go_on(4, anomalous) == [1, 3]
 
 
 def test_shares_are_passed_on_but_not_of_who_is_normal(scorer: Scorer) -> None:
     state, rows = scorer.without.initial_state(4), np.array([3, 1, 0])
-    state.passed[:2, 1, 0] = 0.75
+    state.passed[:2, 1, 0], state.turn[:], state.called[:] = 0.75, 40, 24
     decision = np.array([Decision.ANOMALOUS, Decision.NORMAL, Decision.UNSURE], np.int8)
     channel, sensor = np.tile(np.repeat([0.05, 0.1 / 1.2], 6), (3, 1)), np.tile([0.3, 0.5], (3, 1))
     found = scorer.without.shares(channel, sensor, decision, state, rows)
@@ -134,6 +137,8 @@ def test_shares_are_passed_on_but_not_of_who_is_normal(scorer: Scorer) -> None:
     np.testing.assert_allclose(found[1][2], [0.3 + 0.75 * 0.5, 0.25 * 0.5])
     np.testing.assert_allclose(found[0][2].reshape(2, 6).sum(axis=1), np.array([0.675, 0.125]) / 0.8)
     assert scorer.without.shares(channel[:2], sensor[:2], decision[:2], state, rows[:2]) is None
+    state.called[:] = 23  # long ago
+    assert scorer.without.shares(channel, sensor, decision, state, rows) is None
 
 
 def test_what_was_not_seen_is_not_made_up(scorer: Scorer, tremor: Recording) -> None:
@@ -143,7 +148,7 @@ def test_what_was_not_seen_is_not_made_up(scorer: Scorer, tremor: Recording) -> 
         seen = np.ones(hop.shape, bool)
         seen[:, :, tremor.columns(RIGHT)] = False
         scorer.without.keep(hop, seen, state, np.array([0]))
-    left = scorer.without._left(np.full(2, -3.0), scorer.calibration, state, 0, np.array([7.0, 9.0]))
+    left = scorer.without._left(np.full(2, -3.0), scorer.calibration, state, 0, np.array([7.0, 9.0]), [0, 1])
     assert left[0, 1] == 9 and left[1, 0] < 5  # of the right one nothing is known, so nothing of it is gone
 
 
