@@ -367,8 +367,8 @@ class Scorer:
         """Return the batch with the shares of sensors passed on to whose surprise it is."""
         if not self.without.watches or (decision == Decision.NORMAL).all():
             return batch
-        self.without.look(batch.scores, batch.unusual.channel, decision, calibration, state, rows)
-        shares = self.without.shares(batch.channel_share, batch.sensor_share, decision, state, rows)
+        self.without.look(batch, decision, calibration, state, rows)
+        shares = self.without.shares(batch, decision, state, rows)
         if shares is None:
             return batch
         channel, sensor, passed_on = shares

@@ -24,7 +24,7 @@ from kinedge.bundle import Manifest
 from kinedge.edge.calibration import Calibration
 from kinedge.edge.caution import Decision
 from kinedge.edge.engine import Engine
-from kinedge.edge.scores import BlockScores
+from kinedge.edge.verdict import VerdictBatch
 
 __all__ = ["Without", "WithoutState", "passed_on"]
 
@@ -122,8 +122,7 @@ class Without:
 
     def look(
         self,
-        scores: BlockScores,
-        channel_u: F64,
+        batch: VerdictBatch,
         decision: NDArray[np.int8],
         calibration: Calibration,
         state: WithoutState,
@@ -133,8 +132,8 @@ class Without:
 
         Parameters
         ----------
-        scores, channel_u, decision, calibration
-            Of the block of each of these streams, all sensors heard.
+        batch, decision, calibration
+            Of the block of each of these streams; of a batch, parts are made when they are asked for.
         state, rows
             Of all streams, whose hop has been kept; and which these are.
         """
@@ -148,21 +147,21 @@ class Without:
         state.looked[begins], state.passed[begins] = -_AGAIN, 0
         due = (since == 1) & (turn >= self._n_hops) & (turn - state.looked[at] >= _AGAIN)
         for i in some[due]:
-            u = np.maximum.reduceat(channel_u[i], self._starts)
+            u = np.maximum.reduceat(batch.unusual.channel[i], self._starts)
             if (u > _LEAST).sum() < 2:
                 continue
             own = calibration.rows(np.array([i])) if calibration.which is not None else calibration
             row, most = int(rows[i]), int(u.argmax())
             left = np.tile(u, (self._n_sensors, 1))  # what is not asked stays as it was
             others = [s for s in range(self._n_sensors) if s != most]
-            left[others] = self._left(scores.intensity[i], own, state, row, u, others)
+            left[others] = self._left(batch.scores.intensity[i], own, state, row, u, others)
             if passed_on(u, left)[most].any():
-                left[most] = self._left(scores.intensity[i], own, state, row, u, [most])[0]
+                left[most] = self._left(batch.scores.intensity[i], own, state, row, u, [most])[0]
             state.passed[row] = passed_on(u, left)
             state.looked[row] = state.turn[row]
 
     def shares(
-        self, channel_share: F64, sensor_share: F64, decision: NDArray[np.int8], state: WithoutState, rows: Rows
+        self, batch: VerdictBatch, decision: NDArray[np.int8], state: WithoutState, rows: Rows
     ) -> tuple[F64, F64, F64] | None:
         """Return the shares of channels and sensors with what is another's passed on to it; None where nothing is.
 
@@ -172,6 +171,7 @@ class Without:
         some = np.flatnonzero((decision != Decision.NORMAL) & lately & state.passed[rows].any(axis=(1, 2)))
         if not len(some):
             return None
+        channel_share, sensor_share = batch.channel_share, batch.sensor_share
         passed, before = state.passed[rows[some]].astype(np.float64), sensor_share[some]
         after = before * (1 - passed.sum(axis=2))
         for i in range(self._n_sensors):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import fields, replace
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +16,6 @@ from hypothesis.extra.numpy import arrays
 from kinedge.bundle import read_bundle
 from kinedge.edge.caution import Decision
 from kinedge.edge.config import DEFAULT_BUNDLE
-from kinedge.edge.scores import BlockScores
 from kinedge.edge.scoring import Scorer
 from kinedge.edge.verdict import Verdict
 from kinedge.edge.verdict_json import verdict_as_json
@@ -101,7 +102,8 @@ def test_it_is_looked_at_where_two_sensors_surprise_once_a_change_was_told_twice
 
     monkeypatch.setattr(scorer.without, "_left", left)
     state, rows = scorer.without.initial_state(2), np.arange(2)
-    scores, u = BlockScores(*[np.zeros((2, 2))] * 11), np.zeros((2, 12))
+    u = np.zeros((2, 12))
+    batch: Any = SimpleNamespace(scores=SimpleNamespace(intensity=np.zeros((2, 2))), unusual=SimpleNamespace(channel=u))
     u[0, :6], u[0, 6:] = 3.0, 2.0
     u[1, :6], u[1, 6:] = 2.0, 0.4  # the other wrist hardly surprises
     anomalous, normal = np.full(2, Decision.ANOMALOUS, np.int8), np.full(2, Decision.NORMAL, np.int8)
@@ -110,7 +112,7 @@ def test_it_is_looked_at_where_two_sensors_surprise_once_a_change_was_told_twice
         looks.clear()
         for _ in range(n):
             state.turn[:] += 1
-            scorer.without.look(scores, u, decision, scorer.calibration, state, rows)
+            scorer.without.look(batch, decision, scorer.calibration, state, rows)
         return [turn - int(state.turn[0]) + n for turn, out in looks if out == [1]]
 
     assert go_on(100, anomalous) == [5, 37, 69]  # not before five seconds are there
@@ -129,16 +131,18 @@ def test_shares_are_passed_on_but_not_of_who_is_normal(scorer: Scorer) -> None:
     state.passed[:2, 1, 0], state.turn[:], state.called[:] = 0.75, 40, 24
     decision = np.array([Decision.ANOMALOUS, Decision.NORMAL, Decision.UNSURE], np.int8)
     channel, sensor = np.tile(np.repeat([0.05, 0.1 / 1.2], 6), (3, 1)), np.tile([0.3, 0.5], (3, 1))
-    found = scorer.without.shares(channel, sensor, decision, state, rows)
+    batch: Any = SimpleNamespace(channel_share=channel, sensor_share=sensor)
+    found = scorer.without.shares(batch, decision, state, rows)
     assert found is not None
     np.testing.assert_array_equal(found[0][:2], channel[:2])
     np.testing.assert_array_equal(found[1][:2], sensor[:2])
     assert not found[2][:2].any() and found[2][2, 1, 0] == 0.75
     np.testing.assert_allclose(found[1][2], [0.3 + 0.75 * 0.5, 0.25 * 0.5])
     np.testing.assert_allclose(found[0][2].reshape(2, 6).sum(axis=1), np.array([0.675, 0.125]) / 0.8)
-    assert scorer.without.shares(channel[:2], sensor[:2], decision[:2], state, rows[:2]) is None
+    normal: Any = SimpleNamespace(channel_share=channel[:1], sensor_share=sensor[:1])
+    assert scorer.without.shares(normal, decision[1:2], state, rows[1:2]) is None
     state.called[:] = 23  # long ago
-    assert scorer.without.shares(channel, sensor, decision, state, rows) is None
+    assert scorer.without.shares(batch, decision, state, rows) is None
 
 
 def test_what_was_not_seen_is_not_made_up(scorer: Scorer, tremor: Recording) -> None:
