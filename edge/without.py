@@ -6,9 +6,10 @@ forecast once more for each sensor without it, as if it were silent, which model
 half of what another sensor surprises by and more, and not the other way round, the one that was left out is whose
 surprise it is: the shares of the other go to it.
 
-It takes a forecast of some seconds for each sensor, so it is done where a change was told twice on end, and again after
-32 hops while it lasts: a whole team that begins to warm up costs half as much again as one that rests. The
-sensor that surprises most is asked first; where no other one takes half of that with it, nothing is passed on.
+It takes a forecast of some seconds for each sensor, so it is done where a change was told twice on end, once more when
+a block lies in the change from end to end, and every 32 hops while it lasts: that bounds what a whole team costs that
+begins to warm up. The sensor that surprises most is asked first; where no other one takes half of that with it, nothing
+is passed on.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ F64 = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 Rows = NDArray[np.intp]
 
-_AGAIN: Final = 32  # hops from look to look at a change that lasts
+_SECOND: Final = 4  # hops from the first look at a change to the second: what is seen first is half of it
+_AGAIN: Final = 32  # from there on
 _APART: Final = 16  # hops from one answer of "different" to the next that are about one change
 _LEAST: Final = 0.5  # u of a sensor that has anything to pass on
 _MOST_OF: Final = 0.5  # of a sensor's u that goes once another is not heard
@@ -55,8 +57,8 @@ class WithoutState:
         Hops so far.
     called : (n,)
         The last of them at which a change was told; far before the first at the beginning.
-    looked : (n,)
-        At which of them it was looked whose surprise this change is; far before the first where it was not.
+    looked, looks : (n,)
+        At which of them it was looked whose surprise this change is, and how often.
     passed : (n, n_sensors, n_sensors)
         What each sensor passes on of its shares, to which.
     """
@@ -65,6 +67,7 @@ class WithoutState:
     turn: NDArray[np.int64]
     called: NDArray[np.int64]
     looked: NDArray[np.int64]
+    looks: NDArray[np.int64]
     passed: F32
 
 
@@ -103,7 +106,8 @@ class Without:
             samples=np.full((n_streams, n_hops, self._hop, self._n_channels), _UNSEEN, np.int16),
             turn=np.zeros(n_streams, np.int64),
             called=np.full(n_streams, -_APART - 1, np.int64),
-            looked=np.full(n_streams, -_AGAIN, np.int64),
+            looked=np.zeros(n_streams, np.int64),
+            looks=np.zeros(n_streams, np.int64),
             passed=np.zeros((n_streams, self._n_sensors, self._n_sensors), np.float32),
         )
 
@@ -144,8 +148,10 @@ class Without:
         since = turn - state.called[at]
         state.called[at] = turn
         begins = at[since > _APART]
-        state.looked[begins], state.passed[begins] = -_AGAIN, 0
-        due = (since == 1) & (turn >= self._n_hops) & (turn - state.looked[at] >= _AGAIN)
+        state.looks[begins], state.passed[begins] = 0, 0
+        looks = state.looks[at]
+        waited = turn - state.looked[at] >= np.where(looks == 1, _SECOND, _AGAIN)
+        due = (since == 1) & (turn >= self._n_hops) & ((looks == 0) | waited)
         for i in some[due]:
             u = np.maximum.reduceat(batch.unusual.channel[i], self._starts)
             if (u > _LEAST).sum() < 2:
@@ -158,7 +164,7 @@ class Without:
             if passed_on(u, left)[most].any():
                 left[most] = self._left(batch.scores.intensity[i], own, state, row, u, [most])[0]
             state.passed[row] = passed_on(u, left)
-            state.looked[row] = state.turn[row]
+            state.looked[row], state.looks[row] = state.turn[row], state.looks[row] + 1
 
     def shares(
         self, batch: VerdictBatch, decision: NDArray[np.int8], state: WithoutState, rows: Rows

@@ -91,7 +91,7 @@ def test_what_is_left_without_a_sensor_is_what_a_stream_without_it_surprises_by(
         assert left[i, 1 - i] == pytest.approx(alone.sensor_score[other], abs=0.1)
 
 
-def test_it_is_looked_at_where_two_sensors_surprise_once_a_change_was_told_twice_and_every_32_hops_while_it_lasts(
+def test_it_is_looked_at_where_two_sensors_surprise_once_a_change_was_told_twice_after_four_hops_and_every_32(
     scorer: Scorer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looks: list[tuple[int, list[int]]] = []
@@ -115,15 +115,15 @@ def test_it_is_looked_at_where_two_sensors_surprise_once_a_change_was_told_twice
             scorer.without.look(batch, decision, scorer.calibration, state, rows)
         return [turn - int(state.turn[0]) + n for turn, out in looks if out == [1]]
 
-    assert go_on(100, anomalous) == [5, 37, 69]  # not before five seconds are there
+    assert go_on(100, anomalous) == [5, 9, 41, 73]  # not before five seconds are there
     # the left one surprises most, and is gone without the right one: only then the other way round
-    state.looked[:] = 0
+    state.looks[:] = 0
     go_on(1, anomalous)
     assert [out for _, out in looks] == [[1], [0]] and state.passed[0, 0, 1] == 1
     assert go_on(15, normal) == [] and go_on(1, anomalous) == [] and state.passed[0].any()  # the same change
     assert go_on(16, normal) == [] and go_on(1, anomalous) == []  # another one: told once
     assert not state.passed.any()
-    assert go_on(40, anomalous) == [1, 33]
+    assert go_on(40, anomalous) == [1, 5, 37]
 
 
 def test_shares_are_passed_on_but_not_of_who_is_normal(scorer: Scorer) -> None:
