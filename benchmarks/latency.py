@@ -96,9 +96,9 @@ def bench_step(
         pieces = [{k: a[i : i + STREAMS_IN_CACHE] for k, a in feed.items()} for i in range(0, n, STREAMS_IN_CACHE)]
         state = scorer.initial_state(n)
         n_warm = m.receptive_field // m.hop + m.block // m.hop + 2  # past the warm-up: the full work is done
-        for i in range(n_warm):
+        for i in range(n_warm + _SETTLED):
             _, state = scorer.step(hops_of[i % n_hops], valid, saturated, state, end_tick=(i + 1) * m.hop)
-        going = _Going(scorer, state, np.roll(hops_of, -(n_warm % n_hops), axis=0))
+        going = _Going(scorer, state, np.roll(hops_of, -((n_warm + _SETTLED) % n_hops), axis=0))
         hops = {
             f"chunks of {size}" + (f", {kind}" if kind else ""): _Hops(scorer, n, size, n_warm, kind, enrolment)
             for size in chunk_samples
@@ -226,7 +226,7 @@ class _Hops:
         self._per_hop = max(scorer.manifest.hop // chunk_samples, 1)
         self._next = 0
         self._waiting: list[list[Arrival]] = []
-        for _ in range(-(-n_warm // self.n_hops) + 2):
+        for _ in range(-(-(n_warm + _SETTLED) // self.n_hops) + 2):
             self.make()
             self.score()
 
