@@ -26,6 +26,7 @@ from kinedge.edge.scoring import Scorer, ScoringState
 
 __all__ = ["bare_us", "bench_step"]
 
+_SETTLED = 16  # hops: random samples are a change of everybody at once, and it is looked at whose it is
 _LOSS = 0.02
 _ONNX = "onnxruntime"
 
