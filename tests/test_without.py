@@ -76,6 +76,12 @@ def test_a_wrist_that_trembles_is_named_and_not_the_one_that_it_misleads_the_for
     assert line["sensor_passed_on"] == {RIGHT: {LEFT: round(told[0].sensor_passed_on[RIGHT][LEFT], 4)}}
 
 
+@pytest.mark.parametrize("offset", [0, 12, 25, 37])
+def test_it_is_named_wherever_hops_begin(scorer: Scorer, tremor: Recording, offset: int) -> None:
+    told = [v for v in follow(scorer, tremor.slice(offset, len(tremor)))[40:] if v.decision is Decision.ANOMALOUS]
+    assert len(told) > 12 and all(v.top_sensor == LEFT for v in told)
+
+
 def test_what_is_left_without_a_sensor_is_what_a_stream_without_it_surprises_by(
     scorer: Scorer, tremor: Recording
 ) -> None:
