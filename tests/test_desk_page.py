@@ -119,6 +119,12 @@ def test_the_weeks_hold_what_the_model_and_the_trend_worked_out(collector: Colle
         line["status"] for line in httpx.get(f"{collector.url}/v1/episodes", trust_env=False).json()["episodes"]
     }
     collector.store.verify_audit()
+    # the left wrist trembles, and misleads the forecaster about the right one
+    trembles = [e for e in moments if e["subject"] == "p-001" and e["ended"] == "as_usual"]
+    trembles = [e for e in trembles if e["end_utc_ns"] - e["start_utc_ns"] >= 20e9]
+    assert len(trembles) >= 5
+    for e in trembles:
+        assert e["sentence"].startswith("The left wrist"), e["sentence"]
 
 
 def test_the_list_is_filtered_by_what_is_clicked_and_walked_by_keys(collector: Collector, opened: Open) -> None:
