@@ -8,7 +8,7 @@ surprise it is: the shares of the other go to it.
 
 It takes a forecast of some seconds for each sensor, so it is done where a change was told twice on end, once more when
 a block lies in the change from end to end, and every 32 hops while it lasts: that bounds what a whole team costs that
-begins to warm up. The sensor that surprises most is asked first; where no other one takes half of that with it, nothing
+begins to warm up. The sensor that would be named is asked first; where no other one takes half of that with it, nothing
 is passed on.
 """
 
@@ -157,7 +157,7 @@ class Without:
             if (u > _LEAST).sum() < 2:
                 continue
             own = calibration.rows(np.array([i])) if calibration.which is not None else calibration
-            row, most = int(rows[i]), int(u.argmax())
+            row, most = int(rows[i]), int(batch.sensor_share[i].argmax())
             left = np.tile(u, (self._n_sensors, 1))  # what is not asked stays as it was
             others = [s for s in range(self._n_sensors) if s != most]
             left[others] = self._left(batch.scores.intensity[i], own, state, row, u, others)

@@ -109,7 +109,11 @@ def test_it_is_looked_at_where_two_sensors_surprise_once_a_change_was_told_twice
     monkeypatch.setattr(scorer.without, "_left", left)
     state, rows = scorer.without.initial_state(2), np.arange(2)
     u = np.zeros((2, 12))
-    batch: Any = SimpleNamespace(scores=SimpleNamespace(intensity=np.zeros((2, 2))), unusual=SimpleNamespace(channel=u))
+    batch: Any = SimpleNamespace(
+        scores=SimpleNamespace(intensity=np.zeros((2, 2))),
+        unusual=SimpleNamespace(channel=u),
+        sensor_share=np.array([[0.6, 0.4]] * 2),
+    )
     u[0, :6], u[0, 6:] = 3.0, 2.0
     u[1, :6], u[1, 6:] = 2.0, 0.4  # the other wrist hardly surprises
     anomalous, normal = np.full(2, Decision.ANOMALOUS, np.int8), np.full(2, Decision.NORMAL, np.int8)
@@ -122,7 +126,7 @@ def test_it_is_looked_at_where_two_sensors_surprise_once_a_change_was_told_twice
         return [turn - int(state.turn[0]) + n for turn, out in looks if out == [1]]
 
     assert go_on(100, anomalous) == [5, 9, 41, 73]  # not before five seconds are there
-    # the left one surprises most, and is gone without the right one: only then the other way round
+    # the left one would be named, and is gone without the right one: only then the other way round
     state.looks[:] = 0
     go_on(1, anomalous)
     assert [out for _, out in looks] == [[1], [0]] and state.passed[0, 0, 1] == 1
