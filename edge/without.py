@@ -8,8 +8,8 @@ surprise it is: the shares of the other go to it.
 
 It takes a forecast of some seconds for each sensor, so it is done where a change was told twice on end, once more when
 a block lies in the change from end to end, and every 32 hops while it lasts: that bounds what a whole team costs that
-begins to warm up. The sensor that would be named is asked first; where no other one takes half of that with it, nothing
-is passed on.
+begins to warm up. The sensor that surprises most, and the one that would be named, are asked first; where no other one
+takes half of that with it, nothing is passed on.
 """
 
 from __future__ import annotations
@@ -157,11 +157,12 @@ class Without:
             if (u > _LEAST).sum() < 2:
                 continue
             own = calibration.rows(np.array([i])) if calibration.which is not None else calibration
-            row, most = int(rows[i]), int(batch.sensor_share[i].argmax())
+            row, most = int(rows[i]), int(u.argmax())
+            asked = {most, int(batch.sensor_share[i].argmax())}  # one of these is, or will be, named
             left = np.tile(u, (self._n_sensors, 1))  # what is not asked stays as it was
-            others = [s for s in range(self._n_sensors) if s != most]
+            others = [s for s in range(self._n_sensors) if asked != {s}]
             left[others] = self._left(batch.scores.intensity[i], own, state, row, u, others)
-            if passed_on(u, left)[most].any():
+            if asked == {most} and passed_on(u, left)[most].any():
                 left[most] = self._left(batch.scores.intensity[i], own, state, row, u, [most])[0]
             state.passed[row] = passed_on(u, left)
             state.looked[row], state.looks[row] = state.turn[row], state.looks[row] + 1

@@ -126,7 +126,7 @@ def test_it_is_looked_at_where_two_sensors_surprise_once_a_change_was_told_twice
         return [turn - int(state.turn[0]) + n for turn, out in looks if out == [1]]
 
     assert go_on(100, anomalous) == [5, 9, 41, 73]  # not before five seconds are there
-    # the left one would be named, and is gone without the right one: only then the other way round
+    # the left one surprises most, would be named, and is gone without the right one: only then the other way round
     state.looks[:] = 0
     go_on(1, anomalous)
     assert [out for _, out in looks] == [[1], [0]] and state.passed[0, 0, 1] == 1
