@@ -36,7 +36,7 @@ Rows = NDArray[np.intp]
 
 _SECOND: Final = 4  # hops from the first look at a change to the second: what is seen first is half of it
 _AGAIN: Final = 32  # from there on
-_APART: Final = 3  # hops from one answer of "different" to the next that are about one change
+_APART: Final = 16  # hops from one answer of "different" to the next that are about one change
 _LEAST: Final = 0.5  # u of a sensor that has anything to pass on
 _MOST_OF: Final = 0.5  # of a sensor's u that goes once another is not heard
 _LITTLE_OF: Final = 0.3  # that goes the other way round at most
