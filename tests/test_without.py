@@ -19,7 +19,7 @@ from kinedge.edge.config import DEFAULT_BUNDLE
 from kinedge.edge.scoring import Scorer
 from kinedge.edge.verdict import Verdict
 from kinedge.edge.verdict_json import verdict_as_json
-from kinedge.edge.without import passed_on
+from kinedge.edge.without import Without, passed_on
 from kinedge.recording import Recording
 from kinedge.training.simulate import Perturbation, SimulationConfig, simulate
 
@@ -189,11 +189,18 @@ def test_in_c_and_in_numpy_the_same_is_kept_and_a_sensor_that_is_kept_from_the_m
     assert whole.without.turn.tolist() == [0, 12]
 
 
-def test_nothing_is_passed_on_of_what_is_normal_or_of_one_sensor(scorer: Scorer) -> None:
-    config = SimulationConfig(duration_s=30, subject_seed=3, activity_mix={"gait": 1.0})
-    found = follow(scorer, simulate(config))
+def test_nothing_is_passed_on_of_what_is_normal_of_one_sensor_or_where_it_is_not_to_be_asked(
+    scorer: Scorer, tremor: Recording
+) -> None:
+    found = follow(scorer, tremor)
+    assert any(v.sensor_passed_on for v in found)
     assert not any(v.sensor_passed_on for v in found if v.decision is Decision.NORMAL)
-    assert any(v.decision is Decision.NORMAL for v in found)
+    plain = follow(Scorer(scorer.bundle, ask_more=False), tremor)
+    assert not any(v.sensor_passed_on for v in plain)
+    assert any(v.top_sensor == RIGHT for v in plain if v.decision is Decision.ANOMALOUS)
+    assert [v.decision for v in plain] == [v.decision for v in found]  # shares alone move by it
+    alone = Without(scorer.manifest, scorer.engine, scorer.groups[:1])
+    assert not alone.watches and alone.initial_state(3).samples.size == 0
 
 
 @given(arrays(np.float64, 3, elements=st.floats(-3, 9)), arrays(np.float64, (3, 3), elements=st.floats(-3, 9)))
