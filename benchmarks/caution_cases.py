@@ -148,6 +148,11 @@ def _duplicate(f: _Laid) -> None:
     f.values[:, b], f.valid[:, b] = f.values[:, a], f.valid[:, a]
 
 
+def _held_axis(f: _Laid) -> None:
+    c = int(f.rng.choice(f.columns[0]))
+    f.values[:, c] = f.values[0, c]
+
+
 def _off_body(f: _Laid) -> None:
     imu, n = ImuModel(), len(f.values)
     up = f.rng.normal(size=3)
@@ -186,6 +191,7 @@ FAULTS: Final[Mapping[str, Fault]] = {
     "duplicate": Fault(("duplicate",), 2, _duplicate),
     "off-body": Fault(("off_body",), 1, _off_body),
     "wrong unit": Fault(("units",), 1, _wrong_unit),
+    "held axis": Fault(("held",), 1, _held_axis),
 }
 
 

@@ -49,6 +49,8 @@ class Told:
         The score is above 1, or the answer anomalous, and of the walk as it was it is not.
     first
         The first alarm, and none was on before.
+    told
+        The first that is said at all: an alarm, or that an axis is held.
     alone
         The walk as it was leans to no change.
     episode
@@ -66,6 +68,7 @@ class Told:
     noticed: bool = False
     alarm: bool = False
     first: bool = False
+    told: bool = False
     alone: bool = False
     episode: bool = False
     stable: bool | None = None
@@ -94,6 +97,7 @@ class Explained:
         self._start, self._end, self._hop, self._block = start, end, m.hop, m.block
         self._was_on = np.zeros(1 + len(cases), bool)
         self._had = np.zeros(1 + len(cases), bool)
+        self._said = np.zeros(1 + len(cases), bool)
         self._builders = [
             EpisodeBuilder(
                 subject, channels=scorer.channels, rate_hz=m.rate_hz, hop=m.hop, block=m.block, provenance={}
@@ -149,7 +153,8 @@ class Explained:
         alarm = on & ~on[0]
         first = alarm & ~self._had & ~self._was_on
         self._had |= alarm
-        return [
+        told = self._told(batch, on, alarm, channel, sensor)
+        return told + [
             Told(
                 self._subject,
                 self._group,
@@ -166,3 +171,26 @@ class Explained:
             for i, case in enumerate(self._cases, start=1)
             if whole or alarm[i]
         ]
+
+    def _told(
+        self,
+        batch: VerdictBatch,
+        on: NDArray[np.bool_],
+        alarm: NDArray[np.bool_],
+        channel: NDArray[np.int64],
+        sensor: NDArray[np.int64],
+    ) -> list[Told]:
+        """Return what is said first of each form: where the surprise is, or which axis leaves no answer."""
+        axis = np.zeros(batch.sensor_share.shape) if batch.health is None else batch.health.held
+        held = axis[: len(on)].any(axis=1) & ~on
+        said = (alarm | held) & ~self._said & ~self._was_on
+        self._said |= alarm | held
+        found = []
+        for i in np.flatnonzero(said):
+            case, where = self._cases[i - 1], (int(channel[i]), int(sensor[i]))
+            if held[i]:
+                s = int(axis[i].argmax())
+                where = self._scorer.groups[s].start + int(axis[i, s]) - 1, s
+            right = where[0] == case.channel, where[1] == case.sensor
+            found.append(Told(self._subject, self._group, case, channel=right[0], sensor=right[1], told=True))
+        return found

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from kinedge.errors import SignalError
 
-__all__ = ["IMU6", "UNIT_OF", "ImuChunk", "Quantity", "SensorSpec", "quantity_of", "split_channel"]
+__all__ = ["IMU6", "LEAST_SCALE", "UNIT_OF", "ImuChunk", "Quantity", "SensorSpec", "quantity_of", "split_channel"]
 
 _SENSOR_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,30}")
 _CHANNEL_NAME: Final = re.compile(r"(acc|gyr|mag)_[xyz]")
@@ -33,6 +33,8 @@ class Quantity(IntEnum):
 
 
 UNIT_OF: Final = {Quantity.ACC: "m/s^2", Quantity.GYR: "rad/s", Quantity.MAG: "uT"}
+# The unit of a channel that never moves: well above the noise of a sensor at rest, well below any movement.
+LEAST_SCALE: Final = {Quantity.ACC: 0.1, Quantity.GYR: 0.03, Quantity.MAG: 1.0}
 
 
 def quantity_of(channel: str) -> Quantity:

@@ -440,8 +440,14 @@ class HopInC:
                 (of_blocks, "sums facts of_channels=block_channels of_sensors=block_sensors scored flat full"),
                 (of_belief, "channel=block_channels drop=block_channels:2 intensity=block_sensors scored flat full"),
                 (of_belief, "missing=block_sensors:2 saturated=block_sensors:3 repeated=found clipped=found:1 copies"),
-                (of_belief, "late off_body=found:2 units=found:3 swapped=found:4 shifted=found:5 decision without"),
-                (of_belief, "before=block_sensors:1 of_channels=channels of_sensors=sensors of_streams=streams"),
+                (
+                    of_belief,
+                    "late off_body=found:2 units=found:3 held=found:10 swapped=found:4 shifted=found:5 decision",
+                ),
+                (
+                    of_belief,
+                    "without before=block_sensors:1 of_channels=channels of_sensors=sensors of_streams=streams",
+                ),
             )
             for field, part, plane in map(_place, fields.split())
         ]

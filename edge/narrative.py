@@ -105,6 +105,10 @@ _UNSURE: Final = {
     "saturated": ("{place} was at the end of its range", "le capteur {from_place} était en butée"),
     "flat": ("{place} shows a flat line", "le signal {from_place} est plat"),
     "stuck": ("{place} repeats what it has said before", "le capteur {from_place} répète ce qu'il a déjà dit"),
+    "held": (
+        "one axis of {place} stands still while the others move: is the sensor damaged?",
+        "un axe du capteur {from_place} reste figé alors que les autres bougent : le capteur est-il abîmé ?",
+    ),
     "units": (
         "{place} reads what no body shows: is its unit or range another than was said?",
         "le capteur {from_place} indique ce qu'aucun corps ne montre : son unité ou sa plage est-elle une autre ?",

@@ -50,7 +50,9 @@ class RangeEnds:
         reach[:, ::2] = -FAR
         return reach
 
-    def step(self, values: F32, valid: Mask, facts: HopFacts, reach: F32) -> tuple[F64, F32]:
+    def step(
+        self, values: F32, valid: Mask, facts: HopFacts, reach: F32, *, held: Mask | None = None
+    ) -> tuple[F64, F32]:
         """Look at a hop.
 
         Parameters
@@ -60,6 +62,8 @@ class RangeEnds:
             Of the hop.
         reach : (n_streams, 4, n_channels)
             How far the channels had reached up and down, decaying towards where they are, and in the hop before.
+        held : (n_streams, n_channels)
+            Stands at one number (:mod:`kinedge.edge.held_axes`), which says nothing about its range.
 
         Returns
         -------
@@ -68,11 +72,10 @@ class RangeEnds:
         reach
             How far they have reached now.
         """
-        there = facts.n_valid > 0
-        fading = reach[:, :2] * self.keep + facts.level[:, None] * self.share
-        up, down = np.moveaxis(np.where(there[:, None], fading, reach[:, :2]), 1, 0)
-        after = np.stack([np.maximum(up, facts.high), np.minimum(down, facts.low), reach[:, 2], reach[:, 3]], axis=1)
-        after[:, 2:] = np.where(there[:, None], np.stack([facts.high, facts.low], axis=1), after[:, 2:])
+        there = facts.n_valid > 0 if held is None else (facts.n_valid > 0) & ~held
+        up, down = np.moveaxis(reach[:, :2] * self.keep + facts.level[:, None] * self.share, 1, 0)
+        now = np.stack([np.maximum(up, facts.high), np.minimum(down, facts.low), facts.high, facts.low], axis=1)
+        after = np.where(there[:, None], now, reach)
         return self._share(values, valid, facts, reach), after
 
     def _share(self, values: F32, valid: Mask, facts: HopFacts, reach: F32) -> F64:

@@ -29,6 +29,7 @@ from kinedge.edge.caution import (
 from kinedge.edge.plausible import MOST_RAD_S
 from kinedge.edge.reliability import SensorHealth
 from kinedge.edge.scores import BlockScores
+from kinedge.signals import split_channel
 
 __all__ = ["Reason", "reasons_of"]
 
@@ -60,9 +61,9 @@ class Reason:
     Parameters
     ----------
     code
-        ``warming_up``, ``no_data``, ``missing``, ``saturated``, ``flat``, ``stuck``, ``units``, ``off_body``,
-        ``duplicate``, ``swapped``, ``shifted``, ``clock``, ``not_valid``, ``not_placed``, ``newcomer``, ``not_rare``,
-        ``quiet``, ``unlike`` or ``between``.
+        ``warming_up``, ``no_data``, ``missing``, ``saturated``, ``flat``, ``stuck``, ``held``, ``units``,
+        ``off_body``, ``duplicate``, ``swapped``, ``shifted``, ``clock``, ``not_valid``, ``not_placed``, ``newcomer``,
+        ``not_rare``, ``quiet``, ``unlike`` or ``between``.
     text
         For a person.
     weight
@@ -98,8 +99,12 @@ def reasons_of(
     *,
     health: SensorHealth | None = None,
     clock_ms: F64 | None = None,
+    channels: Sequence[str] = (),
 ) -> tuple[Reason, ...]:
-    """Say what took certainty away from one stream's answer, the heaviest first; empty when nothing did."""
+    """Say what took certainty away from one stream's answer, the heaviest first; empty when nothing did.
+
+    ``channels`` are the full names of all, for what is said of one.
+    """
     row = np.array([stream])
     shares = trust_shares(_row(scores, row), None if health is None else _row(health, row), _of(clock_ms, row))
     found: list[Reason] = []
@@ -132,7 +137,7 @@ def reasons_of(
                 text = (
                     f"data from {sensor} was missing just before"
                     if code == "missing" and scores.missing[stream, i] < gone / 2
-                    else _text(code, sensor, sensors, stream, i, scores, health, clock_ms)
+                    else _text(code, sensor, sensors, stream, i, scores, health, clock_ms, channels)
                 )
                 measured = float(gone) if code == "missing" else _measured(code, stream, i, scores, health, clock_ms)
                 # sides that are surely exchanged are exchanged back: trust is left, and the sentence is true
@@ -179,6 +184,7 @@ def _text(
     scores: BlockScores,
     health: SensorHealth | None,
     clock_ms: F64 | None,
+    channels: Sequence[str],
 ) -> str:
     if code == "missing":
         return f"{scores.missing[stream, i]:.0%} of the data from {sensor} is missing"
@@ -189,6 +195,8 @@ def _text(
     if code == "saturated":
         share = max(float(scores.saturated[stream, i]), float(health.clipped[stream, i]))
         return f"{sensor} was at the end of its range {share:.0%} of the time"
+    if code == "held":
+        return f"{_axis(sensor, int(health.held[stream, i]), channels)} stands at one number while the sensor moves"
     return {
         "stuck": f"{sensor} repeats itself: {health.repeated[stream, i]:.0%} of its samples were there before",
         "units": f"{sensor} {_absurd(health, stream, i)}: another unit or range than was said?",
@@ -213,6 +221,11 @@ def _measured(
     if code == "units" and (health.gyr_rad_s[stream, i] > MOST_RAD_S or health.unturned[stream, i]):
         return None
     return float(getattr(health, _GOES_BY[code])[stream, i])
+
+
+def _axis(sensor: str, number: int, channels: Sequence[str]) -> str:
+    own = [c for c in channels if split_channel(c)[0] == sensor]
+    return own[number - 1] if number <= len(own) else f"axis {number} of {sensor}"
 
 
 def _absurd(health: SensorHealth, stream: int, i: int) -> str:

@@ -5,6 +5,7 @@ A model only knows that something is unlike what it learned. Whether the person 
 * ``repeated``: samples that stood in the block before, bit for bit (a stuck buffer, a flat line). Noise never repeats.
 * ``clipped``: samples at the end of a range that the device did not report (:mod:`kinedge.edge.range_ends`). Of either,
   what a sensor shows by chance for its resolution is taken off (:mod:`kinedge.edge.resolution`).
+* ``held``: one axis stands at one number while the others move (:mod:`kinedge.edge.held_axes`).
 * ``off_body``: so still, for so long, that no living body carries it; sooner where another sensor moves meanwhile.
 * ``units``: no body shows what it reads (:mod:`kinedge.edge.plausible`).
 * ``twin``: two sensors give the same signal, exactly or within two per cent of its power (one is a copy, both are worn
@@ -34,8 +35,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinedge.bundle import Manifest
-from kinedge.edge import range_ends, resolution
+from kinedge.edge import held_axes, range_ends, resolution
 from kinedge.edge.calibration import UNSCORED
+from kinedge.edge.held_axes import HeldAxes
 from kinedge.edge.hop_facts import HopFacts, look_at
 from kinedge.edge.native import NativeHealth
 from kinedge.edge.plausible import LIMITS, Plausibility
@@ -98,6 +100,7 @@ class ReliabilityMonitor:
         self._starts = [g.start for g in self._groups]
         self._widths = np.array([s.n_channels for s in specs], np.float64)
         quantities = [quantity_of(c) for s in specs for c in s.channels]
+        self._quantities = np.array(quantities, np.int64)
         self._still_limit: F32 = np.array([_STILL[q] for q in quantities], np.float32)
         self._center, self._scale = np.array(manifest.center), np.array(manifest.scale)
         self._acc, self._gyr = (
@@ -107,6 +110,7 @@ class ReliabilityMonitor:
         self._plausibility = Plausibility(self._acc, self._gyr, hop=self._hop, rate_hz=manifest.rate_hz)
         self._has_gravity = np.array([len(c) == _AXES for c in self._acc])
         self._range_ends = RangeEnds(self._groups, self._scale, self._hop_s)
+        self._held_axes = HeldAxes(self._groups, self._scale, quantities, self._hop, self._range_ends.least)
         self._marks = Marks(self._groups, self._hop)
         pairs = [(a, b) for a, b in combinations(range(len(specs)), 2) if specs[a].channels == specs[b].channels]
         self._pairs = pairs
@@ -167,6 +171,8 @@ class ReliabilityMonitor:
                 "unscored": UNSCORED,
                 "again_from": resolution.AGAIN_FROM,
                 "at_end": range_ends.AT_END,
+                "held_from": self._held_axes.least,
+                "mostly": held_axes.MOSTLY,
                 "few": resolution.FEW,
                 "more_than_one": resolution.MORE_THAN_ONE,
                 "in_order": resolution.IN_ORDER,
@@ -180,12 +186,14 @@ class ReliabilityMonitor:
             starts=edges,
             acc=acc,
             gyr=gyr,
+            quantity=self._quantities,
             pairs=np.array(self._pairs, np.int64).reshape(-1, 2),
             factors=self._marks.factors,
             still_limit=self._still_limit,
             inverse_unit=self._inverse_unit,
             weight=self._inverse_unit**2,
             range=self._range_ends.least,
+            watched=self._held_axes.watched,
             center=self._center,
             unit=self._unit,
             widths=self._widths,
@@ -208,6 +216,7 @@ class ReliabilityMonitor:
             marks=np.zeros((n, s, self._hop * self._n_hops), np.uint64),
             clipped=np.zeros((n, s)),
             reach=self._range_ends.initial(n),
+            held=np.zeros((n, s)),
             likeness=np.zeros((n, self._n_alike, len(self._pairs), 2)),
             n_still=np.zeros((n, s), np.int64),
             n_lone=np.zeros((n, s), np.int64),
@@ -254,7 +263,8 @@ class ReliabilityMonitor:
 
         marks, n_known, n_again = self._marks.push(values, valid, state.marks)
         repeated = self._marks.repeated(values, valid, facts, marks, n_again / np.maximum(n_known - 1, 1))
-        at_ends, reach = self._range_ends.step(values, valid, facts, state.reach)
+        axis, was, held = self._held_axes.step(values, valid, facts, state.reach, state.clipped, state.held)
+        at_ends, reach = self._range_ends.step(values, valid, facts, state.reach, held=held)
         at_ends = at_ends * (1 - repeated)  # given again, extremes are, too
         clipped = np.maximum(state.clipped * np.exp(-self._hop_s / _CLIPPED_S), at_ends)
         n_still, n_lone = self._still(spread, heard, state)
@@ -268,6 +278,7 @@ class ReliabilityMonitor:
             marks=marks,
             clipped=clipped,
             reach=reach,
+            held=was,
             likeness=_push(state.likeness, self._likeness(facts)),
             n_still=n_still,
             n_lone=n_lone,
@@ -280,7 +291,7 @@ class ReliabilityMonitor:
             gravity=gravity,
             last=last,
         )
-        return self._health(after, repeated), after
+        return self._health(after, repeated, axis), after
 
     def advance(
         self, values: F32, valid: Mask, state: HealthState, rows: NDArray[np.intp], *, facts: HopFacts
@@ -365,7 +376,7 @@ class ReliabilityMonitor:
             if len(rows):
                 yield rows, np.r_[a, b], np.r_[b, a]
 
-    def _health(self, state: HealthState, repeated: F64) -> SensorHealth:
+    def _health(self, state: HealthState, repeated: F64, held: F64) -> SensorHealth:
         swapped = np.zeros(state.n_still.shape)
         doubt, belief = _SWAP_LIMITS
         known = state.side_weight > 1 - np.exp(-_SWAP_AFTER_S / _SWAP_S)
@@ -388,6 +399,7 @@ class ReliabilityMonitor:
             unturned=unturned,
             acc_m_s2=acc_m_s2,
             gyr_rad_s=gyr_rad_s,
+            held=held,
             twin=twin,
             copy=copy,
         )

@@ -16,7 +16,7 @@ Mask = NDArray[np.bool_]
 
 CLIPPED_POWER: Final = 6  # a clipped sample misleads about its neighbours, too
 _OUT: Final = 0.5  # trust below which a sensor is kept from the model
-N_FOUND: Final = 10  # parts of a sensor's health that are numbers
+N_FOUND: Final = 11  # parts of a sensor's health that are numbers
 FINE: Final = 0.05  # of each thing that may be wrong: together they leave more than that
 
 
@@ -36,6 +36,8 @@ class SensorHealth:
         1 where that is for turning by less than it felt.
     acc_m_s2, gyr_rad_s
         Root mean square of late.
+    held
+        Which of its channels, counted from 1, stands at one number while the sensor moves; 0 where none does.
     twin
         Index of the sensor that gives the same signal, -1 without one.
     copy : bool
@@ -52,6 +54,7 @@ class SensorHealth:
     unturned: F64
     acc_m_s2: F64
     gyr_rad_s: F64
+    held: F64
     twin: NDArray[np.int64]
     copy: Mask
     _is_fine: ClassVar[bool] = False
@@ -65,7 +68,7 @@ class SensorHealth:
     @classmethod
     def of(cls, found: F64, twin: NDArray[np.int64], copy: Mask) -> SensorHealth:
         """Return the health of which the first parts are ``found`` (``N_FOUND``, n_streams, n_sensors)."""
-        repeated, clipped, off_body, units, swapped, shifted, still_s, unturned, acc_m_s2, gyr_rad_s = found
+        repeated, clipped, off_body, units, swapped, shifted, still_s, unturned, acc_m_s2, gyr_rad_s, held = found
         health = cls(
             repeated,
             clipped,
@@ -77,10 +80,11 @@ class SensorHealth:
             unturned,
             acc_m_s2,
             gyr_rad_s,
+            held,
             twin=twin,
             copy=copy,
         )
-        if found[:4].max(initial=0.0) < FINE and not copy.any():
+        if found[:4].max(initial=0.0) < FINE and not held.any() and not copy.any():
             object.__setattr__(health, "_is_fine", True)
         return health
 
@@ -93,7 +97,7 @@ class SensorHealth:
     def out(self) -> Mask:
         """Which sensors the model must not see."""
         trust = (1 - self.repeated) * (1 - self.clipped) ** CLIPPED_POWER * (1 - self.off_body) * ~self.copy
-        trust = trust * (1 - self.units)
+        trust = trust * (1 - self.units) * (self.held == 0)
         kept_out: Mask = trust < _OUT
         return kept_out
 
@@ -110,6 +114,8 @@ class HealthState:
         Share of samples at an extreme, the largest of late, decaying.
     reach : (n, 4, n_channels) float32
         How far each channel has reached up and down, decaying towards where it is, and in the last hop.
+    held : (n, n_sensors)
+        Which axis was held when it was last heard, counted from 1; 0 where none was.
     likeness : (n, n_hops of 4 s, n_pairs, 2)
         Power of the difference of two sensors, and of both.
     n_still, n_lone : (n, n_sensors)
@@ -130,6 +136,7 @@ class HealthState:
     marks: NDArray[np.uint64]
     clipped: F64
     reach: F32
+    held: F64
     likeness: F64
     n_still: NDArray[np.int64]
     n_lone: NDArray[np.int64]

@@ -220,6 +220,7 @@ class VerdictBatch:
             self.config,
             health=self.health,
             clock_ms=self.clock_ms,
+            channels=self.channels,
         )
         watched = self.watched[stream] if self.watched else None
         if watched is not None and watched.alarm:

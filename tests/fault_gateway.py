@@ -104,7 +104,7 @@ async def meet(folder: Path, fault: str) -> dict[str, Any]:
             "gateway": "gw-1",
             "store": disk / "edge.db",
             "people": [{"subject": "p-001", "devices": [{"port": str(d.link_path)} for d in devices]}],
-            "max_delay_s": 1.5,
+            "max_delay_s": 4.0,  # of a clock that runs fast: a busy machine may stand still for a second of its own
             "episodes": {"quiet": 3, "draft_every": 1},
         }
     )
@@ -143,8 +143,8 @@ async def meet(folder: Path, fault: str) -> dict[str, Any]:
         "refused": health_in_fault,
         "restarts": restarts,
         "notes": list(service.notes),
-        "store_p50_s": times["store"].p50_s,
-        "n_stores": times["store"].count,
+        "store_p50_s": times["store"].p50_s if "store" in times else None,
+        "n_stores": times["store"].count if "store" in times else 0,
         "score_p99_s": times["score"].p99_s,
         "sample_to_verdict_p99_s": times["sample_to_verdict"].p99_s,
     }

@@ -16,7 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from native_sensors import lay_down, lossy, sensors_of, worn
+from native_sensors import hold, lay_down, lossy, sensors_of, worn
 from random_calibrations import calibration_of, coordination_of
 
 from kinedge.bundle import read_bundle
@@ -104,6 +104,7 @@ def sensor_health(seed: int) -> None:
         if turn % 5 == 0:
             values = worn(rng, n, m.sensor_specs, np.array(m.center), 5 * m.hop)
             lay_down(rng, values, m.sensor_specs)
+            hold(rng, values)
         rows = np.arange(n) if turn % 3 == 0 else rng.permutation(n)[: int(rng.integers(1, n + 1))]
         now = np.ascontiguousarray(values[rows, turn % 5 * m.hop : (turn % 5 + 1) * m.hop])
         valid = lossy(rng, now.shape)

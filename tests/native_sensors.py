@@ -65,6 +65,16 @@ def lay_down(rng: np.random.Generator, values: np.ndarray, specs: list[SensorSpe
         start += spec.n_channels
 
 
+def hold(rng: np.random.Generator, values: np.ndarray) -> None:
+    """Let some axes stand at one number from somewhere on, and some streams be coarse."""
+    for stream in values:
+        if rng.random() < 0.3:
+            stream[:] = np.round(stream * 4) / 4
+        for c in np.flatnonzero(rng.random(stream.shape[1]) < 0.1):
+            begin, end = np.sort(rng.integers(0, len(stream) + 1, 2))
+            stream[begin:end, c] = stream[min(begin, len(stream) - 1), c]
+
+
 def sensors_of(rng: np.random.Generator, *, hop: int) -> Any:
     """Return a manifest, as far as sensors, blocks and scores need it."""
     chosen = sorted(rng.permutation(4)[: int(rng.integers(1, 5))].tolist())

@@ -11,14 +11,12 @@ from numpy.typing import NDArray
 from kinedge.edge.gaps import Gaps
 from kinedge.errors import SignalError
 from kinedge.recording import Recording, Region
-from kinedge.signals import Quantity, SensorSpec, quantity_of
+from kinedge.signals import LEAST_SCALE, Quantity, SensorSpec, quantity_of
 from kinedge.training.rotations import matrix, small_rotation
 
 __all__ = ["Augmentation", "Normalisation", "Pieces", "common_layout", "filled", "labelled"]
 
 F32 = NDArray[np.float32]
-# A channel that never moves gets this unit: well above the noise of a sensor at rest, well below any movement.
-_FLOOR = {Quantity.ACC: 0.1, Quantity.GYR: 0.03, Quantity.MAG: 1.0}
 _MOST_LOST = 0.4  # of a sensor's packets, in training
 _PACKET_S = (0.1, 0.5)
 _SHARE_OF_RANGE = 0.02  # a channel that hardly ever moves: its unit is this share of what it does then
@@ -65,7 +63,7 @@ class Normalisation:
         names = [channel for s in pieces.sensors for channel in s.channels]
         for c, name in enumerate(names):
             column = pieces.values[pieces.valid[:, c], c].astype(np.float64)
-            floor = _FLOOR[quantity_of(name)]
+            floor = LEAST_SCALE[quantity_of(name)]
             if len(column) == 0:
                 scale[c] = floor
                 continue

@@ -36,7 +36,7 @@ typedef struct {
     const double *channel, *drop, *intensity, *before, *missing, *saturated;
     const uint8_t *scored, *flat, *full;
     const double *late;
-    const double *repeated, *clipped, *off_body, *units, *swapped, *shifted, *clock_ms;
+    const double *repeated, *clipped, *off_body, *units, *held, *swapped, *shifted, *clock_ms;
     const uint8_t *copies;
     const int64_t *rows;
     /* the state, as BeliefState has it */
@@ -237,6 +237,7 @@ API int32_t kinedge_belief_trust(const kinedge_belief *b)
             if (b->has_health) {
                 const double swapped = b->swapped[at];
                 lasting *= 1 - b->repeated[at];
+                lasting *= !(b->held[at] > 0);
                 lasting *= 1 - b->units[at];
                 lasting *= 1 - b->off_body[at];
                 lasting *= 1.0 - b->copies[at];

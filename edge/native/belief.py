@@ -40,11 +40,11 @@ _Belief: Final = structure(
     (DOUBLE, "most_shared least_u"),
     (POINTER, f"starts {_CALIBRATION} {_LINES} {_WEIGHTS} {_RENAMED} {_APART}"),
     (POINTER, "channel drop intensity before missing saturated scored flat full late"),
-    (POINTER, "repeated clipped off_body units swapped shifted clock_ms copies rows"),
+    (POINTER, "repeated clipped off_body units held swapped shifted clock_ms copies rows"),
     (POINTER, f"{_STATE} work of_channels of_sensors of_streams decision without"),
 )
 _STATES: Final = _STATE.split()
-_OF_HEALTH: Final = ("repeated", "clipped", "off_body", "units", "swapped", "shifted")
+_OF_HEALTH: Final = ("repeated", "clipped", "off_body", "units", "held", "swapped", "shifted")
 _FUNCTIONS: Final = tuple(f"kinedge_belief_{name}" for name in ("assess", "trust", "gather", "decide"))
 _MOST_SENSORS: Final = 64
 _MOST_CHANNELS: Final = 1024

@@ -11,18 +11,18 @@
 typedef struct kinedge_health {
     /* sizes: streams of this step, rows of the state */
     int64_t n_streams, n_rows, hop, n_channels, n_sensors, block, n_alike, n_pairs, heard_from, clipped_from, most_still;
-    int64_t in_order;
+    int64_t in_order, held_from;
     double moves, shakes, clipped_keep, range_keep, range_share, twin, twin_equal, fits, side_keep, known_from, doubt, belief, hop_s;
     double still_share, lone_share, gravity_keep, persist_low, persist_high, turned, never_from, usual_keep;
-    double persist_keep, unusual_from, unscored, again_from, at_end, few, more_than_one, pile;
+    double persist_keep, unusual_from, unscored, again_from, at_end, few, more_than_one, pile, mostly;
     double strength_keep, strange_share, quiet, rest_low, rest_high, least_acc, most_acc, most_gyr, hop_acc, hop_gyr;
     double slack, times, unknown, clips, few_at_end, comparable_below;
     /* of the model: starts (n_sensors + 1), acc and gyr (n_sensors, 3) or -1, pairs (n_pairs, 2); of channels, sensors, pairs */
-    const int64_t *starts, *acc, *gyr, *pairs;
+    const int64_t *starts, *acc, *gyr, *quantity, *pairs;
     const uint64_t *factors;
     const float *still_limit, *inverse_unit, *weight;
     const double *range, *center, *unit, *widths, *apart, *enough;
-    const uint8_t *told_apart, *sides;
+    const uint8_t *told_apart, *sides, *watched;
     /* of the hop: values, valid (n_streams, hop, n_channels); facts (10, n_streams, n_channels) as HopFacts has them;
      * shared (n_streams, widths of the pairs one behind the other); which rows of the state */
     const float *values;
@@ -33,11 +33,11 @@ typedef struct kinedge_health {
     uint64_t *marks;
     double *clipped;
     float *reach;
-    double *likeness;
+    double *held, *likeness;
     int64_t *n_still, *n_lone, *n_strange;
     double *strength, *rested, *side, *side_weight, *belongs, *gravity, *usual_gravity, *last, *usual_weight, *unusual;
-    /* what is found: (10, n_streams, n_sensors) repeated, clipped, off_body, units, swapped, shifted, still_s, unturned,
-     * acc_m_s2, gyr_rad_s; (n_streams, n_sensors) twin, copy */
+    /* what is found: (11, n_streams, n_sensors) repeated, clipped, off_body, units, swapped, shifted, still_s, unturned,
+     * acc_m_s2, gyr_rad_s, held; (n_streams, n_sensors) twin, copy */
     double *found;
     int64_t *twins;
     uint8_t *copies;
@@ -182,6 +182,8 @@ static double while_moving(const kinedge_health *h, int64_t stream, int64_t g, c
     return (double)n_again / (double)n_moved;
 }
 
+#include "held_axes.h"
+
 /* Push one number for each sample of a sensor, from the bits of its channels, 0 where one is missing, onto those of the
  * block before; return by how many of those that are not 0 another one stood before. */
 static double push_marks(const kinedge_health *h, int64_t stream, int64_t g, uint64_t *marks)
@@ -236,7 +238,7 @@ static void decay(double *sum, double keep, double now, double apart)
 
 static int outside(const kinedge_health *h)
 {
-    if (h->block > TABLE / 2 || h->hop < 1 || h->hop > h->block || h->n_sensors > MOST_SENSORS || h->n_alike < 1)
+    if (h->block > TABLE / 2 || h->hop < 1 || h->held_from < 2 || h->hop > h->block || h->n_sensors > MOST_SENSORS || h->n_alike < 1)
         return -1;
     for (int64_t g = 0; g < h->n_sensors; g++) {
         if (h->starts[g] < 0 || h->starts[g] >= h->starts[g + 1] || h->starts[g + 1] > h->n_channels ||
@@ -260,8 +262,9 @@ static int outside(const kinedge_health *h)
 }
 
 /* What the facts of the hop add to the state of one stream, whose sensors repeat themselves so much; which sensors were
- * heard. */
-static void add_facts(const kinedge_health *h, int64_t stream, int64_t row, const double *repeated, uint8_t *heard)
+ * heard; which axis of each is held. */
+static void add_facts(const kinedge_health *h, int64_t stream, int64_t row, const double *repeated, uint8_t *heard,
+                      double *axis)
 {
     const int64_t C = h->n_channels, S = h->n_sensors, plane = h->n_streams * C;
     const float *fact = h->facts + stream * C, *n_valid = fact, *level = fact + 2 * plane, *power = fact + 3 * plane,
@@ -274,9 +277,10 @@ static void add_facts(const kinedge_health *h, int64_t stream, int64_t row, cons
         float least = n_valid[first];
         double share = 0;
         float at_end[MOST_WIDTH];
-        uint8_t told[MOST_WIDTH], asked[2 * MOST_WIDTH];
+        uint8_t told[MOST_WIDTH], asked[2 * MOST_WIDTH], held[MOST_WIDTH];
         int several = 0;
         still[g] = 1;
+        axis[g] = (double)held_axes(h, stream, row, g, held);
         for (int64_t i = 0; i < width; i++) {
             const int64_t c = first + i;
             least = n_valid[c] < least ? n_valid[c] : least;
@@ -290,12 +294,13 @@ static void add_facts(const kinedge_health *h, int64_t stream, int64_t row, cons
             asked[MOST_WIDTH + i] = (low[c] <= *lowest || low[c] == *last_low) && n_low[c] > 0;
             at_end[i] = (asked[i] && n_high[c] >= from ? n_high[c] - 1 : 0) +
                         (asked[MOST_WIDTH + i] && n_low[c] >= from ? n_low[c] - 1 : 0);
-            const float faded[2] = {n_valid[c] > 0 ? *highest * keep + level[c] * by : *highest,
-                                    n_valid[c] > 0 ? *lowest * keep + level[c] * by : *lowest};
-            *highest = high[c] > faded[0] ? high[c] : faded[0];
-            *lowest = low[c] < faded[1] ? low[c] : faded[1];
-            *last_high = n_valid[c] > 0 ? high[c] : *last_high;
-            *last_low = n_valid[c] > 0 ? low[c] : *last_low;
+            if (n_valid[c] > 0 && !held[i]) {
+                const float faded[2] = {*highest * keep + level[c] * by, *lowest * keep + level[c] * by};
+                *highest = high[c] > faded[0] ? high[c] : faded[0];
+                *lowest = low[c] < faded[1] ? low[c] : faded[1];
+                *last_high = high[c];
+                *last_low = low[c];
+            }
             told[i] = (double)high[c] > (double)low[c] + h->range[c];
             several |= told[i] && at_end[i] > 0;
         }
@@ -418,7 +423,7 @@ API int32_t kinedge_health_step(const kinedge_health *h)
         double *found = h->found + stream * S;
         for (int64_t g = 0; g < S; g++)
             found[g] = push_marks(h, stream, g, h->marks + (row * S + g) * h->block);
-        add_facts(h, stream, row, found, heard);
+        add_facts(h, stream, row, found, heard, found + 10 * plane);
         for (int64_t g = 0; g < S; g++) {
             const int64_t at = row * S + g;
             const double lain = larger((double)h->n_still[at] * h->still_share, (double)h->n_lone[at] * h->lone_share);

@@ -177,6 +177,7 @@ export const WORDS = dictionary({
   why_saturated: { en: "at the end of its range", fr: "en butée" },
   why_flat: { en: "flat line", fr: "signal plat" },
   why_stuck: { en: "repeats itself", fr: "se répète" },
+  why_held: { en: "one axis stands still", fr: "un axe figé" },
   why_units: { en: "unit or range wrong?", fr: "unité ou plage erronée ?" },
   why_off_body: { en: "lies still, not worn?", fr: "immobile, non porté ?" },
   why_duplicate: { en: "same signal as another", fr: "même signal qu’un autre" },

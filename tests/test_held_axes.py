@@ -1,0 +1,203 @@
+"""An axis that stands at one number while its sensor moves is told, and what only looks like it is not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from kinedge.bundle import Manifest, read_bundle
+from kinedge.edge.config import DEFAULT_BUNDLE
+from kinedge.edge.held_axes import HeldAxes
+from kinedge.edge.hop_facts import look_at
+from kinedge.edge.narrative import abstention
+from kinedge.edge.offline import verdicts_of
+from kinedge.edge.range_ends import RangeEnds
+from kinedge.edge.reliability import HealthState, ReliabilityMonitor
+from kinedge.edge.scoring import Scorer
+from kinedge.signals import Quantity, quantity_of
+from kinedge.training.simulate import SimulationConfig, simulate
+
+F32 = NDArray[np.float32]
+HOP = 50
+COUNT = np.tile(np.repeat([16 * 9.80665 / 32768, np.deg2rad(2000) / 32768], 3), 2)  # of sixteen bits
+GYR_Y = 4
+
+
+@pytest.fixture(scope="module")
+def manifest() -> Manifest:
+    return read_bundle(DEFAULT_BUNDLE).manifest
+
+
+def moves(rng: np.random.Generator, n: int, n_channels: int = 3) -> F32:
+    return np.asarray(rng.normal(size=(n, n_channels)), np.float32)
+
+
+def watch(
+    hops: Sequence[F32],
+    *,
+    scale: float = 1.0,
+    quantity: Quantity = Quantity.GYR,
+    valid: Any = None,
+    clipped: float = 0.0,
+) -> list[float]:
+    """Let one sensor show hops, and tell which axis is held in each."""
+    n = hops[0].shape[1]
+    told = np.full(n, 0.3)
+    ends = RangeEnds([slice(0, n)], np.ones(n), 1.0)
+    axes = HeldAxes([slice(0, n)], np.full(n, scale), [quantity] * n, HOP, told)
+    reach, before, found = ends.initial(1), np.zeros((1, 1)), []
+    for k, hop in enumerate(hops):
+        there = np.ones((1, HOP, n), bool) if valid is None else valid[k][None]
+        facts = look_at(hop[None], there)
+        axis, before, held = axes.step(hop[None], there, facts, reach, np.full((1, 1), clipped), before)
+        _, reach = ends.step(hop[None], there, facts, reach, held=held)
+        found.append(float(axis[0, 0]))
+    return found
+
+
+def hops_of(x: F32) -> list[F32]:
+    return [x[k : k + HOP] for k in range(0, len(x) - HOP + 1, HOP)]
+
+
+def held_from(x: F32, start: int, axis: int, end: int | None = None) -> F32:
+    x = x.copy()
+    x[start:end, axis] = (x[:start, axis].max() + x[:start, axis].min()) / 2
+    return x
+
+
+def simulated(seed: int, seconds: float = 60.0) -> F32:
+    mix = {"rest": 0.2, "gait": 0.4, "arm": 0.4}
+    found = simulate(SimulationConfig(duration_s=seconds, subject_seed=760_000 + seed, activity_mix=mix)).values
+    return np.asarray(np.round(found / COUNT) * COUNT, np.float32)
+
+
+def judge(manifest: Manifest, streams: F32) -> tuple[NDArray[np.float64], HealthState]:
+    """Return which axis of each sensor is held, hop after hop (n_hops, n_streams, n_sensors)."""
+    monitor = ReliabilityMonitor(manifest)
+    state, found = monitor.initial_state(len(streams)), []
+    for k in range(0, streams.shape[1] - manifest.hop + 1, manifest.hop):
+        now = np.ascontiguousarray(streams[:, k : k + manifest.hop])
+        there = np.ones(now.shape, bool)
+        facts = monitor.look_at(now, there)
+        found.append(monitor.advance(now, there, state, np.arange(len(streams)), facts=facts).held)
+    return np.array(found), state
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_an_axis_is_held_from_a_quarter_of_a_hop_on_until_it_moves(axis: int) -> None:
+    x = moves(np.random.default_rng(axis), 8 * HOP)
+    late, early = (hops_of(held_from(x, start, axis, 5 * HOP + 10)) for start in (3 * HOP - 11, 3 * HOP - 12))
+    assert watch(late) == [0, 0, 0, axis + 1, axis + 1, 0, 0, 0]
+    assert watch(early) == [0, 0, axis + 1, axis + 1, axis + 1, 0, 0, 0]
+
+
+def test_what_rests_is_not_held_but_what_was_held_before_stays_so() -> None:
+    x = moves(np.random.default_rng(3), 6 * HOP)
+    x[2 * HOP : 4 * HOP] = x[2 * HOP]  # all of it: nothing tells
+    assert watch(hops_of(x)) == [0] * 6
+    x = held_from(moves(np.random.default_rng(3), 6 * HOP), HOP, 1)
+    x[2 * HOP : 4 * HOP] = x[2 * HOP]
+    assert watch(hops_of(x)) == [0, 2, 2, 2, 2, 2]
+
+
+def test_silence_is_no_answer_and_changes_none() -> None:
+    x = held_from(moves(np.random.default_rng(4), 6 * HOP), HOP, 2)
+    valid = [np.full((HOP, 3), k not in (2, 3)) for k in range(6)]
+    assert watch(hops_of(x), valid=valid) == [0, 3, 0, 0, 3, 3]
+
+
+def test_samples_that_are_missing_are_not_equal_ones() -> None:
+    x = held_from(moves(np.random.default_rng(5), 3 * HOP), HOP, 0, HOP + 14)
+    valid = [np.ones((HOP, 3), bool) for _ in range(3)]
+    assert watch(hops_of(x), valid=valid) == [0, 1, 0]
+    valid[1][7] = False
+    assert watch(hops_of(x), valid=valid) == [0, 0, 0]
+
+
+def test_an_axis_that_never_moved_is_held_from_the_second_hop_on_unless_no_sensor_of_the_cohort_has_it() -> None:
+    x = moves(np.random.default_rng(6), 5 * HOP)
+    x[:, 1] = 4.2
+    assert watch(hops_of(x)) == [0, 2, 2, 2, 2]
+    assert watch(hops_of(x), scale=0.03) == [0] * 5  # what a device fills in that does not measure it
+    assert watch(hops_of(x), scale=0.03, quantity=Quantity.ACC) == watch(hops_of(x), quantity=Quantity.MAG) == [0] * 5
+
+
+def test_the_end_of_a_range_is_not_a_held_axis_and_neither_is_anything_of_a_sensor_that_clips() -> None:
+    x = moves(np.random.default_rng(7), 6 * HOP)
+    x[2 * HOP : 4 * HOP, 0] = x[:, 0].max() + 1  # further than ever
+    x[2 * HOP + 20 : 2 * HOP + 40, 1] = x[:, 1].min() - 1
+    assert watch(hops_of(x)) == [0] * 6
+    inside = held_from(moves(np.random.default_rng(8), 6 * HOP), 2 * HOP, 0)
+    assert watch(hops_of(inside)) == [0, 0, 1, 1, 1, 1]
+    assert watch(hops_of(inside), clipped=0.06) == [0] * 6
+
+
+def test_a_held_axis_does_not_tell_how_far_it_reaches() -> None:
+    x = moves(np.random.default_rng(9), 300 * HOP)
+    held = held_from(x[: 250 * HOP], 3 * HOP, 0)
+    assert watch(hops_of(held))[3:] == [1] * 247  # also long after what it reached before would be forgotten
+
+
+def test_of_a_coarse_sensor_a_moment_is_its_resolution_and_a_whole_hop_is_not() -> None:
+    x = np.round(moves(np.random.default_rng(10), 6 * HOP) * 2)
+    x = held_from(np.asarray(x, np.float32), 2 * HOP + 20, 0)
+    assert watch(hops_of(x)) == [0, 0, 0, 1, 1, 1]
+
+
+def test_noise_of_one_quantity_says_nothing_of_another_that_is_too_coarse_to_show_its_own(manifest: Manifest) -> None:
+    quantities = [quantity_of(c) for c in manifest.sensor_specs[0].channels]
+    rng = np.random.default_rng(11)
+    x = moves(rng, 4 * HOP, 6)
+    x[:, 3:] = np.round(0.1 * rng.normal(size=(4 * HOP, 3))) + 1  # at rest, below one step
+    x[:HOP, 3:] = moves(rng, HOP)
+    axes = HeldAxes([slice(0, 6)], np.ones(6), quantities, HOP, np.full(6, 0.3))
+    ends, before = RangeEnds([slice(0, 6)], np.ones(6), 1.0), np.zeros((1, 1))
+    reach, there = ends.initial(1), np.ones((1, HOP, 6), bool)
+    for hop in hops_of(x):
+        facts = look_at(hop[None], there)
+        axis, before, held = axes.step(hop[None], there, facts, reach, np.zeros((1, 1)), before)
+        _, reach = ends.step(hop[None], there, facts, reach, held=held)
+        assert axis[0, 0] == 0
+
+
+def test_simulated_people_are_told_apart_from_those_with_a_held_axis_at_sixteen_bits(manifest: Manifest) -> None:
+    usual = np.stack([simulated(seed) for seed in range(6)])
+    assert not judge(manifest, usual)[0].any()
+    broken, at = usual.copy(), 20 * manifest.hop + 13
+    for i, stream in enumerate(broken):
+        stream[at:, 6 + i] = stream[at, 6 + i]
+    found, state = judge(manifest, broken)
+    assert not found[:, :, 0].any()
+    after = found[21:, :, 1]
+    assert (after == np.arange(1, 7))[3:].mean() > 0.9 and ((after == 0) | (after == np.arange(1, 7))).all()
+    np.testing.assert_array_equal(state.held[:, 1], np.arange(1, 7))
+
+
+def test_people_who_clip_are_not_said_to_have_a_held_axis_once_that_is_known(manifest: Manifest) -> None:
+    people = np.stack([simulated(seed) for seed in range(6)])
+    middle, half = np.median(people, axis=1, keepdims=True), people.std(axis=1, keepdims=True)
+    clipped = np.clip(people, middle - half, middle + half)
+    found, _ = judge(manifest, np.concatenate([people[:, : 20 * manifest.hop], clipped], axis=1))
+    assert (found[35:] > 0).mean() < 0.02
+
+
+def test_a_recording_with_a_held_axis_is_unsure_and_says_which_in_both_languages(scorer: Scorer) -> None:
+    recording = simulate(SimulationConfig(duration_s=40, subject_seed=760_100, activity_mix={"gait": 1.0}))
+    values = recording.values.copy()
+    values[1000:, GYR_Y] = values[1000, GYR_Y]
+    verdicts = verdicts_of(scorer, replace(recording, values=values))
+    late = [v for v in verdicts if v.end_tick > 1100]
+    assert late and all(v.decision.word == "unsure" for v in late)
+    for v in late:
+        reason = v.reasons[0]
+        assert (reason.code, reason.sensor, reason.truth, reason.measured) == ("held", scorer.sensors[0], 1.0, None)
+        assert reason.text == f"{scorer.channels[GYR_Y]} stands at one number while the sensor moves"
+        assert "one axis of the left wrist stands still" in abstention(reason)
+        assert "un axe du capteur du poignet gauche reste figé" in abstention(reason, language="fr")
+    before = [v for v in verdicts if v.end_tick <= 1000]
+    assert not any(r.code == "held" for v in before for r in v.reasons)
