@@ -259,7 +259,7 @@ def _row(what: str, told: Sequence[Told]) -> dict[str, Any]:
     for t in told:
         by_person[t.subject].append(t)
     names = ["sensor"] if told[0].case.channel is None else ["channel", "sensor"]
-    names += [] if told[0].episode else ["stable"]
+    names += [] if told[0].episode or told[0].told else ["stable"]
     rng = np.random.default_rng(0)
     draws = rng.integers(0, len(by_person), (1000, len(by_person)))
     sizes = np.array([len(v) for v in by_person.values()])

@@ -50,13 +50,13 @@ class Told:
     first
         The first alarm, and none was on before.
     told
-        The first that is said at all: an alarm, or that an axis is held.
+        It is of what was said first, an alarm or which axis is held, and not of a verdict that counts elsewhere.
     alone
         The walk as it was leans to no change.
     episode
         It is an episode's, not a verdict's.
     stable
-        With a little noise the same channel leads; None of an episode.
+        With a little noise the same channel leads; None of an episode, and of what was told first.
     """
 
     subject: str

@@ -1,8 +1,9 @@
 """Axes that stand at one number while their sensor moves: a broken element, a driver that reads one register.
 
 What moves in space shows it on every axis, and what rests shows noise: a run of equal samples on one axis, while the
-others of the same quantity go on by more than a step of their resolution, comes of the sensor. Once told, it holds until
-the axis moves, also while the wearer rests. Of coarse sensors, whose slow axes stand for a moment, a run is a whole hop.
+others of the same quantity go on by more than a step of their resolution, comes of the sensor. Once told, it holds
+until the axis moves, also while the wearer rests. Of coarse sensors, whose slow axes stand for a moment, a run is a
+whole hop.
 
 Two things look alike and are none of it: the end of a range, which is the outermost a channel has reached, where a held
 axis seldom stands (a sensor that clips is told by that); and a magnetometer, read more slowly than it is reported.
