@@ -330,7 +330,8 @@ def believe(
         normal *= (1 - health.swapped).min(axis=1)
     needed = np.where(enrolled, config.min_belief_anomalous, config.min_belief_newcomer)
     alpha = np.where(enrolled, config.alpha, config.alpha_newcomer)
-    is_anomalous = (anomalous > needed) & (unusual.p_value <= alpha)
+    rare = (unusual.p_value <= alpha) | (~enrolled & (anomalous > config.sure_newcomer))
+    is_anomalous = (anomalous > needed) & rare
     # never both: the odds of what counts are not above those of all evidence, so one of the beliefs is 0
     is_normal = normal > config.min_belief_normal
     decision = np.where(is_anomalous, Decision.ANOMALOUS, np.where(is_normal, Decision.NORMAL, Decision.UNSURE))

@@ -18,6 +18,9 @@ _UNSURE: Final = 0.57  # cost of an unsure answer, where a false call and a miss
 # answer in place of "anomalous" costs so many times as much, and so many times as many blocks are rare.
 _NEWCOMER: Final = 1.4
 _NEWCOMER_ALPHA: Final = 2.14
+# Rare is what few of the cohort show; who is calmer than they may change and still not be. What is believed so many
+# times as surely as it needs to be counts all the same.
+_SURE: Final = 1.5
 _LEAST, _MOST = 0.05, 0.95
 _OTHERS: Final = 0.2  # odds of a change, as a share of what "normal" takes, with which others may stand for a sensor
 
@@ -93,6 +96,11 @@ class CautionConfig(Config):
         return max(self.alpha, min(_NEWCOMER_ALPHA * self.alpha, _MOST))
 
     @property
+    def sure_newcomer(self) -> float:
+        """Belief beyond which a block of people who are not enrolled need not be rare."""
+        return _SURE * self.min_belief_newcomer
+
+    @property
     def meaning(self) -> str:
         """What the setting means, in words; shown wherever the setting is."""
         k = self.miss_cost
@@ -106,8 +114,8 @@ class CautionConfig(Config):
         return (
             f"{weighs}: normal is said from a belief of {self.min_belief_normal:.2f} on{self._of_others}, anomalous "
             f"from {self.min_belief_anomalous:.2f} on and if at most {self.alpha:.1%} of ordinary blocks are as "
-            f"unusual (of people who are not enrolled {self.min_belief_newcomer:.2f} and {self.alpha_newcomer:.1%}, "
-            "beyond what they show anyway); everything else is unsure"
+            f"unusual (of people who are not enrolled {self.min_belief_newcomer:.2f} and {self.alpha_newcomer:.1%}, or "
+            f"{min(self.sure_newcomer, 1):.2f}, beyond what they show anyway); everything else is unsure"
         )
 
     @property

@@ -101,8 +101,8 @@ class HeldAxes:
         for i, g in zip(*np.nonzero(np.logical_or.reduceat(asked, self._starts, axis=1)), strict=True):
             group = self._groups[g]
             columns = group.start + np.flatnonzero(asked[i, group])
-            runs = [(c, self._run(values[i], valid[i], facts, reach, i, c)) for c in columns]
-            for c, run in runs:
+            for c in columns:
+                run = self._run(values[i], valid[i], facts, reach, i, c)
                 held[i, c] |= run is not None and self._others_move(values[i], valid[i], facts, i, c, run, group)
         for g, group in enumerate(self._groups):
             axis[:, g] = np.where(held[:, group].any(axis=1), np.argmax(held[:, group], axis=1) + 1, 0)
@@ -120,7 +120,7 @@ class HeldAxes:
                 both = valid[1:, other] & valid[:-1, other]
                 moved[1:] |= both & (np.abs(np.diff(values[:, other].astype(np.float64))) > MORE_THAN_ONE * step)
         n_steps = run.stop - run.start
-        return (fine or n_steps == len(values) - 1) and int(moved[run].sum()) >= MOSTLY * n_steps
+        return (fine or n_steps == len(values) - 1) and bool(moved[run].sum() >= MOSTLY * n_steps)
 
     def _run(self, values: F32, valid: Mask, facts: HopFacts, reach: F32, stream: int, c: int) -> slice | None:
         """Return the steps within the longest run of equal samples; None where it is short, or the end of a range."""

@@ -88,6 +88,7 @@ class Judgement:
                 "min_others": config.min_belief_others,
                 "alpha": config.alpha,
                 "alpha_newcomer": config.alpha_newcomer,
+                "sure_newcomer": config.sure_newcomer,
                 "tiny": caution.TINY,
                 "little": caution.LITTLE,
                 "keep_own": math.exp(-self._hop_s / caution.OWN_S),

@@ -205,6 +205,22 @@ def test_of_a_newcomer_what_counts_needs_less_belief_and_less_rarity_than_of_the
     assert [Decision(int(b.decision[0])) for b in said] == [Decision.ANOMALOUS, Decision.UNSURE]
 
 
+def test_of_a_newcomer_what_is_surely_believed_need_not_be_rare_in_the_cohort() -> None:
+    state, said = BeliefState.initial(1, 2, 2), {}
+    for _ in range(40):
+        _, state = weigh(scores(), unusual(-2, -2, 0.7), state, enrolled=False)
+    for u in np.linspace(0.5, 4.0, 60):
+        for enrolled in (False, True):
+            belief, _ = weigh(scores(), unusual(u, -1, 0.6), state, enrolled=enrolled)
+            said[float(belief.anomalous[0]), enrolled] = Decision(int(belief.decision[0]))
+    assert CONFIG.min_belief_newcomer < CONFIG.sure_newcomer < CONFIG.min_belief_anomalous
+    assert {d for (b, enrolled), d in said.items() if not enrolled and b > CONFIG.sure_newcomer} == {Decision.ANOMALOUS}
+    others = [d for (b, enrolled), d in said.items() if enrolled or b <= CONFIG.sure_newcomer]
+    assert Decision.ANOMALOUS not in others
+    assert any(CONFIG.min_belief_newcomer < b <= CONFIG.sure_newcomer for b, enrolled in said if not enrolled)
+    assert any(b > CONFIG.sure_newcomer for b, enrolled in said if enrolled)
+
+
 @given(
     us=st.lists(st.tuples(st.floats(-3, 6), st.floats(-3, 6)), min_size=1, max_size=12),
     missing=st.floats(0, 0.6),

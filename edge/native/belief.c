@@ -16,7 +16,7 @@ typedef struct {
     int64_t by_excess, leave_out, n_levels, n_apart, n_references_apart;
     double unscored, below, movement_limit, no_data, half, trusted, lr_limit, weight, keep, odds_limit, hop_s, long_s;
     double lately_s, swapped_left, harmless, hopeless, min_anomalous, min_normal, min_others, alpha, tiny;
-    double keep_own, min_newcomer, alpha_newcomer, learned, at_most, little, unlike_from, unlike_spread, unlike_most, most_beyond, no_step, untold;
+    double keep_own, min_newcomer, alpha_newcomer, sure_newcomer, learned, at_most, little, unlike_from, unlike_spread, unlike_most, most_beyond, no_step, untold;
     double most_shared, least_u;
     /* of the model: starts (n_sensors + 1) */
     const int64_t *starts;
@@ -442,7 +442,8 @@ API int32_t kinedge_belief_decide(const kinedge_belief *b)
             normal *= least;
         const int enrolled = b->of_one[b->own ? s : 0] > 0;
         const double needed = enrolled ? b->min_anomalous : b->min_newcomer;
-        const int rare = b->of_streams[n + s] <= (enrolled ? b->alpha : b->alpha_newcomer);
+        const double p_value = b->of_streams[n + s];
+        const int rare = enrolled ? p_value <= b->alpha : p_value <= b->alpha_newcomer || anomalous > b->sure_newcomer;
         int decision = anomalous > needed && rare ? ANOMALOUS : normal > b->min_normal ? NORMAL : UNSURE;
         double others = 0.0;
         int by_others = 0;

@@ -35,7 +35,7 @@ _Belief: Final = structure(
     (INT64, "by_excess leave_out n_levels n_apart n_references_apart"),
     (DOUBLE, "unscored below movement_limit no_data half trusted lr_limit weight keep odds_limit hop_s long_s"),
     (DOUBLE, "lately_s swapped_left harmless hopeless min_anomalous min_normal min_others alpha tiny"),
-    (DOUBLE, "keep_own min_newcomer alpha_newcomer learned at_most little"),
+    (DOUBLE, "keep_own min_newcomer alpha_newcomer sure_newcomer learned at_most little"),
     (DOUBLE, "unlike_from unlike_spread unlike_most most_beyond no_step untold"),
     (DOUBLE, "most_shared least_u"),
     (POINTER, f"starts {_CALIBRATION} {_LINES} {_WEIGHTS} {_RENAMED} {_APART}"),
