@@ -25,9 +25,9 @@ in Dempster's rule. Nothing is believed to be normal unless every sensor can be 
 stuck, held at an axis, copied, off the body or out of time ends "normal" at once; lost packets and clipping, which come
 and go, do so when the sensor could not be trusted for 15 s. With ``without_sensor = "others"`` the sensors that are
 left may be called normal, from a higher belief on, and those that are not are named. What is not believed of the one is
-plausible of the other: ``Pl(anomalous) = 1 - Bel(normal)``. An answer is given when its belief is high, and "anomalous" only of a
-block that is rare among the cohort's, or, of people who are not enrolled, believed surely; otherwise it is "unsure",
-with what stood in the way.
+plausible of the other: ``Pl(anomalous) = 1 - Bel(normal)``. An answer is given when its belief is high, and "anomalous"
+only of a block that is rare among the cohort's, or, of people who are not enrolled, believed surely; otherwise it is
+"unsure", with what stood in the way.
 
 The reliability is a product of shares of trust, one for each thing that can be wrong: ``(1 - missing)^0.3``,
 ``1 - saturated``, ``1 - repeated`` and so on, 0 for a flat line or the copy of another sensor
