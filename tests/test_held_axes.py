@@ -107,6 +107,7 @@ def test_what_rests_is_not_held_but_what_was_held_before_stays_so() -> None:
 
 def test_silence_is_no_answer_and_changes_none() -> None:
     x = held_from(moves(np.random.default_rng(4), 6 * HOP), HOP, 2)
+    x[4 * HOP : 5 * HOP] = x[4 * HOP]  # at rest: it is known from before
     valid = [np.full((HOP, 3), k not in (2, 3)) for k in range(6)]
     assert watch(hops_of(x), valid=valid) == [0, 3, 0, 0, 3, 3]
 
@@ -117,6 +118,16 @@ def test_samples_that_are_missing_are_not_equal_ones() -> None:
     assert watch(hops_of(x), valid=valid) == [0, 1, 0]
     valid[1][7] = False
     assert watch(hops_of(x), valid=valid) == [0, 0, 0]
+    others_lost = [np.ones((HOP, 3), bool) for _ in range(3)]
+    others_lost[1][::2, 1:] = False  # nothing is known of their steps
+    assert watch(hops_of(x), valid=others_lost) == [0, 0, 0]
+
+
+def test_the_longest_run_of_a_hop_is_looked_at() -> None:
+    x = moves(np.random.default_rng(12), 3 * HOP)
+    x[HOP + 2 : HOP + 6, 1] = x[HOP + 2, 1]
+    x[HOP + 20 : HOP + 40, 1] = np.median(x[HOP : HOP + 20, 1])
+    assert watch(hops_of(x)) == [0, 2, 0]
 
 
 def test_an_axis_that_never_moved_is_held_from_the_second_hop_on_unless_no_sensor_of_the_cohort_has_it() -> None:
@@ -124,7 +135,8 @@ def test_an_axis_that_never_moved_is_held_from_the_second_hop_on_unless_no_senso
     x[:, 1] = 4.2
     assert watch(hops_of(x)) == [0, 2, 2, 2, 2]
     assert watch(hops_of(x), scale=0.03) == [0] * 5  # what a device fills in that does not measure it
-    assert watch(hops_of(x), scale=0.03, quantity=Quantity.ACC) == watch(hops_of(x), quantity=Quantity.MAG) == [0] * 5
+    assert watch(hops_of(x), scale=0.03, quantity=Quantity.ACC) == [0] * 5
+    assert watch(hops_of(x), scale=30.0, quantity=Quantity.MAG) == [0] * 5  # read more slowly than it is reported
 
 
 def test_the_end_of_a_range_is_not_a_held_axis_and_neither_is_anything_of_a_sensor_that_clips() -> None:
@@ -137,7 +149,23 @@ def test_the_end_of_a_range_is_not_a_held_axis_and_neither_is_anything_of_a_sens
     assert watch(hops_of(inside), clipped=0.06) == [0] * 6
 
 
+def test_others_that_go_to_and_fro_by_one_step_show_no_movement() -> None:
+    x = np.zeros((4 * HOP, 3), np.float32)
+    x[:HOP] = np.round(3 * moves(np.random.default_rng(13), HOP))
+    x[HOP:, 1:] = np.arange(3 * HOP)[:, None] % 2
+    assert watch(hops_of(x)) == [0] * 4
+    x[HOP:, 1:] *= 2
+    x[HOP::7, 1:] = 1  # by two, of steps of one
+    assert watch(hops_of(x)) == [0, 1, 1, 1]
+
+
 def test_a_held_axis_does_not_tell_how_far_it_reaches() -> None:
+    ends, there = RangeEnds([slice(0, 3)], np.ones(3), 1.0), np.ones((1, HOP, 3), bool)
+    hop = moves(np.random.default_rng(9), HOP)[None]
+    before = np.stack([np.full((1, 3), v, np.float32) for v in (5.0, -5.0, 2.0, -2.0)], axis=1)
+    _, after = ends.step(hop, there, look_at(hop, there), before, held=np.array([[False, True, False]]))
+    np.testing.assert_array_equal(after[..., 1], before[..., 1])
+    assert (after[..., ::2] != before[..., ::2]).all()
     x = moves(np.random.default_rng(9), 300 * HOP)
     held = held_from(x[: 250 * HOP], 3 * HOP, 0)
     assert watch(hops_of(held))[3:] == [1] * 247  # also long after what it reached before would be forgotten
