@@ -27,6 +27,7 @@ class Weighed(_Sparse):
 
     code: str = Field(max_length=31)
     sensor: str | None = Field(default=None, max_length=31)
+    channel: str | None = Field(default=None, max_length=31, description="of the sensor, of what is one channel's")
     weight: float = Field(ge=0, description="of the certainty, in nats: the share of trust that was left, as -ln")
     truth: float = Field(ge=0, le=1, description="of its words")
     measured: float | None = Field(

@@ -54,6 +54,7 @@ def _weighed(reason: Reason) -> Weighed:
     return Weighed(
         code=reason.code,
         sensor=reason.sensor,
+        channel=reason.channel,
         weight=round(reason.weight, 4) + 0.0,  # never -0.0
         truth=_share(reason.truth),
         measured=_known(reason.measured),

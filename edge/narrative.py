@@ -67,6 +67,10 @@ _VERBS: Final = {
     "gyr": ("turned", "a tourné"),
     "mag": ("changed its heading", "a changé de direction"),
 }
+_AXES: Final = {
+    "acc": ("the acceleration along {axis}", "l'accélération selon {axis}"),
+    "gyr": ("the turning about {axis}", "la rotation autour de {axis}"),
+}
 _AMOUNT_WORDS: Final = {
     "much_less": ("much less than usual", "beaucoup moins que d'habitude"),
     "less": ("less than usual", "moins que d'habitude"),
@@ -106,8 +110,8 @@ _UNSURE: Final = {
     "flat": ("{place} shows a flat line", "le signal {from_place} est plat"),
     "stuck": ("{place} repeats what it has said before", "le capteur {from_place} répète ce qu'il a déjà dit"),
     "held": (
-        "one axis of {place} stands still while the others move: is the sensor damaged?",
-        "un axe du capteur {from_place} reste figé alors que les autres bougent : le capteur est-il abîmé ?",
+        "{axis} of {place} stands still while the rest moves: is the sensor damaged?",
+        "{axis} du capteur {from_place} ne change plus alors que le reste bouge : le capteur est-il abîmé ?",
     ),
     "units": (
         "{place} reads what no body shows: is its unit or range another than was said?",
@@ -319,16 +323,21 @@ def reason_words(reason: Reason, *, language: Language = "en") -> str:
 
 
 def _said(reason: Reason, language: Language) -> str:
-    return why_not(reason.code, reason.sensor, language=language) if reason.code in _UNSURE else reason.text
+    if reason.code not in _UNSURE:
+        return reason.text
+    return why_not(reason.code, reason.sensor, channel=reason.channel, language=language)
 
 
-def why_not(code: str, sensor: str | None, *, language: Language = "en") -> str:
+def why_not(code: str, sensor: str | None, *, channel: str | None = None, language: Language = "en") -> str:
     """Say a reason against an answer, as part of a sentence; a code without words keeps its own name."""
     words = _UNSURE.get(code)
     if words is None:
         return code.replace("_", " ")
     place = place_name(sensor, language=language) if sensor else ""
-    return words[_LANGUAGES.index(language)].format(place=place, from_place=_from(place))
+    i = _LANGUAGES.index(language)
+    quantity, _, along = (channel or "").partition("_")
+    axis = _AXES.get(quantity, ("one axis", "un axe"))[i].format(axis=along)
+    return words[i].format(place=place, from_place=_from(place), axis=axis)
 
 
 def usual_without(sensors: Sequence[str], *, language: Language = "en") -> str:

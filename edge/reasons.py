@@ -79,6 +79,8 @@ class Reason:
         What it goes by: a share of the data (``no_data``, ``missing``, ``saturated``, ``stuck``), a belief
         (``swapped``, ``shifted``), s of lying still (``off_body``), m/s^2 in the mean (``units``), ms apart
         (``clock``); None where it is so or not.
+    channel
+        Which of the sensor's channels, if it is of one (``held``) and their names are known.
     """
 
     code: str
@@ -87,6 +89,7 @@ class Reason:
     sensor: str | None = None
     truth: float = 1.0
     measured: float | None = None
+    channel: str | None = None
 
 
 def reasons_of(
@@ -144,7 +147,8 @@ def reasons_of(
                 truth = measured if code == "swapped" and measured is not None else _true(nats)
                 if code == "missing" and gone >= HALF:
                     truth = 1.0
-                found.append(Reason(code, text, nats, sensor, truth, measured))
+                channel = _held_channel(sensor, health, stream, i, channels) if code == "held" else None
+                found.append(Reason(code, text, nats, sensor, truth, measured, channel))
     if warming:
         found.append(Reason("warming_up", "warming up: too little has been seen yet", 8.0))
     withheld = float((belief.withheld[stream] * (belief.reliability[stream] > 0)).max())
@@ -196,7 +200,9 @@ def _text(
         share = max(float(scores.saturated[stream, i]), float(health.clipped[stream, i]))
         return f"{sensor} was at the end of its range {share:.0%} of the time"
     if code == "held":
-        return f"{_axis(sensor, int(health.held[stream, i]), channels)} stands at one number while the sensor moves"
+        channel = _held_channel(sensor, health, stream, i, channels)
+        axis = f"{sensor}.{channel}" if channel else f"axis {health.held[stream, i]:.0f} of {sensor}"
+        return f"{axis} stands at one number while the sensor moves"
     return {
         "stuck": f"{sensor} repeats itself: {health.repeated[stream, i]:.0%} of its samples were there before",
         "units": f"{sensor} {_absurd(health, stream, i)}: another unit or range than was said?",
@@ -223,9 +229,10 @@ def _measured(
     return float(getattr(health, _GOES_BY[code])[stream, i])
 
 
-def _axis(sensor: str, number: int, channels: Sequence[str]) -> str:
-    own = [c for c in channels if split_channel(c)[0] == sensor]
-    return own[number - 1] if number <= len(own) else f"axis {number} of {sensor}"
+def _held_channel(sensor: str, health: SensorHealth | None, stream: int, i: int, channels: Sequence[str]) -> str | None:
+    own = [channel for name, channel in map(split_channel, channels) if name == sensor]
+    number = 0 if health is None else int(health.held[stream, i])
+    return own[number - 1] if 0 < number <= len(own) else None
 
 
 def _absurd(health: SensorHealth, stream: int, i: int) -> str:

@@ -101,6 +101,7 @@ def verdict_as_json(subject: str, verdict: Verdict) -> dict[str, Any]:
                 "sensor": r.sensor,
                 "weight": round(r.weight, 4),
                 "truth": round(r.truth, 4),
+                **({"channel": r.channel} if r.channel else {}),
             }
             for r in verdict.reasons
         ],

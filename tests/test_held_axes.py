@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from kinedge.bundle import Manifest, read_bundle
 from kinedge.edge.config import DEFAULT_BUNDLE
+from kinedge.edge.figures import figures_of
 from kinedge.edge.held_axes import HeldAxes
 from kinedge.edge.hop_facts import look_at
 from kinedge.edge.narrative import abstention
@@ -19,6 +20,7 @@ from kinedge.edge.offline import verdicts_of
 from kinedge.edge.range_ends import RangeEnds
 from kinedge.edge.reliability import HealthState, ReliabilityMonitor
 from kinedge.edge.scoring import Scorer
+from kinedge.edge.verdict_json import verdict_as_json
 from kinedge.signals import Quantity, quantity_of
 from kinedge.training.simulate import SimulationConfig, simulate
 
@@ -225,7 +227,10 @@ def test_a_recording_with_a_held_axis_is_unsure_and_says_which_in_both_languages
         reason = v.reasons[0]
         assert (reason.code, reason.sensor, reason.truth, reason.measured) == ("held", scorer.sensors[0], 1.0, None)
         assert reason.text == f"{scorer.channels[GYR_Y]} stands at one number while the sensor moves"
-        assert "one axis of the left wrist stands still" in abstention(reason)
-        assert "un axe du capteur du poignet gauche reste figé" in abstention(reason, language="fr")
+        assert (reason.channel, verdict_as_json("p", v)["reasons"][0]["channel"]) == ("gyr_y", "gyr_y")
+        assert figures_of(v, wall_time_utc_ns=1).reasons[0].channel == "gyr_y"
+        assert "the turning about y of the left wrist stands still" in abstention(reason)
+        french = abstention(reason, language="fr")
+        assert "la rotation autour de y du capteur du poignet gauche ne change plus" in french
     before = [v for v in verdicts if v.end_tick <= 1000]
     assert not any(r.code == "held" for v in before for r in v.reasons)

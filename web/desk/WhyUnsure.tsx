@@ -43,7 +43,7 @@ function Behind({ abstention, figures }: { abstention: Abstention; figures: Figu
           {figures.reasons.map((r) => (
             <li key={`${r.code} ${r.sensor ?? ""}`}>
               <span>
-                {reasonOf(words, r.code, r.sensor)} <span class="quiet">{measuredOf(words, r.code, r.measured)}</span>
+                {reasonOf(words, r.code, r.sensor)} <span class="quiet">{r.channel ?? measuredOf(words, r.code, r.measured)}</span>
               </span>
               <span class="share-track" aria-hidden="true">
                 <span style={{ width: `${Math.round((100 * r.weight) / heaviest)}%` }} />

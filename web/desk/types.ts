@@ -84,6 +84,7 @@ export interface SlowChange {
 export interface Weighed {
   readonly code: string;
   readonly sensor?: string | null;
+  readonly channel?: string;
   readonly weight: number;
   readonly truth: number;
   readonly measured?: number;
