@@ -63,6 +63,11 @@ class HeldAxes:
         # one step in so many is part of every run
         self._probes = np.arange(self.least - 2, hop - 1, self.least - 1)
 
+    @property
+    def numbers(self) -> dict[str, float]:
+        """What ``health.c`` must know of it."""
+        return {"held_from": self.least, "mostly": MOSTLY}
+
     def step(
         self, values: F32, valid: Mask, facts: HopFacts, reach: F32, clipped: F64, before: F64
     ) -> tuple[F64, F64, Mask]:

@@ -43,7 +43,6 @@ Rows = NDArray[np.intp]
 _ALIGNED: Final = 64
 _LAYOUTS: Final = 128  # of steps of so many sizes
 _F32, _F64, _BOOL = np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.bool_)
-_ROOM, _VALUES, _VALID, _SATURATED, _ROWS, _WORK, _CLOCK = range(len(BASES))
 
 
 class _Layout:
@@ -284,12 +283,13 @@ class HopInC:
         *,
         calibration: Calibration,
         clock_ms: F64 | None,
+        raw: F32 | None = None,
     ) -> tuple[FoundHop, bool] | None:
         """Begin a hop of some streams: look at its samples and sensors.
 
         Parameters
         ----------
-        values, valid, saturated, calibration, clock_ms
+        values, valid, saturated, calibration, clock_ms, raw
             Of these streams, as ``Scorer.advance`` takes them.
         state
             A ``ScoringState`` of all, each array its own; health has gone on behind this.
@@ -302,9 +302,14 @@ class HopInC:
             With ``facts`` and ``health``; and whether nothing speaks against any sensor. ``forecast`` and ``judge``
             make the rest. None, with nothing done, where this cannot be done in one go.
         """
-        n, fields = len(rows), self._fields
+        n, fields, raw = len(rows), self._fields, values if raw is None else raw
         shape = (n, self._shape[0], self._shape[2])
-        if not (is_plain(values, _F32, shape) and is_plain(valid, _BOOL, shape) and is_plain(saturated, _BOOL, shape)):
+        if not (
+            is_plain(values, _F32, shape)
+            and is_plain(raw, _F32, shape)
+            and is_plain(valid, _BOOL, shape)
+            and is_plain(saturated, _BOOL, shape)
+        ):
             return None
         if not n or not (self._tell(state) and self._use(calibration, clock_ms)):
             return None
@@ -317,6 +322,7 @@ class HopInC:
         room = np.empty(layout.size, np.uint8)
         fields.room, fields.values, fields.valid = address(room), address(values), address(valid)
         fields.saturated, fields.rows, fields.clock_ms = address(saturated), address(rows), address(clock_ms)
+        fields.raw = address(raw)
         against = self._functions[0](self._record.at)
         if against < 0:
             return None
@@ -422,7 +428,7 @@ class HopInC:
         given = [
             (place(name), BASES.index(name), "", 0)
             for place, names in (
-                (of_health, "values valid rows"),
+                (of_health, "valid rows"),
                 (of_step, "values valid rows"),
                 (of_timing, "values valid rows"),
                 (of_blocks, "rows"),
@@ -430,11 +436,12 @@ class HopInC:
             )
             for name in names.split()
         ]
+        given.append((of_health("values"), BASES.index("raw"), "", 0))
         made = [
             (place(field), 0, part, plane)
             for place, fields in (
-                (of_hop, "facts shared found copies z nats ok sums of_sensors=block_sensors"),
-                (of_health, "facts shared found twins copies"),
+                (of_hop, "given facts shared found copies z nats ok sums of_sensors=block_sensors"),
+                (of_health, "facts given shared found twins copies"),
                 (of_step, "z nats ok"),
                 (of_timing, "late"),
                 (of_blocks, "sums facts of_channels=block_channels of_sensors=block_sensors scored flat full"),
@@ -454,6 +461,7 @@ class HopInC:
         layout = _Layout(
             [
                 ("facts", _F32, (10, n, c)),
+                ("given", _F32, (10, n, c)),
                 ("shared", _F32, (n, self._n_shared)),
                 ("found", _F64, (N_FOUND, n, s)),
                 ("twins", np.dtype(np.int64), (n, s)),

@@ -445,6 +445,7 @@ class Pipeline:
             end_tick=ends[0],
             calibration=self.people.calibration_of(None if everybody else rows),
             clock_ms=clock_ms,
+            raw=None if turned[0] is values else values,
         )
         gap_s = None
         if len(leapt):

@@ -44,6 +44,12 @@ class RangeEnds:
         self.share = np.float32(hop_s / _REACHED_S)
         self.keep = np.float32(1) - self.share
 
+    @property
+    def numbers(self) -> dict[str, float]:
+        """What ``health.c`` must know of it."""
+        kept = {"range_keep": float(self.keep), "range_share": float(self.share)}
+        return {**kept, "clipped_from": CLIPPED_FROM, "at_end": AT_END, "pile": PILE}
+
     def initial(self, n_streams: int) -> F32:
         """Return how far channels have reached at first: (n_streams, 4, n_channels)."""
         reach = np.full((n_streams, 4, len(self.least)), FAR)

@@ -35,7 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinedge.bundle import Manifest
-from kinedge.edge import held_axes, range_ends, resolution
+from kinedge.edge import resolution
 from kinedge.edge.calibration import UNSCORED
 from kinedge.edge.held_axes import HeldAxes
 from kinedge.edge.hop_facts import HopFacts, look_at
@@ -125,7 +125,6 @@ class ReliabilityMonitor:
         sides = [k for k, (a, b) in enumerate(pairs) if _other_side(names[a]) == names[b]]
         self._sides = [k for k in sides if self._apart[k] >= _SIDES_APART]
         self._alike_sides = [k for k in sides if self._apart[k] < _SIDES_APART]
-
         self._native = self.in_c() if NativeHealth.is_there() else None
 
     def in_c(self) -> NativeHealth:
@@ -134,7 +133,6 @@ class ReliabilityMonitor:
         acc, gyr = (
             np.array([c if len(c) == _AXES else [-1] * _AXES for c in of], np.int64) for of in (self._acc, self._gyr)
         )
-        share = 2 * (self._hop * self._n_alike)
         return NativeHealth(
             {
                 "hop": self._hop,
@@ -144,12 +142,9 @@ class ReliabilityMonitor:
                 "n_alike": self._n_alike,
                 "n_pairs": len(self._pairs),
                 "heard_from": self._hop // 4,
-                "clipped_from": range_ends.CLIPPED_FROM,
                 "moves": _MOVES,
                 "shakes": _SHAKES,
                 "clipped_keep": np.exp(-self._hop_s / _CLIPPED_S),
-                "range_keep": float(self._range_ends.keep),
-                "range_share": float(self._range_ends.share),
                 "twin": _TWIN,
                 "twin_equal": _TWIN_EQUAL,
                 "fits": _FITS,
@@ -169,19 +164,13 @@ class ReliabilityMonitor:
                 "persist_keep": np.exp(-self._hop_s / _PERSIST_S),
                 "unusual_from": _UNUSUAL,
                 "unscored": UNSCORED,
-                "again_from": resolution.AGAIN_FROM,
-                "at_end": range_ends.AT_END,
-                "held_from": self._held_axes.least,
-                "mostly": held_axes.MOSTLY,
-                "few": resolution.FEW,
-                "more_than_one": resolution.MORE_THAN_ONE,
-                "in_order": resolution.IN_ORDER,
-                "pile": range_ends.PILE,
-                "most_still": resolution.ENOUGH,
                 "strength_keep": self._plausibility.keep,
                 "strange_share": self._plausibility.share,
                 "comparable_below": FINE,
                 **LIMITS,
+                **resolution.LIMITS,
+                **self._range_ends.numbers,
+                **self._held_axes.numbers,
             },
             starts=edges,
             acc=acc,
@@ -198,7 +187,7 @@ class ReliabilityMonitor:
             unit=self._unit,
             widths=self._widths,
             apart=self._apart,
-            enough=np.array([share * self._widths[a] * _MOVES**2 for a, _ in self._pairs]),
+            enough=2 * self._hop * self._n_alike * self._widths[[a for a, _ in self._pairs]] * _MOVES**2,
             told_apart=self._apart >= _SWAP_APART,
             sides=np.isin(np.arange(len(self._pairs)), self._sides),
         )
@@ -243,7 +232,7 @@ class ReliabilityMonitor:
         return look_at(values, valid, saturated, pairs=self.pair_columns)
 
     def step(
-        self, values: F32, valid: Mask, state: HealthState, *, facts: HopFacts | None = None
+        self, values: F32, valid: Mask, state: HealthState, *, facts: HopFacts | None = None, raw: F32 | None = None
     ) -> tuple[SensorHealth, HealthState]:
         """Judge the sensors of all streams by one hop.
 
@@ -255,16 +244,19 @@ class ReliabilityMonitor:
             From the step before; not changed.
         facts
             From ``look_at``, where somebody has looked before.
+        raw : (n_streams, hop, n_channels)
+            The samples as the sensors gave them, where ``values`` are turned: equal ones and ends of ranges are theirs.
         """
         facts = facts or self.look_at(values, valid)
+        values, given = (values, facts) if raw is None else (raw, look_at(raw, valid))
         heard = np.minimum.reduceat(facts.n_valid, self._starts, axis=1) >= self._hop // 4
         level = facts.level
         spread: F32 = np.sqrt(facts.power / np.maximum(facts.n_valid, 1))
 
         marks, n_known, n_again = self._marks.push(values, valid, state.marks)
-        repeated = self._marks.repeated(values, valid, facts, marks, n_again / np.maximum(n_known - 1, 1))
-        axis, was, held = self._held_axes.step(values, valid, facts, state.reach, state.clipped, state.held)
-        at_ends, reach = self._range_ends.step(values, valid, facts, state.reach, held=held)
+        repeated = self._marks.repeated(values, valid, given, marks, n_again / np.maximum(n_known - 1, 1))
+        axis, was, held = self._held_axes.step(values, valid, given, state.reach, state.clipped, state.held)
+        at_ends, reach = self._range_ends.step(values, valid, given, state.reach, held=held)
         at_ends = at_ends * (1 - repeated)  # given again, extremes are, too
         clipped = np.maximum(state.clipped * np.exp(-self._hop_s / _CLIPPED_S), at_ends)
         n_still, n_lone = self._still(spread, heard, state)
@@ -294,13 +286,20 @@ class ReliabilityMonitor:
         return self._health(after, repeated, axis), after
 
     def advance(
-        self, values: F32, valid: Mask, state: HealthState, rows: NDArray[np.intp], *, facts: HopFacts
+        self,
+        values: F32,
+        valid: Mask,
+        state: HealthState,
+        rows: NDArray[np.intp],
+        *,
+        facts: HopFacts,
+        raw: F32 | None = None,
     ) -> SensorHealth:
         """Judge the sensors of some streams as ``step`` does, to the bit, but write what is remembered into ``state``.
 
         Parameters
         ----------
-        values, valid, facts
+        values, valid, facts, raw
             Of these streams.
         state
             Of all, each array its own.
@@ -308,10 +307,12 @@ class ReliabilityMonitor:
             Which they are, each at most once.
         """
         if self._native is not None:
-            found = self._native.step(values, valid, facts.whole, facts.together, state, rows)
+            given = facts.whole if raw is None else look_at(raw, valid).whole
+            of = values if raw is None else raw
+            found = self._native.step(of, valid, facts.whole, facts.together, state, rows, given=given)
             if found is not None:
                 return SensorHealth.of(*found)
-        health, after = self.step(values, valid, take_rows(state, rows), facts=facts)
+        health, after = self.step(values, valid, take_rows(state, rows), facts=facts, raw=raw)
         write_rows(state, rows, after)
         return health
 

@@ -25,6 +25,7 @@ __all__ = [
     "ENOUGH",
     "FEW",
     "IN_ORDER",
+    "LIMITS",
     "MORE_THAN_ONE",
     "again_while_moving",
     "finest",
@@ -40,6 +41,14 @@ FEW: Final = 16.0  # steps of the resolution, for each sample of a hop: a fine c
 MORE_THAN_ONE: Final = 1.5  # steps, from sample to sample
 ENOUGH: Final = 5  # of so many samples one must move
 IN_ORDER: Final = 3  # moving samples on end
+LIMITS: Final = {
+    "again_from": AGAIN_FROM,
+    "few": FEW,
+    "more_than_one": MORE_THAN_ONE,
+    "most_still": ENOUGH,
+    "in_order": IN_ORDER,
+}
+"""The same by the names of ``health.c``."""
 
 
 def finest(values: F32, valid: Mask) -> float:

@@ -205,11 +205,12 @@ class Scorer:
         end_tick: int,
         calibration: Calibration | None = None,
         clock_ms: F64 | None = None,
+        raw: F32 | None = None,
     ) -> tuple[VerdictBatch, ScoringState]:
         """Score and judge one hop of all streams.
 
         ``end_tick`` is the first tick behind it; ``clock_ms`` (n_streams, n_sensors) by how much each sensor's times
-        may be apart from another's.
+        may be apart from another's; ``raw`` the samples as the sensors gave them, where ``values`` are turned.
         """
         after: list[EngineState] = []
 
@@ -227,7 +228,7 @@ class Scorer:
             take_rows(state.timing, every),
             take_rows(state.without, every),
         )
-        batch = self._step(values, valid, saturated, own, every, run, end_tick, calibration, clock_ms)
+        batch = self._step(values, valid, saturated, own, every, run, end_tick, calibration, clock_ms, raw=raw)
         return batch, ScoringState(after[0], *own)
 
     def advance(
@@ -241,6 +242,7 @@ class Scorer:
         end_tick: int,
         calibration: Calibration | None = None,
         clock_ms: F64 | None = None,
+        raw: F32 | None = None,
     ) -> tuple[VerdictBatch, ScoringState]:
         """Score and judge one hop of some streams as ``step`` does, to the bit, and use up the state.
 
@@ -252,6 +254,8 @@ class Scorer:
             Of all streams, ``owned``: it must not be used any more, as the one that is returned has its arrays.
         rows
             Which they are, each at most once; all in their order when None.
+        raw : (n_streams, hop, n_channels)
+            The samples as the sensors gave them, where ``values`` are turned.
         """
         at = np.arange(len(values)) if rows is None else np.ascontiguousarray(rows, np.int64)
         own = state.blocks, state.health, state.belief, state.sides, state.timing, state.without
@@ -262,7 +266,7 @@ class Scorer:
         chosen, looked = calibration or self.calibration, None
         begun = None
         if self._in_c is not None:
-            begun = self._in_c.look(values, valid, saturated, state, at, calibration=chosen, clock_ms=clock_ms)
+            begun = self._in_c.look(values, valid, saturated, state, at, calibration=chosen, clock_ms=clock_ms, raw=raw)
         if self._in_c is not None and begun is not None:
             found, fine = begun
             watches = self.sides.watches
@@ -290,7 +294,7 @@ class Scorer:
                 self.without.keep(values, valid, state.without, at)
                 batch = VerdictBatch.of_hop(found, **self._of_batch(end_tick, chosen, clock_ms))
                 return self._whose(batch, found.decision, chosen, state.without, at), state
-        return self._step(values, valid, saturated, own, at, run, end_tick, calibration, clock_ms, looked), state
+        return self._step(values, valid, saturated, own, at, run, end_tick, calibration, clock_ms, looked, raw), state
 
     def _of_batch(self, end_tick: int, chosen: Calibration, clock_ms: F64 | None) -> dict[str, Any]:
         """Return what a batch knows besides what was found of the hop."""
@@ -318,12 +322,13 @@ class Scorer:
         calibration: Calibration | None,
         clock_ms: F64 | None,
         looked: tuple[HopFacts, SensorHealth] | None = None,
+        raw: F32 | None = None,
     ) -> VerdictBatch:
         """Score and judge one hop of these rows of the states, which are written to; it may have been looked at."""
         blocks, health_state, believed, sides, timing, without = own
         if looked is None:
             facts = self.monitor.look_at(values, valid, saturated)
-            looked = facts, self.monitor.advance(values, valid, health_state, rows, facts=facts)
+            looked = facts, self.monitor.advance(values, valid, health_state, rows, facts=facts, raw=raw)
         facts, found = looked
         health = self.sides.tell(found, sides, rows)
         values, valid, saturated, used = self.monitor.repair(values, valid, saturated, health)

@@ -110,11 +110,12 @@ def sensor_health(seed: int) -> None:
         valid = lossy(rng, now.shape)
         u = rng.choice([UNSCORED, 0.1, 2.0], (len(rows), len(m.sensors)))
         seen = monitor.look_at(now, valid)
-        found = monitor.advance(now, valid, states[0], rows, facts=seen)
+        raw = None if turn % 2 else np.round(now[..., ::-1] * 8) / 8  # as if turned sensors sat otherwise
+        found = monitor.advance(now, valid, states[0], rows, facts=seen, raw=raw)
         assert monitor._native is not None and monitor._native.record.has_state(states[0])
         monitor.learn_from(u, states[0], rows)
         with numpy_only():
-            same(found, monitor.advance(now, valid, states[1], rows, facts=seen))
+            same(found, monitor.advance(now, valid, states[1], rows, facts=seen, raw=raw))
             monitor.learn_from(u, states[1], rows)
         same(states[0], states[1])
         states.reverse()
@@ -413,9 +414,12 @@ def whole_hop(seed: int) -> None:
         values[rows % 4 == 3, :, 3:6] *= 1e3  # no limb turns like that
         valid, saturated = lossy(rng, shape) if seed % 3 else np.ones(shape, bool), rng.random(shape) > 0.99
         clock_ms = None if turn % 2 else rng.choice([0.0, 60.0], (len(rows), len(m.sensors)))
-        expected, after = scorer.step(values, valid, saturated, pure.take(rows), end_tick=0, clock_ms=clock_ms)
+        values[:, :, 1] = values[:, :1, 1] if turn == 3 else values[:, :, 1]
+        raw = np.clip(values, -5, 5) if (seed + turn) % 2 else None
+        told: Any = {"end_tick": 0, "clock_ms": clock_ms, "raw": raw}
+        expected, after = scorer.step(values, valid, saturated, pure.take(rows), **told)
         pure = pure.put(rows, after)
-        found, kept = scorer.advance(values, valid, saturated, kept, rows, end_tick=0, clock_ms=clock_ms)
+        found, kept = scorer.advance(values, valid, saturated, kept, rows, **told)
         for part in ("scores", "surprise", "unusual", "belief", "health"):
             same(getattr(found, part), getattr(expected, part))
         for part in ("engine", "blocks", "health", "belief", "sides"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -260,6 +261,23 @@ def test_chunks_of_any_length_of_many_people_give_the_bits_of_each_alone(seed: i
         assert alone
         shared = min(len(alone), len(together[i]))
         assert np.array_equal(alone[:shared], together[i][:shared]) and abs(len(alone) - len(together[i])) <= 1
+
+
+def test_what_an_axis_gives_is_looked_at_before_its_sensor_is_turned(
+    scorer: Scorer, recordings: dict[str, Recording], person: Person
+) -> None:
+    enrolment = enrol_recordings(scorer, [person(150.0, seed=800_001)], subject="a", allow_short=True)
+    pipeline = Pipeline(scorer, ["a", "b"], people=People(scorer, ["a", "b"], {"a": enrolment}))
+    axis = np.array([1.0, 2.0, 3.0]) / np.sqrt(14)
+    mirror = np.eye(3) - 2 * np.outer(axis, axis)
+    pipeline.people._rotations[0, 0] = -mirror  # no axis stays what it was
+    pipeline.people._turned[0] = pipeline.people._some_turned = True
+    broken = {k: replace(r, values=r.values.copy()) for k, r in recordings.items()}
+    broken["a"].values[200:, 4] = broken["a"].values[200, 4]
+    said = [of("a", second(pipeline, broken, at)) for at in range(10)]
+    codes = [{(r.code, r.sensor, r.channel) for v in vs for r in v.reasons if r.code == "held"} for vs in said]
+    assert codes[6:] == [{("held", scorer.sensors[0], "gyr_y")}] * 4
+    assert not any(codes[:4])
 
 
 def test_who_was_turned_by_one_enrolment_begins_anew_without_it(

@@ -23,11 +23,12 @@ typedef struct kinedge_health {
     const float *still_limit, *inverse_unit, *weight;
     const double *range, *center, *unit, *widths, *apart, *enough;
     const uint8_t *told_apart, *sides, *watched;
-    /* of the hop: values, valid (n_streams, hop, n_channels); facts (10, n_streams, n_channels) as HopFacts has them;
+    /* of the hop: values, as the sensors gave them, and valid (n_streams, hop, n_channels); facts (10, n_streams,
+     * n_channels) as HopFacts has them of what may be turned, given of the values;
      * shared (n_streams, widths of the pairs one behind the other); which rows of the state */
     const float *values;
     const uint8_t *valid;
-    const float *facts, *shared;
+    const float *facts, *given, *shared;
     const int64_t *rows;
     /* the state, as HealthState has it */
     uint64_t *marks;
@@ -104,7 +105,7 @@ static int moving(const kinedge_health *h, int64_t stream, int64_t g, uint8_t *m
         const double r = resolution[c - first] = finest(h, stream, c);
         if (r == 0)
             continue;
-        const float *fact = h->facts + stream * C + c, *x = h->values + stream * h->hop * C + c;
+        const float *fact = h->given + stream * C + c, *x = h->values + stream * h->hop * C + c;
         const int fine = (double)fact[5 * plane] - (double)fact[4 * plane] > h->few * (double)h->hop * r;
         found = found == FINE || fine ? FINE : COARSE;
         for (int64_t k = 1; k < h->hop; k++)
@@ -131,7 +132,7 @@ static void at_ends(const kinedge_health *h, int64_t stream, int64_t g, const ui
     uint8_t moved[TABLE / 2];
     const int found = moving(h, stream, g, moved, resolution);
     for (int64_t c = first; c < h->starts[g + 1]; c++) {
-        const float *fact = h->facts + stream * C + c, *x = h->values + stream * h->hop * C + c;
+        const float *fact = h->given + stream * C + c, *x = h->values + stream * h->hop * C + c;
         const float ends[2] = {fact[5 * plane], fact[4 * plane]};
         n[c - first] = 0;
         if (found == FLAT || resolution[c - first] == 0)
@@ -268,7 +269,8 @@ static void add_facts(const kinedge_health *h, int64_t stream, int64_t row, cons
 {
     const int64_t C = h->n_channels, S = h->n_sensors, plane = h->n_streams * C;
     const float *fact = h->facts + stream * C, *n_valid = fact, *level = fact + 2 * plane, *power = fact + 3 * plane,
-                *low = fact + 4 * plane, *high = fact + 5 * plane, *n_low = fact + 6 * plane, *n_high = fact + 7 * plane;
+                *given = h->given + stream * C, *given_level = given + 2 * plane, *low = given + 4 * plane,
+                *high = given + 5 * plane, *n_low = given + 6 * plane, *n_high = given + 7 * plane;
     uint8_t still[MOST_SENSORS];
     float of_one[MOST_WIDTH], powers[MOST_SENSORS];
     double most = 0;
@@ -295,7 +297,7 @@ static void add_facts(const kinedge_health *h, int64_t stream, int64_t row, cons
             at_end[i] = (asked[i] && n_high[c] >= from ? n_high[c] - 1 : 0) +
                         (asked[MOST_WIDTH + i] && n_low[c] >= from ? n_low[c] - 1 : 0);
             if (n_valid[c] > 0 && !held[i]) {
-                const float faded[2] = {*highest * keep + level[c] * by, *lowest * keep + level[c] * by};
+                const float faded[2] = {*highest * keep + given_level[c] * by, *lowest * keep + given_level[c] * by};
                 *highest = high[c] > faded[0] ? high[c] : faded[0];
                 *lowest = low[c] < faded[1] ? low[c] : faded[1];
                 *last_high = high[c];

@@ -38,7 +38,7 @@ _Health: Final = structure(
     (DOUBLE, "slack times unknown clips few_at_end comparable_below"),
     (POINTER, "starts acc gyr quantity pairs factors still_limit inverse_unit weight range center unit widths"),
     (POINTER, "apart enough"),
-    (POINTER, f"told_apart sides watched values valid facts shared rows {_STATE} found twins copies"),
+    (POINTER, f"told_apart sides watched values valid facts given shared rows {_STATE} found twins copies"),
 )
 _STATES: Final = _STATE.split()
 _LONGEST: Final = 512  # samples of a block
@@ -77,15 +77,26 @@ class NativeHealth:
         return _functions() is not None
 
     def step(
-        self, values: F32, valid: Mask, facts: F32, shared: F32, state: Any, rows: NDArray[np.intp]
+        self,
+        values: F32,
+        valid: Mask,
+        facts: F32,
+        shared: F32,
+        state: Any,
+        rows: NDArray[np.intp],
+        *,
+        given: F32,
     ) -> tuple[F64, NDArray[np.int64], Mask] | None:
         """Judge one hop and write what is remembered; None, with nothing written, where numpy must do it.
 
         Parameters
         ----------
         values, valid : (n_streams, hop, n_channels)
+            As the sensors gave them.
         facts, shared
-            ``HopFacts.whole``.
+            ``HopFacts.whole`` and ``together``, of what may be turned.
+        given
+            ``HopFacts.whole`` of the values.
         state
             A ``HealthState`` of all streams.
         rows : (n_streams,)
@@ -99,7 +110,7 @@ class NativeHealth:
         """
         functions, n, record = _functions(), len(rows), self.record
         shape = (n, self._hop, self._n_channels)
-        if functions is None or not self._fits or facts.shape[1] != n:
+        if functions is None or not self._fits or facts.shape[1] != n or given.shape != facts.shape:
             return None
         if not (is_plain(values, np.float32, shape) and is_plain(valid, np.bool_, shape)):
             return None
@@ -112,6 +123,7 @@ class NativeHealth:
             values=values,
             valid=valid,
             facts=facts,
+            given=given,
             shared=shared,
             rows=rows,
             found=found,
@@ -120,7 +132,7 @@ class NativeHealth:
         )
         self._rows = rows
         done = functions[0](record.at) == 0
-        record.forget("values", "valid", "facts", "shared")
+        record.forget("values", "valid", "facts", "given", "shared")
         return (found, twins, copies) if done else None
 
     def learn(self, sensor_u: F64, state: Any, rows: NDArray[np.intp]) -> bool:

@@ -7,7 +7,7 @@
 static int run_of(const kinedge_health *h, int64_t stream, int64_t c, const float *reach, int64_t *first, int64_t *end)
 {
     const int64_t C = h->n_channels, plane = h->n_streams * C;
-    const float *x = h->values + stream * h->hop * C + c, *fact = h->facts + stream * C + c;
+    const float *x = h->values + stream * h->hop * C + c, *fact = h->given + stream * C + c;
     const uint8_t *valid = h->valid + stream * h->hop * C + c;
     int asked = 0;
     /* one step in so many is part of every run */
@@ -47,7 +47,7 @@ static int others_move(const kinedge_health *h, int64_t stream, int64_t g, int64
         const double step = finest(h, stream, other);
         const float *x = h->values + stream * h->hop * C + other;
         const uint8_t *valid = h->valid + stream * h->hop * C + other;
-        const float *fact = h->facts + stream * C + other;
+        const float *fact = h->given + stream * C + other;
         fine |= step > 0 && (double)fact[5 * plane] - (double)fact[4 * plane] > h->few * (double)h->hop * step;
         for (int64_t k = first; step > 0 && k < end; k++)
             moved[k] |= valid[k * C] && valid[(k - 1) * C] &&
@@ -66,7 +66,7 @@ static int64_t held_axes(const kinedge_health *h, int64_t stream, int64_t row, i
     const int64_t begin = h->starts[g], width = h->starts[g + 1] - begin;
     const int clips = h->clipped[row * h->n_sensors + g] >= h->comparable_below;
     const int64_t plane = h->n_streams * h->n_channels;
-    const float *fact = h->facts + stream * h->n_channels;
+    const float *fact = h->given + stream * h->n_channels;
     double *kept = h->held + row * h->n_sensors + g;
     int64_t which = 0;
     int heard = 1;

@@ -4,6 +4,8 @@
  *
  * kinedge/edge/hop_in_c.py says which field of which structure lies where: all that a step makes is in one piece.
  */
+#include <string.h>
+
 #include "surprise.h"
 #include "tcn.h"
 
@@ -22,7 +24,7 @@ API int32_t kinedge_block_step(const kinedge_blocks *b);
 typedef struct kinedge_timing kinedge_timing;
 API int32_t kinedge_timing_step(const kinedge_timing *t);
 
-enum { N_BASES = 7 };
+enum { N_BASES = 8 };
 
 /* As kinedge/edge/native/hop.py fills it in: every field is eight bytes, in this order. */
 typedef struct {
@@ -30,7 +32,8 @@ typedef struct {
      * widths */
     int64_t n_streams, hop, n_channels, n_horizons, n_sensors, n_places, n_counts, n_pairs, n_shared;
     double fine_below, silent_from, still_from;
-    /* where things begin: all that the step makes, values, valid, saturated, rows, what is worked in, clock_ms */
+    /* where things begin: all that the step makes, values, valid, saturated, rows, what is worked in, clock_ms, and
+     * the values as the sensors gave them, where those are turned */
     uint8_t *bases[N_BASES];
     /* places (n_places, 3): which field, of which base, and how far behind it; counts (n_counts): fields that are
      * n_streams; both by their addresses. pairs (n_pairs, 3), memory (hop, n_channels) as kinedge_facts takes them */
@@ -44,7 +47,7 @@ typedef struct {
     struct kinedge_tcn *forecaster;
     /* y (n_memory, hop * n_horizons, n_channels): the product of z and the precision. All below is among the places */
     const float *y;
-    float *facts, *shared;
+    float *facts, *given, *shared;
     const double *found;
     const uint8_t *copies;
     const float *z, *nats;
@@ -65,8 +68,14 @@ API int32_t kinedge_hop_look(const kinedge_hop *h)
     }
     for (int64_t i = 0; i < h->n_counts; i++)
         *(int64_t *)(intptr_t)h->counts[i] = h->n_streams;
-    if (kinedge_facts((const float *)h->bases[1], h->bases[2], h->bases[3], h->n_streams, h->hop, h->n_channels, h->pairs,
-                      h->n_pairs, h->n_shared, h->memory, h->facts, h->shared))
+    const float *values = (const float *)h->bases[1], *raw = (const float *)h->bases[7];
+    if (kinedge_facts(values, h->bases[2], h->bases[3], h->n_streams, h->hop, h->n_channels, h->pairs, h->n_pairs, h->n_shared,
+                      h->memory, h->facts, h->shared))
+        return -1;
+    const size_t size = (size_t)(10 * h->n_streams * h->n_channels) * sizeof *h->facts;
+    if (raw == values)
+        memcpy(h->given, h->facts, size);
+    else if (kinedge_facts(raw, h->bases[2], 0, h->n_streams, h->hop, h->n_channels, h->pairs, 0, 0, h->memory, h->given, 0))
         return -1;
     if (kinedge_health_step(h->health))
         return -1;
@@ -75,7 +84,7 @@ API int32_t kinedge_hop_look(const kinedge_hop *h)
     for (int64_t i = 0; i < 4 * plane; i++)
         against |= !(h->found[i] < h->fine_below);
     for (int64_t i = 0; i < plane; i++)
-        against |= h->copies[i] | (h->found[4 * plane + i] >= 1.0);
+        against |= h->copies[i] | (h->found[4 * plane + i] >= 1.0) | (h->found[10 * plane + i] > 0);
     return against;
 }
 

@@ -10,7 +10,7 @@ from kinedge.edge.native.record import DOUBLE, INT64, POINTER, structure
 
 __all__ = ["BASES", "HOP", "hop_functions"]
 
-BASES: Final = ("room", "values", "valid", "saturated", "rows", "work", "clock_ms")
+BASES: Final = ("room", "values", "valid", "saturated", "rows", "work", "clock_ms", "raw")
 """Where places of ``HOP`` begin; a place tells the number of its base."""
 
 HOP: Final = structure(
@@ -19,7 +19,7 @@ HOP: Final = structure(
     (DOUBLE, "fine_below silent_from still_from"),
     (POINTER, " ".join(BASES)),
     (POINTER, "places counts pairs memory health step blocks timing forecaster y"),
-    (POINTER, "facts shared found copies z nats ok sums of_sensors"),
+    (POINTER, "facts given shared found copies z nats ok sums of_sensors"),
 )
 """``kinedge_hop`` of ``hop.c``."""
 
