@@ -47,7 +47,7 @@ Row = Mapping[str, Any]
 Rows = Sequence[Row]
 _ONE_US, _MANY_US = "us_1_streams_chunk_1", "us_64_streams_chunk_1"
 _SIX_FAULTS = ("clean", "10 % loss", "30 % loss", "saturation", "dead sensor", "swap")
-_OF_ONE_SENSOR = ("saturation", "dead sensor", "stuck", "flat line", "duplicate", "off-body")
+_OF_ONE_SENSOR = ("saturation", "dead sensor", "stuck", "flat line", "duplicate", "off-body", "held axis")
 _PROMISED_MIN = 15.0
 
 
