@@ -125,9 +125,7 @@ GROUPS: Final[Mapping[str, Sequence[Headline]]] = {
                 ("the first reason of unsure is right", "reason", "0.85"),
             )
         ),
-        Headline(
-            "simulated, six faults more: u80", ("caution",), figures.cautious("simulated", "u80", aimed_at=False)
-        ),
+        Headline("simulated, six faults more: u80", ("caution",), figures.cautious("simulated", "u80", aimed_at=False)),
         Headline("… u80 of a plain threshold, the six", ("caution",), figures.cautious("simulated", "u_plain")),
         Headline(
             '… u65 over the band with `without_sensor = "others"`, the seven faults of one sensor',
