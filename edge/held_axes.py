@@ -1,9 +1,11 @@
 """Axes that stand at one number while their sensor moves: a broken element, a driver that reads one register.
 
-What moves in space shows it on every axis, and what rests shows noise: a run of equal samples on one axis, while the
-others of the same quantity go on by more than a step of their resolution, comes of the sensor. Once told, it holds
-until the axis moves, also while the wearer rests. Of coarse sensors, whose slow axes stand for a moment, a run is a
-whole hop.
+What moves in space shows it on every axis, and what rests shows noise: a quarter of a second of equal samples on one
+axis, while another of the same quantity moves, comes of the sensor, if it is fine enough. Whether it is, is told by its
+past, as the grid lies between coarse samples and hides their steps: of a coarse axis, or one whose noise is less than a
+step, several samples on end are equal whenever it moves slowly, now and then in a hop, which is remembered for some
+seconds. Once told, it holds until the axis moves, also while the wearer rests. An axis that has not moved from the
+first on is not told: it may be a coarse one of a limb that turns in one plane.
 
 Two things look alike and are none of it: the end of a range, which is the outermost a channel has reached, where a held
 axis seldom stands (a sensor that clips is told by that); and a magnetometer, read more slowly than it is reported.
@@ -12,25 +14,27 @@ axis seldom stands (a sensor that clips is told by that); and a magnetometer, re
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kinedge.edge.hop_facts import HopFacts
-from kinedge.edge.resolution import FEW, MORE_THAN_ONE, finest
-from kinedge.edge.sensor_health import FINE
+from kinedge.edge.sensor_health import FINE, HealthState
 from kinedge.signals import LEAST_SCALE, Quantity
 
-__all__ = ["MOSTLY", "HeldAxes"]
+__all__ = ["HeldAxes"]
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
-MOSTLY: Final = 0.5  # of the run: the other axes move from sample to sample
 _SHARE: Final = 4  # a run is as long as a hop divided by this
-_LEAST: Final = 8  # samples; so many are not equal by chance
+_LEAST: Final = 8  # samples of a run, at least
+_SHORT: Final = 5  # samples on end that are equal now and then where an axis is coarse
+_COARSE_S: Final = 5.0  # of memory of that
+_FINE_BELOW: Final = 0.1  # of what is remembered: 1 at first, and of an axis of which each hop has such samples
+_MOVES: Final = 0.1  # of a channel's scale, from its smallest to its largest
 _MORE: Final = 1.01  # times the least scale: the cohort's channel moved
 
 
@@ -46,31 +50,48 @@ class HeldAxes:
         watched.
     hop
         Samples.
-    told : (n_channels,)
-        How far a channel must have reached for it to be known that it moves.
+    hop_s
+        Seconds.
     """
 
     def __init__(
-        self, groups: Sequence[slice], scale: F64, quantities: Sequence[Quantity], hop: int, told: F64
+        self,
+        groups: Sequence[slice],
+        scale: F64,
+        quantities: Sequence[Quantity],
+        hop: int,
+        hop_s: float,
     ) -> None:
-        self._groups, self._told = groups, told
+        self._groups = groups
         self._starts = [g.start for g in groups]
         self._widths = [g.stop - g.start for g in groups]
-        self._quantities = np.array(quantities)
         least = np.array([LEAST_SCALE[q] for q in quantities])
         self.watched: Mask = (scale > _MORE * least) & np.array([q is not Quantity.MAG for q in quantities])
         self.least = max(hop // _SHARE, _LEAST)
-        # one step in so many is part of every run
-        self._probes = np.arange(self.least - 2, hop - 1, self.least - 1)
+        self.moves: F64 = _MOVES * scale
+        self.at_rest: F64 = np.where([q is Quantity.GYR for q in quantities], self.moves, 0.0)
+        self.keep = float(np.exp(-hop_s / _COARSE_S))
+        sensor, of = np.repeat(np.arange(len(groups)), self._widths), np.array(quantities, np.int64)
+        self._quantities = of
+        alike = (sensor[:, None] == sensor) & (of[:, None] == of) & ~np.eye(len(of), dtype=bool)
+        self._others = alike.astype(np.int64)
 
     @property
     def numbers(self) -> dict[str, float]:
         """What ``health.c`` must know of it."""
-        return {"held_from": self.least, "mostly": MOSTLY}
+        return {"held_from": self.least, "shortest": _SHORT, "coarse_keep": self.keep, "fine_axis": _FINE_BELOW}
 
-    def step(
-        self, values: F32, valid: Mask, facts: HopFacts, reach: F32, clipped: F64, before: F64
-    ) -> tuple[F64, F64, Mask]:
+    @property
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """The same of each channel."""
+        return {
+            "watched": self.watched,
+            "moves_by": self.moves,
+            "at_rest": self.at_rest,
+            "quantity": self._quantities,
+        }
+
+    def step(self, values: F32, valid: Mask, facts: HopFacts, state: HealthState) -> tuple[F64, F64, F64, Mask]:
         """Look at a hop.
 
         Parameters
@@ -78,71 +99,68 @@ class HeldAxes:
         values, valid : (n_streams, hop, n_channels)
         facts
             Of the hop.
-        reach : (n_streams, 4, n_channels)
-            Of :class:`~kinedge.edge.range_ends.RangeEnds`, before the hop.
-        clipped : (n_streams, n_sensors)
-            Share of samples at the end of a range of late.
-        before : (n_streams, n_sensors)
-            Which was held in the hop before.
+        state
+            Before the hop; not changed.
 
         Returns
         -------
         axis : (n_streams, n_sensors)
             The first of the sensor's channels that is held, counted from 1; 0 where none is.
-        after : (n_streams, n_sensors)
-            ``before`` of the next hop: as it was, where nothing was heard.
+        held_after, coarse
+            ``held`` and ``coarse`` of the state after it: as they were, where nothing was heard.
         held : (n_streams, n_channels)
+            All that are.
         """
-        axis, held = np.zeros(before.shape), np.zeros(facts.n_valid.shape, bool)
+        hop = values.shape[1]
+        before, coarse, reach = state.held, state.coarse, state.reach
+        heard, stands = facts.n_valid > 0, facts.high == facts.low
+        axis, held = np.zeros(before.shape), np.zeros(heard.shape, bool)
         # once held it is until it moves, also while the others rest
-        heard = np.ones(before.shape, bool)
+        known = np.ones(before.shape, bool)
         for i, g in zip(*np.nonzero(before), strict=True):
             c = self._starts[g] + int(before[i, g]) - 1
-            heard[i, g] = facts.n_valid[i, c] > 0
-            held[i, c] = heard[i, g] and facts.high[i, c] == facts.low[i, c]
-        at, after = self._probes, self._probes + 1
-        equal = (values[:, at] == values[:, after]) & valid[:, at] & valid[:, after]
-        asked = equal.any(axis=1) & self.watched & np.repeat(clipped < FINE, self._widths, axis=1)
-        for i, g in zip(*np.nonzero(np.logical_or.reduceat(asked, self._starts, axis=1)), strict=True):
-            group = self._groups[g]
-            columns = group.start + np.flatnonzero(asked[i, group])
-            for c in columns:
-                run = self._run(values[i], valid[i], facts, reach, i, c)
-                held[i, c] |= run is not None and self._others_move(values[i], valid[i], facts, i, c, run, group)
+            known[i, g] = heard[i, c]
+            held[i, c] = heard[i, c] and stands[i, c]
+        same = (values[:, 1:] == values[:, :-1]) & valid[:, 1:] & valid[:, :-1]
+        short = now_and_then = np.zeros(heard.shape, bool)
+        if hop >= _SHORT:
+            runs = np.logical_and.reduce([same[:, k : hop - _SHORT + k + 1] for k in range(_SHORT - 1)])
+            short = runs.any(axis=1)
+            # one that goes on to the end of the hop may be the first of what is held
+            tail = np.logical_and.accumulate(same[:, ::-1], axis=1).sum(axis=1)
+            before_it = np.arange(runs.shape[1])[:, None] < (hop - 1 - tail)[:, None]
+            now_and_then = (runs & before_it).any(axis=1) & ~stands
+        asked = short & self.watched & (coarse < _FINE_BELOW) & np.repeat(state.clipped < FINE, self._widths, axis=1)
+        for i, c in zip(*np.nonzero(asked & ~held), strict=True):
+            run = self._run(same[i, :, c], facts, reach, values, i, c)
+            held[i, c] = run is not None and self._others_move(values[i, run], valid[i, run], c)
+        span = np.where(heard, facts.high.astype(np.float64) - facts.low.astype(np.float64), 0.0)
+        others_move = (span >= self.moves).astype(np.int64) @ self._others > 0
+        settled = heard & ~held & (~stands | others_move)
+        faded = self.keep * coarse
+        after = np.where(settled, np.where(now_and_then, faded + (1 - self.keep), faded), coarse)
         for g, group in enumerate(self._groups):
             axis[:, g] = np.where(held[:, group].any(axis=1), np.argmax(held[:, group], axis=1) + 1, 0)
-        return axis, np.where(heard, axis, before), held
+        return axis, np.where(known, axis, before), after, held
 
-    def _others_move(
-        self, values: F32, valid: Mask, facts: HopFacts, stream: int, c: int, run: slice, group: slice
-    ) -> bool:
-        """Whether the sensor's other channels of the same quantity go on during the run."""
-        moved, fine = np.zeros(len(values), bool), False
-        for other in range(group.start, group.stop):
-            step = finest(values[:, other], valid[:, other]) if self._quantities[other] == self._quantities[c] else 0.0
-            if other != c and step > 0:
-                fine |= float(facts.high[stream, other]) - float(facts.low[stream, other]) > FEW * len(values) * step
-                both = valid[1:, other] & valid[:-1, other]
-                moved[1:] |= both & (np.abs(np.diff(values[:, other].astype(np.float64))) > MORE_THAN_ONE * step)
-        n_steps = run.stop - run.start
-        return (fine or n_steps == len(values) - 1) and bool(moved[run].sum() >= MOSTLY * n_steps)
+    def _others_move(self, values: F32, valid: Mask, c: int) -> bool:
+        """Whether another channel of the sensor that measures the same moves in these samples."""
+        for other in np.flatnonzero(self._others[c]):
+            x = values[valid[:, other], other].astype(np.float64)
+            if len(x) and x.max() - x.min() >= self.moves[other]:
+                return True
+        return False
 
-    def _run(self, values: F32, valid: Mask, facts: HopFacts, reach: F32, stream: int, c: int) -> slice | None:
-        """Return the steps within the longest run of equal samples; None where it is short, or the end of a range."""
-        same = np.r_[False, (values[1:, c] == values[:-1, c]) & valid[1:, c] & valid[:-1, c], False]
-        edges = np.flatnonzero(same[1:] != same[:-1])
+    def _run(self, same: Mask, facts: HopFacts, reach: F32, values: F32, stream: int, c: int) -> slice | None:
+        """Return the longest run of equal samples; None where it is short, or stands at the end of a range."""
+        padded = np.r_[False, same, False]
+        edges = np.flatnonzero(padded[1:] != padded[:-1])
         begins, ends = edges[::2], edges[1::2]
-        if not len(begins):
-            return None
         longest = int(np.argmax(ends - begins))
         begin, end = int(begins[longest]), int(ends[longest])
         if end - begin + 1 < self.least:
             return None
-        value, high, low = values[begin, c], facts.high[stream, c], facts.low[stream, c]
-        if high > low:
-            inside = low < value < high
-        else:
-            highest, lowest, last_high, last_low = reach[stream, :, c]
-            never_moved = last_high == value == last_low and float(highest) - float(lowest) < self._told[c]
-            inside = lowest < value < highest or never_moved
-        return slice(begin + 1, end + 1) if inside else None
+        value, high, low = values[stream, begin, c], facts.high[stream, c], facts.low[stream, c]
+        low, high = (low, high) if high > low else (reach[stream, 1, c], reach[stream, 0, c])
+        told = low < value < high and abs(float(value)) >= self.at_rest[c]
+        return slice(begin, end + 1) if told else None

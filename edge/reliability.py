@@ -100,7 +100,6 @@ class ReliabilityMonitor:
         self._starts = [g.start for g in self._groups]
         self._widths = np.array([s.n_channels for s in specs], np.float64)
         quantities = [quantity_of(c) for s in specs for c in s.channels]
-        self._quantities = np.array(quantities, np.int64)
         self._still_limit: F32 = np.array([_STILL[q] for q in quantities], np.float32)
         self._center, self._scale = np.array(manifest.center), np.array(manifest.scale)
         self._acc, self._gyr = (
@@ -110,7 +109,7 @@ class ReliabilityMonitor:
         self._plausibility = Plausibility(self._acc, self._gyr, hop=self._hop, rate_hz=manifest.rate_hz)
         self._has_gravity = np.array([len(c) == _AXES for c in self._acc])
         self._range_ends = RangeEnds(self._groups, self._scale, self._hop_s)
-        self._held_axes = HeldAxes(self._groups, self._scale, quantities, self._hop, self._range_ends.least)
+        self._held_axes = HeldAxes(self._groups, self._scale, quantities, self._hop, self._hop_s)
         self._marks = Marks(self._groups, self._hop)
         pairs = [(a, b) for a, b in combinations(range(len(specs)), 2) if specs[a].channels == specs[b].channels]
         self._pairs = pairs
@@ -175,14 +174,13 @@ class ReliabilityMonitor:
             starts=edges,
             acc=acc,
             gyr=gyr,
-            quantity=self._quantities,
             pairs=np.array(self._pairs, np.int64).reshape(-1, 2),
             factors=self._marks.factors,
             still_limit=self._still_limit,
             inverse_unit=self._inverse_unit,
             weight=self._inverse_unit**2,
             range=self._range_ends.least,
-            watched=self._held_axes.watched,
+            **self._held_axes.arrays,
             center=self._center,
             unit=self._unit,
             widths=self._widths,
@@ -206,6 +204,7 @@ class ReliabilityMonitor:
             clipped=np.zeros((n, s)),
             reach=self._range_ends.initial(n),
             held=np.zeros((n, s)),
+            coarse=np.ones((n, len(self._center))),
             likeness=np.zeros((n, self._n_alike, len(self._pairs), 2)),
             n_still=np.zeros((n, s), np.int64),
             n_lone=np.zeros((n, s), np.int64),
@@ -255,7 +254,7 @@ class ReliabilityMonitor:
 
         marks, n_known, n_again = self._marks.push(values, valid, state.marks)
         repeated = self._marks.repeated(values, valid, given, marks, n_again / np.maximum(n_known - 1, 1))
-        axis, was, held = self._held_axes.step(values, valid, given, state.reach, state.clipped, state.held)
+        axis, was, coarse, held = self._held_axes.step(values, valid, given, state)
         at_ends, reach = self._range_ends.step(values, valid, given, state.reach, held=held)
         at_ends = at_ends * (1 - repeated)  # given again, extremes are, too
         clipped = np.maximum(state.clipped * np.exp(-self._hop_s / _CLIPPED_S), at_ends)
@@ -271,6 +270,7 @@ class ReliabilityMonitor:
             clipped=clipped,
             reach=reach,
             held=was,
+            coarse=coarse,
             likeness=_push(state.likeness, self._likeness(facts)),
             n_still=n_still,
             n_lone=n_lone,

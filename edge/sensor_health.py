@@ -116,6 +116,8 @@ class HealthState:
         How far each channel has reached up and down, decaying towards where it is, and in the last hop.
     held : (n, n_sensors)
         Which axis was held when it was last heard, counted from 1; 0 where none was.
+    coarse : (n, n_channels)
+        In which share of the hops of late some samples on end were equal, but not all, decaying; 1 at first.
     likeness : (n, n_hops of 4 s, n_pairs, 2)
         Power of the difference of two sensors, and of both.
     n_still, n_lone : (n, n_sensors)
@@ -137,6 +139,7 @@ class HealthState:
     clipped: F64
     reach: F32
     held: F64
+    coarse: F64
     likeness: F64
     n_still: NDArray[np.int64]
     n_lone: NDArray[np.int64]

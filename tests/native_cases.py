@@ -98,6 +98,7 @@ def sensor_health(seed: int) -> None:
     for name in ("side", "side_weight", "belongs", "usual_gravity", "usual_weight", "unusual"):
         at = getattr(before, name)
         at[:] = rng.uniform(-1 if name in ("side", "belongs", "usual_gravity") else 0, 1, at.shape)
+    before.coarse[:] = rng.choice([0.0, 0.09, 0.11, 1.0], before.coarse.shape)
     before.n_strange[..., 1] = rng.integers(0, 3, before.n_strange.shape[:2])  # times that it turned too little
     states = [before, take_rows(before, np.arange(n))]
     for turn in range(14):
@@ -406,6 +407,7 @@ def whole_hop(seed: int) -> None:
     rng, scorer = np.random.default_rng(seed), shipped()
     m, n = scorer.manifest, int(rng.integers(1, 40))
     pure, kept = scorer.initial_state(n), scorer.initial_state(n).owned()
+    pure.health.coarse[:] = kept.health.coarse[:] = 0.0  # as after a minute
     for turn in range(4):
         rows = rng.permutation(n)[: int(rng.integers(1, n + 1))]
         shape = len(rows), m.hop, m.n_channels

@@ -11,17 +11,17 @@
 typedef struct kinedge_health {
     /* sizes: streams of this step, rows of the state */
     int64_t n_streams, n_rows, hop, n_channels, n_sensors, block, n_alike, n_pairs, heard_from, clipped_from, most_still;
-    int64_t in_order, held_from;
+    int64_t in_order, held_from, shortest;
     double moves, shakes, clipped_keep, range_keep, range_share, twin, twin_equal, fits, side_keep, known_from, doubt, belief, hop_s;
     double still_share, lone_share, gravity_keep, persist_low, persist_high, turned, never_from, usual_keep;
-    double persist_keep, unusual_from, unscored, again_from, at_end, few, more_than_one, pile, mostly;
+    double persist_keep, unusual_from, unscored, again_from, at_end, few, more_than_one, pile, coarse_keep, fine_axis;
     double strength_keep, strange_share, quiet, rest_low, rest_high, least_acc, most_acc, most_gyr, hop_acc, hop_gyr;
     double slack, times, unknown, clips, few_at_end, comparable_below;
     /* of the model: starts (n_sensors + 1), acc and gyr (n_sensors, 3) or -1, pairs (n_pairs, 2); of channels, sensors, pairs */
     const int64_t *starts, *acc, *gyr, *quantity, *pairs;
     const uint64_t *factors;
     const float *still_limit, *inverse_unit, *weight;
-    const double *range, *center, *unit, *widths, *apart, *enough;
+    const double *range, *center, *unit, *widths, *moves_by, *at_rest, *apart, *enough;
     const uint8_t *told_apart, *sides, *watched;
     /* of the hop: values, as the sensors gave them, and valid (n_streams, hop, n_channels); facts (10, n_streams,
      * n_channels) as HopFacts has them of what may be turned, given of the values;
@@ -34,7 +34,7 @@ typedef struct kinedge_health {
     uint64_t *marks;
     double *clipped;
     float *reach;
-    double *held, *likeness;
+    double *held, *coarse, *likeness;
     int64_t *n_still, *n_lone, *n_strange;
     double *strength, *rested, *side, *side_weight, *belongs, *gravity, *usual_gravity, *last, *usual_weight, *unusual;
     /* what is found: (11, n_streams, n_sensors) repeated, clipped, off_body, units, swapped, shifted, still_s, unturned,
@@ -239,7 +239,7 @@ static void decay(double *sum, double keep, double now, double apart)
 
 static int outside(const kinedge_health *h)
 {
-    if (h->block > TABLE / 2 || h->hop < 1 || h->held_from < 2 || h->hop > h->block || h->n_sensors > MOST_SENSORS || h->n_alike < 1)
+    if (h->block > TABLE / 2 || h->hop < 1 || h->shortest < 2 || h->held_from < h->shortest || h->hop > h->block || h->n_sensors > MOST_SENSORS || h->n_alike < 1)
         return -1;
     for (int64_t g = 0; g < h->n_sensors; g++) {
         if (h->starts[g] < 0 || h->starts[g] >= h->starts[g + 1] || h->starts[g + 1] > h->n_channels ||

@@ -21,23 +21,23 @@ F64 = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 _STATE: Final = (
-    "marks clipped reach held likeness n_still n_lone n_strange strength rested side side_weight belongs gravity"
+    "marks clipped reach held coarse likeness n_still n_lone n_strange strength rested side side_weight belongs gravity"
     " usual_gravity last usual_weight unusual"
 )
 _Health: Final = structure(
     "_Health",
     (INT64, "n_streams n_rows hop n_channels n_sensors block n_alike n_pairs heard_from clipped_from most_still"),
-    (INT64, "in_order held_from"),
+    (INT64, "in_order held_from shortest"),
     (
         DOUBLE,
         "moves shakes clipped_keep range_keep range_share twin twin_equal fits side_keep known_from doubt belief hop_s",
     ),
     (DOUBLE, "still_share lone_share gravity_keep persist_low persist_high turned never_from usual_keep"),
-    (DOUBLE, "persist_keep unusual_from unscored again_from at_end few more_than_one pile mostly"),
+    (DOUBLE, "persist_keep unusual_from unscored again_from at_end few more_than_one pile coarse_keep fine_axis"),
     (DOUBLE, "strength_keep strange_share quiet rest_low rest_high least_acc most_acc most_gyr hop_acc hop_gyr"),
     (DOUBLE, "slack times unknown clips few_at_end comparable_below"),
     (POINTER, "starts acc gyr quantity pairs factors still_limit inverse_unit weight range center unit widths"),
-    (POINTER, "apart enough"),
+    (POINTER, "moves_by at_rest apart enough"),
     (POINTER, f"told_apart sides watched values valid facts given shared rows {_STATE} found twins copies"),
 )
 _STATES: Final = _STATE.split()
