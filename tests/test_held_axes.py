@@ -44,7 +44,7 @@ def watch(
     hops: Sequence[F32],
     *,
     scale: float = 1.0,
-    quantity: Quantity = Quantity.ACC,
+    quantity: Quantity | Sequence[Quantity] = Quantity.ACC,
     valid: Any = None,
     clipped: float = 0.0,
     coarse: float = 0.0,
@@ -52,7 +52,9 @@ def watch(
     """Let one sensor show hops, and tell which axis is held in each."""
     n = hops[0].shape[1]
     ends = RangeEnds([slice(0, n)], np.ones(n), 1.0)
-    axes = HeldAxes([slice(0, n)], np.full(n, scale), [quantity] * n, HOP, 1.0)
+    axes = HeldAxes(
+        [slice(0, n)], np.full(n, scale), [quantity] * n if isinstance(quantity, Quantity) else quantity, HOP, 1.0
+    )
     state: Any = SimpleNamespace(
         reach=ends.initial(1), held=np.zeros((1, 1)), coarse=np.full((1, n), coarse), clipped=np.full((1, 1), clipped)
     )
@@ -171,6 +173,23 @@ def test_others_that_hardly_move_tell_nothing() -> None:
     assert watch(hops_of(x)) == [0] * 4
     x[HOP:, 1:] *= 12
     assert watch(hops_of(x)) == [0, 1, 1, 1]
+
+
+def test_what_another_quantity_does_tells_nothing() -> None:
+    x = held_from(moves(np.random.default_rng(15), 4 * HOP), HOP, 0)
+    x[HOP:, 1] = x[HOP, 1] + 1e-4 * x[HOP:, 2]
+    assert watch(hops_of(x), quantity=[Quantity.ACC, Quantity.ACC, Quantity.GYR]) == [0] * 4
+    assert watch(hops_of(x), quantity=Quantity.ACC) == [0, 1, 1, 1]
+
+
+def test_a_coarse_axis_settles_by_standing_while_others_move_with_gaps_too_and_not_while_all_rest() -> None:
+    x = held_from(moves(np.random.default_rng(16), 40 * HOP), HOP, 0)
+    gaps = [np.ones((HOP, 3), bool) for _ in range(40)]
+    for there in gaps:
+        there[30] = False
+    assert watch(hops_of(x), coarse=1.0, valid=gaps)[-20:] == [1] * 20
+    x[HOP : 30 * HOP, 1:] = x[HOP, 1:]
+    assert watch(hops_of(x), coarse=1.0)[:38] == [0] * 38
 
 
 def test_a_held_axis_does_not_tell_how_far_it_reaches() -> None:
