@@ -9,6 +9,9 @@ unsure, and a band of p-values, unsure in between. Their limits are those of the
 conditions) on other simulated people; the settings of caution were chosen on those, too. Nothing is tuned on whom it
 is scored on, and nothing at all on real recordings.
 
+Of data sets of few people, several networks are trained for each person, from other seeds: what one of them makes of a
+person is as much luck as the person. A row counts all their answers; its errors are over people.
+
 With ``enrolled``, each real person is also enrolled on the first half of their ordinary time, by a model that never saw
 them, and the rest is judged twice: against the cohort, and against themselves. Both rows are of the very same blocks.
 
@@ -60,7 +63,10 @@ _EXCLUDE: Final = ("freeze", "outside")
 _BOTH: Final = CautionConfig(without_sensor="others")  # what the default says is what it says without leaving out
 _NOT_TUNED_ON: Final = ("held axis",)  # rivals that have seen it answer less, and are worth less
 DATA_SETS: Final = ("gait_healthy", "fog_stanford", "daphnet")
+_APART: Final = 100_000
+_FEW: Final = 6  # people, of whom each is judged by several networks
 Conditions = Mapping[str, tuple[Seen, Seen]]  # by fault: with the state of the sensors, and without
+Part = tuple[str, int, Conditions]  # whose fold, by which network
 
 
 def look(scorer: Scorer, sessions: Sequence[Session], fault: str, *, watched: bool = True) -> Seen | None:
@@ -137,6 +143,7 @@ def bench_caution(
     first_seed: int = 810_000,
     tuning_seed: int = 800_000,
     epochs: int = 8,
+    networks: int = 1,
     faults: Sequence[str] = tuple(FAULTS),
     enrolled: bool = False,
     progress: Callable[[str], None] = lambda text: None,
@@ -155,6 +162,8 @@ def bench_caution(
         Of these.
     epochs
         Of the models for real recordings.
+    networks
+        Trained for each person of data sets of up to six people.
     faults
         Some of ``FAULTS``; ``clean`` must be there.
     enrolled
@@ -178,18 +187,20 @@ def bench_caution(
     progress("simulated people")
     sessions = simulated_sessions(range(first_seed, first_seed + n_subjects))
     rows = _rows("simulated", _judged(scorer, sessions, faults, progress), **limits)
+    by_network: dict[str, list[float]] = {}
     for name, path in (data or {}).items():
-        found: dict[str, list[Conditions]] = {}
-        for own, recordings in _folds(name, path, epochs=epochs, progress=progress):
+        found: dict[str, list[Part]] = {}
+        for network, own, recordings in _folds(name, path, epochs=epochs, networks=networks, progress=progress):
+            (person,) = {r.subject for r in recordings}
             if sessions := real_sessions(recordings, exclude=_EXCLUDE):
-                found.setdefault(name, []).append(_judged(own, sessions, faults, progress))
-            for person in sorted({r.subject for r in recordings}) if enrolled else ():
+                found.setdefault(name, []).append((person, network, _judged(own, sessions, faults, progress)))
+            if enrolled:
                 progress(f"{name}: enrolling {person}")
-                of_person = [r for r in recordings if r.subject == person]
-                for against, conditions in _against_both(own, of_person, faults, progress).items():
-                    found.setdefault(f"{name}, {against}", []).append(conditions)
+                for against, conditions in _against_both(own, recordings, faults, progress).items():
+                    found.setdefault(f"{name}, {against}", []).append((person, network, conditions))
         for what, parts in found.items():
             rows += _rows(what, _pooled(parts), **limits)
+            by_network |= _by_network(what, parts)
     settings = {
         "model": scorer.manifest.name,
         "digest": scorer.bundle.digest[:16],
@@ -202,6 +213,8 @@ def bench_caution(
         "first_seed": first_seed,
         "tuning_seed": tuning_seed,
         "epochs": epochs,
+        "networks": networks,
+        "u80_by_network": by_network,
         "enrolled": f"the first {_ENROL_SHARE:.0%} of each real person's ordinary time" if enrolled else "nobody",
     }
     return result("caution", rows, settings=settings)
@@ -243,19 +256,32 @@ def _against_both(
     }
 
 
-def _pooled(parts: Sequence[Conditions]) -> dict[str, tuple[Seen, Seen]]:
-    """Put folds and people together, fault by fault."""
+def _pooled(parts: Sequence[Part]) -> dict[str, tuple[Seen, Seen]]:
+    """Put folds and people together, fault by fault; a person is one, whichever networks judge them."""
     found: dict[str, list[tuple[Seen, Seen]]] = {}
-    for number, conditions in enumerate(parts):
+    people = sorted({person for person, _, _ in parts})
+    for number, (person, _, conditions) in enumerate(parts):
         for fault, pair in conditions.items():
-            found.setdefault(fault, []).append((_shifted(pair[0], number), _shifted(pair[1], number)))
+            with_health, without = (_shifted(seen, people.index(person), number) for seen in pair)
+            found.setdefault(fault, []).append((with_health, without))
     return {f: (_joined([p[0] for p in pairs]), _joined([p[1] for p in pairs])) for f, pairs in found.items()}
 
 
-def _shifted(seen: Seen, fold: int) -> Seen:
-    """Number people and sessions of a fold apart from those of others."""
-    apart = 100_000 * (fold + 1)
-    return Seen(**{**vars(seen), "subject": seen.subject + apart, "session": seen.session + apart})
+def _by_network(what: str, parts: Sequence[Part]) -> dict[str, list[float]]:
+    """Return u80 of each row by the networks of each seed; nothing where there is one of each."""
+    found: dict[str, list[float]] = {}
+    seeds = sorted({network for _, network, _ in parts})
+    for seed in seeds if len(seeds) > 1 else ():
+        for fault, (seen, _) in _pooled([part for part in parts if part[1] == seed]).items():
+            u80 = round(utility(seen.decision, seen.changed).u80, 3)
+            found.setdefault(f"{what}, {fault}", []).append(u80)
+    return found
+
+
+def _shifted(seen: Seen, person: int, number: int) -> Seen:
+    """Number people, and sessions as a network has judged them, apart from others."""
+    subject, session = seen.subject + _APART * (person + 1), seen.session + _APART * (number + 1)
+    return Seen(**{**vars(seen), "subject": subject, "session": session})
 
 
 def _joined(parts: Sequence[Seen]) -> Seen:
@@ -324,9 +350,9 @@ def _errors(watched: Seen, alone: Seen, *, above: float, rare: float, common: fl
 
 
 def _folds(
-    name: str, path: Path, *, epochs: int, progress: Callable[[str], None]
-) -> Iterator[tuple[Scorer, list[Recording]]]:
-    """Train models on some people of a data set, and give each with recordings of the others on its grid."""
+    name: str, path: Path, *, epochs: int, networks: int, progress: Callable[[str], None]
+) -> Iterator[tuple[int, Scorer, list[Recording]]]:
+    """Train models on all but one of a data set, and give each, and its number, with recordings of that one."""
     from kinedge.quantize.build import BuildConfig, build_bundle, on_grid
     from kinedge.training.datasets import load_daphnet, load_fog_stanford, load_gait_healthy
     from kinedge.training.fit import FitConfig
@@ -338,7 +364,7 @@ def _folds(
         "daphnet": lambda: load_daphnet(path),
     }
     recordings = loaders[name]()
-    many = len({r.subject for r in recordings}) > 6
+    many = len({r.subject for r in recordings}) > _FEW
     config = BuildConfig(
         name=name.replace("_", "-"),
         rate_hz=50.0 if name == "gait_healthy" else 64.0,
@@ -348,7 +374,9 @@ def _folds(
             width=16, hold_s=0.1, max_epochs=epochs, steps_per_epoch=60, learning_rate=4e-3, rotation_deg=10.0
         ),
     )
-    for split in leave_one_subject_out(recordings):
-        progress(f"{name}: training without {', '.join(split.test_subjects)}")
-        bundle: Bundle = build_bundle(list(split.train), config).bundle
-        yield Scorer(bundle, caution=_BOTH), list(on_grid(split.test, config))
+    for network in range(1 if many else networks):
+        one = config.model_copy(update={"fit": config.fit.model_copy(update={"seed": network})})
+        for split in leave_one_subject_out(recordings):
+            progress(f"{name}: training {network + 1} without {', '.join(split.test_subjects)}")
+            bundle: Bundle = build_bundle(list(split.train), one).bundle
+            yield network, Scorer(bundle, caution=_BOTH), list(on_grid(split.test, one))

@@ -135,7 +135,7 @@ def area_under_risk(confidence: F64, changed: NDArray[np.bool_]) -> float:
     # within a tie the risk goes from what was before to what is after: the mean of both ends
     risk = np.cumsum(e) / covered
     before = np.concatenate([[e[0] / w[0]], risk[:-1]])
-    return float((w * (risk + before) / 2).sum() / covered[-1])
+    return min(float((w * (risk + before) / 2).sum() / covered[-1]), 1.0)  # the last bit of a sum may lie beyond
 
 
 def plain(score: F64, *, above: float) -> Ints:

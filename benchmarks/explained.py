@@ -181,16 +181,16 @@ class Explained:
         sensor: NDArray[np.int64],
     ) -> list[Told]:
         """Return what is said first of each form: where the surprise is, or which axis leaves no answer."""
-        axis = np.zeros(batch.sensor_share.shape) if batch.health is None else batch.health.held
-        held = axis[: len(on)].any(axis=1) & ~on
+        axes = np.zeros(batch.sensor_share.shape) if batch.health is None else batch.health.held
+        held = axes[: len(on)].any(axis=1) & ~on
         said = (alarm | held) & ~self._said & ~self._was_on
         self._said |= alarm | held
         found = []
         for i in np.flatnonzero(said):
             case, where = self._cases[i - 1], (int(channel[i]), int(sensor[i]))
-            if held[i]:
-                s = int(axis[i].argmax())
-                where = self._scorer.groups[s].start + int(axis[i, s]) - 1, s
+            if held[i] and batch.health is not None:
+                s = int(np.abs(axes[i]).argmax())
+                where = self._scorer.groups[s].start + batch.health.first_held(int(i), s) - 1, s
             right = where[0] == case.channel, where[1] == case.sensor
             found.append(Told(self._subject, self._group, case, channel=right[0], sensor=right[1], told=True))
         return found

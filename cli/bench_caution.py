@@ -25,6 +25,9 @@ def caution(
     subjects: Annotated[int, typer.Option(min=2, max=1000, help="Simulated people that are scored.")] = 24,
     tuning: Annotated[int, typer.Option(min=2, max=1000, help="Other ones, for the rivals' limits.")] = 12,
     epochs: Annotated[int, typer.Option(min=0, max=1000, help="Of the models for real recordings.")] = 8,
+    networks: Annotated[
+        int, typer.Option(min=1, max=100, help="Trained for each person of data sets of up to six people.")
+    ] = 1,
     faults: Annotated[str, typer.Option(help="Of the sensors, with commas; all if left out.")] = "",
     enrolled: Annotated[
         bool, typer.Option("--enrolled", help="Judge real people against their own first half, too.")
@@ -55,6 +58,7 @@ def caution(
             n_subjects=subjects,
             n_tuning=tuning,
             epochs=epochs,
+            networks=networks,
             faults=wanted,
             enrolled=enrolled,
             progress=status.update,

@@ -244,7 +244,7 @@ def trust_shares(scores: BlockScores, health: SensorHealth | None, clock_ms: F64
     }
     if health is not None:
         shares["stuck"] = 1 - health.repeated
-        shares["held"] = 1.0 - (health.held > 0)
+        shares["held"] = 1.0 - (health.held < 0)
         shares["units"] = 1 - health.units  # before what it may be mistaken for
         shares["off_body"] = 1 - health.off_body
         shares["duplicate"] = 1.0 - health.copy

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinedge.edge.hop_facts import HopFacts
-from kinedge.edge.sensor_health import FINE, HealthState
+from kinedge.edge.sensor_health import FINE, MOST_BITS, HealthState, channels_of
 from kinedge.signals import LEAST_SCALE, Quantity
 
 __all__ = ["HeldAxes"]
@@ -64,9 +64,12 @@ class HeldAxes:
     ) -> None:
         self._groups = groups
         self._starts = [g.start for g in groups]
-        self._widths = [g.stop - g.start for g in groups]
+        self._widths = np.array([g.stop - g.start for g in groups], np.int64)
         least = np.array([LEAST_SCALE[q] for q in quantities])
+        place = np.concatenate([np.arange(width) for width in self._widths])
         self.watched: Mask = (scale > _MORE * least) & np.array([q is not Quantity.MAG for q in quantities])
+        self.watched &= place < MOST_BITS
+        self._bit: F64 = 2.0**place
         self.least = max(hop // _SHARE, _LEAST)
         self.moves: F64 = _MOVES * scale
         self.at_rest: F64 = np.where([q is Quantity.GYR for q in quantities], self.moves, 0.0)
@@ -91,7 +94,9 @@ class HeldAxes:
             "quantity": self._quantities,
         }
 
-    def step(self, values: F32, valid: Mask, facts: HopFacts, state: HealthState) -> tuple[F64, F64, F64, Mask]:
+    def step(
+        self, values: F32, valid: Mask, facts: HopFacts, state: HealthState, *, turned: Mask | None = None
+    ) -> tuple[F64, F64, F64, Mask]:
         """Look at a hop.
 
         Parameters
@@ -101,11 +106,13 @@ class HeldAxes:
             Of the hop.
         state
             Before the hop; not changed.
+        turned : (n_streams, n_sensors)
+            Whose samples the model is shown otherwise than they are here.
 
         Returns
         -------
-        axis : (n_streams, n_sensors)
-            The first of the sensor's channels that is held, counted from 1; 0 where none is.
+        axes : (n_streams, n_sensors)
+            Which of the sensor's channels are held, as ``SensorHealth.held`` has it.
         held_after, coarse
             ``held`` and ``coarse`` of the state after it: as they were, where nothing was heard.
         held : (n_streams, n_channels)
@@ -114,13 +121,9 @@ class HeldAxes:
         hop = values.shape[1]
         before, coarse, reach = state.held, state.coarse, state.reach
         heard, stands = facts.n_valid > 0, facts.high == facts.low
-        axis, held = np.zeros(before.shape), np.zeros(heard.shape, bool)
         # once held it is until it moves, also while the others rest
-        known = np.ones(before.shape, bool)
-        for i, g in zip(*np.nonzero(before), strict=True):
-            c = self._starts[g] + int(before[i, g]) - 1
-            known[i, g] = heard[i, c]
-            held[i, c] = heard[i, c] and stands[i, c]
+        was = channels_of(before, self._widths)
+        held = was & heard & stands
         same = (values[:, 1:] == values[:, :-1]) & valid[:, 1:] & valid[:, :-1]
         short = now_and_then = np.zeros(heard.shape, bool)
         if hop >= _SHORT:
@@ -139,9 +142,15 @@ class HeldAxes:
         settled = heard & ~held & (~stands | others_move)
         faded = self.keep * coarse
         after = np.where(settled, np.where(now_and_then, faded + (1 - self.keep), faded), coarse)
-        for g, group in enumerate(self._groups):
-            axis[:, g] = np.where(held[:, group].any(axis=1), np.argmax(held[:, group], axis=1) + 1, 0)
-        return axis, np.where(known, axis, before), after, held
+        return self._whole(self._bits(held), turned), self._bits(held | (was & ~heard)), after, held
+
+    def _bits(self, held: Mask) -> F64:
+        return np.add.reduceat(held * self._bit, self._starts, axis=1)
+
+    def _whole(self, bits: F64, turned: Mask | None) -> F64:
+        """Return the bits, negative where no single axis can be kept from the model."""
+        several = (bits.astype(np.int64) & (bits.astype(np.int64) - 1)) != 0
+        return np.where(several if turned is None else several | turned, -bits, bits)
 
     def _others_move(self, values: F32, valid: Mask, c: int) -> bool:
         """Whether another channel of the sensor that measures the same moves in these samples."""

@@ -120,6 +120,8 @@ def reasons_of(
         gone = max(scores.missing[stream, i], belief.lost[stream, i] if unsure else 0.0)
         if unsure and exchanged and health is not None and health.swapped[stream, i] >= 1:
             lost["swapped"] = _CERTAIN + _OF_ALL
+        if health is not None and health.held[stream, i]:
+            lost["held"] = _CERTAIN  # the rest of it goes on, and answers; but it is to be looked after
         lost["missing"] = min(_LOSS_NAMED * _nats(1 - float(gone)), _CERTAIN)
         if scores.missing[stream, i] >= NO_DATA:
             # once a whole block has passed, silence is not a slow start
@@ -201,7 +203,7 @@ def _text(
         return f"{sensor} was at the end of its range {share:.0%} of the time"
     if code == "held":
         channel = _held_channel(sensor, health, stream, i, channels)
-        axis = f"{sensor}.{channel}" if channel else f"axis {health.held[stream, i]:.0f} of {sensor}"
+        axis = f"{sensor}.{channel}" if channel else f"axis {health.first_held(stream, i)} of {sensor}"
         return f"{axis} stands at one number while the sensor moves"
     return {
         "stuck": f"{sensor} repeats itself: {health.repeated[stream, i]:.0%} of its samples were there before",
@@ -231,7 +233,7 @@ def _measured(
 
 def _held_channel(sensor: str, health: SensorHealth | None, stream: int, i: int, channels: Sequence[str]) -> str | None:
     own = [channel for name, channel in map(split_channel, channels) if name == sensor]
-    number = 0 if health is None else int(health.held[stream, i])
+    number = 0 if health is None else health.first_held(stream, i)
     return own[number - 1] if 0 < number <= len(own) else None
 
 

@@ -249,12 +249,12 @@ class ReliabilityMonitor:
         facts = facts or self.look_at(values, valid)
         values, given = (values, facts) if raw is None else (raw, look_at(raw, valid))
         heard = np.minimum.reduceat(facts.n_valid, self._starts, axis=1) >= self._hop // 4
-        level = facts.level
         spread: F32 = np.sqrt(facts.power / np.maximum(facts.n_valid, 1))
 
         marks, n_known, n_again = self._marks.push(values, valid, state.marks)
         repeated = self._marks.repeated(values, valid, given, marks, n_again / np.maximum(n_known - 1, 1))
-        axis, was, coarse, held = self._held_axes.step(values, valid, given, state)
+        turned = None if raw is None else np.logical_or.reduceat(given.level != facts.level, self._starts, axis=1)
+        axes, was, coarse, held = self._held_axes.step(values, valid, given, state, turned=turned)
         at_ends, reach = self._range_ends.step(values, valid, given, state.reach, held=held)
         at_ends = at_ends * (1 - repeated)  # given again, extremes are, too
         clipped = np.maximum(state.clipped * np.exp(-self._hop_s / _CLIPPED_S), at_ends)
@@ -262,8 +262,8 @@ class ReliabilityMonitor:
         n_strange, strength, rested = self._plausibility.step(
             facts, heard, state.n_strange, state.strength, state.rested, comparable=(repeated < FINE) & (clipped < FINE)
         )
-        side, side_weight, belongs = self._side(level, heard, state)
-        gravity, last = self._gravity(level, heard, state)
+        side, side_weight, belongs = self._side(facts.level, heard, state)
+        gravity, last = self._gravity(facts.level, heard, state)
         after = replace(
             state,
             marks=marks,
@@ -283,7 +283,7 @@ class ReliabilityMonitor:
             gravity=gravity,
             last=last,
         )
-        return self._health(after, repeated, axis), after
+        return self._health(after, repeated, axes), after
 
     def advance(
         self,
@@ -346,9 +346,9 @@ class ReliabilityMonitor:
     ) -> tuple[F32, Mask, Mask, Mask | None]:
         """Return a hop as the model shall see it: values, valid, saturated, and which channels it may use, if not all.
 
-        Sides that are surely exchanged are exchanged back; sensors that are ``out`` may not be used.
+        Sides that are surely exchanged are exchanged back; sensors that are ``out`` may not be used, nor a held axis.
         """
-        used = None if health.is_fine else ~np.repeat(health.out, self._widths.astype(np.intp), axis=1)
+        used = None if health.is_fine else ~health.hidden(self._widths.astype(np.int64))
         for rows, there, back in self._exchanges(health):
             values, valid, saturated = (part.copy() for part in (values, valid, saturated))
             for part in (values, valid, saturated):
@@ -359,7 +359,7 @@ class ReliabilityMonitor:
 
     def leaves(self, health: SensorHealth) -> bool:
         """Whether ``repair`` would change nothing of a hop."""
-        if (health.swapped >= 1).any():
+        if (health.swapped >= 1).any() or health.held.any():
             return False
         return health.is_fine or not bool(health.out.any())
 

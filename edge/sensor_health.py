@@ -8,7 +8,7 @@ from typing import ClassVar, Final
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["CLIPPED_POWER", "FINE", "N_FOUND", "HealthState", "SensorHealth"]
+__all__ = ["CLIPPED_POWER", "FINE", "MOST_BITS", "N_FOUND", "HealthState", "SensorHealth", "channels_of"]
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -17,7 +17,15 @@ Mask = NDArray[np.bool_]
 CLIPPED_POWER: Final = 6  # a clipped sample misleads about its neighbours, too
 _OUT: Final = 0.5  # trust below which a sensor is kept from the model
 N_FOUND: Final = 11  # parts of a sensor's health that are numbers
+MOST_BITS: Final = 52  # of a sensor's channels: so many are whole numbers of double precision
 FINE: Final = 0.05  # of each thing that may be wrong: together they leave more than that
+
+
+def channels_of(held: F64, widths: NDArray[np.int64]) -> Mask:
+    """Return which channels (n_streams, n_channels) the bits of sensors (n_streams, n_sensors) so wide stand for."""
+    place = np.minimum(np.arange(widths.sum()) - np.repeat(np.cumsum(widths) - widths, widths), MOST_BITS)
+    bits = np.repeat(np.abs(held).astype(np.int64), widths, axis=1)
+    return np.asarray(bits >> place & 1, bool)
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +45,9 @@ class SensorHealth:
     acc_m_s2, gyr_rad_s
         Root mean square of late.
     held
-        Which of its channels, counted from 1, stands at one number while the sensor moves; 0 where none does.
+        Which of its channels stand at one number while the sensor moves, as bits (1 for the first, 2, 4 ..); 0 where
+        none does. Negative where all of the sensor is kept from the model, not that axis alone: more than one stands,
+        or its samples are turned, so that the axis is in three.
     twin
         Index of the sensor that gives the same signal, -1 without one.
     copy : bool
@@ -95,11 +105,21 @@ class SensorHealth:
 
     @property
     def out(self) -> Mask:
-        """Which sensors the model must not see."""
+        """Which sensors the model must not see at all."""
         trust = (1 - self.repeated) * (1 - self.clipped) ** CLIPPED_POWER * (1 - self.off_body) * ~self.copy
-        trust = trust * (1 - self.units) * (self.held == 0)
+        trust = trust * (1 - self.units) * (self.held >= 0)
         kept_out: Mask = trust < _OUT
         return kept_out
+
+    def hidden(self, widths: NDArray[np.int64]) -> Mask:
+        """Return which channels (n_streams, n_channels) of sensors so wide the model must not see."""
+        hidden: Mask = np.repeat(self.out, widths, axis=1) | channels_of(self.held, widths)
+        return hidden
+
+    def first_held(self, stream: int, sensor: int) -> int:
+        """Return the first channel of a sensor that is held, counted from 1; 0 where none is."""
+        bits = abs(int(self.held[stream, sensor]))
+        return (bits & -bits).bit_length()
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +135,7 @@ class HealthState:
     reach : (n, 4, n_channels) float32
         How far each channel has reached up and down, decaying towards where it is, and in the last hop.
     held : (n, n_sensors)
-        Which axis was held when it was last heard, counted from 1; 0 where none was.
+        Which axes were held when they were last heard, as bits; 0 where none was.
     coarse : (n, n_channels)
         In which share of the hops of late some samples on end were equal, but not all, decaying; 1 at first.
     likeness : (n, n_hops of 4 s, n_pairs, 2)

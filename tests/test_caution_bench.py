@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kinedge.benchmarks.caution import _against_both, bench_caution, look
+from kinedge.benchmarks.caution import _against_both, _by_network, _pooled, bench_caution, look
 from kinedge.benchmarks.caution_cases import FAULTS, FROM_THE_START, faulted, real_sessions, simulated_sessions
-from kinedge.benchmarks.caution_measures import area_under_risk, band, plain, utility
+from kinedge.benchmarks.caution_measures import Seen, area_under_risk, band, plain, utility
 from kinedge.bundle import read_bundle
 from kinedge.edge.caution import Decision
 from kinedge.edge.config import DEFAULT_BUNDLE
@@ -129,6 +130,27 @@ def test_the_table_shows_every_fault_and_what_it_costs() -> None:
     assert dead["false_calls_others"] == dead["false_calls"]  # nothing but "normal" is said more often
     swap = rows["simulated, swap"]
     assert all(swap[f"{k}_others"] == swap[k] for k in ("u65", "u80", "missed", "unsure"))
+
+
+def judged(decisions: Sequence[int]) -> Seen:
+    """Return two blocks of a person who changed, and two of one who did not, with what was said of them."""
+    of = {f.name: np.zeros(4) for f in fields(Seen)}
+    return Seen(**{**of, "decision": np.array(decisions), "changed": np.arange(4) < 2})
+
+
+def test_a_person_whom_several_networks_judge_is_one_person_and_each_networks_answers_count() -> None:
+    right, wrong = [ANOMALOUS, ANOMALOUS, NORMAL, NORMAL], [NORMAL, NORMAL, ANOMALOUS, ANOMALOUS]
+    parts = [
+        (person, network, {"clean": (judged(answers), judged(right))})
+        for network, person, answers in ((0, "a", right), (0, "b", wrong), (1, "b", right), (1, "a", right))
+    ]
+    seen, alone = _pooled(parts)["clean"]
+    assert len(seen) == len(alone) == 16
+    assert len(set(seen.subject)) == 2 and len(set(seen.session)) == 4
+    b = seen.subject == seen.subject[4]
+    np.testing.assert_array_equal(np.flatnonzero(b), np.arange(4, 12))
+    assert _by_network("walks", parts) == {"walks, clean": [0.5, 1.0]}
+    assert _by_network("walks", parts[:2]) == {}
 
 
 def test_an_unknown_data_set_is_refused(tmp_path) -> None:

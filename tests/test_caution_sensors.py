@@ -107,7 +107,7 @@ def ask_about(health: SensorHealth, u: Unusualness, clock_ms: Any = None) -> tup
     [
         (unwell(repeated=[0.9, 0.0]), "stuck", "repeats", "répète"),
         (unwell(clipped=[0.5, 0.0]), "saturated", "end of its range", "en butée"),
-        (unwell(held=[2.0, 0.0]), "held", "one axis of the left wrist stands still", "un axe du capteur"),
+        (unwell(held=[-6.0, 0.0]), "held", "one axis of the left wrist stands still", "un axe du capteur"),
         (unwell(units=[1.0, 0.0], acc_m_s2=[1.0, 9.8]), "units", "no body shows", "aucun corps"),
         (unwell(off_body=[1.0, 0.0], still_s=[31.0, 0.0]), "off_body", "worn", "porté"),
         (unwell(twin=[1, 0], copy=[True, True]), "duplicate", "same signal", "même signal"),
@@ -127,9 +127,17 @@ def test_a_sensor_that_is_wrong_makes_unsure_and_is_named_in_both_languages(
 
 
 def test_a_held_axis_is_named_by_its_number_where_the_names_of_channels_are_not_known() -> None:
-    reason = ask_about(unwell(held=[2.0, 0.0]), unusual(-1, -1, 0.7))[2]
-    assert reason.channel is None
-    assert reason.text == "axis 2 of wrist_left stands at one number while the sensor moves"
+    for held in (2.0, -2.0, -6.0):
+        reason = ask_about(unwell(held=[held, 0.0]), unusual(-1, -1, 0.7))[2]
+        assert reason.channel is None
+        assert reason.text == "axis 2 of wrist_left stands at one number while the sensor moves"
+
+
+def test_a_sensor_of_which_one_axis_is_held_goes_on_answering_and_the_axis_is_named_all_the_same() -> None:
+    for u, expected in ((unusual(-1, -1, 0.7), Decision.NORMAL), (unusual(4, -1, 0.001), Decision.ANOMALOUS)):
+        decision, belief, reason = ask_about(unwell(held=[4.0, 0.0]), u)
+        assert decision is expected
+        assert (reason.code, reason.sensor, belief.reliability[0, 0]) == ("held", "wrist_left", 1.0)
 
 
 @pytest.mark.parametrize(

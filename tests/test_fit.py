@@ -291,7 +291,7 @@ def test_rotation_turns_accelerometer_and_gyroscope_as_one() -> None:
     values, valid = r.values[None, :200].copy(), r.valid[None, :200].copy()
     valid[0, 7, 1] = False
     before = values.copy()
-    augmentation = Augmentation(0, 0, 1, 0, rotation_deg=20)
+    augmentation = Augmentation(0, 0, 1, 0, 0, rotation_deg=20)
     augmentation.rotate(np.random.default_rng(0), values, valid, r.sensors)
     for sensor in (0, 6):
         acc, gyr = slice(sensor, sensor + 3), slice(sensor + 3, sensor + 6)
@@ -308,12 +308,12 @@ def test_rotation_turns_accelerometer_and_gyroscope_as_one() -> None:
 def test_dropout_hides_whole_sensors_and_bursts_but_never_everything() -> None:
     sensors = (SensorSpec("wrist_left"), SensorSpec("wrist_right"), SensorSpec("lower_back"))
     mask = np.ones((2000, 100, 18), np.float32)
-    Augmentation(0.3, 0.0, 1.0, 0, 0).drop(np.random.default_rng(0), mask, sensors, rate_hz=50)
+    Augmentation(0.3, 0.0, 1.0, 0, 0, 0).drop(np.random.default_rng(0), mask, sensors, rate_hz=50)
     gone = ~mask.reshape(2000, 100, 3, 6).any(axis=(1, 3))
     assert (gone.sum(axis=1) <= 2).all()
     assert gone.mean() == pytest.approx(0.2, abs=0.02)  # one sensor in three is spared
     mask[:] = 1
-    Augmentation(0.0, 0.5, 1.0, 0, 0).drop(np.random.default_rng(0), mask, sensors, rate_hz=50)
+    Augmentation(0.0, 0.5, 1.0, 0, 0, 0).drop(np.random.default_rng(0), mask, sensors, rate_hz=50)
     hidden = mask.reshape(2000, 100, 3, 6)[..., 0] == 0
     assert (hidden.any(axis=1).mean()) == pytest.approx(0.5, abs=0.03)
     assert hidden.sum(axis=1).max() <= 50
@@ -322,7 +322,7 @@ def test_dropout_hides_whole_sensors_and_bursts_but_never_everything() -> None:
 def test_a_bad_radio_loses_whole_packets_of_some_sensors_up_to_its_share() -> None:
     sensors = (SensorSpec("wrist_left"), SensorSpec("wrist_right"))
     mask = np.ones((800, 500, 12), np.float32)
-    Augmentation(0.0, 0.0, 1.0, 0.5, 0).drop(np.random.default_rng(0), mask, sensors, rate_hz=50)
+    Augmentation(0.0, 0.0, 1.0, 0.5, 0, 0).drop(np.random.default_rng(0), mask, sensors, rate_hz=50)
     hidden = mask.reshape(800, 500, 2, 6) == 0
     assert (hidden == hidden[..., :1]).all()  # a packet holds all channels of its sensor, and of no other
     lost = hidden[..., 0].mean(axis=1)
@@ -330,6 +330,20 @@ def test_a_bad_radio_loses_whole_packets_of_some_sensors_up_to_its_share() -> No
     assert lost[lost > 0].mean() == pytest.approx(0.2, abs=0.02)
     edges = [np.flatnonzero(np.diff(h.astype(np.int8))) for h in hidden[:, :, 0, 0]]
     assert min(np.diff(e).min() for e in edges if len(e) > 1) >= 5  # 0.1 s
+
+
+def test_a_sensor_misses_one_of_its_channels_for_a_whole_crop_now_and_then_and_a_lone_channel_never_goes() -> None:
+    sensors = (SensorSpec("wrist_left"), SensorSpec("elbow", ("acc_x",)), SensorSpec("wrist_right"))
+    mask = np.ones((3000, 20, 13), np.float32)
+    Augmentation(0.0, 0.0, 1.0, 0, 0.3, 0).drop(np.random.default_rng(0), mask, sensors, rate_hz=50)
+    assert (mask == mask[:, :1]).all()
+    gone = mask[:, 0] == 0
+    for sensor in (slice(0, 6), slice(7, 13)):
+        n_gone = gone[:, sensor].sum(axis=1)
+        assert set(n_gone) == {0, 1} and n_gone.mean() == pytest.approx(0.3, abs=0.03)
+        np.testing.assert_allclose(gone[:, sensor].mean(axis=0), 0.05, atol=0.015)
+    assert not gone[:, 6].any()
+    assert FitConfig(channel_dropout=0.25).augmentation.channel_dropout == 0.25
 
 
 def test_normalisation_clips_and_zeroes_as_the_edge_does() -> None:

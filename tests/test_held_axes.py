@@ -21,6 +21,7 @@ from kinedge.edge.offline import verdicts_of
 from kinedge.edge.range_ends import RangeEnds
 from kinedge.edge.reliability import HealthState, ReliabilityMonitor
 from kinedge.edge.scoring import Scorer
+from kinedge.edge.sensor_health import channels_of
 from kinedge.edge.verdict_json import verdict_as_json
 from kinedge.signals import Quantity
 from kinedge.training.simulate import SimulationConfig, simulate
@@ -40,6 +41,11 @@ def moves(rng: np.random.Generator, n: int, n_channels: int = 3) -> F32:
     return np.asarray(rng.normal(size=(n, n_channels)), np.float32)
 
 
+def numbers(bits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the last of each sensor's axes that are held, counted from 1."""
+    return np.asarray(np.sign(bits) * np.frexp(np.abs(bits))[1])
+
+
 def watch(
     hops: Sequence[F32],
     *,
@@ -49,7 +55,7 @@ def watch(
     clipped: float = 0.0,
     coarse: float = 0.0,
 ) -> list[float]:
-    """Let one sensor show hops, and tell which axis is held in each."""
+    """Let one sensor show hops, and tell which axis is held in each, counted from 1; negative where several are."""
     n = hops[0].shape[1]
     ends = RangeEnds([slice(0, n)], np.ones(n), 1.0)
     axes = HeldAxes(
@@ -64,7 +70,7 @@ def watch(
         facts = look_at(hop[None], there)
         axis, state.held, state.coarse, held = axes.step(hop[None], there, facts, state)
         _, state.reach = ends.step(hop[None], there, facts, state.reach, held=held)
-        found.append(float(axis[0, 0]))
+        found.append(numbers(axis)[0, 0])
     return found
 
 
@@ -85,14 +91,14 @@ def simulated(seed: int, seconds: float = 60.0, *, rest: float = 0.2) -> F32:
 
 
 def judge(manifest: Manifest, streams: F32) -> tuple[NDArray[np.float64], HealthState]:
-    """Return which axis of each sensor is held, hop after hop (n_hops, n_streams, n_sensors)."""
+    """Return which axis of each sensor is held, counted from 1, hop after hop (n_hops, n_streams, n_sensors)."""
     monitor = ReliabilityMonitor(manifest)
     state, found = monitor.initial_state(len(streams)), []
     for k in range(0, streams.shape[1] - manifest.hop + 1, manifest.hop):
         now = np.ascontiguousarray(streams[:, k : k + manifest.hop])
         there = np.ones(now.shape, bool)
         facts = monitor.look_at(now, there)
-        found.append(monitor.advance(now, there, state, np.arange(len(streams)), facts=facts).held)
+        found.append(numbers(monitor.advance(now, there, state, np.arange(len(streams)), facts=facts).held))
     return np.array(found), state
 
 
@@ -118,6 +124,49 @@ def test_silence_is_no_answer_and_changes_none() -> None:
     x[4 * HOP : 5 * HOP] = x[4 * HOP]  # at rest: it is known from before
     valid = [np.full((HOP, 3), k not in (2, 3)) for k in range(6)]
     assert watch(hops_of(x), valid=valid) == [0, 3, 0, 0, 3, 3]
+
+
+def test_several_axes_are_told_and_remembered_one_by_one_and_then_all_of_the_sensor_is_kept_from_the_model() -> None:
+    x = held_from(held_from(moves(np.random.default_rng(17), 9 * HOP, 4), HOP, 0, 7 * HOP), 2 * HOP, 2)
+    x[4 * HOP : 5 * HOP] = x[4 * HOP]  # at rest: both are known from before
+    valid = [np.ones((HOP, 4), bool) for _ in range(9)]
+    valid[5][:, 2] = False  # of which nothing is heard then
+    assert watch(hops_of(x), valid=valid) == [0, 1, -3, -3, -3, 1, -3, 3, 3]
+
+
+def test_an_axis_of_a_sensor_that_the_model_is_shown_turned_is_in_three_so_that_none_of_them_is_shown(
+    manifest: Manifest,
+) -> None:
+    monitor = ReliabilityMonitor(manifest)
+    usual = simulated(7, rest=0)
+    broken, at = usual.copy(), 20 * manifest.hop + 13
+    broken[at:, 1] = broken[at, 1]
+    streams = np.stack([broken, broken])
+    shown = streams.copy()
+    shown[1, :, 3:6] *= -1
+    one, other = monitor.initial_state(2), monitor.initial_state(2)
+    for k in range(0, streams.shape[1] - manifest.hop + 1, manifest.hop):
+        raw, values = (np.ascontiguousarray(part[:, k : k + manifest.hop]) for part in (streams, shown))
+        there = np.ones(values.shape, bool)
+        facts = monitor.look_at(values, there, np.ones(values.shape, bool))
+        health = monitor.advance(values, there, one, np.arange(2), facts=facts, raw=raw)
+        expected, other = monitor.step(values, there, other, facts=facts, raw=raw)
+        np.testing.assert_array_equal(health.held, expected.held)
+    np.testing.assert_array_equal(health.held, [[2, 0], [-2, 0]])
+    np.testing.assert_array_equal(health.out, [[False, False], [True, False]])
+    used = monitor.repair(values, there, ~there, health)[3]
+    assert used is not None
+    expected_used = np.ones((2, manifest.n_channels), bool)
+    expected_used[0, 1] = expected_used[1, :6] = False
+    np.testing.assert_array_equal(used, expected_used)
+    assert not monitor.leaves(health)
+
+
+def test_of_a_sensor_of_more_channels_than_there_are_bits_those_are_watched_that_have_one() -> None:
+    x = moves(np.random.default_rng(18), 4 * HOP, 60)
+    assert watch(hops_of(held_from(x, HOP, 51))) == [0, 52, 52, 52]
+    assert watch(hops_of(held_from(x, HOP, 52))) == [0] * 4
+    np.testing.assert_array_equal(channels_of(np.array([[-(2.0**51)]]), np.array([60])), np.arange(60)[None] == 51)
 
 
 def test_samples_that_are_missing_are_not_equal_ones() -> None:
@@ -243,7 +292,7 @@ def test_simulated_people_are_told_apart_from_those_with_a_held_axis_at_sixteen_
     assert not found[:, :, 0].any()
     after = found[21:, :, 1]
     assert (after == np.arange(1, 7))[3:].mean() > 0.9 and ((after == 0) | (after == np.arange(1, 7))).all()
-    np.testing.assert_array_equal(state.held[:, 1], np.arange(1, 7))
+    np.testing.assert_array_equal(state.held[:, 1], 2.0 ** np.arange(6))
 
 
 def test_people_who_clip_are_not_said_to_have_a_held_axis_once_that_is_known(manifest: Manifest) -> None:
@@ -254,13 +303,15 @@ def test_people_who_clip_are_not_said_to_have_a_held_axis_once_that_is_known(man
     assert (found[35:] > 0).mean() < 0.02
 
 
-def test_a_recording_with_a_held_axis_is_unsure_and_says_which_in_both_languages(scorer: Scorer) -> None:
-    recording = simulate(SimulationConfig(duration_s=40, subject_seed=760_100, activity_mix={"gait": 1.0}))
+def test_a_recording_with_a_held_axis_goes_on_without_it_and_says_which_in_both_languages(scorer: Scorer) -> None:
+    recording = simulate(SimulationConfig(duration_s=120, subject_seed=760_102, activity_mix={"gait": 1.0}))
     values = recording.values.copy()
-    values[1000:, GYR_Y] = values[1000, GYR_Y]
+    values[3000:, GYR_Y] = values[3000, GYR_Y]
     verdicts = verdicts_of(scorer, replace(recording, values=values))
-    late = [v for v in verdicts if v.end_tick > 1100]
-    assert late and all(v.decision.word == "unsure" for v in late)
+    late = [v for v in verdicts if v.end_tick > 3100]
+    before = [v for v in verdicts if 1500 < v.end_tick <= 3000]
+    normal, was_normal = (np.mean([v.decision.word == "normal" for v in part]) for part in (late, before))
+    assert normal > 0.8 * was_normal > 0.3, "a held axis takes away the axis, not the answer"
     for v in late:
         reason = v.reasons[0]
         assert (reason.code, reason.sensor, reason.truth, reason.measured) == ("held", scorer.sensors[0], 1.0, None)
@@ -270,5 +321,5 @@ def test_a_recording_with_a_held_axis_is_unsure_and_says_which_in_both_languages
         assert "the turning about y of the left wrist stands still" in abstention(reason)
         french = abstention(reason, language="fr")
         assert "la rotation autour de y du capteur du poignet gauche ne change plus" in french
-    before = [v for v in verdicts if v.end_tick <= 1000]
+    before = [v for v in verdicts if v.end_tick <= 3000]
     assert not any(r.code == "held" for v in before for r in v.reasons)

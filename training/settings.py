@@ -62,6 +62,7 @@ class FitConfig(Config):
     burst_dropout: float = Field(default=0.25, ge=0, le=1)
     burst_s: float = Field(default=2.0, gt=0, le=60)
     packet_dropout: float = Field(default=0.5, ge=0, le=1)
+    channel_dropout: float = Field(default=0.1, ge=0, le=1)
     rotation_deg: float = Field(default=0.0, ge=0, le=90)
     augment: dict[str, float] = Field(default_factory=dict)
     exclude_labels: tuple[str, ...] = ("freeze", "outside", "anomaly:*")
@@ -124,5 +125,10 @@ class FitConfig(Config):
     def augmentation(self) -> Augmentation:
         """What is done to crops: mounting, and what is hidden."""
         return Augmentation(
-            self.sensor_dropout, self.burst_dropout, self.burst_s, self.packet_dropout, self.rotation_deg
+            self.sensor_dropout,
+            self.burst_dropout,
+            self.burst_s,
+            self.packet_dropout,
+            self.channel_dropout,
+            self.rotation_deg,
         )

@@ -181,6 +181,8 @@ class Augmentation:
         Probability that a sensor misses one burst of up to ``burst_s``.
     packet_dropout
         Probability that a sensor has a bad radio: up to 40 % of its packets, of 0.1 to 0.5 s, are lost.
+    channel_dropout
+        Probability that a sensor misses one of its channels for a whole crop, as where an axis is kept from the model.
     rotation_deg
         Standard deviation, per axis, of a mounting rotation; accelerometer, gyroscope and magnetometer turn as one.
     """
@@ -189,6 +191,7 @@ class Augmentation:
     burst_dropout: float
     burst_s: float
     packet_dropout: float
+    channel_dropout: float
     rotation_deg: float
 
     def rotate(
@@ -209,7 +212,7 @@ class Augmentation:
             start += sensor.n_channels
 
     def drop(self, rng: np.random.Generator, mask: F32, sensors: Sequence[SensorSpec], *, rate_hz: float) -> None:
-        """Hide sensors and bursts from the input mask (B, T, C), in place; one sensor of a crop always stays."""
+        """Hide sensors, axes and bursts from the input mask (B, T, C), in place; one sensor of a crop always stays."""
         n_crops, length = mask.shape[:2]
         gone = rng.random((n_crops, len(sensors))) < self.sensor_dropout
         gone[np.arange(n_crops), rng.integers(0, len(sensors), n_crops)] = False
@@ -218,11 +221,16 @@ class Augmentation:
         last = first + rng.integers(1, max(2, round(self.burst_s * rate_hz)), burst.shape)
         bad_radio = rng.random((n_crops, len(sensors))) < self.packet_dropout
         lost = self._lost_packets(rng, (n_crops, len(sensors)), length, rate_hz=rate_hz) & bad_radio[:, :, None]
+        widths = np.array([s.n_channels for s in sensors])
+        broken = (rng.random((n_crops, len(sensors))) < self.channel_dropout) & (widths > 1)
+        which = (rng.random((n_crops, len(sensors))) * widths).astype(np.intp)
         at = np.arange(length)
         start = 0
         for i, sensor in enumerate(sensors):
             in_burst = burst[:, i, None] & (at >= first[:, i, None]) & (at < last[:, i, None])
             mask[:, :, start : start + sensor.n_channels][in_burst | lost[:, i] | gone[:, i, None]] = 0
+            crops = np.flatnonzero(broken[:, i])
+            mask[crops, :, start + which[crops, i]] = 0
             start += sensor.n_channels
 
     @staticmethod

@@ -237,7 +237,7 @@ API int32_t kinedge_belief_trust(const kinedge_belief *b)
             if (b->has_health) {
                 const double swapped = b->swapped[at];
                 lasting *= 1 - b->repeated[at];
-                lasting *= !(b->held[at] > 0);
+                lasting *= !(b->held[at] < 0);
                 lasting *= 1 - b->units[at];
                 lasting *= 1 - b->off_body[at];
                 lasting *= 1.0 - b->copies[at];

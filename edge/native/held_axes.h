@@ -2,6 +2,8 @@
  *
  * kinedge/edge/held_axes.py does the same in numpy, and says why; here is only how.
  */
+#define MOST_BITS 52 /* of a sensor's channels: so many are whole numbers of double precision */
+
 /* How many samples the longest run of equal samples of a channel has, and where it begins; 0 where none is as long as the
  * shortest that counts. ended: one of these ended before the hop did. */
 static int64_t longest_run(const kinedge_health *h, int64_t stream, int64_t c, int64_t *begin, int *ended)
@@ -65,35 +67,45 @@ static int others_move(const kinedge_health *h, int64_t stream, int64_t g, int64
     return 0;
 }
 
-/* Which channels of a sensor stand at one number while it moves, or since it did: held (width). Return the first,
- * counted from 1, and keep it. */
+/* Whether the model is shown a sensor otherwise than it gave its samples. */
+static int turned(const kinedge_health *h, int64_t stream, int64_t g)
+{
+    const float *shown = h->facts + (2 * h->n_streams + stream) * h->n_channels;
+    const float *given = h->given + (2 * h->n_streams + stream) * h->n_channels;
+    for (int64_t c = h->starts[g]; c < h->starts[g + 1]; c++)
+        if (shown[c] != given[c])
+            return 1;
+    return 0;
+}
+
+/* Which channels of a sensor stand at one number while it moves, or since it did: held (width). Return them as bits,
+ * negative where all of the sensor is kept from the model, and keep them. */
 static int64_t held_axes(const kinedge_health *h, int64_t stream, int64_t row, int64_t g, uint8_t *held)
 {
     const int64_t first = h->starts[g], width = h->starts[g + 1] - first, plane = h->n_streams * h->n_channels;
     const float *fact = h->given + stream * h->n_channels;
     const int clips = h->clipped[row * h->n_sensors + g] >= h->comparable_below;
     double *kept = h->held + row * h->n_sensors + g;
-    int64_t which = 0;
-    int known = 1;
-    for (int64_t i = width - 1; i >= 0; i--) {
-        const int64_t c = first + i;
+    const int64_t before = (int64_t)*kept;
+    int64_t now = 0, later = 0;
+    for (int64_t i = 0; i < width; i++) {
+        const int64_t c = first + i, bit = i < MOST_BITS ? (int64_t)1 << i : 0;
         const int heard = fact[c] > 0, stands = fact[5 * plane + c] == fact[4 * plane + c];
         double *coarse = h->coarse + row * h->n_channels + c;
         int64_t begin = 0;
         int ended = 0;
         const int64_t run = longest_run(h, stream, c, &begin, &ended);
-        held[i] = *kept == (double)(i + 1) && heard && stands;
-        known &= *kept != (double)(i + 1) || heard;
+        held[i] = (before & bit) && heard && stands;
         if (!held[i] && run >= h->held_from && h->watched[c] && *coarse < h->fine_axis && !clips)
             held[i] = inside(h, stream, row, c, begin) && others_move(h, stream, g, c, begin, begin + run);
-        which = held[i] ? i + 1 : which;
+        now |= held[i] ? bit : 0;
+        later |= held[i] ? bit : heard ? 0 : before & bit;
         if (held[i] || !heard || (stands && !others_move(h, stream, g, c, 0, h->hop)))
             continue;
         *coarse = h->coarse_keep * *coarse;
         if (ended && !stands)
             *coarse = *coarse + (1 - h->coarse_keep);
     }
-    if (known)
-        *kept = (double)which;
-    return which;
+    *kept = (double)later;
+    return now & (now - 1) || (now && turned(h, stream, g)) ? -now : now;
 }

@@ -84,7 +84,7 @@ API int32_t kinedge_hop_look(const kinedge_hop *h)
     for (int64_t i = 0; i < 4 * plane; i++)
         against |= !(h->found[i] < h->fine_below);
     for (int64_t i = 0; i < plane; i++)
-        against |= h->copies[i] | (h->found[4 * plane + i] >= 1.0) | (h->found[10 * plane + i] > 0);
+        against |= h->copies[i] | (h->found[4 * plane + i] >= 1.0) | (h->found[10 * plane + i] != 0);
     return against;
 }
 
