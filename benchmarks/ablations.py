@@ -133,7 +133,9 @@ class _Variant:
 
 VARIANTS: Final[dict[str, _Variant]] = {
     "full": _Variant({}, _as_is),
-    "no mask-dropout": _Variant({"sensor_dropout": 0.0, "burst_dropout": 0.0, "packet_dropout": 0.0}, _as_is),
+    "no mask-dropout": _Variant(
+        {"sensor_dropout": 0.0, "burst_dropout": 0.0, "packet_dropout": 0.0, "channel_dropout": 0.0}, _as_is
+    ),
     "no VAR skip": _Variant({"linear_skip": False}, _as_is),
     "zeros in gaps": _Variant({"hold_s": 0.0}, _as_is),
     "Gaussian head": _Variant({}, _with_gaussian),

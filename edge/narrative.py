@@ -29,6 +29,7 @@ __all__ = [
     "reason_words",
     "slow_change",
     "summarise",
+    "usual_but",
     "usual_without",
     "why_not",
 ]
@@ -344,6 +345,12 @@ def usual_without(sensors: Sequence[str], *, language: Language = "en") -> str:
     """Say that all is as usual, but for sensors that could not be asked."""
     usual, joined = (("as usual, without ", " and "), ("comme d'habitude, sans ", " et "))[_LANGUAGES.index(language)]
     return _sentence(usual + joined.join(place_name(sensor, language=language) for sensor in sensors))
+
+
+def usual_but(reason: Reason, *, language: Language = "en") -> str:
+    """Say that all is as usual, as far as what is left tells, and what stands against a sensor."""
+    usual = ("as usual, but ", "comme d'habitude, mais ")[_LANGUAGES.index(language)]
+    return _sentence(usual + _said(reason, language))
 
 
 def slow_change(kind: str, *, sensor: str, day: str, value: float, expected: float) -> dict[Language, str]:

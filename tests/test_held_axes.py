@@ -12,7 +12,9 @@ import pytest
 from numpy.typing import NDArray
 
 from kinedge.bundle import Manifest, read_bundle
+from kinedge.edge.caution import Decision
 from kinedge.edge.config import DEFAULT_BUNDLE
+from kinedge.edge.dashboard.words import sentence_words
 from kinedge.edge.figures import figures_of
 from kinedge.edge.held_axes import HeldAxes
 from kinedge.edge.hop_facts import look_at
@@ -321,5 +323,11 @@ def test_a_recording_with_a_held_axis_goes_on_without_it_and_says_which_in_both_
         assert "the turning about y of the left wrist stands still" in abstention(reason)
         french = abstention(reason, language="fr")
         assert "la rotation autour de y du capteur du poignet gauche ne change plus" in french
+        if v.decision is Decision.NORMAL:
+            said = sentence_words(v, [v], hop_s=1.0)
+            assert said is not None and said["en"].startswith("As usual, but the turning about y of the left wrist")
+            assert said["fr"].startswith("Comme d'habitude, mais la rotation autour de y")
+    as_before = next(v for v in verdicts if v.decision is Decision.NORMAL)
+    assert sentence_words(as_before, [as_before], hop_s=1.0) is None
     before = [v for v in verdicts if v.end_tick <= 3000]
     assert not any(r.code == "held" for v in before for r in v.reasons)

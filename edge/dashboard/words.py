@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from kinedge.edge.alarm import AlarmConfig
 from kinedge.edge.caution import Decision
-from kinedge.edge.narrative import Language, abstention, place_name, reason_words, summarise, usual_without
+from kinedge.edge.narrative import Language, abstention, place_name, reason_words, summarise, usual_but, usual_without
 from kinedge.edge.promise import Watched, placing, promise
 from kinedge.edge.reasons import Reason
 from kinedge.edge.scoring import Scorer
@@ -58,7 +58,7 @@ def reasons_words(reason: Reason) -> Words:
 
 
 def sentence_words(verdict: Verdict, recent: Sequence[Verdict], *, hop_s: float) -> Words | None:
-    """Say what a verdict means; None where all is as usual, and nothing needs saying.
+    """Say what a verdict means; None where all is as usual, and nothing needs saying but of an axis that stands still.
 
     Parameters
     ----------
@@ -72,7 +72,8 @@ def sentence_words(verdict: Verdict, recent: Sequence[Verdict], *, hop_s: float)
     if verdict.without:
         return {language: usual_without(verdict.without, language=language) for language in _LANGUAGES}
     if verdict.decision is Decision.NORMAL:
-        return None
+        held = next((r for r in verdict.reasons if r.code == "held"), None)
+        return held and {language: usual_but(held, language=language) for language in _LANGUAGES}
     if verdict.decision is Decision.UNSURE:
         if not verdict.reasons:
             return None
