@@ -105,6 +105,12 @@ class Manifest(Config):
     hold_s: float = Field(
         default=0.0, ge=0, le=60, description="in which a value held through a gap fades to 37 %; 0: zeros are shown"
     )
+    channel_dropout: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="how often a sensor lacked a channel in training; 0: one that lacks any is kept from the model",
+    )
     student_t_nu: tuple[tuple[float, ...], ...] = Field(description="per horizon, per channel")
 
     inputs: tuple[TensorEntry, ...]

@@ -52,6 +52,8 @@ class HeldAxes:
         Samples.
     hop_s
         Seconds.
+    alone
+        Whether the model has learned to be without one channel of a sensor.
     """
 
     def __init__(
@@ -61,8 +63,10 @@ class HeldAxes:
         quantities: Sequence[Quantity],
         hop: int,
         hop_s: float,
+        *,
+        alone: bool,
     ) -> None:
-        self._groups = groups
+        self._alone = alone
         self._starts = [g.start for g in groups]
         self._widths = np.array([g.stop - g.start for g in groups], np.int64)
         least = np.array([LEAST_SCALE[q] for q in quantities])
@@ -82,7 +86,13 @@ class HeldAxes:
     @property
     def numbers(self) -> dict[str, float]:
         """What ``health.c`` must know of it."""
-        return {"held_from": self.least, "shortest": _SHORT, "coarse_keep": self.keep, "fine_axis": _FINE_BELOW}
+        return {
+            "held_from": self.least,
+            "shortest": _SHORT,
+            "held_alone": self._alone,
+            "coarse_keep": self.keep,
+            "fine_axis": _FINE_BELOW,
+        }
 
     @property
     def arrays(self) -> dict[str, NDArray[Any]]:
@@ -149,6 +159,8 @@ class HeldAxes:
 
     def _whole(self, bits: F64, turned: Mask | None) -> F64:
         """Return the bits, negative where no single axis can be kept from the model."""
+        if not self._alone:
+            return -bits
         several = (bits.astype(np.int64) & (bits.astype(np.int64) - 1)) != 0
         return np.where(several if turned is None else several | turned, -bits, bits)
 

@@ -109,7 +109,8 @@ class ReliabilityMonitor:
         self._plausibility = Plausibility(self._acc, self._gyr, hop=self._hop, rate_hz=manifest.rate_hz)
         self._has_gravity = np.array([len(c) == _AXES for c in self._acc])
         self._range_ends = RangeEnds(self._groups, self._scale, self._hop_s)
-        self._held_axes = HeldAxes(self._groups, self._scale, quantities, self._hop, self._hop_s)
+        lone = manifest.channel_dropout > 0
+        self._held_axes = HeldAxes(self._groups, self._scale, quantities, self._hop, self._hop_s, alone=lone)
         self._marks = Marks(self._groups, self._hop)
         pairs = [(a, b) for a, b in combinations(range(len(specs)), 2) if specs[a].channels == specs[b].channels]
         self._pairs = pairs
@@ -237,8 +238,7 @@ class ReliabilityMonitor:
 
         Parameters
         ----------
-        values, valid : (n_streams, hop, n_channels)
-            SI units.
+        values, valid : (n_streams, hop, n_channels), in SI units
         state
             From the step before; not changed.
         facts

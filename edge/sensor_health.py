@@ -47,7 +47,7 @@ class SensorHealth:
     held
         Which of its channels stand at one number while the sensor moves, as bits (1 for the first, 2, 4 ..); 0 where
         none does. Negative where all of the sensor is kept from the model, not that axis alone: more than one stands,
-        or its samples are turned, so that the axis is in three.
+        its samples are turned, so that the axis is in three, or the model has not learned to be without one.
     twin
         Index of the sensor that gives the same signal, -1 without one.
     copy : bool

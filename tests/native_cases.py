@@ -112,6 +112,8 @@ def sensor_health(seed: int) -> None:
         u = rng.choice([UNSCORED, 0.1, 2.0], (len(rows), len(m.sensors)))
         seen = monitor.look_at(now, valid)
         raw = None if turn % 2 else np.round(now[..., ::-1] * 8) / 8  # as if turned sensors sat otherwise
+        if raw is not None:
+            raw[::2] = now[::2]  # of people who are not
         found = monitor.advance(now, valid, states[0], rows, facts=seen, raw=raw)
         assert monitor._native is not None and monitor._native.record.has_state(states[0])
         monitor.learn_from(u, states[0], rows)

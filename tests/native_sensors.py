@@ -70,7 +70,7 @@ def hold(rng: np.random.Generator, values: np.ndarray) -> None:
     for stream in values:
         if rng.random() < 0.3:
             stream[:] = np.round(stream * 4) / 4
-        for c in np.flatnonzero(rng.random(stream.shape[1]) < 0.1):
+        for c in np.flatnonzero(rng.random(stream.shape[1]) < rng.choice([0.1, 0.4])):
             begin, end = np.sort(rng.integers(0, len(stream) + 1, 2))
             stream[begin:end, c] = stream[min(begin, len(stream) - 1), c]
 
@@ -88,6 +88,7 @@ def sensors_of(rng: np.random.Generator, *, hop: int) -> Any:
         rate_hz=50.0,
         n_channels=n_channels,
         horizons=(1, 4),
+        channel_dropout=float(rng.choice([0.0, 0.1, 0.1])),
         center=rng.normal(0, 5, n_channels).tolist(),
         scale=rng.uniform(0.5, 2.0, n_channels).tolist(),
     )

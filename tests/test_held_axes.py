@@ -56,12 +56,18 @@ def watch(
     valid: Any = None,
     clipped: float = 0.0,
     coarse: float = 0.0,
+    alone: bool = True,
 ) -> list[float]:
     """Let one sensor show hops, and tell which axis is held in each, counted from 1; negative where several are."""
     n = hops[0].shape[1]
     ends = RangeEnds([slice(0, n)], np.ones(n), 1.0)
     axes = HeldAxes(
-        [slice(0, n)], np.full(n, scale), [quantity] * n if isinstance(quantity, Quantity) else quantity, HOP, 1.0
+        [slice(0, n)],
+        np.full(n, scale),
+        [quantity] * n if isinstance(quantity, Quantity) else quantity,
+        HOP,
+        1.0,
+        alone=alone,
     )
     state: Any = SimpleNamespace(
         reach=ends.initial(1), held=np.zeros((1, 1)), coarse=np.full((1, n), coarse), clipped=np.full((1, 1), clipped)
@@ -162,6 +168,16 @@ def test_an_axis_of_a_sensor_that_the_model_is_shown_turned_is_in_three_so_that_
     expected_used[0, 1] = expected_used[1, :6] = False
     np.testing.assert_array_equal(used, expected_used)
     assert not monitor.leaves(health)
+
+
+def test_a_model_that_never_was_without_a_channel_does_without_the_sensor(manifest: Manifest) -> None:
+    x = held_from(moves(np.random.default_rng(19), 3 * HOP), HOP, 1)
+    assert watch(hops_of(x), alone=False) == [0, -2, -2]
+    broken, at = simulated(8, rest=0), 20 * manifest.hop + 13
+    broken[at:, 1] = broken[at, 1]
+    for share, sign in ((0.0, -1), (0.01, 1)):
+        judged_by = manifest.model_copy(update={"channel_dropout": share})
+        assert set(judge(judged_by, broken[None])[0][-10:, 0, 0]) == {sign * 2.0}
 
 
 def test_of_a_sensor_of_more_channels_than_there_are_bits_those_are_watched_that_have_one() -> None:

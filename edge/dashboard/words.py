@@ -73,7 +73,7 @@ def sentence_words(verdict: Verdict, recent: Sequence[Verdict], *, hop_s: float)
         return {language: usual_without(verdict.without, language=language) for language in _LANGUAGES}
     if verdict.decision is Decision.NORMAL:
         held = next((r for r in verdict.reasons if r.code == "held"), None)
-        return held and {language: usual_but(held, language=language) for language in _LANGUAGES}
+        return None if held is None else {language: usual_but(held, language=language) for language in _LANGUAGES}
     if verdict.decision is Decision.UNSURE:
         if not verdict.reasons:
             return None

@@ -11,7 +11,7 @@
 typedef struct kinedge_health {
     /* sizes: streams of this step, rows of the state */
     int64_t n_streams, n_rows, hop, n_channels, n_sensors, block, n_alike, n_pairs, heard_from, clipped_from, most_still;
-    int64_t in_order, held_from, shortest;
+    int64_t in_order, held_from, shortest, held_alone;
     double moves, shakes, clipped_keep, range_keep, range_share, twin, twin_equal, fits, side_keep, known_from, doubt, belief, hop_s;
     double still_share, lone_share, gravity_keep, persist_low, persist_high, turned, never_from, usual_keep;
     double persist_keep, unusual_from, unscored, again_from, at_end, few, more_than_one, pile, coarse_keep, fine_axis;

@@ -27,7 +27,7 @@ _STATE: Final = (
 _Health: Final = structure(
     "_Health",
     (INT64, "n_streams n_rows hop n_channels n_sensors block n_alike n_pairs heard_from clipped_from most_still"),
-    (INT64, "in_order held_from shortest"),
+    (INT64, "in_order held_from shortest held_alone"),
     (
         DOUBLE,
         "moves shakes clipped_keep range_keep range_share twin twin_equal fits side_keep known_from doubt belief hop_s",

@@ -107,5 +107,5 @@ static int64_t held_axes(const kinedge_health *h, int64_t stream, int64_t row, i
             *coarse = *coarse + (1 - h->coarse_keep);
     }
     *kept = (double)later;
-    return now & (now - 1) || (now && turned(h, stream, g)) ? -now : now;
+    return now & (now - 1) || !h->held_alone || (now && turned(h, stream, g)) ? -now : now;
 }
