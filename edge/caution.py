@@ -22,7 +22,7 @@ odds for which only what counts was gathered, the beliefs are those that rest on
 
 "Anomalous anywhere" is an OR: of two arms a normal one halves the odds of the other and never outvotes it, as it would
 in Dempster's rule. Nothing is believed to be normal unless every sensor can be trusted: one that is silent, flat,
-stuck, held at an axis, copied, off the body or out of time ends "normal" at once; lost packets and clipping, which come
+stuck, copied, off the body or out of time ends "normal" at once; lost packets and clipping, which come
 and go, do so when the sensor could not be trusted for 15 s. With ``without_sensor = "others"`` the sensors that are
 left may be called normal, from a higher belief on, and those that are not are named. What is not believed of the one is
 plausible of the other: ``Pl(anomalous) = 1 - Bel(normal)``. An answer is given when its belief is high, and "anomalous"

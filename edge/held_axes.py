@@ -7,6 +7,9 @@ step, several samples on end are equal whenever it moves slowly, now and then in
 seconds. Once told, it holds until the axis moves, also while the wearer rests. An axis that has not moved from the
 first on is not told: it may be a coarse one of a limb that turns in one plane.
 
+That axis alone is kept from the model, which learned to be without one. Where more than one of a sensor is held, where
+the model is shown the sensor turned, so that an axis is in three, or where it has not learned that, all of it is.
+
 Two things look alike and are none of it: the end of a range, which is the outermost a channel has reached, where a held
 axis seldom stands (a sensor that clips is told by that); and a magnetometer, read more slowly than it is reported.
 """

@@ -18,7 +18,7 @@ A model only knows that something is unlike what it learned. Whether the person 
 
 A sensor that is wrong misleads the forecaster about all others, too. So what is known to be wrong is taken out before
 the model sees it, by :meth:`ReliabilityMonitor.repair`: such a sensor counts as missing, which models are trained for,
-and sides that are surely exchanged are exchanged back. Neither makes the sensor trusted again.
+and sides that are surely exchanged are exchanged back, neither trusted again for it. A held axis alone may be missing.
 
 Everything is O(1) in time, depends on whole hops only, and is a value: ``step(input, state) -> (health, state)``.
 """
