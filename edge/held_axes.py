@@ -136,7 +136,7 @@ class HeldAxes:
         heard, stands = facts.n_valid > 0, facts.high == facts.low
         # once held it is until it moves, also while the others rest
         was = channels_of(before, self._widths)
-        held = was & heard & stands
+        held = was & stands  # what was not heard does not stand: its highest is below its lowest
         same = (values[:, 1:] == values[:, :-1]) & valid[:, 1:] & valid[:, :-1]
         short = now_and_then = np.zeros(heard.shape, bool)
         if hop >= _SHORT:

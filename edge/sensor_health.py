@@ -118,7 +118,7 @@ class SensorHealth:
 
     def first_held(self, stream: int, sensor: int) -> int:
         """Return the first channel of a sensor that is held, counted from 1; 0 where none is."""
-        bits = abs(int(self.held[stream, sensor]))
+        bits = int(self.held[stream, sensor])
         return (bits & -bits).bit_length()
 
 

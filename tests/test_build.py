@@ -52,6 +52,7 @@ def test_a_bundle_is_made_measured_and_scores(built: Built, people: list[Recordi
     manifest = built.bundle.manifest
     assert manifest.training["command"] == "kinedge train tiny.toml"
     assert manifest.training["subjects"] == 6
+    assert manifest.channel_dropout == QUICK.channel_dropout > 0
     assert manifest.quality["test_subjects"] == 1
     assert isinstance(manifest.quality["validation_nll_linear_baseline"], float)
     assert read_bundle(built.data).digest == built.bundle.digest

@@ -125,6 +125,9 @@ def test_what_rests_is_not_held_but_what_was_held_before_stays_so() -> None:
     x = held_from(moves(np.random.default_rng(3), 6 * HOP), HOP, 1)
     x[2 * HOP : 4 * HOP] = x[2 * HOP]
     assert watch(hops_of(x)) == [0, 2, 2, 2, 2, 2]
+    x = held_from(moves(np.random.default_rng(3), 6 * HOP), HOP, 1, 2 * HOP)
+    x[4 * HOP :] = x[4 * HOP]  # it has moved since
+    assert watch(hops_of(x)) == [0, 2, 0, 0, 0, 0]
 
 
 def test_silence_is_no_answer_and_changes_none() -> None:
@@ -184,6 +187,8 @@ def test_of_a_sensor_of_more_channels_than_there_are_bits_those_are_watched_that
     x = moves(np.random.default_rng(18), 4 * HOP, 60)
     assert watch(hops_of(held_from(x, HOP, 51))) == [0, 52, 52, 52]
     assert watch(hops_of(held_from(x, HOP, 52))) == [0] * 4
+    of_two = channels_of(np.array([[1.0, -5.0], [2.0, 0.0]]), np.array([2, 3]))
+    np.testing.assert_array_equal(of_two, [[True, False, True, False, True], [False, True, False, False, False]])
     np.testing.assert_array_equal(channels_of(np.array([[-(2.0**51)]]), np.array([60])), np.arange(60)[None] == 51)
 
 
