@@ -180,7 +180,7 @@ class Explained:
         channel: NDArray[np.int64],
         sensor: NDArray[np.int64],
     ) -> list[Told]:
-        """Return what is said first of each form: where the surprise is, or which axis leaves no answer."""
+        """Return what is said first of each form: where the surprise is, or which axis stands still."""
         axes = np.zeros(batch.sensor_share.shape) if batch.health is None else batch.health.held
         held = axes[: len(on)].any(axis=1) & ~on
         said = (alarm | held) & ~self._said & ~self._was_on

@@ -139,6 +139,28 @@ def test_an_episode_s_explanation_counts_where_the_walk_as_it_was_has_none(
         assert bool(alarms) == bool(n_episodes) and sum(t.first for t in alarms) == n_episodes
 
 
+def test_which_axis_stands_still_is_told_first_and_right_where_it_is_the_one_that_was_spoilt(
+    scorer: Scorer, person: Callable[..., Recording]
+) -> None:
+    walk, wrist, axis = person(40.0, seed=820_005), scorer.sensors.index("wrist_right"), 7
+    still = walk.values.copy()
+    still[1010:, axis] = still[1010, axis]
+    cases = [Case("stuck", 1.0, axis, wrist), Case("stuck", 1.0, 6, wrist), Case("stuck", 1.0, axis - 6, 1 - wrist)]
+    explained = Explained(scorer, "S01", 0, cases, start=1000, end=1400)
+    n, hop = 1 + 2 * len(cases), scorer.manifest.hop
+    values = np.stack([walk.values] + [still] * (n - 1))
+    valid, state, told = np.ones(values.shape, bool), scorer.initial_state(n), []
+    for end in range(hop, len(walk) + 1, hop):
+        at = slice(end - hop, end)
+        batch, state = scorer.step(values[:, at], valid[:, at], ~valid[:, at], state, end_tick=end)
+        told += [t for t in explained.step(batch, values[:, at], valid[:, at]) if t.told]
+    assert [(t.case, t.channel, t.sensor) for t in told] == [
+        (cases[0], True, True),
+        (cases[1], False, True),
+        (cases[2], False, False),
+    ]
+
+
 def test_one_channel_far_out_is_not_outvoted_by_many_a_little_off() -> None:
     energy = np.array([[9.0, 0.0, 0.0, 4.0, 4.0, 4.0]])
     groups = (slice(0, 3), slice(3, 6))
