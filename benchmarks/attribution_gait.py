@@ -4,12 +4,12 @@ For each person a model is trained and calibrated on all others of the data set,
 even walks are their enrolment, their odd walks are spoilt. Every walk is scored as it was, too: an alarm (an anomalous
 verdict) counts while the walk as it was is none, since an explanation is of what an alarm is about.
 
-What a person is shown: what is ``first told``, an alarm, or which axis stands still (a channel that is stuck is kept from
-the model, which goes on without); the ``first alarm``; every alarm ``to its end``, also after the spoilt stretch, while belief
-remembers; and the ``episode``'s sentence, where the walk as it was has no episode. Of blocks that lie in the spoilt
-stretch from end to end: ``alarm``; ``alarm, alone``, where the walk as it was leans to no change by itself, so that
-there is one thing to name; ``noticed`` (score above 1, the 99 % quantile, and of the walk as it was not); and ``all``,
-noticed or not. ``new people`` are those that nobody looked at while the method was chosen.
+What a person is shown: what is ``first told``, an alarm, or which axis stands still (a channel that is stuck is kept
+from the model, which goes on without); the ``first alarm``; every alarm ``to its end``, also after the spoilt stretch,
+while belief remembers; and the ``episode``'s sentence, where the walk as it was has no episode. Of blocks that lie in
+the spoilt stretch from end to end: ``alarm``; ``alarm, alone``, where the walk as it was leans to no change by itself,
+so that there is one thing to name; ``noticed`` (score above 1, the 99 % quantile, and of the walk as it was not); and
+``all``, noticed or not. ``new people`` are those that nobody looked at while the method was chosen.
 
 Channels are spoilt in five ways, at half and at full strength (1: as large as the channel's own deviation); sensors by
 the signal anomalies of ``kinedge.training.anomalies``. ``stable`` is how often the top channel of a noticed verdict

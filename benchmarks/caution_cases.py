@@ -30,6 +30,7 @@ Mask = NDArray[np.bool_]
 
 _PACKET: Final = 5  # samples
 _BURST: Final = 4.0  # packets
+_NARROWEST: Final = {Quantity.ACC: 0.5, Quantity.GYR: 0.1, Quantity.MAG: 5.0}  # half of a range: none ends in noise
 _STUCK_S: Final = (0.2, 1.0)  # a buffer of so long, given again until so long has passed
 CHANGES: Final = ("tremor", "amplitude_drop", "gain_change", "time_lag")  # of real recordings, at one sensor
 _SIMULATED: Final = tuple(
@@ -125,7 +126,8 @@ def _flat(f: _Laid) -> None:
 def _saturated(f: _Laid) -> None:
     c = f.columns[0]
     x = np.where(f.valid[:, c], f.values[:, c], np.nan)
-    middle, half = np.nanmedian(x, axis=0), np.maximum(np.nanstd(x, axis=0), 1e-3)
+    least = np.array([_NARROWEST[f.quantities[column]] for column in c])
+    middle, half = np.nanmedian(x, axis=0), np.maximum(np.nanstd(x, axis=0), least)
     f.values[:, c] = np.clip(f.values[:, c], middle - half, middle + half)
 
 

@@ -105,6 +105,21 @@ def test_loss_comes_in_bursts_at_its_rate(name: str, rate: float) -> None:
     assert ends < 2 * rate / 10  # runs of about twenty samples
 
 
+def test_a_range_ends_at_one_deviation_of_what_moves_and_never_within_the_noise_of_rest() -> None:
+    session = simulated_sessions([850_003], sessions_each=1)[0]
+    clipped = faulted(session, "saturation")
+    assert clipped is not None
+    before, after = session.recording.values[session.fault_start :], clipped[0].values[session.fault_start :]
+    altered = (before != after).any(axis=0)
+    assert altered.sum() == 6 and altered.reshape(2, 6).all(axis=1).sum() == 1  # all channels of one sensor
+    rests = replace(
+        session.recording, values=session.recording.values.mean(axis=0) + 0.04 * np.sin(session.recording.values)
+    )
+    asleep = faulted(replace(session, recording=rests), "saturation")
+    assert asleep is not None
+    np.testing.assert_array_equal(asleep[0].values, rests.values)
+
+
 def test_real_sessions_hold_one_change_in_ordinary_movement() -> None:
     recording = simulated_sessions([850_001], sessions_each=1)[0].recording
     sessions = real_sessions([recording], longest_s=40.0)
