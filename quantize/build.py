@@ -332,7 +332,7 @@ def _manifest_fields(
         "scale": [float(v) for v in result.scale],
         "clip": result.clip,
         "hold_s": result.config.hold_s,
-        "channel_dropout": result.config.channel_dropout,
+        "channel_dropout": result.config.channel_dropout if result.best_epoch else 0.0,  # the baseline learned none
         "student_t_nu": [[float(v) for v in row] for row in result.nu],
         "inputs": [
             {"name": "x", "shape": [-1, -1, n]},

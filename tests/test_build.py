@@ -48,6 +48,11 @@ def built(people: list[Recording]) -> Built:
     return build_bundle(people, BuildConfig(name="tiny", fit=QUICK), command="kinedge train tiny.toml")
 
 
+def test_the_linear_baseline_has_not_learned_to_be_without_a_channel(people: list[Recording]) -> None:
+    config = BuildConfig(name="line", fit=QUICK.model_copy(update={"max_epochs": 0}))
+    assert build_bundle(people, config).bundle.manifest.channel_dropout == 0
+
+
 def test_a_bundle_is_made_measured_and_scores(built: Built, people: list[Recording]) -> None:
     manifest = built.bundle.manifest
     assert manifest.training["command"] == "kinedge train tiny.toml"
