@@ -70,7 +70,7 @@ def main(folder: Path) -> None:
     subjects = [f"p-{i + 1:03d}" for i in range(20)]
     enrolled = {}
     for s, seed in (("p-001", 50), ("p-006", 55)):
-        usual = simulate(SimulationConfig(duration_s=1900.0, subject_seed=900_000 + seed, session_seed=seed))
+        usual = simulate(SimulationConfig(duration_s=2100.0, subject_seed=900_000 + seed, session_seed=seed))
         enrolled[s] = enrol_recordings(scorer, [usual], subject=s, made_s=UTC_NS / 1e9 - 6 * 86_400)
     pipeline = Pipeline(
         scorer, subjects, make_clock=FixedClock, people=People(scorer, subjects, enrolled), alarm=AlarmConfig()
