@@ -65,15 +65,15 @@ def test_a_wrist_that_trembles_is_named_and_not_the_one_that_it_misleads_the_for
     misled = [v for v in told if v.sensor_score[RIGHT] > v.sensor_score[LEFT]]
     assert len(misled) > 10
     assert all(v.top_sensor == LEFT for v in told)
-    assert np.mean([v.sensor_passed_on[RIGHT][LEFT] for v in told]) > 0.7
+    assert np.mean([v.sensor_passed_on[RIGHT][LEFT] for v in misled]) > 0.6
     assert not any(LEFT in v.sensor_passed_on for v in told)
-    for v in told:
+    for v in misled:
         assert sum(v.channel_share.values()) == pytest.approx(1)
         of_left = sum(share for channel, share in v.channel_share.items() if channel.startswith(LEFT))
         assert of_left == pytest.approx(v.sensor_share[LEFT])
         assert v.smallest_set[0].startswith(LEFT)
-    line = verdict_as_json("p-1", told[0])
-    assert line["sensor_passed_on"] == {RIGHT: {LEFT: round(told[0].sensor_passed_on[RIGHT][LEFT], 4)}}
+    line = verdict_as_json("p-1", misled[0])
+    assert line["sensor_passed_on"] == {RIGHT: {LEFT: round(misled[0].sensor_passed_on[RIGHT][LEFT], 4)}}
 
 
 @pytest.mark.parametrize("offset", [0, 12, 25, 37])
