@@ -182,6 +182,12 @@ GROUPS: Final[Mapping[str, Sequence[Headline]]] = {
             "0.92",
         ),
         Headline(
+            "… sensor, first alarm against the cohort",
+            ("attribution_gait",),
+            figures.attribution("cohort", "sensor", 0.95, when="first alarm"),
+            "0.95",
+        ),
+        Headline(
             "… channel, episode against the cohort",
             ("attribution_gait",),
             figures.attribution("cohort", "channel", 0.92, when="episode"),

@@ -66,6 +66,7 @@ class EnrolmentBuilder:
         self._moment = np.zeros((manifest.n_channels, manifest.n_channels))
         self._n_residuals = 0
         self._n_hops = 0
+        self._starts = [g.start for g in scorer.groups]
         self._bad = np.zeros(len(scorer.sensors), np.int64)
         self._heard = np.zeros(len(scorer.sensors), bool)
         self._exchanged = np.zeros(len(scorer.sensors), np.int64)
@@ -123,8 +124,10 @@ class EnrolmentBuilder:
         if not scores.full[stream]:
             return
         bad = (missing > _MAX_MISSING) | (saturated > _MAX_SATURATED) | scores.flat[stream]
+        # of a sensor with a fault the model saw nothing, or not all
+        bad |= ~np.logical_and.reduceat(scores.scored[stream], self._starts)
         self._bad += bad
-        if bad.any() or not scores.scored[stream].all():
+        if bad.any():
             return
         self._take(scores, surprise, stream, hop=hop, trusted=False)
 
@@ -287,7 +290,7 @@ class EnrolmentBuilder:
             worst = int(self._bad.argmax())
             raise SignalError(
                 f"only {share:.0%} of {self.recorded_s / 60:.1f} min can be used, mostly because of {sensors[worst]} "
-                "(missing, saturated or flat); mend that and record again"
+                "(missing, saturated, flat or faulty); mend that and record again"
             )
         if n_usable < _MIN_BLOCKS:
             raise SignalError(f"only {self.usable_s:.0f} s can be used; not even a short enrolment can be made of that")

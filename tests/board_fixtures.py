@@ -141,7 +141,8 @@ def main(folder: Path) -> None:
             1900.0,
             1800.0,
             both(
-                "failed: only 16% of 31.7 min can be used, mostly because of wrist_left (missing, saturated or flat)",
+                "failed: only 16% of 31.7 min can be used, mostly because of wrist_left "
+                "(missing, saturated, flat or faulty)",
                 "échec : trop peu de données utilisables",
             ),
         ),

@@ -36,6 +36,7 @@ from kinedge.firmware_bridge.recorder import SessionWriter
 from kinedge.recording import Recording
 from kinedge.signals import ImuChunk
 from kinedge.signing import generate_key, load_signing_key, public_path, sign_archive
+from kinedge.training.simulate import SimulationConfig, simulate
 
 Person = Callable[..., Recording]
 _ = kinedge.cli.enrol
@@ -193,6 +194,16 @@ def test_too_little_a_silent_sensor_or_bad_data_is_refused_with_what_to_do(score
         collected(scorer, replace(silent, valid=lossy)).finish("p", source="", allow_short=True)
     with pytest.raises(SignalError, match="of one person"):
         enrol_recordings(scorer, [half, replace(half, subject="other")])
+
+
+def test_a_sensor_of_which_an_axis_stands_still_cannot_be_learned_from_and_is_the_one_that_is_named(
+    scorer: Scorer,
+) -> None:
+    walk = simulate(SimulationConfig(duration_s=120, subject_seed=760_102, activity_mix={"gait": 1.0}))
+    values = walk.values.copy()
+    values[1500:, 10] = values[1500, 10]
+    with pytest.raises(SignalError, match=r"only [1-4].% .* mostly because of wrist_right \(.*faulty\)"):
+        enrol_recordings(scorer, [replace(walk, values=values)], allow_short=True)
 
 
 def test_streams_with_calibrations_of_their_own_get_what_each_would_get_alone(
